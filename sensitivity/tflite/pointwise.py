@@ -49,26 +49,21 @@ def binary(kind: str) -> Function:
 def in_one_layout(made: Translation, operator: Operator) -> tuple[list[str], Layout]:
     """The inputs, so that their axes stand for the same. Channels come first where one has them so
     and each of the others can."""
-    tensors = [made.tensor(index) for index in operator.inputs]
-    rank = max(len(tensor.shape) for tensor in tensors)
-    same_rank = all(len(tensor.shape) in (0, rank) for tensor in tensors)
-    has_first = any(made.layout(index) == "first" for index in operator.inputs)
-    if not has_first:
-        return [made.take(index) for index in operator.inputs], "last"
-    if same_rank:
-        return [made.take(index, "first") for index in operator.inputs], "first"
-    values = []
-    for index, tensor in zip(operator.inputs, tensors, strict=True):
-        value = made.take(index, "first" if len(tensor.shape) == rank else "last")
-        missing = rank - len(tensor.shape)
-        values.append(_spread(made, value, tensor.shape, missing, f"{name_of(made, operator)}"))
-    return values, "first"
+    if "first" not in map(made.layout, operator.inputs):
+        return list(map(made.take, operator.inputs)), "last"
+    rank = max(len(made.tensor(index).shape) for index in operator.inputs)
+    name = name_of(made, operator)
+    return [_with_channels_first(made, index, rank, name) for index in operator.inputs], "first"
 
 
-def _spread(made: Translation, value: str, shape: tuple[int, ...], missing: int, name: str) -> str:
-    """A tensor of fewer axes as one with channels first: [c] as [1, c, 1, 1]."""
+def _with_channels_first(made: Translation, index: int, rank: int, name: str) -> str:
+    """A tensor with its channels first; one of fewer axes as one of this rank, [c] as
+    [1, c, 1, 1]."""
+    shape = made.tensor(index).shape
+    missing = rank - len(shape)
     if not shape or not missing:
-        return value
+        return made.take(index, "first")
+    value = made.take(index)
     full = (*(1,) * missing, *shape)
     sides = [full[0], full[-1], *full[1:-1]]
     if len(shape) > 1:

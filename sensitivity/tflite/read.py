@@ -106,17 +106,25 @@ def _bytes(buffer: Any, content: bytes) -> bytes:
     if buffer.offset > 1:
         return content[buffer.offset : buffer.offset + buffer.size]
     data = buffer.data
-    return b"" if data is None or isinstance(data, int) else bytes(data)
+    if data is None or isinstance(data, int):
+        return b""
+    return bytes(data)
 
 
 def _unique_names(tensors: Sequence[Any]) -> list[str]:
     """Their names; a tensor without one, or with that of another, gets its number too."""
-    given = [(tensor.name or b"").decode(errors="replace") for tensor in tensors]
+    given = [_text(tensor.name) for tensor in tensors]
     count = Counter(given)
-    return [
-        name if name and count[name] == 1 else f"{name or 'tensor'}_{index}"
-        for index, name in enumerate(given)
-    ]
+    names = []
+    for index, name in enumerate(given):
+        is_own = name and count[name] == 1
+        names.append(name if is_own else f"{name or 'tensor'}_{index}")
+    return names
+
+
+def _text(found: bytes | None) -> str:
+    """A text of the file; "" for none."""
+    return (found or b"").decode(errors="replace")
 
 
 def _tensor(made: Any, name: str, data: bytes, file: str) -> Tensor:
@@ -159,14 +167,19 @@ def _grid(made: Any, name: str, file: str) -> Grid | None:
             f"Expected one scale for a tensor or for each channel in {file}, got "
             f"{type(made.details).__name__.removesuffix('T')} for {name}; quantize it per channel."
         )
-    if made.scale is None or not len(made.scale):
+    scales, given = _array(made.scale, np.float32), _array(made.zeroPoint, np.int64)
+    if not scales.size:
         return None
-    scales = np.asarray(made.scale, np.float32)
     zero_points = np.zeros(scales.size, np.int64)
-    if made.zeroPoint is not None and len(made.zeroPoint):
-        zero_points += np.asarray(made.zeroPoint, np.int64)
+    if given.size:
+        zero_points += given
     axis = int(made.quantizedDimension) if scales.size > 1 else 0
     return Grid(scales, zero_points, axis)
+
+
+def _array(found: Any, dtype: Any) -> Array:
+    """Numbers of the file; empty for none."""
+    return np.asarray(() if found is None else found, dtype)
 
 
 def _operator(made: Any, code: Any, place: int) -> Operator:
@@ -174,20 +187,20 @@ def _operator(made: Any, code: Any, place: int) -> Operator:
     number = max(code.builtinCode, code.deprecatedBuiltinCode)
     kind = _word("BuiltinOperator", number)
     if kind == "CUSTOM":
-        kind = f"CUSTOM:{(code.customCode or b'').decode(errors='replace')}"
-    options = {} if made.builtinOptions is None else dict(vars(made.builtinOptions))
-    for name, enumeration in WORDS.items():
-        if name in options:
-            options[name] = _word(enumeration, options[name])
+        kind = f"CUSTOM:{_text(code.customCode)}"
+    options = dict(getattr(made.builtinOptions, "__dict__", {}))
+    for name in WORDS.keys() & options.keys():
+        options[name] = _word(WORDS[name], options[name])
     return Operator(kind, _indices(made.inputs), _indices(made.outputs), options, place)
 
 
 def _indices(found: Any) -> tuple[int, ...]:
-    return () if found is None else tuple(int(value) for value in found)
+    return tuple(_array(found, np.int64).tolist())
 
 
 def _word(enumeration: str, number: int) -> str:
     """Name of a value in an enumeration of the schema; its number where the schema is older."""
-    words = vars(getattr(_schema(), enumeration))
-    found = [word for word, value in words.items() if value == number and word.isupper()]
-    return found[0] if found else f"{enumeration} {number}"
+    known = vars(getattr(_schema(), enumeration))
+    words = filter(str.isupper, known)
+    found = (word for word in words if known[word] == number)
+    return next(found, f"{enumeration} {number}")

@@ -28,13 +28,13 @@ def reshape(made: Translation, operator: Operator) -> None:
 def transpose(made: Translation, operator: Operator) -> None:
     """One that only turns channels makes no node: the tensor is held so already."""
     index, output = operator.inputs[0], operator.outputs[0]
-    perm = [int(axis) for axis in made.integers(operator, 1)]
-    rank = len(perm)
-    name = name_of(made, operator)
-    is_same_grid = made.keeps_grid(operator)
-    if rank > 2 and perm == axes_to("first", rank, back=True) and is_same_grid:
+    perm = made.integers(operator, 1).tolist()
+    rank, name = len(perm), name_of(made, operator)
+    to_last = rank > 2 and perm == axes_to("first", rank, back=True)
+    to_first = rank > 2 and perm == axes_to("first", rank)
+    if to_last and made.keeps_grid(operator):
         made.hold(output, made.take(index), "first")
-    elif rank > 2 and perm == axes_to("first", rank) and made.layout(index) == "first":
+    elif to_first and made.layout(index) == "first":
         _moved(made, operator, made.take(index, "first"))
     else:
         _moved(made, operator, made.emit("Transpose", [made.take(index)], name, perm=perm))
@@ -105,17 +105,21 @@ def strided_slice(made: Translation, operator: Operator) -> None:
             f"Expected {made.where(operator)} to have a start, an end and a step for each axis, "
             "got one with an ellipsis, a new axis or an offset; convert the model without it."
         )
-    begin, end, step = (made.integers(operator, at).copy() for at in (1, 2, 3))
-    for axis in range(len(begin)):
-        backwards = step[axis] < 0
-        if options["shrinkAxisMask"] >> axis & 1:
-            end[axis] = begin[axis] + 1 or END
-            continue
-        if options["beginMask"] >> axis & 1:
-            begin[axis] = END if backwards else 0
-        if options["endMask"] >> axis & 1:
-            end[axis] = -END if backwards else END
+    begin, end, step = (made.integers(operator, at) for at in (1, 2, 3))
+    masks = ("beginMask", "endMask", "shrinkAxisMask")
+    from_start, to_end, is_dropped = (_bits(options[mask], len(begin)) for mask in masks)
+    backwards = step < 0
+    # An axis that is dropped is read at its start alone. Behind -1 comes the end.
+    behind = np.where(begin == -1, END, begin + 1)
+    end = np.where(to_end, np.where(backwards, -END, END), end)
+    end = np.where(is_dropped, behind, end)
+    begin = np.where(from_start & ~is_dropped, np.where(backwards, END, 0), begin)
     _slice(made, operator, begin, end, step)
+
+
+def _bits(mask: int, axes: int) -> Array:
+    """bool[axes]: which axes a mask has its bit set for, the first axis in the lowest one."""
+    return np.asarray((mask >> np.arange(axes)) & 1, np.bool_)
 
 
 def _slice(made: Translation, operator: Operator, begin: Array, end: Array, step: Array) -> None:

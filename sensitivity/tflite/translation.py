@@ -27,13 +27,13 @@ OPSET, OPSET_OF_16_BITS = 17, 21
 
 IR_VERSION = {OPSET: 8, OPSET_OF_16_BITS: 10}
 
-ACTIVATIONS = {
-    "RELU": ("Relu", None),
+ACTIVATIONS: dict[str, tuple[str, tuple[float, ...]]] = {
+    "RELU": ("Relu", ()),
     "RELU6": ("Clip", (0.0, 6.0)),
     "RELU_N1_TO_1": ("Clip", (-1.0, 1.0)),
     "RELU_0_TO_1": ("Clip", (0.0, 1.0)),
 }
-"""Activations that clamp: their operator in ONNX, and the limits of a Clip."""
+"""Activations that clamp: their operator in ONNX, and the limits of a Clip, none for a Relu."""
 
 
 class Translation:
@@ -42,8 +42,8 @@ class Translation:
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
-        is_16_bit = any(each.type == "INT16" and each.grid for each in graph.tensors)
-        self.opset = OPSET_OF_16_BITS if is_16_bit else OPSET
+        quantized_types = {tensor.type for tensor in graph.tensors if tensor.grid}
+        self.opset = OPSET_OF_16_BITS if "INT16" in quantized_types else OPSET
         self.nodes: list[Any] = []
         self.constants: list[Any] = []
         self._names = {tensor.name for tensor in graph.tensors if tensor.values is None}
@@ -124,10 +124,10 @@ class Translation:
         """Let an ONNX value be a tensor as it is. It gets the tensor's name where nothing else has
         it, that of an output of the graph with its channels last."""
         name, held = self.tensor(index).name, self._held.setdefault(index, {})
-        if held or (layout == "first" and index in self.graph.outputs):
+        is_output = index in self.graph.outputs
+        has_own_name = layout == "last" if is_output else not held
+        if not has_own_name:
             name = f"{name}/channels_{layout}"
-        if layout == "last" and index in self.graph.outputs:
-            name = self.tensor(index).name
         node = self._loose.pop(value, None)
         if node is not None:
             node.output[0] = value = name
@@ -169,24 +169,19 @@ class Translation:
         return kept
 
     def _input(self, index: int) -> Any:
+        """An input of the graph."""
         tensor = self.tensor(index)
-        real = tensor.grid is not None or tensor.type in FLOATS
-        dtype = np.float32 if real else DTYPES[tensor.type]
-        kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
-        value = self._paired(tensor.name, tensor, None)
-        self._held[index] = {"last": value}
-        return helper.make_tensor_value_info(tensor.name, kind, tensor.shape)
+        self._held[index] = {"last": self._paired(tensor.name, tensor, None)}
+        return _value_info(tensor)
 
     def _output(self, index: int) -> Any:
+        """An output of the graph, which has the tensor's own name."""
         tensor = self.tensor(index)
         value = self.take(index)
         if value != tensor.name:
             node = helper.make_node("Identity", [value], [tensor.name], name=f"{tensor.name}/out")
             self.nodes.append(node)
-        real = tensor.grid is not None or tensor.type in FLOATS
-        dtype = np.dtype(np.float32 if real else DTYPES[tensor.type])
-        kind = helper.np_dtype_to_tensor_dtype(dtype)
-        return helper.make_tensor_value_info(tensor.name, kind, tensor.shape)
+        return _value_info(tensor)
 
     def _constant(self, tensor: Tensor, layout: Layout) -> str:
         assert tensor.values is not None
@@ -234,8 +229,7 @@ class Translation:
     def clamped(self, value: str, word: str, name: str) -> str:
         """An activation out of `ACTIVATIONS`."""
         kind, limits = ACTIVATIONS[word]
-        ends = [] if limits is None else [np.float32(limit) for limit in limits]
-        given = [self.number(end, f"{name}/limit") for end in ends]
+        given = [self.number(np.float32(limit), f"{name}/limit") for limit in limits]
         return self.emit(kind, [value, *given], name)
 
     def _paired(self, value: str, tensor: Tensor, operator: Operator | None) -> str:
@@ -252,6 +246,14 @@ class Translation:
         inputs = self._grid(tensor.grid, np.dtype(dtype), name)
         stored = self.emit("QuantizeLinear", [value, *inputs], f"{name}/QuantizeLinear")
         return self.emit("DequantizeLinear", [stored, *inputs], f"{name}/DequantizeLinear")
+
+
+def _value_info(tensor: Tensor) -> Any:
+    """An input or output of the ONNX file, of real numbers where the tensor is quantized."""
+    is_real = tensor.grid is not None or tensor.type in FLOATS
+    dtype = np.float32 if is_real else DTYPES[tensor.type]
+    kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+    return helper.make_tensor_value_info(tensor.name, kind, tensor.shape)
 
 
 def unique(name: str, taken: set[str]) -> str:
@@ -272,8 +274,9 @@ def axes_to(layout: Layout, rank: int, *, back: bool = False) -> list[int]:
     """
     if layout == "last" or rank < 3:
         return list(range(rank))
-    forth = [0, rank - 1, *range(1, rank - 1)]
-    return [forth.index(axis) for axis in range(rank)] if back else forth
+    if back:
+        return [0, *range(2, rank), 1]
+    return [0, rank - 1, *range(1, rank - 1)]
 
 
 def axis_in(layout: Layout, axis: int, rank: int) -> int:

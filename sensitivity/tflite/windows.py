@@ -39,12 +39,11 @@ def reduce(kind: str, *, since: int = 18) -> Function:
     def translate(made: Translation, operator: Operator) -> None:
         index, rank = operator.inputs[0], len(made.tensor(operator.inputs[0]).shape)
         keeps = bool(operator.options["keepDims"])
-        # without these axes the others are in the file's order only where channels were last
-        layout = made.layout(index) if keeps else "last"
-        axes = [int(axis) for axis in made.integers(operator, 1)]
-        if not keeps and sorted(axis % rank for axis in axes) == list(range(1, rank - 1)):
-            layout = made.layout(index)
-        moved = [axis_in(layout, axis, rank) for axis in axes]
+        axes = made.integers(operator, 1)
+        over_places = sorted(axes % rank) == list(range(1, rank - 1))
+        # Without other axes, those that stay are in the file's order only where channels were last.
+        layout = made.layout(index) if keeps or over_places else "last"
+        moved = [axis_in(layout, axis, rank) for axis in axes.tolist()]
         name, inputs = name_of(made, operator), [made.take(index, layout)]
         if made.opset >= since:
             inputs.append(made.number(np.array(moved), f"{name}/axes"))
