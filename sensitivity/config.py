@@ -457,7 +457,9 @@ class RunSettings(LogChoices, BenchChoices, PlanChoices, ScanChoices, TaskSettin
 class YoloChoices:
     """Which ultralytics detector is quantized, and on which images."""
 
-    weights: Path = required("A .pt file of the ultralytics package: v5u, v8, v9, v10, 11, 12, 26.")
+    weights: Path = required(
+        "A .pt file of the ultralytics package: v5u, v8, v9, v10, 11, 12, 26, RT-DETR, YOLO-World."
+    )
     data: Path = required(
         "Labelled images: a data YAML, a COCO JSON file, or a folder with images and labels; for "
         "classification, a folder with one folder per class."

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,6 +25,13 @@ from sensitivity.tasks.base import Batches, Task
 from sensitivity.tasks.classification import Images, Labels, Top1, answer_lost
 from sensitivity.tasks.detection import SIZES, DetectionScore, random_splits
 from sensitivity.tasks.detection_labels import LabelForm, LabelledImage, LabelledImages, unlabelled
+from sensitivity.tasks.detection_parts import MoreTruth
+from sensitivity.tasks.detection_rotated import (
+    Corners,
+    RotatedScore,
+    decode_rotated,
+    rotated_rule,
+)
 from sensitivity.tasks.images import Size, image_files, sides
 from sensitivity.tasks.load import Evaluator, load_evaluator
 from sensitivity.tasks.onnx_arrays import CODES, Codes, Port
@@ -409,20 +417,33 @@ def _detection(model: File, labels: LabelledImages, reading: Reading, told: Expo
         colours, reading.pixels.scale(usual.scale, image.dtype), image.layout, image.dtype
     )
     splits = _detection_splits(labels, reading)
-    more = None
+    taken = "" if reading.decode or told.task else onnx_decode.reading(name, shapes)
+    given = f"{taken} {pixels_in_words(colours, pixels.scale)} {SAY_OTHERWISE}".strip()
+    meaning = onnx_decode.Decode(name, image.size, len(labels.names))
+    score, more = DetectionScore(labels.names, meaning, meaning.rule, given), None
     if reading.evaluator is None:
-        more = told.part(image.size, chosen=name == "end2end")
+        score, more = _with_more(score, told, labels, chosen=name == "end2end")
     batches = {
         split: onnx_data.DetectionBatches(
             part, image.size, DETECTION_BATCH, more, pixels=pixels, stretched=name == "rtdetr"
         )
         for split, part in splits.items()
     }
-    meaning = onnx_decode.Decode(name, image.size, len(labels.names))
-    taken = "" if reading.decode or told.task else onnx_decode.reading(name, shapes)
-    given = f"{taken} {pixels_in_words(colours, pixels.scale)} {SAY_OTHERWISE}".strip()
-    score = DetectionScore(labels.names, meaning, meaning.rule, given, more)
     return Task(model, batches, score, score.aggregate, metric=score.metric)
+
+
+def _with_more(
+    score: DetectionScore, told: Exported, labels: LabelledImages, *, chosen: bool
+) -> tuple[DetectionScore, MoreTruth | None]:
+    """The judge of all that a file of ultralytics gives, and the truth that it needs beside
+    boxes. chosen: the file chooses its boxes itself."""
+    if told.task == "obb":
+        decode = partial(decode_rotated, classes=len(labels.names), chosen=chosen)
+        rule = rotated_rule(labels.images, suppress=not chosen)
+        return RotatedScore(labels.names, decode, rule, score.reading), Corners()
+    assert isinstance(score.decode, onnx_decode.Decode)
+    part = told.part(score.decode.size, chosen=chosen)
+    return replace(score, part=part), part
 
 
 def _detection_splits(

@@ -126,6 +126,7 @@ def test_a_missing_folder_and_missing_labels_are_told_apart(folder):
 
 
 OUTLINES, POINTS = LabelForm("outlines"), LabelForm("keypoints", 2, 3)
+CORNERS = LabelForm("corners")
 PAIRS = LabelForm("keypoints", 2, 2)
 
 
@@ -143,6 +144,19 @@ def test_outlines_and_key_points_of_yolo_files_are_in_pixels(folder):
     np.testing.assert_allclose(image.areas, [0.53 * 40 * 40])
     image = yolo_image(folder, "1 0.5 0.5 0.2 0.4 0.1 0.2 -1 0.4\n", PAIRS)
     np.testing.assert_allclose(image.keypoints, [[[20, 20, 1], [-200, 40, 0]]])
+
+
+def test_corners_of_rotated_boxes_are_in_pixels(folder):
+    image = yolo_image(folder, "1 0.1 0.2 0.3 0.2 0.3 0.6 0.1 0.7\n", CORNERS)
+    np.testing.assert_allclose(image.corners, [[[20, 20], [60, 20], [60, 60], [20, 70]]])
+    np.testing.assert_allclose(image.boxes, [[20, 20, 60, 70]])
+    ship = {"id": 12, "image_id": 7, "category_id": 1, "bbox": [1, 2, 3, 4]}
+    outline = [[1, 2, 4, 2, 4, 6, 1, 6]]
+    found = coco_images(*coco(folder, annotations=[ship | {"segmentation": outline}]), CORNERS)
+    assert found.images[0].corners.tolist() == [[[1, 2], [4, 2], [4, 6], [1, 6]]]
+    assert found.images[1].corners.shape == (0, 4, 2)
+    with pytest.raises(TaskError, match="one polygon of 8 numbers, got another in annotation 12; "):
+        coco_images(*coco(folder, annotations=[ship]), CORNERS)
 
 
 def test_outlines_and_key_points_of_coco_are_read(folder):
@@ -165,6 +179,7 @@ def test_outlines_and_key_points_of_coco_are_read(folder):
 @pytest.mark.parametrize(
     ("form", "line", "message"),
     [
+        (CORNERS, "0 0.5 0.5 0.2 0.2", r"Expected a class and the 8 numbers of four corners at .*"),
         (OUTLINES, "0 0.5 0.5 0.2 0.2", r"Expected a class and at least 3 points, at .*a\.txt:1"),
         (
             POINTS,

@@ -127,6 +127,7 @@ CHOSEN = ["batch", 300, 6 + 51]
     ({"task": "segment"}, ["batch", 39, 126], "box and mask mAP50-95"),
     (POSE, ["batch", 58, 126], "box and key-point mAP50-95"),
     (POSE, CHOSEN, "box and key-point mAP50-95"), ({}, ["batch", 7, 126], "mAP50-95"),
+    ({"task": "obb"}, ["batch", 8, 126], "rotated mAP50-95"),
 ])  # fmt: skip
 def test_masks_and_key_points_are_judged_where_the_metadata_says_that_there_are_some(
     data: Path, told: dict[str, str], output: list[Any], metric: str
@@ -143,10 +144,11 @@ def test_masks_and_key_points_are_judged_where_the_metadata_says_that_there_are_
     confidences = [np.full(len(label), 0.9), label] if output is CHOSEN else np.eye(3)[label].T
     points = [*box[:2], np.ones(len(label))] * 17 if "kpt_shape" in told else []
     weights = [np.ones(len(label))] * 32 if told.get("task") == "segment" else []
-    columns = [*(corners if output is CHOSEN else box), *confidences, *points, *weights]
+    angles = [np.zeros(len(label))] if told.get("task") == "obb" else []
+    columns = [*(corners if output is CHOSEN else box), *confidences, *points, *weights, *angles]
     raw[place] = np.stack(columns).T
     protos = [np.ones((len(inputs), 32, 16, 24), np.float32)] if weights else []
-    assert task.aggregate(task.score([raw, *protos], targets)) == pytest.approx(1)
+    assert task.aggregate(task.score([raw, *protos], targets)) == pytest.approx(1, abs=0.006)
     raw[place] = 0
     assert task.aggregate(task.score([raw, *protos], targets)) == 0
 
@@ -175,7 +177,7 @@ def test_a_folder_with_train_and_val_is_measured_on_val(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("metadata", "labels", "said"), [
-    ({"task": "obb"}, "yolo", "of ultralytics for detect, .*, got one for obb in its metadata"),
+    ({"task": "depth"}, "yolo", "of ultralytics for detect, .*, got one for depth in its metada"),
     ({"task": "classify"}, "yolo", "with one folder of images per class for m.onnx, .* got label"),
     ({}, "classes", "with labelled boxes for m.onnx, by its metadata .* for detect, got one folde"),
 ])  # fmt: skip

@@ -13,7 +13,13 @@ from sensitivity.exporters.torch_model import export_files
 from sensitivity.exporters.verify import verify
 from sensitivity.measure.scan import scan
 from sensitivity.session import open_session
-from sensitivity.tasks.detection_boxes import decode_corners, decode_ultralytics
+from sensitivity.tasks.detection_boxes import (
+    Suppression,
+    decode_corners,
+    decode_shares,
+    decode_ultralytics,
+    detections,
+)
 from sensitivity.workflows.yolo import prepare
 from sensitivity.workflows.yolo_weights import give_raw, prepared
 
@@ -21,9 +27,13 @@ FAMILIES = ("yolov5n", "yolov8n", "yolov9t", "yolov10n", "yolo11n", "yolo12n", "
 HEADS = {
     "yolov8n-seg": "SegmentationModel",
     "yolo26n-pose": "PoseModel",
+    "yolo26n-obb": "OBBModel",
+    "yolov8n-rtdetr": "RTDETRDetectionModel",
+    "yolov8n-worldv2": "WorldModel",
     "yolov8n-cls": "ClassificationModel",
 }
-END2END = ("yolov10n", "yolo26n", "yolo26n-pose")
+END2END = ("yolov10n", "yolo26n", "yolo26n-pose", "yolo26n-obb")
+CHOOSES = (*END2END, "yolov8n-rtdetr")
 SIZE = {"imgsz": 64, "batch": 2, "calib_images": 4}
 
 
@@ -63,7 +73,7 @@ def test_a_family_goes_the_whole_way_from_weights_to_verified_files(family, tmp_
             < checks["partial"].quantizers
             < checks["int8"].quantizers
         )
-        assert (session.task.finish is not None) == (family in END2END)
+        assert (session.task.finish is not None) == (family in CHOOSES)
         if session.task.finish:
             assert set(session.task.finish(files["partial"], example)) == {
                 "model.partial.end2end.onnx"
@@ -102,6 +112,25 @@ def test_the_one_to_one_head_gives_all_candidates_as_corners(family):
             confidences[0, int(label)] - confidence
         )
         assert distance.min() < 2e-3 * max(1.0, np.abs(box).max())
+
+
+def test_queries_of_rtdetr_are_decoded_to_the_boxes_that_its_own_head_chooses():
+    model = yolo("yolov8n-rtdetr.yaml", "RTDETRDetectionModel")
+    inputs = torch.rand(2, 3, 64, 96)
+    with torch.no_grad():
+        best = model(inputs)[0].numpy()  # parts of the input, confidence and class
+    found = prepared(model, "rtdetr")
+    assert found.chooses
+    with torch.no_grad():
+        boxes, confidences = decode_shares(found.model(inputs), (64, 96), len(NAMES))
+    reported = detections(boxes, confidences, Suppression(confidence=0, iou=1.0, per_class=300))
+    centre, size = (best[..., at : at + 2] * [96, 64] for at in (0, 2))
+    expected = np.concatenate([centre - size / 2, centre + size / 2], axis=2)
+    assert np.ptp(best[..., 4]) > 1e-3
+    np.testing.assert_allclose(reported.confidences[:, :300], best[..., 4], rtol=1e-4)
+    some = slice(None), slice(0, 20)  # of those below some may be as sure as others
+    np.testing.assert_allclose(reported.boxes[some], expected[some], atol=1e-2)
+    np.testing.assert_array_equal(reported.classes[some], best[..., 5][some])
 
 
 def test_raw_output_of_a_family_without_box_bins_is_decoded_too():

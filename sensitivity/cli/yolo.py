@@ -44,9 +44,9 @@ def run(settings: YoloSettings, teller: Teller) -> int:
 def command() -> None:
     """A YOLO of the ultralytics package lost accuracy in INT8: which layers stay out of it?
 
-    Give a weights file (v5u, v8, v9, v10, 11, 12, 26; detection, segmentation, poses,
-    classification) and labelled images. YOLOv5, v6 and v7 of their own repositories:
-    examples/06 to 08. Only an ONNX file: give it to `sensitivity run`.
+    Give a weights file (v5u, v8, v9, v10, 11, 12, 26, RT-DETR, YOLO-World; detection, segmentation,
+    poses, rotated boxes, classification) and labelled images. YOLOv5, v6 and v7 of their own
+    repositories: examples/06 to 08. Only an ONNX file: give it to `sensitivity run`.
     """
 
 

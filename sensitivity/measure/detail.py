@@ -54,7 +54,7 @@ def detection_detail(study: Study, plan: Plan) -> DetectionDetail | None:
     data = measurer.task.data["rank"]
     images = (
         tuple(_shown(measurer, variants, data, at, float(loss[at])) for at in worst)
-        if isinstance(data, ImageBatches)
+        if isinstance(data, ImageBatches) and judge.can_be_drawn
         else ()
     )
     return DetectionDetail(
@@ -102,7 +102,7 @@ def _shown(
     judge, image = measurer.task.score, data.images[at]
     assert isinstance(judge, DetectionScore)
     image = replace(image, size=image.size or image_size(image.file))
-    inputs, targets = next(iter(ImageBatches([image], size=data.size, batch=1)))
+    inputs, targets = data.alone(image)
     truth = pad_truth([image], max(1, len(image.boxes)))
     boxes = {
         VARIANTS[number]: shown_boxes(judge.detections(outputs, targets), truth, image, judge.names)

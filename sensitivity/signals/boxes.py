@@ -15,6 +15,7 @@ from sensitivity.tasks.base import EvaluateTask, Task
 from sensitivity.tasks.batches import as_numpy
 from sensitivity.tasks.detection_boxes import areas
 from sensitivity.tasks.detection_parts import Part
+from sensitivity.tasks.detection_rotated import rotated_overlap
 
 SURE = 1e-3
 """Confidences are compared between this and 1 minus this: below it nothing is reported."""
@@ -75,12 +76,13 @@ def part_distortion(part: Part, reference: Outputs, outputs: Outputs) -> Scores:
 def distortion(reference: Outputs, outputs: Outputs) -> Scores:
     """What is lost of what the float model reports, float64[n]: 0 is nothing.
 
-    reference, outputs: boxes float[n, anchors, 4] as corners, and confidences float[n, classes,
-    anchors], of the float model and of a variant. Per image the Kullback-Leibler divergence of
-    every confidence (yes or no, from float), plus what each box lacks of an overlap of 1 with
-    float's, twice as precision falls with it and 1 at most, times float's confidence in it; as part
-    of all of float's confidence. Anchors in the background then weigh next to nothing, in contrast
-    to `sqnr`. Raises ModelError for confidences that are not finite.
+    reference, outputs: boxes float[n, anchors, 4] as corners, or 5 for rotated ones, and
+    confidences float[n, classes, anchors], of the float model and of a variant. Per image the
+    Kullback-Leibler divergence of every confidence (yes or no, from float), plus what each box
+    lacks of an overlap of 1 with float's, twice as precision falls with it and 1 at most, times
+    float's confidence in it; as part of all of float's confidence. Anchors in the background then
+    weigh next to nothing, in contrast to `sqnr`. Raises ModelError for confidences that are not
+    finite.
     """
     (boxes, confidences), (other_boxes, other) = reference, outputs
     if not (np.isfinite(confidences).all() and np.isfinite(other).all()):
@@ -88,7 +90,8 @@ def distortion(reference: Outputs, outputs: Outputs) -> Scores:
             "Expected finite confidences, got infinite values or NaN; use --signal metric."
         )
     sure = confidences.max(axis=1).astype(np.float64)
-    lacking = 1 - _overlap(boxes.astype(np.float64), other_boxes.astype(np.float64))
+    overlap = rotated_overlap if boxes.shape[2] == 5 else _overlap
+    lacking = 1 - overlap(boxes.astype(np.float64), other_boxes.astype(np.float64))
     missed = (sure * np.minimum(PRECISION_LOST * lacking, 1)).sum(axis=1)
     return np.asarray(
         (_divergence(confidences, other) + missed) / np.maximum(sure.sum(axis=1), SURE),

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,7 +31,14 @@ from sensitivity.tasks.detection_boxes import (
     decode_ultralytics,
     detections,
 )
-from sensitivity.tasks.detection_images import Geometry, letterbox, load_rgb, to_image
+from sensitivity.tasks.detection_images import (
+    Geometry,
+    letterbox,
+    load_rgb,
+    placed,
+    stretch,
+    to_image,
+)
 from sensitivity.tasks.detection_labels import LabelledImage
 from sensitivity.tasks.detection_map import (
     Truth,
@@ -41,6 +48,7 @@ from sensitivity.tasks.detection_map import (
     mean_average_precision_50,
 )
 from sensitivity.tasks.detection_parts import (
+    MoreTruth,
     Part,
     both_scores,
     box_rows,
@@ -77,6 +85,7 @@ def detection_task(
     decode: Decode = decode_ultralytics,
     rule: Suppression | None = None,
     part: Part | None = None,
+    stretched: bool = False,
 ) -> Task:
     """A task whose metric is mAP50-95, 0..1; with `part` the mean of that of boxes and that of
     masks or key points.
@@ -86,10 +95,10 @@ def detection_task(
     names: of the classes, as many as the model has. size: side of the square input in pixels, or
     (height, width). decode: what the model's outputs mean. rule: which boxes are reported;
     ultralytics' validation settings by default. part: what it gives with each box, which is judged
-    too.
+    too. stretched: images are stretched over the input, as RT-DETR is validated.
     """
     data = {
-        name: ImageBatches(images, size=size, batch=batch, part=part)
+        name: ImageBatches(images, size=size, batch=batch, part=part, stretched=stretched)
         for name, images in splits.items()
     }
     score = DetectionScore(tuple(names), decode, rule or Suppression(), part=part)
@@ -112,13 +121,15 @@ class ImageBatches:
     inputs: float32[n, 3, height, width], RGB 0..1. targets: a dict of tensors, the image first in
     each: boxes float64[n, most, 4] in image pixels, classes int64[n, most] (-1 where there is no
     box), crowd bool[n, most], geometry float64[n, 6], and those of `part`; `most` is the same in
-    all batches. part: what is judged beside boxes.
+    all batches. part: what is judged beside boxes. stretched: over the input, whatever their
+    proportions.
     """
 
     images: Sequence[LabelledImage]
     size: Size
     batch: int
-    part: Part | None = None
+    part: MoreTruth | None = None
+    stretched: bool = False
     _kept: dict[int, tuple[NDArray[np.uint8], Geometry]] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
@@ -152,6 +163,10 @@ class ImageBatches:
         more = {} if self.part is None else self.part.truth(images, self.most)
         return targets | more
 
+    def alone(self, image: LabelledImage) -> tuple[Any, dict[str, Any]]:
+        """The batch of one image that need not be among these."""
+        return next(iter(replace(self, images=[image], batch=1, _kept={})))
+
     @property
     def most(self) -> int:
         """The largest number of boxes in an image, at least 1."""
@@ -167,7 +182,9 @@ class ImageBatches:
         return made
 
     def _placed(self, image: Any) -> tuple[NDArray[np.uint8], Geometry]:
-        return letterbox(image, self.size)
+        if not self.stretched:
+            return letterbox(image, self.size)
+        return placed(image, self.size, stretch(image.width, image.height, self.size))
 
 
 @dataclass(frozen=True)
@@ -184,6 +201,9 @@ class DetectionScore:
     rule: Suppression
     reading: str = ""
     part: Part | None = None
+
+    can_be_drawn: ClassVar[bool] = True
+    """Whether the report can show its boxes in images."""
 
     def __call__(self, outputs: Any, targets: Mapping[str, Any]) -> Scores:
         arrays = {name: as_numpy(value) for name, value in targets.items()}
@@ -241,6 +261,13 @@ class DetectionScore:
 
     def detections(self, outputs: Any, targets: Mapping[str, Any]) -> Detections:
         """What the model reports, in pixels of the original images."""
+        found = detections(*self.decoded(outputs), self.rule)
+        boxes = to_image(found.boxes, as_numpy(targets["geometry"]))
+        return replace(found, boxes=boxes)
+
+    def decoded(self, outputs: Any) -> tuple[Floats, Floats]:
+        """Boxes and confidences. Raises TaskError where they are those of other classes, or no
+        numbers."""
         boxes, confidences = self.decode(outputs)
         if confidences.shape[1] != len(self.names):
             raise TaskError(
@@ -254,9 +281,7 @@ class DetectionScore:
                 f"Expected confidences that are numbers, got NaN for sample {bad}; check the model "
                 "on it."
             )
-        found = detections(boxes, confidences, self.rule)
-        placed = to_image(found.boxes, as_numpy(targets["geometry"]))
-        return replace(found, boxes=placed)
+        return boxes, confidences
 
 
 @dataclass(frozen=True)

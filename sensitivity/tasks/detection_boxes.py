@@ -103,6 +103,13 @@ def decode_corners(outputs: Any, classes: int | None = None) -> tuple[Floats, Fl
     return np.moveaxis(raw[:, :4], 1, 2), raw[:, 4 : None if classes is None else 4 + classes]
 
 
+def decode_shares(outputs: Any, size: Size, classes: int) -> tuple[Floats, Floats]:
+    """The same as `decode_ultralytics` for centres and sizes given as parts of the input, as
+    RT-DETR does. size: of the input."""
+    raw = _first(outputs)
+    return _scaled(np.moveaxis(raw[:, :4], 1, 2), size), raw[:, 4 : 4 + classes]
+
+
 def decode_objectness(outputs: Any) -> tuple[Floats, Floats]:
     """The same for YOLOv5, v6 and v7 of their own repositories.
 

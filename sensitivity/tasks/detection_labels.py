@@ -30,8 +30,8 @@ class LabelledImage:
     applied).
     outlines: for each object polygons in pixels of the image, or run lengths, as COCO has them in
     `segmentation`. keypoints: float64[g, k, 3], x y in pixels of the image, and 0 where a point is
-    not labelled. areas: float64[g] of the objects in square pixels. Each is None where it was not
-    asked for.
+    not labelled. areas: float64[g] of the objects in square pixels. corners: float64[g, 4, 2], x y
+    in pixels of the image, of rotated boxes. Each is None where it was not asked for.
     """
 
     file: Path
@@ -42,17 +42,19 @@ class LabelledImage:
     outlines: tuple[Any, ...] | None = None
     keypoints: NDArray[np.float64] | None = None
     areas: NDArray[np.float64] | None = None
+    corners: NDArray[np.float64] | None = None
 
 
 @dataclass(frozen=True)
 class LabelForm:
     """What is wanted of labels.
 
-    kind: "boxes"; "outlines", boxes with the outline of each object; or "keypoints", boxes with
-    `points` key points of `numbers` numbers each: x, y and, as a third, whether it is labelled.
+    kind: "boxes"; "outlines", boxes with the outline of each object; "corners", the four of each
+    rotated box; or "keypoints", boxes with `points` key points of `numbers` numbers each: x, y and,
+    as a third, whether it is labelled.
     """
 
-    kind: Literal["boxes", "outlines", "keypoints"] = "boxes"
+    kind: Literal["boxes", "outlines", "corners", "keypoints"] = "boxes"
     points: int = 0
     numbers: int = 3
 
@@ -186,7 +188,22 @@ def _coco_more(
         return {"outlines": tuple(each["segmentation"] for each in annotations)}
     if form.kind == "keypoints":
         return _coco_keypoints(annotations, form.points, file)
+    if form.kind == "corners":
+        return {"corners": _coco_corners(annotations, file)}
     return {}
+
+
+def _coco_corners(annotations: Sequence[Mapping[str, Any]], file: Path) -> NDArray[np.float64]:
+    """float64[g, 4, 2]: each outline must be one polygon of four points."""
+    given = [each.get("segmentation") for each in annotations]
+    for each, outline in zip(annotations, given, strict=True):
+        if not isinstance(outline, list) or [len(points) for points in outline] != [8]:
+            raise TaskError(
+                f"Expected every annotation of {file} to hold the four corners of a rotated box as "
+                f"`segmentation`, one polygon of 8 numbers, got another in annotation "
+                f"{each.get('id')}; give YOLO label files of lines class x1 y1 x2 y2 x3 y3 x4 y4."
+            )
+    return np.array(given, np.float64).reshape(-1, 4, 2)
 
 
 def _coco_keypoints(
@@ -244,6 +261,9 @@ def _yolo_image(file: Path, text: Path, classes: int, form: LabelForm) -> Labell
     more = [line.more for line in read]
     if form.kind == "outlines":
         return replace(image, outlines=tuple(_in_pixels(points, size) for points in more))
+    if form.kind == "corners":
+        corners = np.array(more, np.float64).reshape(-1, 4, 2) * size
+        return replace(image, corners=corners)
     if form.kind == "keypoints":
         areas = BODY_SHARE * (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
         return replace(image, keypoints=_yolo_keypoints(more, form, size), areas=areas)
@@ -279,6 +299,11 @@ def _yolo_line(line: str, where: str, classes: int, form: LabelForm) -> _Line:
         )
     if form.kind == "keypoints":
         return _keypoint_line(int(label), numbers, where, form)
+    if form.kind == "corners" and len(numbers) != 8:
+        raise TaskError(
+            f"Expected a class and the 8 numbers of four corners at {where}, got {line!r}; give "
+            "the labels of rotated boxes, lines class x1 y1 x2 y2 x3 y3 x4 y4."
+        )
     if len(numbers) == 4 and form.kind == "boxes":
         return _Line(int(label), _corners(numbers), [])
     if len(numbers) < 6 or len(numbers) % 2:

@@ -108,6 +108,16 @@ def outcomes_at_half(
     return confidences, labels, _TRUE[0][outcomes], _IGNORED[0][outcomes]
 
 
+def sorted_hits(scores: Scores, classes: int) -> tuple[Integers, Bools, Scores]:
+    """Of all detections of classes that occur, sorted by class and falling confidence: the class
+    int[m], and whether each is true at each IoU threshold, bool[10, m]. And float[classes]: how
+    many objects of each class there are."""
+    confidences, found, each = _columns(scores, classes)
+    counts = each.sum(axis=0)
+    labels, outcomes = _by_class(confidences, found, counts > 0)
+    return labels, _TRUE[:, outcomes], counts
+
+
 def _columns(scores: Scores, classes: int) -> tuple[Scores, Scores, Scores]:
     """Confidences, outcomes and counts of these rows."""
     limit = (scores.shape[1] - classes) // 2

@@ -32,7 +32,15 @@ from sensitivity.tasks.detection_map import (
 Arrays = Mapping[str, NDArray[Any]]
 
 
-class Part(Protocol):
+class MoreTruth(Protocol):
+    """What is to be found beside boxes."""
+
+    def truth(self, images: Sequence[LabelledImage], most: int) -> dict[str, NDArray[Any]]:
+        """Arrays by name, [n, most, ...]."""
+        ...
+
+
+class Part(MoreTruth, Protocol):
     """Masks or key points: their truth, and how far those that are reported meet it.
 
     name: as in "mask".
@@ -40,10 +48,6 @@ class Part(Protocol):
 
     @property
     def name(self) -> str: ...
-
-    def truth(self, images: Sequence[LabelledImage], most: int) -> dict[str, NDArray[Any]]:
-        """Arrays of the true masks or key points, [n, most, ...]."""
-        ...
 
     def overlaps(self, found: Detections, truth: Truth, outputs: Any, targets: Arrays) -> Overlaps:
         """Of detections in pixels of the image. targets: truth and geometry of the batch."""

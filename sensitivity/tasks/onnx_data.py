@@ -14,7 +14,6 @@ from sensitivity.errors import TaskError
 from sensitivity.seeds import generator
 from sensitivity.tasks import classification, detection
 from sensitivity.tasks.classification import Images, images_by_class, random_parts
-from sensitivity.tasks.detection_images import Geometry, letterbox, placed, stretch
 from sensitivity.tasks.detection_labels import BOXES, LabelForm, LabelledImages, coco_images
 from sensitivity.tasks.images import image_files
 from sensitivity.tasks.onnx_pixels import RGB_TO_ONE, Layout, Pixels
@@ -52,16 +51,10 @@ class DetectionBatches(detection.ImageBatches):
     `detection.ImageBatches`."""
 
     pixels: Pixels = RGB_TO_ONE
-    stretched: bool = False
 
     def __iter__(self) -> Iterator[tuple[Any, dict[str, Any]]]:
         for images, targets in self.arrays():
             yield self.pixels(images), targets
-
-    def _placed(self, image: Any) -> tuple[NDArray[np.uint8], Geometry]:
-        if not self.stretched:
-            return letterbox(image, self.size)
-        return placed(image, self.size, stretch(image.width, image.height, self.size))
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,7 +14,7 @@ from sensitivity.tasks.detection_masks import Masks
 from sensitivity.tasks.detection_parts import Part
 from sensitivity.tasks.images import Size
 
-JUDGED = ("detect", "segment", "pose", "classify")
+JUDGED = ("detect", "segment", "pose", "obb", "classify")
 """Tasks of ultralytics that are judged here."""
 
 
@@ -35,14 +35,16 @@ class Exported:
 
     @property
     def has_more(self) -> bool:
-        """Whether masks or key points follow the classes."""
-        return self.task in ("segment", "pose")
+        """Whether masks, key points or angles follow the classes."""
+        return self.task in ("segment", "pose", "obb")
 
     @property
     def form(self) -> LabelForm:
         """What is wanted of labels."""
         if self.task == "segment":
             return LabelForm("outlines")
+        if self.task == "obb":
+            return LabelForm("corners")
         return LabelForm("keypoints", *self.points) if self.task == "pose" else LabelForm()
 
     def part(self, size: Size, *, chosen: bool) -> Part | None:

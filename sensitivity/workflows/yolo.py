@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, fields, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +30,19 @@ from sensitivity.tasks.detection_boxes import (
     Suppression,
     decode_bins,
     decode_corners,
+    decode_shares,
     decode_ultralytics,
 )
 from sensitivity.tasks.detection_keypoints import KeyPoints, usual_sigmas
 from sensitivity.tasks.detection_labels import LabelForm, LabelledImage, unlabelled
 from sensitivity.tasks.detection_masks import Masks
 from sensitivity.tasks.detection_parts import Part
+from sensitivity.tasks.detection_rotated import (
+    Corners,
+    RotatedScore,
+    decode_rotated,
+    rotated_rule,
+)
 from sensitivity.tasks.images import centre_crop, shown_size, sides
 from sensitivity.tasks.yolo_data import (
     calibration_files,
@@ -142,23 +150,44 @@ def _detector(yolo: Yolo, settings: YoloChoices) -> Task | EvaluateTask:
     )
     splits, calib = splits_of(found.images, settings)
     decode = _decode(yolo, settings)
-    batches = ImageBatches(calib, size=settings.imgsz, batch=settings.batch)
+    batches = ImageBatches(calib, settings.imgsz, settings.batch, stretched=yolo.is_rtdetr)
     model = quantized(
         yolo.model,
         (inputs for inputs, _ in batches),
         method=settings.calib_method,
         dfl=settings.quantize_dfl,
     )
-    rule = Suppression(iou=NO_SUPPRESSION) if yolo.end2end else Suppression()
+    rule = Suppression(iou=NO_SUPPRESSION) if yolo.chooses else Suppression()
     names, size, batch = found.names, settings.imgsz, settings.batch
     if settings.evaluator == "ultralytics":
         return validator_task(model, yolo, splits, settings)
-    found_task = detection_task(
-        model, splits, names, size=size, batch=batch, decode=decode, rule=rule, part=part
-    )
-    if yolo.end2end and settings.output == "decoded":
+    if yolo.kind == "obb":
+        found_task = _rotated_task(model, splits, yolo, settings)
+    else:
+        found_task = detection_task(
+            model, splits, names, size=size, batch=batch, decode=decode, rule=rule, part=part,
+            stretched=yolo.is_rtdetr,
+        )  # fmt: skip
+    if yolo.chooses and settings.output == "decoded":
         return replace(found_task, finish=partial(with_best_boxes, classes=len(names)))
     return found_task
+
+
+def _rotated_task(
+    model: Any,
+    splits: Mapping[str, Sequence[LabelledImage]],
+    yolo: Yolo,
+    settings: YoloChoices,
+) -> Task:
+    """Of a model of rotated boxes."""
+    decode = partial(decode_rotated, classes=len(yolo.names))
+    rule = rotated_rule(chain.from_iterable(splits.values()), suppress=not yolo.end2end)
+    score = RotatedScore(yolo.names, decode, rule)
+    data = {
+        name: ImageBatches(images, settings.imgsz, settings.batch, Corners())
+        for name, images in splits.items()
+    }
+    return Task(model, data, score, score.aggregate, metric=score.metric)
 
 
 def reported_part(yolo: Yolo, settings: YoloChoices) -> Part | None:
@@ -178,6 +207,8 @@ def label_form(yolo: Yolo) -> LabelForm:
         return LabelForm("outlines")
     if yolo.kind == "pose":
         return LabelForm("keypoints", *yolo.head.kpt_shape)
+    if yolo.kind == "obb":
+        return LabelForm("corners")
     return LabelForm()
 
 
@@ -187,6 +218,8 @@ def _decode(yolo: Yolo, settings: YoloChoices) -> Decode:
         give_raw(yolo)
         strides = tuple(int(step) for step in yolo.head.stride)
         return partial(decode_bins, size=settings.imgsz, strides=strides)
+    if yolo.is_rtdetr:
+        return partial(decode_shares, size=settings.imgsz, classes=len(yolo.names))
     if yolo.end2end:
         return partial(decode_corners, classes=len(yolo.names))
     return partial(decode_ultralytics, classes=len(yolo.names))

@@ -29,14 +29,13 @@ def validator_task(
     Raises TaskError for a model that is no detector, an output that it does not read, or a
     torchvision that does not import.
     """
-    if yolo.kind != "detect" or yolo.end2end or settings.output == "raw":
-        got = (
-            f"a model that does {yolo.kind}"
-            if yolo.kind != "detect"
-            else "--end2end"
-            if yolo.end2end
-            else "--output raw"
-        )
+    others = {
+        f"a model that does {yolo.kind}": yolo.kind != "detect",
+        "an RT-DETR": yolo.is_rtdetr,
+        "--end2end": yolo.end2end,
+        "--output raw": settings.output == "raw",
+    }
+    for got in (name for name, is_so in others.items() if is_so):
         raise TaskError(
             f"Expected a detector that gives decoded boxes for --evaluator ultralytics, got {got}; "
             "leave one of them out."

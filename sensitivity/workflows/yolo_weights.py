@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sensitivity import optional
 from sensitivity.errors import MissingPackage, TaskError
 
 TEMPLATES = {
@@ -26,9 +27,10 @@ TEMPLATES = {
 }
 """First part of a class's module in the pickle -> whose file that is."""
 
-KINDS = {"Detect": "detect", "v10Detect": "detect", "Segment": "segment",
- "Segment26": "segment"} | {
-    "Pose": "pose", "Pose26": "pose", "Classify": "classify",
+KINDS = {
+    "Detect": "detect", "v10Detect": "detect", "Segment": "segment", "Segment26": "segment",
+    "Pose": "pose", "Pose26": "pose", "OBB": "obb", "OBB26": "obb", "Classify": "classify",
+    "RTDETRDecoder": "detect", "WorldDetect": "detect",
 }  # fmt: skip
 """Class of the last module -> what the model does. A class that is not here is refused."""
 
@@ -42,10 +44,11 @@ class Yolo:
     """A float model of ultralytics in eval mode, with BatchNorm folded and branches
     re-parameterised.
 
-    kind: "detect", "segment", "pose" or "classify". names: of the classes. stride: of the coarsest
-    level, pixels.
+    kind: "detect", "segment", "pose", "obb" (rotated boxes) or "classify". names: of the classes.
+    stride: of the coarsest level, pixels.
     end2end: its one-to-one head is the one that is left; it gives corners of boxes that need no
-    suppression.
+    suppression. is_rtdetr: its queries do so, as parts of the input, of images that are stretched
+    over it.
     repvgg: names of the modules that were re-parameterised.
     """
 
@@ -55,6 +58,12 @@ class Yolo:
     stride: int
     end2end: bool
     repvgg: tuple[str, ...]
+    is_rtdetr: bool = False
+
+    @property
+    def chooses(self) -> bool:
+        """Whether no box suppresses another."""
+        return self.end2end or self.is_rtdetr
 
     @property
     def head(self) -> Any:
@@ -91,7 +100,8 @@ def prepared(model: Any, name: str, *, end2end: bool = False) -> Yolo:
     kind = KINDS.get(type(head).__name__)
     if kind is None:
         raise TaskError(
-            f"Expected a YOLO that detects, segments, estimates poses or classifies, got {name} "
+            "Expected a YOLO that detects, segments, estimates poses, finds rotated boxes or "
+            f"classifies, got {name} "
             f"with a head of class {type(head).__name__}; write a task file for it, see "
             "docs/tasks.md."
         )
@@ -107,8 +117,11 @@ def prepared(model: Any, name: str, *, end2end: bool = False) -> Yolo:
             f"Expected a model with a one-to-one head (v10, 26) for --end2end, got {name} without "
             "one; leave it out."
         )
-    if kind != "classify":
+    is_rtdetr = type(head).__name__ == "RTDETRDecoder"
+    if kind != "classify" and not is_rtdetr:
         model.end2end = end2end  # before fusing, which drops the other head
+    if type(head).__name__ == "WorldDetect":
+        _keep_classes(model, name)
     repvgg = tuple(
         name
         for name, module in model.named_modules()
@@ -117,26 +130,40 @@ def prepared(model: Any, name: str, *, end2end: bool = False) -> Yolo:
     model = model.fuse(verbose=False)
     head.export = True  # gives its result alone, without the feature maps that it came from
     # computes anchors each time; keeping them ties an exported graph to one batch size
-    head.dynamic = True
+    head.dynamic = not is_rtdetr  # its anchors are of one size of image, and of any batch
     for module in model.modules():
         if hasattr(module, "inplace"):
             module.inplace = False
-    left = bool(getattr(head, "end2end", False))
+    left = bool(getattr(head, "end2end", False)) and not is_rtdetr
+    # All candidates: which 300 are chosen, and in which order, turns on the last bit of near ties,
+    # so a file that chooses could not be checked against the model.
     if left:
-        # All candidates: which 300 are chosen, and in which order, turns on the last bit of near
-        # ties, so a file that chooses could not be checked against the model.
         head.postprocess = _every_candidate
-    return Yolo(model, kind, tuple(map(str, _names(model))), int(max(model.stride)), left, repvgg)
+    if is_rtdetr:
+        head.postprocess = _every_query
+    names = tuple(map(str, _names(model)))
+    return Yolo(model, kind, names, int(max(model.stride)), left, repvgg, is_rtdetr)
+
+
+def _keep_classes(model: Any, name: str) -> None:
+    """Make a YOLO-World an ordinary detector of the classes that were set. Raises TaskError where
+    none were."""
+    known = model.txt_feats.shape[1]
+    if known != len(_names(model)):
+        raise TaskError(
+            f"Expected a YOLO-World whose classes are set, got {name} with {len(_names(model))} "
+            f"names and the texts of {known}; call set_classes([...]) of ultralytics on it and "
+            "save it."
+        )
+    model.clip_model = None  # which made the texts, and is run no more
 
 
 def give_raw(yolo: Yolo) -> None:
     """Make a detector give box bins [n, 4 * bins, anchors] and class logits [n, classes, anchors],
     not decoded."""
-    if yolo.kind != "detect":
-        raise TaskError(
-            f"Expected a detector for --output raw, got a model that does {yolo.kind}; leave it "
-            "out."
-        )
+    if yolo.kind != "detect" or yolo.is_rtdetr:
+        got = "an RT-DETR" if yolo.is_rtdetr else f"a model that does {yolo.kind}"
+        raise TaskError(f"Expected a YOLO that detects for --output raw, got {got}; leave it out.")
     yolo.head.forward = types.MethodType(_raw_forward, yolo.head)
 
 
@@ -148,6 +175,11 @@ def _raw_forward(head: Any, x: Any) -> tuple[Any, Any]:
 def _every_candidate(candidates: Any) -> Any:
     """[n, anchors, 4 + classes] -> [n, 4 + classes, anchors], as the other heads give it."""
     return candidates.permute(0, 2, 1)
+
+
+def _every_query(boxes: Any, scores: Any) -> Any:
+    """[n, queries, 4] and [n, queries, classes] -> [n, 4 + classes, queries], as YOLOs give it."""
+    return optional.torch.cat([boxes, scores], dim=2).permute(0, 2, 1)
 
 
 def ultralytics() -> Any:
@@ -174,9 +206,7 @@ def _checkpoint(weights: Path, trust: bool) -> dict[str, Any]:
             else "nothing there (nothing is downloaded)"
         )
         also = (
-            "; an ONNX file with Q/DQ is analysed by `sensitivity run`"
-            if weights.suffix == ".onnx"
-            else ""
+            "; an ONNX file is analysed by `sensitivity run`" if weights.suffix == ".onnx" else ""
         )
         raise TaskError(
             f"Expected a weights file of ultralytics, ending in .pt, at {weights}, got {got}{also}."
