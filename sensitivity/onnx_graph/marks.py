@@ -9,6 +9,7 @@ that a file is made from.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TypeGuard
 
@@ -94,3 +95,8 @@ def remove(node: ir.Node) -> None:
         source.type, source.shape = output.type, output.shape
     output.replace_all_uses_with(source, replace_graph_outputs=True)
     graph_of(node).remove(node, safe=True)
+
+
+def all_marks(nodes: Iterable[ir.Node], kind: str) -> list[ir.Node]:
+    """The marks of this kind among these nodes."""
+    return [node for node in nodes if is_mark(node, kind)]

@@ -28,7 +28,7 @@ def needed(found: Found | None) -> Found:
     return found
 
 
-def require(condition: bool) -> None:
+def require(condition: object) -> None:
     """Raise NoMatch where the condition does not hold."""
     if not condition:
         raise NoMatch
@@ -83,3 +83,12 @@ class RewriteInTurn(RewriteMatches[Place, Found]):
 
     def found(self, graph: ir.Graph) -> Iterable[Found]:
         return matches(self.match, list(self.places(graph)))
+
+
+class RewriteUntilNone(RewriteMatches[Place, Found]):
+    """A pass that rewrites the first place that matches, looks at all of them again, and ends where
+    none matches."""
+
+    def found(self, graph: ir.Graph) -> Iterable[Found]:
+        while (first := next(matches(self.match, self.places(graph)), None)) is not None:
+            yield first

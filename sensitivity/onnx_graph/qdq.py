@@ -17,7 +17,15 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from sensitivity.errors import OnnxFileError
-from sensitivity.onnx_graph.walk import first_input, given, inputs, made_by, producer, read_by
+from sensitivity.onnx_graph.walk import (
+    first_input,
+    given,
+    inputs,
+    made_by,
+    producer,
+    read_by,
+    there,
+)
 
 WEIGHT_INPUT = {"Conv": 1, "ConvTranspose": 1, "Gemm": 1, "MatMul": 1}
 """Operations with a weight, and which input it is. A MatMul of two activations has no weight: see
@@ -296,6 +304,17 @@ def constant(value: ir.Value | None) -> Array | None:
     return tensor.numpy()
 
 
+def source_of(value: ir.Value | None) -> ir.Value | None:
+    """What the pair quantizes that ends in this value; the value itself where no pair does."""
+    pair = pair_of(value)
+    return value if pair is None else pair.source
+
+
+def stored(value: ir.Value | None) -> Array | None:
+    """The constant that the value is, or that its pair quantizes; None for anything else."""
+    return constant(source_of(value))
+
+
 def only_number(array: Array | None) -> float | None:
     """The number that an array of one value holds; None for any other, and for none."""
     if array is None or array.size != 1:
@@ -347,6 +366,4 @@ def _wrong_scales(node: ir.Node) -> Array:
 
 def known(value: ir.Value | None) -> Array:
     """The array of a value that is a constant for sure."""
-    array = constant(value)
-    assert array is not None
-    return array
+    return there(constant(value))

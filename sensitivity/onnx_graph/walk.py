@@ -11,6 +11,7 @@ from typing import TypeGuard, TypeVar
 import onnx_ir as ir
 
 Item = TypeVar("Item", bound=Hashable)
+Thing = TypeVar("Thing")
 
 
 def producer(value: ir.Value | None) -> ir.Node | None:
@@ -164,21 +165,36 @@ def is_read(node: ir.Node) -> bool:
     return any(value.uses() or value.is_graph_output() for value in node.outputs)
 
 
+def remove_unread(nodes: Iterable[ir.Node]) -> None:
+    """Remove those of these operations that nothing reads, in this order; those that stand in no
+    graph any more are passed over."""
+    for node in nodes:
+        if node.graph is not None and not is_read(node):
+            node.graph.remove(node, safe=True)
+
+
+def reader_kinds(value: ir.Value) -> set[str]:
+    """The kinds of the operations that read the value."""
+    return {user.op_type for user in value.consumers()}
+
+
+def there(found: Thing | None) -> Thing:
+    """The object itself, of which the caller knows that it is there."""
+    assert found is not None
+    return found
+
+
 def first_input(node: ir.Node) -> ir.Value:
     """The first input of an operation that cannot be without one."""
-    value = node.inputs[0]
-    assert value is not None
-    return value
+    return there(node.inputs[0])
 
 
 def graph_of(node: ir.Node) -> ir.Graph:
     """The graph, or the body, that the node stands in. Not for nodes that were removed."""
-    assert node.graph is not None
-    return node.graph
+    return there(node.graph)
 
 
 def insert_behind(value: ir.Value, nodes: Sequence[ir.Node]) -> None:
     """Put nodes behind the operation that gives the value. Not for inputs of a graph."""
-    node = value.producer()
-    assert node is not None
+    node = there(value.producer())
     graph_of(node).insert_after(node, nodes)

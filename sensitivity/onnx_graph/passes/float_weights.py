@@ -3,46 +3,56 @@ anyway."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass
+
 import numpy as np
 import onnx_ir as ir
 
 from sensitivity.onnx_graph import qdq
 from sensitivity.onnx_graph.levels import along
+from sensitivity.onnx_graph.matching import RewriteInTurn, needed, require
 from sensitivity.onnx_graph.passes.initializers import add
+from sensitivity.onnx_graph.walk import reader_kinds
 
 ANY_OUTPUT = {"MatMul"}
 """Integer kernels of ONNX Runtime that give float where asked to."""
 
 
-class FloatWeights(ir.passes.InPlacePass):
+@dataclass(frozen=True, eq=False)
+class _Weight:
+    """An operation that is computed in float. values: what the pair of its weight gives. name: that
+    they get."""
+
+    node: ir.Node
+    name: str
+    values: np.ndarray
+
+
+class FloatWeights(RewriteInTurn[ir.Node, _Weight]):
     """Compute Q/DQ of a weight now where the operation's output is not quantized. No value
     changes."""
 
-    def call(self, model: ir.Model) -> ir.passes.PassResult:
-        modified = False
-        for node in list(qdq.weighted_nodes(model.graph)):
-            value = qdq.weight(node)
-            pair = qdq.pair_of(value)
-            if pair is None or node.op_type in ANY_OUTPUT or output_is_quantized(node):
-                continue
-            weight = dequantized(pair)
-            if weight is not None:
-                name = f"{pair.source.name}.dequantized"
-                node.replace_input_with(
-                    qdq.WEIGHT_INPUT[node.op_type], add(model.graph, name, weight)
-                )
-                modified = True
-        return ir.passes.PassResult(model, modified=modified)
+    def places(self, graph: ir.Graph) -> Iterable[ir.Node]:
+        return qdq.weighted_nodes(graph)
+
+    def match(self, place: ir.Node) -> _Weight:
+        require(place.op_type not in ANY_OUTPUT)
+        require(not output_is_quantized(place))
+        pair = needed(qdq.pair_of(qdq.weight(place)))
+        return _Weight(place, f"{pair.source.name}.dequantized", _dequantized(pair))
+
+    def rewrite(self, graph: ir.Graph, found: _Weight) -> None:
+        values = add(graph, found.name, found.values)
+        found.node.replace_input_with(qdq.WEIGHT_INPUT[found.node.op_type], values)
 
 
-def dequantized(pair: qdq.Pair) -> np.ndarray | None:
-    """What a weight pair gives; None where it is not symmetric int8 from a float constant."""
-    found = qdq.quantized_constant(pair)
-    if found is None:
-        return None
-    weight, scale, zero_point = found
-    if zero_point.dtype != np.int8 or zero_point.any():
-        return None
+def _dequantized(pair: qdq.Pair) -> np.ndarray:
+    """What a weight pair gives. Raises NoMatch where it is not symmetric int8 from a float
+    constant."""
+    weight, scale, zero_point = needed(qdq.quantized_constant(pair))
+    require(zero_point.dtype == np.int8)
+    require(not zero_point.any())
     shaped = along(scale, pair.axis, weight.ndim)
     levels = np.clip(np.rint(weight / shaped), -128, 127)
     result: np.ndarray = (levels * shaped).astype(weight.dtype)
@@ -54,4 +64,4 @@ def output_is_quantized(node: ir.Node) -> bool:
     if node.op_type == "ConvTranspose":
         return False
     value = qdq.behind_relu(node.outputs[0])
-    return {user.op_type for user in value.consumers()} == {"QuantizeLinear"}
+    return reader_kinds(value) == {"QuantizeLinear"}

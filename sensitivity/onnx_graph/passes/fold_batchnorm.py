@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,10 +11,19 @@ import onnx_ir as ir
 from sensitivity.onnx_graph import qdq
 from sensitivity.onnx_graph.levels import along, limits_of, nearest_levels, numpy_type
 from sensitivity.onnx_graph.marks import add_module_outputs, module_outputs
+from sensitivity.onnx_graph.matching import RewriteInTurn, needed, require
 from sensitivity.onnx_graph.passes.initializers import add
 from sensitivity.onnx_graph.passes.new_pair import new_pair
 from sensitivity.onnx_graph.uses import BIAS_INPUT, stored_type
-from sensitivity.onnx_graph.walk import given, graph_of, is_read, producer, value_name
+from sensitivity.onnx_graph.walk import (
+    given,
+    graph_of,
+    of_kind,
+    producer,
+    remove_unread,
+    there,
+    value_name,
+)
 
 SMALLEST_SCALE = 1e-37
 """Below this, float32 loses digits."""
@@ -37,7 +47,17 @@ class Folded:
     axis: int
 
 
-class FoldBatchNorm(ir.passes.InPlacePass):
+@dataclass(frozen=True, eq=False)
+class _Norm:
+    """A BatchNorm behind an operation that it can be folded into, with the new constants of
+    that."""
+
+    node: ir.Node
+    norm: ir.Node
+    folded: Folded
+
+
+class FoldBatchNorm(RewriteInTurn[ir.Node, _Norm]):
     """Fold BatchNorm into the Conv, ConvTranspose or Gemm that alone feeds it.
 
     The weight scale of a quantized operation is multiplied by |factor| per channel, so that the
@@ -45,45 +65,42 @@ class FoldBatchNorm(ir.passes.InPlacePass):
     BatchNorm stays.
     """
 
-    def call(self, model: ir.Model) -> ir.passes.PassResult:
-        nodes = list(model.graph.all_nodes())
-        norms = [node for node in nodes if node.op_type == "BatchNormalization"]
-        changed = [_fold_into_layer(norm) for norm in norms]
-        return ir.passes.PassResult(model, modified=any(changed))
+    def places(self, graph: ir.Graph) -> Iterable[ir.Node]:
+        return of_kind(graph.all_nodes(), "BatchNormalization")
+
+    def match(self, place: ir.Node) -> _Norm:
+        node = needed(producer(place.inputs[0]))
+        affine = _affine(place)
+        _require_alone(node, place)
+        return _Norm(node, place, _fold(node, affine))
+
+    def rewrite(self, _: ir.Graph, found: _Norm) -> None:
+        put_in(found.node, found.folded)
+        _take_over(found.node.outputs[0], found.norm)
 
 
-def _fold_into_layer(norm: ir.Node) -> bool:
-    """Fold one BatchNorm; False where it stays."""
-    node, affine = producer(norm.inputs[0]), _affine(norm)
-    if node is None or affine is None or not _alone(node, norm):
-        return False
-    folded = _fold(node, affine)
-    if folded is None:
-        return False
-    _apply(node, norm, folded)
-    return True
-
-
-def _alone(node: ir.Node, norm: ir.Node) -> bool:
-    """Whether the BatchNorm alone reads the operation, and only its first output is read."""
+def _require_alone(node: ir.Node, norm: ir.Node) -> None:
+    """Raise NoMatch unless the BatchNorm alone reads the operation, and only its first output is
+    read."""
     output = node.outputs[0]
-    if output.is_graph_output() or len(output.uses()) != 1:
-        return False
-    return sum(bool(value.uses()) for value in norm.outputs) <= 1
+    require(not output.is_graph_output())
+    require(len(output.uses()) == 1)
+    read = [value for value in norm.outputs if value.uses()]
+    require(len(read) <= 1)
 
 
-def _affine(norm: ir.Node) -> Affine | None:
-    constants = [qdq.constant(value) for value in norm.inputs[1:5]]
-    if any(value is None for value in constants) or norm.attributes.get_int("training_mode"):
-        return None
-    gamma, beta, mean, variance = (np.asarray(value, np.float64) for value in constants)
+def _affine(norm: ir.Node) -> Affine:
+    """What the BatchNorm does. Raises NoMatch where the graph computes it, and in training."""
+    require(not norm.attributes.get_int("training_mode"))
+    constants = [needed(qdq.constant(value)) for value in norm.inputs[1:5]]
+    gamma, beta, mean, variance = (constant.astype(np.float64) for constant in constants)
     factor = gamma / np.sqrt(variance + norm.attributes.get_float("epsilon", 1e-5))
     return Affine(factor, beta - mean * factor)
 
 
-def output_axis(node: ir.Node) -> int | None:
-    """The weight's axis of output channels; None where there is no such axis that can be folded
-    into."""
+def _output_axis(node: ir.Node) -> int:
+    """The weight's axis of output channels. Raises NoMatch where there is no such axis that can be
+    folded into."""
     attributes = node.attributes
     factors = attributes.get_float("alpha", 1.0), attributes.get_float("beta", 1.0)
     can_be_folded_into = {
@@ -91,83 +108,92 @@ def output_axis(node: ir.Node) -> int | None:
         "ConvTranspose": attributes.get_int("group", 1) == 1,
         "Gemm": factors == (1.0, 1.0),
     }
-    return qdq.output_axis(node, 2) if can_be_folded_into.get(node.op_type) else None
+    require(can_be_folded_into.get(node.op_type, False))
+    return qdq.output_axis(node, 2)
 
 
-def _fold(node: ir.Node, affine: Affine) -> Folded | None:
-    axis, value = output_axis(node), qdq.weight(node)
-    if axis is None or value is None:
-        return None
+def _fold(node: ir.Node, affine: Affine) -> Folded:
+    """New constants of the operation with what follows it folded in. Raises NoMatch where that
+    would not be exact."""
+    axis, value = _output_axis(node), needed(qdq.weight(node))
     pair = qdq.pair_of(value)
-    weight = qdq.constant(value if pair is None else pair.source)
-    bias_value = given(node, BIAS_INPUT)
-    bias = np.zeros(1) if bias_value is None else qdq.constant(bias_value)
-    if weight is None or bias is None:
-        return None
+    weight = needed(qdq.stored(value))
+    bias = _bias(node)
     folded_bias = (bias * affine.factor + affine.shift).astype(np.float32)
     folded = weight * along(affine.factor, axis, weight.ndim)
     if pair is None:
         return Folded(folded.astype(np.float32), folded_bias, None, axis)
-    exact = _fold_quantized(pair, weight, folded, affine.factor, axis)
-    return None if exact is None else Folded(exact[0], folded_bias, exact[1], axis)
+    integers = _Integers(pair, weight, axis)
+    exact, scale = _fold_quantized(integers, folded, affine.factor)
+    return Folded(exact, folded_bias, scale, axis)
+
+
+def _bias(node: ir.Node) -> np.ndarray:
+    """The bias of the operation; 0 where it has none. Raises NoMatch where the graph computes
+    it."""
+    value = given(node, BIAS_INPUT)
+    return np.zeros(1) if value is None else needed(qdq.constant(value))
+
+
+@dataclass(frozen=True, eq=False)
+class _Integers:
+    """A quantized weight. values: in float, before it is quantized. axis: of its output
+    channels."""
+
+    pair: qdq.Pair
+    values: np.ndarray
+    axis: int
 
 
 def _fold_quantized(
-    pair: qdq.Pair, weight: np.ndarray, folded: np.ndarray, factor: np.ndarray, axis: int
-) -> tuple[np.ndarray, np.ndarray] | None:
-    """Weight and scale, float32, with the same integers as before; None where there are none
-    such."""
-    scale = pair.scale
-    is_by_channel = pair.block is None and pair.axis in {None, axis}
-    if scale is None or pair.quantize is None or not is_by_channel:
-        return None
+    weight: _Integers, folded: np.ndarray, factor: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Weight and scale, float32, with the same integers as before. Raises NoMatch where there are
+    none such."""
+    pair, axis, rank = weight.pair, weight.axis, folded.ndim
+    scale = needed(pair.scale)
+    require(not pair.is_compact)
+    require(pair.block is None)
+    require(pair.axis in {None, axis})
     kind = stored_type(pair)
-    levels = nearest_levels(weight / along(scale, pair.axis, weight.ndim), kind)
-    levels = levels * along(np.sign(factor), axis, weight.ndim)
-    new_scale = (np.broadcast_to(scale.reshape(-1), factor.shape) * np.abs(factor)).astype(
-        np.float32
-    )
+    levels = nearest_levels(weight.values / along(scale, pair.axis, rank), kind)
+    levels = levels * along(np.sign(factor), axis, rank)
+    channel_scales = np.broadcast_to(scale.reshape(-1), factor.shape)
+    new_scale = (channel_scales * np.abs(factor)).astype(np.float32)
     # all weights of the channel are 0: any scale will do
     new_scale = np.where(factor == 0, np.float32(1), new_scale)
-    if levels.max(initial=0) > limits_of(kind)[1] or new_scale.min() < SMALLEST_SCALE:
-        return None
-    shaped = along(new_scale, axis, weight.ndim)
+    _, largest_level = limits_of(kind)
+    require(levels.max(initial=0) <= largest_level)
+    require(new_scale.min() >= SMALLEST_SCALE)
+    shaped = along(new_scale, axis, rank)
     folded = folded.astype(np.float32)
     wrong = nearest_levels(folded / shaped, kind) != levels
     return np.where(wrong, levels.astype(np.float32) * shaped, folded), new_scale
 
 
-def scaled(node: ir.Node, factor: np.ndarray, *, scales_bias: bool) -> Folded | None:
+def scaled(node: ir.Node, factor: np.ndarray, *, scales_bias: bool) -> Folded:
     """New constants with which each output channel of an operation is multiplied by its factor, but
-    for its bias where that is not to be scaled; None where that is not exact.
+    for its bias where that is not to be scaled. Raises NoMatch where that is not exact.
 
     factor: float64[channels], all above 0.
     """
     folded = _fold(node, Affine(factor, np.zeros_like(factor)))
-    if folded is None or scales_bias:
+    if scales_bias:
         return folded
     own = qdq.constant(given(node, BIAS_INPUT))
     bias = np.zeros(len(factor), np.float32) if own is None else own
     return replace(folded, bias=bias)
 
 
-def _apply(node: ir.Node, norm: ir.Node, folded: Folded) -> None:
-    put_in(node, folded)
-    _take_over(node.outputs[0], norm)
-
-
 def put_in(node: ir.Node, folded: Folded) -> None:
     """Give the operation these constants."""
-    graph, value = graph_of(node), qdq.weight(node)
-    assert value is not None
-    pair = qdq.pair_of(value)
-    source = pair.source if pair else value
-    name = source.name or "weight"
+    graph = graph_of(node)
+    name = value_name(qdq.source_of(qdq.weight(node))) or "weight"
     weight = add(graph, f"{name}.folded", folded.weight)
-    if pair is None or folded.scale is None:
+    if folded.scale is None:
         node.replace_input_with(qdq.WEIGHT_INPUT[node.op_type], weight)
     else:
-        _requantize(graph, node, pair, weight, folded)
+        _requantize(node, weight, folded.scale, folded.axis)
     bias = add(graph, f"{name.removesuffix('.weight')}.bias.folded", folded.bias)
     node.resize_inputs(3)
     node.replace_input_with(2, bias)
@@ -188,21 +214,17 @@ def _take_over(output: ir.Value, norm: ir.Node) -> None:
     add_module_outputs(output, (*before, *after))
 
 
-def _requantize(
-    graph: ir.Graph, node: ir.Node, pair: qdq.Pair, weight: ir.Value, folded: Folded
-) -> None:
-    """A pair of its own for this weight: the old one may serve another operation too."""
-    assert pair.quantize is not None
-    assert folded.scale is not None
+def _requantize(node: ir.Node, weight: ir.Value, scales: np.ndarray, axis: int) -> None:
+    """Give the operation a pair of its own with this weight: the old one may serve another
+    operation too."""
+    graph, pair = graph_of(node), there(qdq.pair_of(qdq.weight(node)))
     name = value_name(pair.dequantize.inputs[1]) or "scale"
-    scale = add(graph, f"{name}.folded", folded.scale)
+    scale = add(graph, f"{name}.folded", scales)
     kind = stored_type(pair)
-    zeros = np.zeros(folded.scale.shape, numpy_type(kind))
+    zeros = np.zeros(scales.shape, numpy_type(kind))
     zero_point = add(graph, f"{name.removesuffix('.scale')}.zero_point.folded", zeros, kind)
-    names = pair.quantize.name, pair.dequantize.name
-    quantize, dequantize = new_pair(weight, [scale, zero_point], folded.axis, names)
+    names = pair.nodes[0].name, pair.dequantize.name
+    quantize, dequantize = new_pair(weight, [scale, zero_point], axis, names)
     graph.insert_before(node, [quantize, dequantize])
     node.replace_input_with(qdq.WEIGHT_INPUT[node.op_type], dequantize.outputs[0])
-    for old_node in (pair.dequantize, pair.quantize):
-        if not is_read(old_node):
-            graph.remove(old_node, safe=True)
+    remove_unread(reversed(pair.nodes))

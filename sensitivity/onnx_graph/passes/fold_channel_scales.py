@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import onnx_ir as ir
 
 from sensitivity.onnx_graph import qdq
-from sensitivity.onnx_graph.passes.fold_batchnorm import put_in, scaled
+from sensitivity.onnx_graph.matching import match_or_none, matches, needed, require
+from sensitivity.onnx_graph.passes.fold_batchnorm import Folded, put_in, scaled
 from sensitivity.onnx_graph.passes.initializers import add
-from sensitivity.onnx_graph.walk import first_input, graph_of, made_by, only_user
+from sensitivity.onnx_graph.walk import all_outputs, first_input, graph_of, made_by, only_user
 
 HOMOGENEOUS = ("Relu", "LeakyRelu")
 """Activations that give s times as much for s times the input, for any s above 0."""
@@ -44,26 +46,23 @@ class Link:
 def links(graph: ir.Graph) -> Iterator[Link]:
     """All links of a graph, but for quantizers that several pairs are of."""
     names = {node.name for node in graph.all_nodes()}
-    for pair in qdq.pairs(graph):
-        quantizer = pair.name.removesuffix(QUANTIZE)
-        is_used_again = f"{quantizer}{QUANTIZE}_1" in names
-        link = None if is_used_again else _link(quantizer, pair)
-        if link is not None:
+    for link in matches(_link, qdq.pairs(graph)):
+        is_used_again = f"{link.quantizer}{QUANTIZE}_1" in names
+        if not is_used_again:
             yield link
 
 
-def _link(quantizer: str, pair: qdq.Pair) -> Link | None:
-    reader = only_user(pair.output)
-    if reader is None or not _is_depthwise(reader):
-        return None
+def _link(pair: qdq.Pair) -> Link:
+    """The pair with the convolutions around it. Raises NoMatch where it is no link."""
+    reader = needed(only_user(pair.output))
+    require(_is_depthwise(reader))
     value = pair.source
     activation = made_by(value, *HOMOGENEOUS)
     if activation is not None and _is_read_once(value):
         value = first_input(activation)
-    giver = made_by(value, "Conv")
-    if giver is None or not _is_read_once(value):
-        return None
-    return Link(quantizer, pair, giver, reader)
+    giver = needed(made_by(value, "Conv"))
+    require(_is_read_once(value))
+    return Link(pair.name.removesuffix(QUANTIZE), pair, giver, reader)
 
 
 def _is_read_once(value: ir.Value) -> bool:
@@ -71,19 +70,11 @@ def _is_read_once(value: ir.Value) -> bool:
 
 
 def _is_depthwise(node: ir.Node) -> bool:
-    if node.op_type != "Conv":
-        return False
-    weight = _weight(node)
-    if weight is None:
+    weight = qdq.stored(qdq.weight(node))
+    if node.op_type != "Conv" or weight is None:
         return False
     groups = node.attributes.get_int("group", 1)
     return groups > 1 and weight.shape[1] == 1
-
-
-def _weight(node: ir.Node) -> np.ndarray | None:
-    value = qdq.weight(node)
-    pair = qdq.pair_of(value)
-    return qdq.constant(value if pair is None else pair.source)
 
 
 class FoldChannelScales(ir.passes.InPlacePass):
@@ -96,17 +87,21 @@ class FoldChannelScales(ir.passes.InPlacePass):
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        found = [link for link in links(model.graph) if link.pair.axis is not None]
-        changed = [fold(link, link.pair.scale) for link in found if link.pair.scale is not None]
-        parts = {
-            value.name: value.meta[PARTS]
-            for node in model.graph.all_nodes()
-            for value in node.outputs
-            if PARTS in value.meta
-        }
-        if parts:
-            model.metadata_props[PARTS] = json.dumps(parts)
-        return ir.passes.PassResult(model, modified=any(changed))
+        modified = False
+        for link in list(links(model.graph)):
+            scale = link.pair.scale
+            if link.pair.axis is not None and scale is not None:
+                modified |= fold(link, scale)
+        _write_parts(model)
+        return ir.passes.PassResult(model, modified=modified)
+
+
+def _write_parts(model: ir.Model) -> None:
+    """Put the parts of all values into the metadata of the file."""
+    values = all_outputs(model.graph.all_nodes())
+    parts = {value.name: value.meta[PARTS] for value in values if PARTS in value.meta}
+    if parts:
+        model.metadata_props[PARTS] = json.dumps(parts)
 
 
 def can_fold(link: Link) -> bool:
@@ -120,13 +115,10 @@ def fold(link: Link, scale: np.ndarray) -> bool:
     weights around it cannot make up for it exactly. scale: float[channels], all above 0."""
     largest = np.float32(scale.max())
     part = np.asarray(scale, np.float64) / largest
-    giving = scaled(link.giver, 1 / part, scales_bias=True)
-    weight = _weight(link.reader)
-    assert weight is not None
-    taken = np.repeat(part, len(weight) // len(part))
-    taking = scaled(link.reader, taken, scales_bias=False)
-    if giving is None or taking is None:
+    weights = match_or_none(partial(_scaled_weights, part=part), link)
+    if weights is None:
         return False
+    giving, taking = weights
     put_in(link.giver, giving)
     put_in(link.reader, taking)
     for value in (link.giver.outputs[0], link.pair.source):
@@ -139,3 +131,12 @@ def fold(link: Link, scale: np.ndarray) -> bool:
         node.replace_input_with(2, zero_point)
         node.attributes.pop("axis", None)
     return True
+
+
+def _scaled_weights(link: Link, part: np.ndarray) -> tuple[Folded, Folded]:
+    """New weights of the giver and of the reader. Raises NoMatch where they are not exact. part:
+    float64[channels], each scale over the largest."""
+    giving = scaled(link.giver, 1 / part, scales_bias=True)
+    weight = needed(qdq.stored(qdq.weight(link.reader)))
+    taken = np.repeat(part, len(weight) // len(part))
+    return giving, scaled(link.reader, taken, scales_bias=False)

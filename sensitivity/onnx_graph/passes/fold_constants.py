@@ -7,8 +7,9 @@ import onnx_ir as ir
 import onnx_ir.passes.common as common
 
 from sensitivity.onnx_graph import qdq
+from sensitivity.onnx_graph.matching import match_or_none, needed, require
 from sensitivity.onnx_graph.passes.initializers import add
-from sensitivity.onnx_graph.walk import given, made_by
+from sensitivity.onnx_graph.walk import given, made_by, of_kind, size_of
 
 
 class FoldConstants(ir.passes.InPlacePass):
@@ -32,24 +33,21 @@ class FoldConstants(ir.passes.InPlacePass):
 def _fold_known_sizes(graph: ir.Graph) -> None:
     """Gather(Shape(x), index) is a number where that size of x is known, also while its batch axis
     is free."""
-    for gather in [node for node in graph if node.op_type == "Gather"]:
-        size = _known_size(gather)
+    for gather in of_kind(graph, "Gather"):
+        size = match_or_none(_known_size, gather)
         if size is not None:
             output = gather.outputs[0]
             known = add(graph, f"{output.name}.known", np.array(size, np.int64))
             output.replace_all_uses_with(known, replace_graph_outputs=True)
 
 
-def _known_size(gather: ir.Node) -> int | None:
-    """The size that the node takes out of a shape; None where it is free, or more than one."""
-    index = qdq.constant(gather.inputs[1])
-    measured = made_by(gather.inputs[0], "Shape")
-    if measured is None or index is None:
-        return None
+def _known_size(gather: ir.Node) -> int:
+    """The size that the node takes out of a shape. Raises NoMatch where it is free, or more than
+    one."""
+    measured = needed(made_by(gather.inputs[0], "Shape"))
+    index = needed(qdq.constant(gather.inputs[1]))
     # A Shape with attributes starts at another axis, and an index with axes takes several sizes.
-    takes_one_size = not measured.attributes and index.ndim == 0
-    value = given(measured, 0)
-    if not takes_one_size or value is None or value.shape is None:
-        return None
-    size = value.shape[int(index)]
-    return size if isinstance(size, int) else None
+    require(not measured.attributes)
+    require(index.ndim == 0)
+    value = needed(given(measured, 0))
+    return needed(size_of(value, int(index)))

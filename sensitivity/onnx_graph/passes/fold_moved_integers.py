@@ -3,6 +3,9 @@ reads."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
 import numpy as np
 import onnx
 import onnx_ir as ir
@@ -10,9 +13,12 @@ from numpy.typing import NDArray
 from onnx.reference import ReferenceEvaluator
 
 from sensitivity.onnx_graph import qdq
+from sensitivity.onnx_graph.matching import RewriteInTurn, needed, require
 from sensitivity.onnx_graph.passes.initializers import add
 from sensitivity.onnx_graph.passes.lift_dequantize import moved_places, remove_dead
-from sensitivity.onnx_graph.walk import inputs, producer
+from sensitivity.onnx_graph.walk import inputs, of_kind, producer, value_name
+
+Array = NDArray[np.generic]
 
 
 class FoldMovedIntegers(ir.passes.InPlacePass):
@@ -20,43 +26,57 @@ class FoldMovedIntegers(ir.passes.InPlacePass):
     that the DQ names."""
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        opset = model.opset_imports.get("", 1)
-        nodes = list(model.graph.all_nodes())
-        dequantizes = [node for node in nodes if node.op_type == "DequantizeLinear"]
-        changed = [_read_folded(model.graph, node, opset) for node in dequantizes]
-        if any(changed):
+        modified = _ReadFolded(model.opset_imports.get("", 1))(model).modified
+        if modified:
             remove_dead(model.graph)
-        return ir.passes.PassResult(model, modified=any(changed))
+        return ir.passes.PassResult(model, modified=modified)
 
 
-def _read_folded(graph: ir.Graph, dequantize: ir.Node, opset: int) -> bool:
-    """Let a DQ read one constant in place of moved ones; False where it reads no such."""
-    levels = dequantize.inputs[0]
-    if levels is None or qdq.constant(levels) is not None:
-        return False
-    values = _folded(levels, opset)
-    if values is None:
-        return False
-    dequantize.replace_input_with(0, add(graph, f"{levels.name}_moved", values))
-    return True
+@dataclass(frozen=True, eq=False)
+class _Levels:
+    """A DQ that reads moved constants. name: of what it reads. values: what that is."""
+
+    dequantize: ir.Node
+    name: str
+    values: Array
 
 
-def _folded(value: ir.Value | None, opset: int) -> NDArray[np.generic] | None:
-    """What a value is that is moved out of constants; None for any other."""
-    array, node = qdq.constant(value), producer(value)
-    if array is not None or node is None:
-        return array
-    if not moved_places(node) or len(node.outputs) > 1:
-        return None
-    read = {}
-    for given in inputs(node):
-        folded = _folded(given, opset)
-        if folded is None:
-            return None
-        read[given.name] = folded
+class _ReadFolded(RewriteInTurn[ir.Node, _Levels]):
+    """Let each DQ read one constant in place of moved ones."""
+
+    def __init__(self, opset: int) -> None:
+        self._opset = opset
+
+    def places(self, graph: ir.Graph) -> Iterable[ir.Node]:
+        return of_kind(graph.all_nodes(), "DequantizeLinear")
+
+    def match(self, place: ir.Node) -> _Levels:
+        levels = needed(place.inputs[0])
+        require(qdq.constant(levels) is None)
+        return _Levels(place, value_name(levels), self._folded(levels))
+
+    def rewrite(self, graph: ir.Graph, found: _Levels) -> None:
+        constant = add(graph, f"{found.name}_moved", found.values)
+        found.dequantize.replace_input_with(0, constant)
+
+    def _folded(self, value: ir.Value) -> Array:
+        """What a value is that is moved out of constants. Raises NoMatch for any other."""
+        array = qdq.constant(value)
+        if array is not None:
+            return array
+        node = needed(producer(value))
+        require(moved_places(node))
+        require(len(node.outputs) == 1)
+        read = {value_name(given): self._folded(given) for given in inputs(node)}
+        return _computed(node, read, self._opset)
+
+
+def _computed(node: ir.Node, read: Mapping[str, Array], opset: int) -> Array:
+    """What the operation gives. read: its inputs by name."""
     names = [onnx.helper.make_value_info(name, onnx.TypeProto()) for name in read]
     output = onnx.helper.make_value_info(node.outputs[0].name, onnx.TypeProto())
     graph = onnx.helper.make_graph([ir.to_proto(node)], "moved", names, [output])
-    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opset)])
-    (moved,) = ReferenceEvaluator(model).run(None, read)
+    imports = [onnx.helper.make_opsetid("", opset)]
+    model = onnx.helper.make_model(graph, opset_imports=imports)
+    (moved,) = ReferenceEvaluator(model).run(None, dict(read))
     return np.asarray(moved)

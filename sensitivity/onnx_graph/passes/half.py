@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 import numpy as np
 import onnx_ir as ir
@@ -10,7 +10,14 @@ import onnx_ir.passes.common as common
 
 from sensitivity.onnx_graph import qdq
 from sensitivity.onnx_graph.passes.initializers import add
-from sensitivity.onnx_graph.walk import insert_behind, made_by, value_name
+from sensitivity.onnx_graph.walk import (
+    all_outputs,
+    inputs,
+    insert_behind,
+    of_kind,
+    producer,
+    value_name,
+)
 
 FLOAT, HALF = ir.DataType.FLOAT, ir.DataType.FLOAT16
 FLOAT_ONLY = {
@@ -35,6 +42,9 @@ LARGEST_VALUE = 512.0
 """Above it FP16 steps are 0.5 and more: pixel coordinates stay FP32, as ModelOpt's mixed precision
 keeps them."""
 
+Place = tuple[ir.Node, int]
+"""An operation, and which of its inputs."""
+
 LARGEST_SUM = 32752.0
 """Half of FP16's range, for weighted operations: their outputs are activations, which need few
 digits."""
@@ -56,8 +66,10 @@ class Half(ir.passes.InPlacePass):
         common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
         common.ShapeInferencePass()(model)
         graph = model.graph
-        half = {node for node in graph if self._can_be_half(node)} - _with_wide_scales(graph)
-        _round_scales(graph)
+        scaled = of_kind(graph, *qdq.PAIR)
+        wide = list(filter(_is_wide, scaled))
+        half = set(filter(self._can_be_half, graph)) - _with_neighbours(wide)
+        _round_scales(node for node in scaled if node not in wide)
         floats = [value for value in _values(graph) if value.dtype == FLOAT]
         for node in half:
             _retype_attributes(node)
@@ -68,7 +80,9 @@ class Half(ir.passes.InPlacePass):
     def _can_be_half(self, node: ir.Node) -> bool:
         if node.op_type in FLOAT_ONLY or node.domain:
             return False
-        limit = LARGEST_SUM if qdq.weight(node) is not None else LARGEST_VALUE
+        limit = LARGEST_VALUE
+        if qdq.weight(node) is not None:
+            limit = LARGEST_SUM
         return all(self._largest(value) <= limit for value in node.outputs)
 
     def _largest(self, value: ir.Value) -> float:
@@ -77,64 +91,73 @@ class Half(ir.passes.InPlacePass):
         return max(abs(low), abs(high))
 
 
-def _with_wide_scales(graph: ir.Graph) -> set[ir.Node]:
-    """Q and DQ nodes whose scale FP16 cannot hold, and the operations that they feed, with all
-    other Q/DQ of those."""
-    wide = {node for node in graph if node.op_type in qdq.PAIR and _is_wide(node)}
+def _with_neighbours(wide: Iterable[ir.Node]) -> set[ir.Node]:
+    """These Q and DQ nodes, and the operations that they feed, with all other DQ nodes that feed
+    those."""
+    wide = list(wide)
+    dequantized = all_outputs(of_kind(wide, "DequantizeLinear"))
     found = set(wide)
-    for node in wide:
-        if node.op_type != "DequantizeLinear":
-            continue
-        for user in node.outputs[0].consumers():
-            beside = (made_by(value, "DequantizeLinear") for value in user.inputs)
-            found.update([user, *filter(None, beside)])
+    for value in dequantized:
+        for user in value.consumers():
+            producers = filter(None, map(producer, user.inputs))
+            found.update([user, *of_kind(producers, "DequantizeLinear")])
     return found
 
 
 def _is_wide(node: ir.Node) -> bool:
+    """Whether FP16 cannot hold a scale of this Q or DQ, or the graph computes it."""
     scale = qdq.scales_of(node)
     outside = (scale < SMALLEST) | (scale > LARGEST)
     return scale.size == 0 or bool(outside.any())
 
 
-def _round_scales(graph: ir.Graph) -> None:
-    """Round every scale that FP16 can hold, so that Q and DQ of one pair agree where one of them
-    stays FP32."""
-    for node in graph:
-        value = node.inputs[1] if node.op_type in qdq.PAIR else None
-        if value is not None and not _is_wide(node):
-            scale = qdq.known(value)
-            rounded = scale.astype(np.float16).astype(scale.dtype)
-            value.const_value = ir.tensor(rounded, name=value.name)
+def _round_scales(nodes: Iterable[ir.Node]) -> None:
+    """Round the scales of these Q and DQ nodes to FP16, so that the two of one pair agree where one
+    of them stays FP32."""
+    for node in nodes:
+        value = inputs(node)[1]
+        scale = qdq.known(value)
+        rounded = scale.astype(np.float16).astype(scale.dtype)
+        value.const_value = ir.tensor(rounded, name=value.name)
 
 
 def _values(graph: ir.Graph) -> list[ir.Value]:
-    return [
-        *graph.inputs,
-        *graph.initializers.values(),
-        *(value for node in graph for value in node.outputs),
-    ]
+    return [*graph.inputs, *graph.initializers.values(), *all_outputs(graph)]
 
 
 def _retype_attributes(node: ir.Node) -> None:
-    if node.op_type == "Cast" and node.attributes.get_int("to") == FLOAT:
-        node.attributes["to"] = ir.AttrInt64("to", HALF)
-    if node.op_type == "ConstantOfShape" and "value" in node.attributes:
-        tensor = node.attributes["value"].as_tensor().numpy()
-        if tensor.dtype == np.float32:
-            node.attributes["value"] = ir.AttrTensor("value", ir.tensor(tensor.astype(np.float16)))
+    """Let an operation that is told its type give FP16 in the place of FP32."""
+    attributes = node.attributes
+    match node.op_type:
+        case "Cast" if attributes.get_int("to") == FLOAT:
+            attributes["to"] = ir.AttrInt64("to", HALF)
+        case "ConstantOfShape" if "value" in attributes:
+            tensor = attributes["value"].as_tensor().numpy()
+            if tensor.dtype == np.float32:
+                halved = ir.tensor(tensor.astype(np.float16))
+                attributes["value"] = ir.AttrTensor("value", halved)
 
 
-def _convert(graph: ir.Graph, value: ir.Value, half: set[ir.Node]) -> None:
+def _convert(graph: ir.Graph, value: ir.Value, half: Collection[ir.Node]) -> None:
     """Give the value the type that its producer makes now, and every user the type that it
     takes."""
-    made = HALF if value.producer() in half else FLOAT
-    uses = [(use.node, use.idx) for use in value.uses()]
-    wrong = [(node, index) for node, index in uses if _taken(node, index, half) != made]
+    made = _type_of(value.producer() in half)
+    wrong = [place for place in value.uses() if _taken(place, half) != made]
     if made == HALF:
         _make_half(graph, value, wrong)
     elif wrong:
         _redirect(wrong, _as_half(graph, value))
+
+
+def _type_of(is_half: bool) -> ir.DataType:
+    return HALF if is_half else FLOAT
+
+
+def _taken(place: Place, half: Collection[ir.Node]) -> ir.DataType:
+    """The type that the operation takes at this place."""
+    node, index = place
+    is_float = (node.op_type, index) in FLOAT_INPUTS
+    return _type_of(node in half and not is_float)
 
 
 def _as_half(graph: ir.Graph, value: ir.Value) -> ir.Value:
@@ -145,7 +168,7 @@ def _as_half(graph: ir.Graph, value: ir.Value) -> ir.Value:
     return add(graph, f"{value.name}.fp16", constant.astype(np.float16))
 
 
-def _make_half(graph: ir.Graph, value: ir.Value, wrong: list[tuple[ir.Node, int]]) -> None:
+def _make_half(graph: ir.Graph, value: ir.Value, wrong: Collection[Place]) -> None:
     """Let the value be FP16, and what is to stay FP32 read a Cast of it: these uses, and the
     model's output, which keeps its name."""
     is_output = value.is_graph_output()
@@ -158,16 +181,10 @@ def _make_half(graph: ir.Graph, value: ir.Value, wrong: list[tuple[ir.Node, int]
     value.type = ir.TensorType(HALF)
 
 
-def _redirect(uses: Iterable[tuple[ir.Node, int]], value: ir.Value) -> None:
-    """Let the inputs at these places read this value. uses: node and place."""
+def _redirect(uses: Iterable[Place], value: ir.Value) -> None:
+    """Let the inputs at these places read this value."""
     for node, index in uses:
         node.replace_input_with(index, value)
-
-
-def _taken(node: ir.Node, index: int, half: set[ir.Node]) -> ir.DataType:
-    if (node.op_type, index) in FLOAT_INPUTS or node not in half:
-        return FLOAT
-    return HALF
 
 
 def _cast(graph: ir.Graph, value: ir.Value, to: ir.DataType) -> ir.Value:

@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from sensitivity.onnx_graph.walk import made_by
+from sensitivity.onnx_graph.walk import made_by, remove_unread, there, value_name
 
 
 def add(
@@ -36,7 +36,7 @@ def remove_constant(value: ir.Value) -> None:
     if value.uses() or value.is_graph_output() or value.is_graph_input():
         return
     constant = made_by(value, "Constant")
-    if constant is not None and constant.graph is not None:
-        constant.graph.remove(constant, safe=True)
-    elif value.is_initializer() and value.graph is not None and value.name is not None:
-        value.graph.initializers.pop(value.name, None)
+    if constant is not None:
+        remove_unread([constant])
+    elif value.is_initializer():
+        there(value.graph).initializers.pop(value_name(value), None)

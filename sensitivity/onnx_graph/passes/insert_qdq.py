@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from sensitivity.onnx_graph import qdq
 from sensitivity.onnx_graph.levels import along, level_type, nearest_levels, numpy_type, spread
-from sensitivity.onnx_graph.marks import is_mark, remove
+from sensitivity.onnx_graph.marks import all_marks, remove
 from sensitivity.onnx_graph.passes.initializers import add
 from sensitivity.onnx_graph.passes.new_pair import new_pair
 from sensitivity.onnx_graph.walk import first_input
@@ -42,17 +42,20 @@ class InsertQdq(ir.passes.InPlacePass):
         self.weights = weights
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        marks = [node for node in model.graph.all_nodes() if is_mark(node, "Quantizer")]
+        marks = all_marks(model.graph.all_nodes(), "Quantizer")
         uses: Counter[str] = Counter()
-        for node in marks:
-            name = node.attributes.get_string("name")
+        for mark in marks:
+            name = mark.attributes.get_string("name")
             if name in self.grids:
-                self._insert(model.graph, node, name, uses[name])
+                self._insert(model.graph, mark, uses[name])
                 uses[name] += 1
-            remove(node)
+            remove(mark)
         return ir.passes.PassResult(model, modified=bool(marks))
 
-    def _insert(self, graph: ir.Graph, mark: ir.Node, name: str, use: int) -> None:
+    def _insert(self, graph: ir.Graph, mark: ir.Node, use: int) -> None:
+        """Put a pair in front of the mark. use: how many marks of its quantizer have one
+        already."""
+        name = mark.attributes.get_string("name")
         grid = self.grids[name]
         kind = level_type(name, grid)
         source = first_input(mark)
@@ -104,7 +107,8 @@ def to_levels(
 
 def is_per_tensor(grid: Grid) -> bool:
     """Whether one scale is for the whole tensor: also where it runs along an axis of one entry."""
-    return grid.axis is None or (grid.scale.size == 1 and grid.block is None)
+    has_one_scale = grid.scale.size == 1 and grid.block is None
+    return grid.axis is None or has_one_scale
 
 
 def _parameters(
@@ -112,11 +116,18 @@ def _parameters(
 ) -> tuple[ir.Value, ir.Value]:
     """Initializers for scale and zero point, scalars per tensor; shared by all uses of one
     quantizer."""
-    if f"{name}.scale" in graph.initializers:
-        return graph.initializers[f"{name}.scale"], graph.initializers[f"{name}.zero_point"]
-    shape = () if is_per_tensor(grid) else grid.scale.shape if grid.block else -1
-    scale = grid.scale.reshape(shape)
-    return (
-        add(graph, f"{name}.scale", scale.astype(np.float32)),
-        add(graph, f"{name}.zero_point", np.zeros(scale.shape, numpy_type(kind)), kind),
-    )
+    names = f"{name}.scale", f"{name}.zero_point"
+    if names[0] in graph.initializers:
+        return graph.initializers[names[0]], graph.initializers[names[1]]
+    scale = _shaped(grid).astype(np.float32)
+    zeros = np.zeros(scale.shape, numpy_type(kind))
+    return add(graph, names[0], scale), add(graph, names[1], zeros, kind)
+
+
+def _shaped(grid: Grid) -> np.ndarray:
+    """The scales of a grid: [] per tensor, [channels] per channel, in blocks as they are."""
+    if is_per_tensor(grid):
+        return grid.scale.reshape(())
+    if grid.block:
+        return grid.scale
+    return grid.scale.reshape(-1)

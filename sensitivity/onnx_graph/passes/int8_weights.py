@@ -2,30 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass
+
 import numpy as np
 import onnx_ir as ir
 
 from sensitivity.onnx_graph import qdq
+from sensitivity.onnx_graph.matching import RewriteInTurn, needed
 from sensitivity.onnx_graph.passes.initializers import add
 from sensitivity.onnx_graph.passes.insert_qdq import to_levels
 
 
-class Int8Weights(ir.passes.InPlacePass):
+@dataclass(frozen=True, eq=False)
+class _FloatWeight:
+    """A pair of a weight that is stored as `values`, in float."""
+
+    pair: qdq.Pair
+    values: np.ndarray
+    scale: np.ndarray
+    zero_point: np.ndarray
+
+
+class Int8Weights(RewriteInTurn[qdq.Pair, _FloatWeight]):
     """FP32 initializer -> Q -> DQ becomes INT8 initializer -> DQ: the same levels, whatever type
     the rest computes in."""
 
-    def call(self, model: ir.Model) -> ir.passes.PassResult:
-        modified = False
-        for pair in list(qdq.pairs(model.graph)):
-            found = qdq.quantized_constant(pair)
-            if found is None:
-                continue
-            weight, scale, zero_point = found
-            ends = np.iinfo(zero_point.dtype)
-            levels = to_levels(weight, scale, zero_point, pair.axis, (ends.min, ends.max))
-            stored = levels.astype(zero_point.dtype)
-            pair.dequantize.replace_input_with(
-                0, add(model.graph, f"{pair.source.name}.int8", stored)
-            )
-            modified = True
-        return ir.passes.PassResult(model, modified=modified)
+    def places(self, graph: ir.Graph) -> Iterable[qdq.Pair]:
+        return qdq.pairs(graph)
+
+    def match(self, place: qdq.Pair) -> _FloatWeight:
+        return _FloatWeight(place, *needed(qdq.quantized_constant(place)))
+
+    def rewrite(self, graph: ir.Graph, found: _FloatWeight) -> None:
+        pair, zero_point = found.pair, found.zero_point
+        ends = np.iinfo(zero_point.dtype)
+        limits = ends.min, ends.max
+        levels = to_levels(found.values, found.scale, zero_point, pair.axis, limits)
+        stored = levels.astype(zero_point.dtype)
+        pair.dequantize.replace_input_with(0, add(graph, f"{pair.source.name}.int8", stored))

@@ -14,7 +14,7 @@ from sensitivity.onnx_graph.fused_layers import (
 from sensitivity.onnx_graph.passes.copy_of import copy_of
 from sensitivity.onnx_graph.passes.initializers import add
 from sensitivity.onnx_graph.passes.skip_uses import dequantized
-from sensitivity.onnx_graph.walk import graph_of, insert_behind
+from sensitivity.onnx_graph.walk import graph_of, insert_behind, there
 
 
 class KeepMeaning(ir.passes.InPlacePass):
@@ -29,17 +29,17 @@ class KeepMeaning(ir.passes.InPlacePass):
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         graph = model.graph
         pools = list(dilated_averages(graph))
-        weights = [weight.node for weight in weights_of_another_axis(graph)]
-        weights += matmuls_of_other_scales(graph)
+        weighted = [weight.node for weight in weights_of_another_axis(graph)]
+        weighted += matmuls_of_other_scales(graph)
         biases = list(biases_of_another_scale(graph))
         for pool in pools:
             _keep_dilations(pool)
-        for node in weights:
+        for node in weighted:
             _read_a_copy(node, qdq.WEIGHT_INPUT[node.op_type])
         for bias in biases:
             values = add(graph, f"{bias.pair.source.name}.dequantized", dequantized(bias.pair))
             bias.reader.replace_input_with(bias.index, values)
-        return ir.passes.PassResult(model, modified=bool(pools or weights or biases))
+        return ir.passes.PassResult(model, modified=any((pools, weighted, biases)))
 
 
 def _keep_dilations(pool: ir.Node) -> None:
@@ -47,16 +47,14 @@ def _keep_dilations(pool: ir.Node) -> None:
         pool.attributes.pop("dilations")
         return
     output = pool.outputs[0]
-    users = [(use.node, use.idx) for use in output.uses()]
+    uses = output.uses()
     same = copy_of(output, "same")
     insert_behind(output, [same])
-    for user, index in users:
+    for user, index in uses:
         user.replace_input_with(index, same.outputs[0])
 
 
 def _read_a_copy(node: ir.Node, index: int) -> None:
-    value = node.inputs[index]
-    assert value is not None
-    same = copy_of(value, "same")
+    same = copy_of(there(node.inputs[index]), "same")
     graph_of(node).insert_before(node, same)
     node.replace_input_with(index, same.outputs[0])

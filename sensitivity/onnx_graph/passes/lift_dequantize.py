@@ -17,8 +17,17 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from sensitivity.onnx_graph import qdq
+from sensitivity.onnx_graph.matching import NoMatch, match_or_none, needed, require
 from sensitivity.onnx_graph.passes.initializers import add
-from sensitivity.onnx_graph.walk import first_input, given, graph_of, is_read, producer, value_name
+from sensitivity.onnx_graph.walk import (
+    first_input,
+    given,
+    graph_of,
+    of_kind,
+    producer,
+    remove_unread,
+    value_name,
+)
 
 FIRST_INPUT = {
     "DepthToSpace", "Expand", "Flatten", "Gather", "GatherElements", "GatherND", "Identity",
@@ -29,6 +38,10 @@ FIRST_INPUT = {
 }  # fmt: skip
 """Operations whose output holds values of their first input, and what else they read is no value of
 a tensor."""
+
+MOVED = dict.fromkeys(FIRST_INPUT, (0,)) | {"Where": (1, 2)}
+"""By kind of operation: the places of the inputs whose values come out of it. A Concat has as many
+as it has inputs."""
 
 ORDERED = {"MaxPool", "ReduceMax", "ReduceMin"}
 """Those that compare integers: as their values are ordered, unless a scale is negative."""
@@ -44,10 +57,10 @@ class LiftDequantize(ir.passes.InPlacePass):
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         lifted: dict[Any, ir.Node] = {}
         changed = False
-        waiting = [node for node in model.graph.all_nodes() if node.op_type == "DequantizeLinear"]
+        waiting = of_kind(model.graph.all_nodes(), "DequantizeLinear")
         while waiting:
             dequantize = waiting.pop()
-            mover = _mover_before(dequantize)
+            mover = match_or_none(_mover_before, dequantize)
             if mover is None:
                 continue
             waiting += _lift(model.graph, mover, dequantize, lifted)
@@ -68,47 +81,42 @@ class _Mover:
     axis: int | None
 
 
-def _mover_before(dequantize: ir.Node) -> _Mover | None:
-    """The operation in front of a DQ, if it moves integers of a Q or of the file, and the DQ can be
-    in front of it."""
-    node, scale = producer(dequantize.inputs[0]), qdq.constant(dequantize.inputs[1])
-    if node is None or scale is None or not _moves_integers(node):
-        return None
-    keeps_order = bool((scale > 0).all())
-    if node.op_type in ORDERED and not keeps_order:
-        return None
+def _mover_before(dequantize: ir.Node) -> _Mover:
+    """The operation in front of a DQ. Raises NoMatch unless it moves integers of a Q or of the
+    file, and the DQ can be in front of it."""
+    node = needed(producer(dequantize.inputs[0]))
+    scale = needed(qdq.constant(dequantize.inputs[1]))
     places = moved_places(node)
+    moved = [node.inputs[place] for place in places]
+    require(bool(moved))
+    require(_only_moves(node))
+    require(all(map(is_quantized, moved)))
+    keeps_order = bool((scale > 0).all())
+    require(keeps_order or node.op_type not in ORDERED)
     if scale.size == 1:
         return _Mover(node, places, None)
-    if len(places) > 1:
-        return None
-    axis = _axis_before(node, qdq.axis_of(dequantize), scale.ndim)
-    return None if axis is None else _Mover(node, places, axis)
-
-
-def _moves_integers(node: ir.Node) -> bool:
-    """Whether it gives integers of a Q or of the file as they came."""
-    moved = [node.inputs[place] for place in moved_places(node)]
-    return bool(moved) and _only_moves(node) and all(map(is_quantized, moved))
+    require(len(places) == 1)
+    return _Mover(node, places, _axis_before(node, qdq.axis_of(dequantize), scale.ndim))
 
 
 def moved_places(node: ir.Node) -> tuple[int, ...]:
     """Which inputs hold the values that come out of this operation; none where it computes."""
     if node.op_type == "Concat":
         return tuple(range(len(node.inputs)))
-    if node.op_type == "Where":
-        return (1, 2)
-    return (0,) if node.op_type in FIRST_INPUT else ()
+    return MOVED.get(node.op_type, ())
 
 
 def _only_moves(node: ir.Node) -> bool:
     """Whether this one, with its attributes, computes nothing."""
-    if node.op_type == "Resize":
-        return qdq.takes_nearest(node) and "extrapolation_value" not in node.attributes
-    if node.op_type == "MaxPool":
-        return len(node.outputs) == 1
-    fill = given(node, PAD_VALUE)
-    return node.op_type != "Pad" or fill is None or qdq.constant(fill) is not None
+    match node.op_type:
+        case "Resize":
+            return qdq.takes_nearest(node) and "extrapolation_value" not in node.attributes
+        case "MaxPool":
+            return len(node.outputs) == 1
+        case "Pad":
+            fill = given(node, PAD_VALUE)
+            return fill not in qdq.variable_inputs(node)
+    return True
 
 
 def is_quantized(value: ir.Value | None) -> bool:
@@ -122,26 +130,26 @@ def is_quantized(value: ir.Value | None) -> bool:
         return True
     if node.op_type == "Clip":
         return is_quantized(node.inputs[0])
-    places = moved_places(node)
-    return bool(places) and all(is_quantized(node.inputs[place]) for place in places)
+    moved = [node.inputs[place] for place in moved_places(node)]
+    return bool(moved) and all(map(is_quantized, moved))
 
 
-def _axis_before(node: ir.Node, axis: int, dimensions: int) -> int | None:
-    """Where the channel axis is in front of the operation; None where it is not there as it is
-    behind."""
-    has_blocks = dimensions > 1
-    if has_blocks:
-        return None
+def _axis_before(node: ir.Node, axis: int, dimensions: int) -> int:
+    """Where the channel axis is in front of the operation. Raises NoMatch where it is not there as
+    it is behind. dimensions: of the scales; several where they are in blocks."""
+    require(dimensions <= 1)
     match node.op_type:
         case "Identity":
             return axis
         case "MaxPool":
             # It leaves every channel of axis 0 and 1 in its place.
-            return axis if axis in (0, 1) else None
+            require(axis in (0, 1))
+            return axis
         case "Transpose":
             order = node.attributes.get_ints("perm", ())
-            return order[axis % len(order)] if order else None
-    return None
+            require(bool(order))
+            return order[axis % len(order)]
+    raise NoMatch
 
 
 def _lift(
@@ -237,7 +245,5 @@ def _replace(old: ir.Value, new: ir.Value) -> None:
 def remove_dead(graph: ir.Graph) -> None:
     """Remove what quantizes, dequantizes or moves and is read by nothing, from the last to the
     first."""
-    for node in reversed(list(graph.all_nodes())):
-        can_go = node.op_type in qdq.PAIR or moved_places(node)
-        if can_go and not is_read(node) and node.graph is not None:
-            node.graph.remove(node, safe=True)
+    candidates = of_kind(graph.all_nodes(), *qdq.PAIR, *MOVED, "Concat")
+    remove_unread(reversed(candidates))

@@ -4,11 +4,14 @@ names."""
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import onnx_ir as ir
 
-from sensitivity.onnx_graph.marks import is_mark
+from sensitivity.onnx_graph.marks import all_marks
+
+_Operation = tuple[str, ir.Node]
+"""A layer, and an operation that one of its quantizers reaches."""
 
 
 class NameNodes(ir.passes.InPlacePass):
@@ -24,16 +27,15 @@ class NameNodes(ir.passes.InPlacePass):
         self.layers = layers
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        marks = [node for node in model.graph.all_nodes() if is_mark(node, "Quantizer")]
-        named = _names(self._reached(marks))
+        named = _names(self._reached(model.graph))
         for node, name in named.items():
             node.name = name
         return ir.passes.PassResult(model, modified=bool(named))
 
-    def _reached(self, marks: Iterable[ir.Node]) -> Counter[tuple[str, ir.Node]]:
+    def _reached(self, graph: ir.Graph) -> Counter[_Operation]:
         """How many quantizers of a layer reach an operation, and no other one."""
-        reached: Counter[tuple[str, ir.Node]] = Counter()
-        for mark in marks:
+        reached: Counter[_Operation] = Counter()
+        for mark in all_marks(graph.all_nodes(), "Quantizer"):
             layer = self.layers.get(mark.attributes.get_string("name"))
             operations = _operations(mark)
             if layer and len(operations) == 1:
@@ -41,11 +43,11 @@ class NameNodes(ir.passes.InPlacePass):
         return reached
 
 
-def _names(reached: Mapping[tuple[str, ir.Node], int]) -> dict[ir.Node, str]:
+def _names(reached: Mapping[_Operation, int]) -> dict[ir.Node, str]:
     """The name of each operation that most of a layer's quantizers reach, in their order."""
-    most: dict[str, int] = {}
+    most: Counter[str] = Counter()
     for (layer, _), count in reached.items():
-        most[layer] = max(count, most.get(layer, 0))
+        most[layer] = max(count, most[layer])
     named: dict[ir.Node, str] = {}
     taken: Counter[str] = Counter()
     for (layer, operation), count in reached.items():

@@ -3,10 +3,11 @@ pairs look alike."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from itertools import chain
+from collections.abc import Iterable
 
 import onnx_ir as ir
+
+from sensitivity.onnx_graph.walk import all_outputs
 
 
 class NamesOfBodies(ir.passes.InPlacePass):
@@ -16,28 +17,28 @@ class NamesOfBodies(ir.passes.InPlacePass):
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         values = {value.name for value in _values(model.graph)}
         nodes = {node.name for node in model.graph}
-        changed = False
+        modified = False
         for body in model.graph.subgraphs():
-            for named, taken in ((_values(body), values), (iter(body), nodes)):
-                changed |= _rename(named, taken)
-        return ir.passes.PassResult(model, modified=changed)
+            modified |= _rename(_values(body), values)
+            modified |= _rename(body, nodes)
+        return ir.passes.PassResult(model, modified=modified)
 
 
-def _values(graph: ir.Graph) -> Iterator[ir.Value]:
+def _values(graph: ir.Graph) -> Iterable[ir.Value]:
     """Every value that the graph itself makes or is given, once."""
-    computed = chain.from_iterable(node.outputs for node in graph)
-    yield from dict.fromkeys(chain(graph.inputs, graph.initializers.values(), computed))
+    values = [*graph.inputs, *graph.initializers.values(), *all_outputs(graph)]
+    return dict.fromkeys(values)
 
 
-def _rename(named: Iterator[ir.Value] | Iterator[ir.Node], taken: set[str | None]) -> bool:
-    changed = False
-    for one in named:
-        if not one.name:
-            continue
-        name, number = one.name, 1
-        while one.name in taken:
+def _rename(named: Iterable[ir.Value] | Iterable[ir.Node], taken: set[str | None]) -> bool:
+    """Give another name to what has a taken one; all names count as taken afterwards. Whether any
+    had one."""
+    modified = False
+    for each in named:
+        name, number = each.name, 1
+        while each.name and each.name in taken:
             number += 1
-            one.name = f"{name}_{number}"
-            changed = True
-        taken.add(one.name)
-    return changed
+            each.name = f"{name}_{number}"
+            modified = True
+        taken.add(each.name)
+    return modified

@@ -6,20 +6,24 @@ x -> Q -> Transpose -> Clip(-7, 7) -> DQ   becomes     x -> Q -> Clip(-7, 7) -> 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterable
+from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
 
 from sensitivity.onnx_graph import qdq
+from sensitivity.onnx_graph.matching import RewriteUntilNone, needed, require
 from sensitivity.onnx_graph.passes.initializers import add
 from sensitivity.onnx_graph.passes.lift_dequantize import FIRST_INPUT, is_quantized
-from sensitivity.onnx_graph.walk import first_input, graph_of, is_read, made_by
+from sensitivity.onnx_graph.walk import first_input, graph_of, made_by, of_kind, remove_unread
 
 LIMITS = {"Max": 1, "Min": 2}
 """Operations that limit integers from one side, and which input of a Clip does the same."""
 
-UNLIMITED = (-np.inf, np.inf)
+CAN_BE_BEHIND = FIRST_INPUT - {"Pad"}
+"""Operations that a Clip may stand in front of as well as behind. A Pad brings values of its
+own."""
 
 
 class OneClipPerPair(ir.passes.InPlacePass):
@@ -27,92 +31,119 @@ class OneClipPerPair(ir.passes.InPlacePass):
     as they are."""
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        changed = False
-        for rewrite in (_as_clip, _before_mover, _with_clip_before):
-            changed |= _everywhere(model.graph, rewrite)
-        return ir.passes.PassResult(model, modified=changed)
+        all_three = ir.passes.Sequential(_LimitsAsClips(), _ClipsBeforeMovers(), _ClipsOfClips())
+        return ir.passes.PassResult(model, modified=all_three(model).modified)
 
 
-def _everywhere(graph: ir.Graph, rewrite: Callable[[ir.Graph, ir.Node], bool]) -> bool:
-    """Rewrite nodes until none is left to be rewritten. Returns whether one was."""
-    changed = False
-    while any(rewrite(graph, node) for node in list(graph.all_nodes())):
-        changed = True
-    return changed
+@dataclass(frozen=True, eq=False)
+class _Limited:
+    """A Max or Min of integers and one constant number."""
+
+    node: ir.Node
+    levels: ir.Value | None
+    limit: np.ndarray
 
 
-def _as_clip(graph: ir.Graph, node: ir.Node) -> bool:
+class _LimitsAsClips(RewriteUntilNone[ir.Node, _Limited]):
     """Write a Max or Min of integers and a constant as a Clip."""
-    if node.op_type not in LIMITS or len(node.inputs) != 2:
-        return False
-    # Either of the two inputs may be the constant.
-    levels, limit = node.inputs
-    if qdq.constant(levels) is not None:
-        levels, limit = limit, levels
-    array = qdq.constant(limit)
-    if array is None or array.size != 1:
-        return False
-    if qdq.constant(levels) is not None or not is_quantized(levels):
-        return False
-    end = add(graph, f"{node.name}_limit", array.reshape(()))
-    is_lower_end = LIMITS[node.op_type] == 1
-    _replace(node, [levels, end] if is_lower_end else [levels, None, end])
-    return True
+
+    def places(self, graph: ir.Graph) -> Iterable[ir.Node]:
+        return of_kind(graph.all_nodes(), *LIMITS)
+
+    def match(self, place: ir.Node) -> _Limited:
+        require(len(place.inputs) == 2)
+        levels, limit = place.inputs
+        # Either of the two inputs may be the constant.
+        if qdq.constant(levels) is not None:
+            levels, limit = limit, levels
+        number = needed(qdq.constant(limit))
+        require(number.size == 1)
+        require(qdq.constant(levels) is None)
+        require(is_quantized(levels))
+        return _Limited(place, levels, number)
+
+    def rewrite(self, graph: ir.Graph, found: _Limited) -> None:
+        end = add(graph, f"{found.node.name}_limit", found.limit.reshape(()))
+        before_end = [found.levels, None][: LIMITS[found.node.op_type]]
+        _replace(found.node, [*before_end, end])
 
 
-def _before_mover(_: ir.Graph, clip: ir.Node) -> bool:
-    """Let a Clip limit the integers before they are moved."""
-    if clip.op_type != "Clip" or qdq.clip_limits(clip) is None:
-        return False
-    levels = clip.inputs[0]
-    mover = made_by(levels, *FIRST_INPUT - {"Pad"})
-    if levels is None or mover is None or not _reads_alone(levels, mover):
-        return False
-    source, output = first_input(mover), clip.outputs[0]
-    given = ir.Value(name=f"{output.name}_limited", type=source.type, shape=source.shape)
-    first = ir.Node(
-        "",
-        "Clip",
-        [source, *clip.inputs[1:]],
-        clip.attributes.values(),
-        name=clip.name,
-        outputs=[given],
-    )
-    graph_of(mover).insert_before(mover, first)
-    mover.replace_input_with(0, given)
-    _hand_over(output, levels)
-    _remove(clip)
-    return True
+@dataclass(frozen=True, eq=False)
+class _Moved:
+    """A Clip of the one value that an operation moves. levels: the value in between."""
+
+    clip: ir.Node
+    levels: ir.Value
+    mover: ir.Node
 
 
-def _reads_alone(levels: ir.Value, mover: ir.Node) -> bool:
-    """Whether moved integers have one reader, and are all that the operation gives."""
-    if levels.is_graph_output() or len(levels.uses()) != 1:
-        return False
-    return len(mover.outputs) == 1 and is_quantized(levels)
+class _ClipsBeforeMovers(RewriteUntilNone[ir.Node, _Moved]):
+    """Let a Clip limit integers before they are moved."""
+
+    def places(self, graph: ir.Graph) -> Iterable[ir.Node]:
+        return of_kind(graph.all_nodes(), "Clip")
+
+    def match(self, place: ir.Node) -> _Moved:
+        require(qdq.clip_limits(place) is not None)
+        levels = needed(place.inputs[0])
+        mover = needed(made_by(levels, *CAN_BE_BEHIND))
+        require(len(mover.outputs) == 1)
+        require(len(levels.uses()) == 1)
+        require(not levels.is_graph_output())
+        require(is_quantized(levels))
+        return _Moved(place, levels, mover)
+
+    def rewrite(self, _: ir.Graph, found: _Moved) -> None:
+        clip, mover = found.clip, found.mover
+        source, output = first_input(mover), clip.outputs[0]
+        given = ir.Value(name=f"{output.name}_limited", type=source.type, shape=source.shape)
+        first = ir.Node(
+            "",
+            "Clip",
+            [source, *clip.inputs[1:]],
+            clip.attributes.values(),
+            name=clip.name,
+            outputs=[given],
+        )
+        graph_of(mover).insert_before(mover, first)
+        mover.replace_input_with(0, given)
+        _hand_over(output, found.levels)
+        _remove(clip)
 
 
-def _with_clip_before(graph: ir.Graph, clip: ir.Node) -> bool:
+@dataclass(frozen=True, eq=False)
+class _Double:
+    """A Clip of what the Clip `before` gives. limits: of the two together."""
+
+    clip: ir.Node
+    before: ir.Node
+    limits: np.ndarray
+
+
+class _ClipsOfClips(RewriteUntilNone[ir.Node, _Double]):
     """Write a Clip of what a Clip gives as one."""
-    before = made_by(clip.inputs[0], "Clip") if clip.op_type == "Clip" else None
-    if before is None or not is_quantized(before.inputs[0]):
-        return False
-    inner, outer = qdq.clip_limits(before), qdq.clip_limits(clip)
-    if inner is None or outer is None:
-        return False
-    ends = map(qdq.constant, (*before.inputs[1:], *clip.inputs[1:]))
-    kind = next(end.dtype for end in ends if end is not None)
-    inputs: list[ir.Value | None] = [before.inputs[0]]
-    for name, end in zip(("min", "max"), inner, strict=True):
-        limited = min(max(end, outer[0]), outer[1])
-        value = None
-        if np.isfinite(limited):
-            value = add(graph, f"{clip.name}_{name}", np.asarray(limited, kind))
-        inputs.append(value)
-    _replace(clip, inputs)
-    if not is_read(before):
-        _remove(before)
-    return True
+
+    def places(self, graph: ir.Graph) -> Iterable[ir.Node]:
+        return of_kind(graph.all_nodes(), "Clip")
+
+    def match(self, place: ir.Node) -> _Double:
+        before = needed(made_by(place.inputs[0], "Clip"))
+        require(is_quantized(before.inputs[0]))
+        inner, outer = map(needed, map(qdq.clip_limits, (before, place)))
+        return _Double(place, before, np.clip(inner, *outer))
+
+    def rewrite(self, graph: ir.Graph, found: _Double) -> None:
+        clip, before = found.clip, found.before
+        ends = map(qdq.constant, (*before.inputs[1:], *clip.inputs[1:]))
+        kind = next(end.dtype for end in ends if end is not None)
+        inputs: list[ir.Value | None] = [before.inputs[0]]
+        for name, limit in zip(("min", "max"), found.limits, strict=True):
+            value = None
+            if np.isfinite(limit):
+                value = add(graph, f"{clip.name}_{name}", np.asarray(limit, kind))
+            inputs.append(value)
+        _replace(clip, inputs)
+        remove_unread([before])
 
 
 def _replace(node: ir.Node, inputs: list[ir.Value | None]) -> None:

@@ -6,7 +6,7 @@ x -> Q(a) -> DQ(b) -> Conv     becomes     x -> Q(a) -> DQ(a) -> Mul(b / a) -> C
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from sensitivity.onnx_graph import qdq
 from sensitivity.onnx_graph.levels import along
+from sensitivity.onnx_graph.matching import match_or_none, matches, needed, require
 from sensitivity.onnx_graph.passes.initializers import add
-from sensitivity.onnx_graph.walk import graph_of
+from sensitivity.onnx_graph.walk import all_outputs, graph_of
 
 Step = tuple[str, NDArray[Any] | None]
 """An operation behind the pair, and its second input; None for a Cast."""
@@ -29,15 +30,13 @@ class OneGridPerPair(ir.passes.InPlacePass):
     are not looked at."""
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        found = [pair for pair in map(_two_grids, qdq.pairs(model.graph)) if pair is not None]
-        ranks = _ranks(model) if any(pair.is_by_channel for pair in found) else {}
-        changed = False
-        for two in found:
-            steps = _steps(two, ranks.get(two.pair.source.name))
+        modified = False
+        for two in _with_ranks(model):
+            steps = match_or_none(_steps, two)
             if steps is not None:
-                _unify(model.graph, two.pair, steps)
-                changed = True
-        return ir.passes.PassResult(model, modified=changed)
+                _unify(model.graph, two, steps)
+                modified = True
+        return ir.passes.PassResult(model, modified=modified)
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,11 +57,17 @@ class _Grid:
 
 @dataclass(frozen=True, eq=False)
 class _TwoGrids:
-    """A pair whose Q has the grid `own`, and its DQ `other`."""
+    """A pair whose Q has the grid `own`, and its DQ `other`.
+
+    rank: how many axes the pair's tensor has; None where that is not known, or was not looked
+    up.
+    """
 
     pair: qdq.Pair
+    quantize: ir.Node
     own: _Grid
     other: _Grid
+    rank: int | None = None
 
     @property
     def is_by_channel(self) -> bool:
@@ -71,29 +76,36 @@ class _TwoGrids:
 
 def differing_grids(graph: ir.Graph) -> list[qdq.Pair]:
     """The pairs whose Q and DQ are known to have different grids."""
-    return [pair for pair in qdq.pairs(graph) if _two_grids(pair) is not None]
+    return [two.pair for two in matches(_two_grids, qdq.pairs(graph))]
 
 
-def _two_grids(pair: qdq.Pair) -> _TwoGrids | None:
-    """None where Q and DQ have the same grid, or one is not known."""
-    if pair.quantize is None:
-        return None
-    own, other = _grid(pair.quantize), _grid(pair.dequantize)
-    if own is None or other is None or own.equals(other):
-        return None
-    return _TwoGrids(pair, own, other)
+def _two_grids(pair: qdq.Pair) -> _TwoGrids:
+    """Raises NoMatch where Q and DQ have the same grid, or one is not known."""
+    quantize = needed(pair.quantize)
+    own, other = _grid(quantize), _grid(pair.dequantize)
+    require(not own.equals(other))
+    return _TwoGrids(pair, quantize, own, other)
 
 
-def _grid(node: ir.Node) -> _Grid | None:
-    """The grid of a Q or DQ; None where the graph computes it."""
-    scale, given = qdq.constant(node.inputs[1]), qdq.zero_point_value(node)
-    if scale is None:
-        return None
-    levels = np.zeros(scale.shape) if given is None else qdq.constant(given)
-    if levels is None:
-        return None
+def _grid(node: ir.Node) -> _Grid:
+    """The grid of a Q or DQ. Raises NoMatch where the graph computes it."""
+    scale = needed(qdq.constant(node.inputs[1]))
+    zero_point = np.zeros(scale.shape)
+    given = qdq.zero_point_value(node)
+    if given is not None:
+        zero_point = needed(qdq.constant(given))
     axis = qdq.axis_of(node) if scale.size > 1 else None
-    return _Grid(scale, levels.astype(np.int64), axis)
+    return _Grid(scale, zero_point.astype(np.int64), axis)
+
+
+def _with_ranks(model: ir.Model) -> list[_TwoGrids]:
+    """All pairs of two grids. Ranks are looked up only where a grid is by channel: that takes a
+    copy of the model."""
+    found = list(matches(_two_grids, qdq.pairs(model.graph)))
+    if not any(two.is_by_channel for two in found):
+        return found
+    ranks = _ranks(model)
+    return [replace(two, rank=ranks.get(two.pair.source.name)) for two in found]
 
 
 def _ranks(model: ir.Model) -> dict[str | None, int]:
@@ -101,17 +113,17 @@ def _ranks(model: ir.Model) -> dict[str | None, int]:
     known = model.clone()
     common.ShapeInferencePass()(known)
     values = [*known.graph.inputs, *known.graph.initializers.values()]
-    values += [value for node in known.graph.all_nodes() for value in node.outputs]
+    values += all_outputs(known.graph.all_nodes())
     return {value.name: len(value.shape) for value in values if value.shape is not None}
 
 
-def _steps(two: _TwoGrids, rank: int | None) -> list[Step] | None:
-    """What turns values of the pair's own grid into what its DQ gives; None where that cannot be
-    written."""
-    own, other = two.own, two.other
+def _steps(two: _TwoGrids) -> list[Step]:
+    """What turns values of the pair's own grid into what its DQ gives. Raises NoMatch where that
+    cannot be written."""
+    own, other, rank = two.own, two.other, two.rank
     has_blocks = max(own.scale.ndim, other.scale.ndim) > 1
-    if has_blocks or (rank is None and two.is_by_channel):
-        return None
+    require(not has_blocks)
+    require(rank is not None or not two.is_by_channel)
     kind = other.scale.dtype
     # A scale that was only rounded to the other type is no factor.
     old_scale, new_scale = (
@@ -136,38 +148,37 @@ def _shaped(values: NDArray[Any], grid: _Grid, rank: int | None) -> NDArray[Any]
     return along(values, grid.axis % rank, rank)
 
 
-def _unify(graph: ir.Graph, pair: qdq.Pair, steps: list[Step]) -> None:
-    dequantize, output = pair.dequantize, pair.output
-    kind = ir.DataType.from_numpy(np.asarray(pair.scale).dtype)
-    graph_here = graph_of(dequantize)
-    new = _on_own_grid(pair)
-    graph_here.insert_before(dequantize, new)
-    value = new.outputs[0]
+def _unify(graph: ir.Graph, two: _TwoGrids, steps: list[Step]) -> None:
+    """Let the DQ have the grid of its Q, and these operations follow it."""
+    pair, output = two.pair, two.pair.output
+    kind = ir.DataType.from_numpy(two.other.scale.dtype)
+    new = _on_own_grid(two)
+    made, value = [new], new.outputs[0]
     for operation, operand in steps:
         name = f"{pair.name}_{operation.lower()}"
-        inputs = [value] if operand is None else [value, add(graph, name, operand)]
-        attributes = {"to": int(kind)} if operation == "Cast" else {}
-        made = ir.Value(name=f"{name}_out", type=output.type, shape=output.shape)
-        graph_here.insert_before(
-            dequantize, ir.node(operation, inputs, attributes, name=name, outputs=[made])
-        )
-        value = made
+        result = ir.Value(name=f"{name}_out", type=output.type, shape=output.shape)
+        inputs, attributes = [value], {"to": int(kind)}
+        if operand is not None:
+            inputs, attributes = [value, add(graph, name, operand)], {}
+        made.append(ir.node(operation, inputs, attributes, name=name, outputs=[result]))
+        value = result
     if output.is_graph_output():  # what is read where the DQ's was has its name
         output.name, value.name = f"{output.name}_unified", output.name
+    graph_here = graph_of(pair.dequantize)
+    graph_here.insert_before(pair.dequantize, made)
     ir.convenience.replace_all_uses_with(output, value, replace_graph_outputs=True)
-    graph_here.remove(dequantize, safe=True)
+    graph_here.remove(pair.dequantize, safe=True)
 
 
-def _on_own_grid(pair: qdq.Pair) -> ir.Node:
+def _on_own_grid(two: _TwoGrids) -> ir.Node:
     """The DQ with the parameters of its Q."""
-    quantize, dequantize, output = pair.quantize, pair.dequantize, pair.output
-    assert quantize is not None
+    quantize, dequantize, output = two.quantize, two.pair.dequantize, two.pair.output
     attributes = dict(dequantize.attributes)
     attributes.pop("axis", None)
     if "axis" in quantize.attributes:
         attributes["axis"] = quantize.attributes["axis"]
-    kind = ir.DataType.from_numpy(np.asarray(qdq.constant(quantize.inputs[1])).dtype)
-    given = ir.Value(name=f"{output.name}_own_grid", type=ir.TensorType(kind), shape=output.shape)
+    kind = ir.TensorType(ir.DataType.from_numpy(two.own.scale.dtype))
+    given = ir.Value(name=f"{output.name}_own_grid", type=kind, shape=output.shape)
     inputs = [dequantize.inputs[0], *quantize.inputs[1:]]
     return ir.Node(
         dequantize.domain,

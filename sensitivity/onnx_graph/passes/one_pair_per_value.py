@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+
 import onnx_ir as ir
 
 from sensitivity.onnx_graph import qdq
@@ -27,29 +29,29 @@ class OnePairPerValue(ir.passes.InPlacePass):
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        sources: dict[ir.Value, list[qdq.Pair]] = {}
+        pairs_on: defaultdict[ir.Value, list[qdq.Pair]] = defaultdict(list)
         for pair in qdq.pairs(model.graph):
-            if pair.quantize is not None and not pair.of_weight:
-                sources.setdefault(pair.source, []).append(pair)
-        modified = [share(value, found) for value, found in sources.items()]
+            if not pair.is_compact and not pair.of_weight:
+                pairs_on[pair.source].append(pair)
+        modified = [share(value, found) for value, found in pairs_on.items()]
         return ir.passes.PassResult(model, modified=any(modified))
 
 
 def share(value: ir.Value, found: list[qdq.Pair]) -> bool:
     """Let all that reads one of these pairs of `value` read the pair with the largest scale, and
     whatever reads the value itself and can. Whether that changed anything."""
-    kept = max(found, key=lambda pair: float(qdq.scales_of(pair.dequantize).max(initial=0.0)))
-    modified = False
-    for pair in found:
-        if pair is not kept:
-            pair.output.replace_all_uses_with(kept.output)
-            modified = True
-    for user, index in list(value.uses()):
-        if user.op_type in ELEMENTWISE:
-            user.replace_input_with(index, kept.output)
-            modified = True
-        elif user.op_type in ONLY_SHAPE and kept.quantize is not None:
-            # or the float value would have to be kept too
-            user.replace_input_with(index, kept.quantize.outputs[0])
-            modified = True
-    return modified
+    kept = max(found, key=_largest_scale)
+    others = [pair for pair in found if pair is not kept]
+    for pair in others:
+        pair.output.replace_all_uses_with(kept.output)
+    # Where shapes are asked for, integers will do: else the float value would have to be kept too.
+    in_place = dict.fromkeys(ELEMENTWISE, kept.output)
+    in_place |= dict.fromkeys(ONLY_SHAPE, kept.nodes[0].outputs[0])
+    uses = [(user, index) for user, index in value.uses() if user.op_type in in_place]
+    for user, index in uses:
+        user.replace_input_with(index, in_place[user.op_type])
+    return bool(others or uses)
+
+
+def _largest_scale(pair: qdq.Pair) -> float:
+    return float(qdq.scales_of(pair.dequantize).max(initial=0.0))

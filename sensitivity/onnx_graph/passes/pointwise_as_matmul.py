@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import onnx_ir as ir
 
+from sensitivity.onnx_graph.matching import RewriteMatches, require
 from sensitivity.onnx_graph.passes.float_weights import output_is_quantized
 from sensitivity.onnx_graph.passes.initializers import add
 from sensitivity.onnx_graph.passes.quantize_outputs import only_to_quantized
@@ -15,7 +18,7 @@ LAST, FIRST = [0, 2, 3, 1], [0, 3, 1, 2]
 """Permutations that put the channels of an image last, and back to where they were."""
 
 
-class PointwiseAsMatMul(ir.passes.InPlacePass):
+class PointwiseAsMatMul(RewriteMatches[QuantizedConv, QuantizedConv]):
     """Conv 1x1 between integers and float becomes MatMul and Add over the channels, with the same
     weights and scales.
 
@@ -25,21 +28,21 @@ class PointwiseAsMatMul(ir.passes.InPlacePass):
     save, five times the layer in MobileNetV1 x0.25.
     """
 
-    def call(self, model: ir.Model) -> ir.passes.PassResult:
-        found = list(filter(_is_pointwise, quantized_convs(model.graph)))
-        for convolution in found:
-            _replace(model.graph, convolution)
-        return ir.passes.PassResult(model, modified=bool(found))
+    def places(self, graph: ir.Graph) -> Iterable[QuantizedConv]:
+        return quantized_convs(graph)
 
+    def match(self, place: QuantizedConv) -> QuantizedConv:
+        """Raises NoMatch unless it is a 1x1 convolution that keeps pixels in place and gives
+        float."""
+        require(not place.weight.is_compact)
+        require(place.values.shape[2:] == (1, 1))
+        require(_keeps_pixels(place.node))
+        require(not output_is_quantized(place.node))
+        require(not only_to_quantized(place.node.outputs[0]))
+        return place
 
-def _is_pointwise(found: QuantizedConv) -> bool:
-    """Whether it is a 1x1 convolution that keeps pixels in place and gives float."""
-    if found.weight.quantize is None or output_is_quantized(found.node):
-        return False
-    if only_to_quantized(found.node.outputs[0]):
-        return False
-    is_small = found.values.ndim == 4 and found.values.shape[2:] == (1, 1)
-    return is_small and _keeps_pixels(found.node)
+    def rewrite(self, graph: ir.Graph, found: QuantizedConv) -> None:
+        _replace(graph, found)
 
 
 def _keeps_pixels(node: ir.Node) -> bool:
@@ -53,7 +56,6 @@ def _keeps_pixels(node: ir.Node) -> bool:
 
 def _replace(graph: ir.Graph, found: QuantizedConv) -> None:
     node, pair, weight = found.node, found.given, found.weight
-    assert weight.quantize is not None
     name = name_of(node)
     integers = ir.node(
         "Transpose", [pair.dequantize.inputs[0]], {"perm": LAST}, name=f"{name}/ChannelsLast"
@@ -61,7 +63,7 @@ def _replace(graph: ir.Graph, found: QuantizedConv) -> None:
     pixels = _like(pair.dequantize, integers.outputs[0], {}, f"{name}/DequantizeLinear")
     turned = add(graph, f"{weight.source.name}.transposed", found.values[:, :, 0, 0].T)
     axis = {} if weight.axis is None else {"axis": 1}
-    levels = _like(weight.quantize, turned, axis, f"{name}/WeightQuantizeLinear")
+    levels = _like(weight.nodes[0], turned, axis, f"{name}/WeightQuantizeLinear")
     matrix = _like(weight.dequantize, levels.outputs[0], axis, f"{name}/WeightDequantizeLinear")
     product = ir.node("MatMul", [pixels.outputs[0], matrix.outputs[0]], name=name)
     made = [integers, pixels, levels, matrix, product]

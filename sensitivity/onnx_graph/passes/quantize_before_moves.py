@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass
 from itertools import chain
 
 import onnx_ir as ir
 
 from sensitivity.onnx_graph import qdq
-from sensitivity.onnx_graph.walk import graph_of, is_read
+from sensitivity.onnx_graph.matching import RewriteUntilNone, needed, require
+from sensitivity.onnx_graph.walk import graph_of, reader_kinds, remove_unread
 
 CUTS = {"Slice", "Split"}
 
 
-class QuantizeBeforeMoves(ir.passes.InPlacePass):
+@dataclass(frozen=True, eq=False)
+class _Moved:
+    """A pair behind an operation that only moves values. quantize: the Q of the pair. values: those
+    that the operation moves."""
+
+    pair: qdq.Pair
+    quantize: ir.Node
+    move: ir.Node
+    values: list[ir.Value]
+
+
+class QuantizeBeforeMoves(RewriteUntilNone[qdq.Pair, _Moved]):
     """x -> Slice -> Q -> DQ becomes x -> Q -> DQ -> Slice. No value changes: what is moved is
     rounded as it is later.
 
@@ -21,56 +35,50 @@ class QuantizeBeforeMoves(ir.passes.InPlacePass):
     equal afterwards are left for common subexpression elimination to merge.
     """
 
-    def call(self, model: ir.Model) -> ir.passes.PassResult:
-        modified = False
-        while (pair := next(filter(_behind_move, qdq.pairs(model.graph)), None)) is not None:
-            _put_before(pair)
-            modified = True
-        return ir.passes.PassResult(model, modified=modified)
+    def places(self, graph: ir.Graph) -> Iterable[qdq.Pair]:
+        return qdq.pairs(graph)
+
+    def match(self, place: qdq.Pair) -> _Moved:
+        """Raises NoMatch where the operation before the pair computes, or may not stand after
+        it."""
+        require(place.axis is None)
+        require(not place.output.is_graph_output())
+        move = needed(place.source.producer())
+        values = qdq.moved_values(move)
+        require(values)
+        for value in values:
+            require(qdq.constant(value) is None)
+        require(move.op_type in CUTS or _is_only_quantized(place.source))
+        return _Moved(place, needed(place.quantize), move, values)
+
+    def rewrite(self, _: ir.Graph, found: _Moved) -> None:
+        _put_before(found)
 
 
-def _behind_move(pair: qdq.Pair) -> bool:
-    """Whether an operation that moves the values stands before the pair and may stand after it."""
-    if pair.quantize is None or pair.axis is not None or pair.output.is_graph_output():
-        return False
-    move = pair.source.producer()
-    if move is None or not _moves_computed(move):
-        return False
-    return move.op_type in CUTS or _only_quantized(pair.source)
-
-
-def _moves_computed(move: ir.Node) -> bool:
-    moved = qdq.moved_values(move)
-    return bool(moved) and all(qdq.constant(value) is None for value in moved)
-
-
-def _only_quantized(value: ir.Value) -> bool:
+def _is_only_quantized(value: ir.Value) -> bool:
     """Whether nothing reads the value in float."""
-    if value.is_graph_output():
-        return False
-    return all(user.op_type == "QuantizeLinear" for user in value.consumers())
+    return not value.is_graph_output() and reader_kinds(value) <= {"QuantizeLinear"}
 
 
-def _put_before(pair: qdq.Pair) -> None:
-    """The operation is copied, with a pair like this one on each value that it moves; what nothing
-    reads is removed."""
-    move, graph = pair.source.producer(), graph_of(pair.dequantize)
-    assert move is not None
-    data = qdq.moved_values(move)
-    quantized = [_pair_on(value, pair, f".{index}") for index, value in enumerate(data)]
-    values = [dequantize.outputs[0] for _, dequantize in quantized]
-    copy = _copy(move, [*values, *move.inputs[len(data) :]], f".{pair.name}")
-    graph.insert_before(move, [*chain.from_iterable(quantized), copy])
+def _put_before(moved: _Moved) -> None:
+    """Copy the operation, with a pair like this one on each value that it moves, and remove what
+    nothing reads any more."""
+    pair, move, graph = moved.pair, moved.move, graph_of(moved.pair.dequantize)
+    pairs = [_pair_on(value, moved, f".{index}") for index, value in enumerate(moved.values)]
+    rounded = [dequantize.outputs[0] for _, dequantize in pairs]
+    others = move.inputs[len(rounded) :]
+    copy = _copy(move, [*rounded, *others], f".{pair.name}")
+    graph.insert_before(move, [*chain.from_iterable(pairs), copy])
     pair.output.replace_all_uses_with(copy.outputs[pair.source.index() or 0])
-    for node in (pair.dequantize, pair.quantize, move):
-        if node is not None and not is_read(node):
-            graph.remove(node, safe=True)
+    remove_unread([pair.dequantize, moved.quantize, move])
 
 
-def _pair_on(value: ir.Value, pair: qdq.Pair, suffix: str) -> tuple[ir.Node, ir.Node]:
-    assert pair.quantize is not None
-    quantize = _copy(pair.quantize, [value, *pair.quantize.inputs[1:]], suffix)
-    dequantize = _copy(pair.dequantize, [quantize.outputs[0], *pair.dequantize.inputs[1:]], suffix)
+def _pair_on(value: ir.Value, moved: _Moved, suffix: str) -> tuple[ir.Node, ir.Node]:
+    """A pair like that behind the operation, on this value."""
+    old_quantize, old_dequantize = moved.quantize, moved.pair.dequantize
+    quantize = _copy(old_quantize, [value, *old_quantize.inputs[1:]], suffix)
+    integers = quantize.outputs[0]
+    dequantize = _copy(old_dequantize, [integers, *old_dequantize.inputs[1:]], suffix)
     for node in (quantize, dequantize):
         node.outputs[0].shape = value.shape
     return quantize, dequantize

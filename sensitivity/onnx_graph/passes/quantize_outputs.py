@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import onnx_ir as ir
 
 from sensitivity.onnx_graph import qdq
+from sensitivity.onnx_graph.matching import (
+    RewriteInTurn,
+    match_or_none,
+    needed,
+    require,
+)
 from sensitivity.onnx_graph.passes.initializers import add
 from sensitivity.onnx_graph.passes.new_pair import new_pair
 from sensitivity.onnx_graph.passes.one_pair_per_value import ELEMENTWISE, ONLY_SHAPE
-from sensitivity.onnx_graph.walk import insert_behind, value_name
+from sensitivity.onnx_graph.walk import (
+    all_outputs,
+    inputs,
+    insert_behind,
+    of_kind,
+    reader_kinds,
+    there,
+    value_name,
+)
 
 SAME_GRID = {
     "MaxPool", "Resize", "Split", "Slice", "Reshape", "Transpose", "Flatten", "Squeeze",
@@ -32,10 +48,27 @@ error. With larger ones MobileNetV1 x0.25 loses up to 5 points; such layers run 
 Grid = tuple[np.ndarray, np.ndarray]
 """Scale and zero point."""
 
+MOVES = SAME_GRID | {"Concat"}
+"""Operations that give the values of their inputs as they came."""
+
 WITH_OUTPUT = {"Conv", "Gemm", "MatMul"}
+"""Operations with weights whose integer kernels can give integers."""
+
+ONE_VALUE = {"Resize", "Slice", "Reshape"}
+"""Operations that compute with their first input only: the others say how."""
 
 
-class QuantizeOutputs(ir.passes.InPlacePass):
+@dataclass(frozen=True, eq=False)
+class _Output:
+    """A value to be quantized on this grid, for these uses: operations, and which of their inputs
+    it is."""
+
+    value: ir.Value
+    grid: Grid
+    uses: list[tuple[ir.Node, int]]
+
+
+class QuantizeOutputs(RewriteInTurn[ir.Value, _Output]):
     """Quantize outputs of quantized operations, uint8 over their range, where only quantized layers
     see them.
 
@@ -46,99 +79,93 @@ class QuantizeOutputs(ir.passes.InPlacePass):
     def __init__(self, ranges: Mapping[str, tuple[float, float]]) -> None:
         self.ranges = ranges
 
-    def call(self, model: ir.Model) -> ir.passes.PassResult:
-        modified = False
-        for node in list(model.graph.all_nodes()):
-            if not _computes_in_integers(node):
-                continue
-            for output in node.outputs:
-                value = qdq.behind_relu(output)
-                if not _pairs_on(value) and only_to_quantized(value):
-                    modified |= self._quantize(model.graph, node, value)
-        return ir.passes.PassResult(model, modified=modified)
+    def places(self, graph: ir.Graph) -> Iterable[ir.Value]:
+        return all_outputs(graph.all_nodes())
 
-    def _quantize(self, graph: ir.Graph, node: ir.Node, value: ir.Value) -> bool:
-        users = [use for use in value.uses() if use.node.op_type in ELEMENTWISE]
+    def match(self, place: ir.Value) -> _Output:
+        node = there(place.producer())
+        require(_computes_in_integers(node))
+        value = qdq.behind_relu(place)
+        require("QuantizeLinear" not in reader_kinds(value))
+        require(only_to_quantized(value))
+        uses = [(user, index) for user, index in value.uses() if user.op_type in ELEMENTWISE]
+        require(uses)
         if node.op_type in SAME_GRID:
-            grid = _grid_of_input(node)
-        else:
-            grid = _later_grid(value) or self._grid(value)
-        if grid is None or not users:
-            return False
-        scale = add(graph, f"{value.name}.scale", grid[0])
-        zero_point = add(graph, f"{value.name}.zero_point", grid[1])
+            return _Output(value, _grid_of_input(node), uses)
+        grid = match_or_none(_later_grid, value) or self._own_grid(value)
+        return _Output(value, grid, uses)
+
+    def rewrite(self, graph: ir.Graph, found: _Output) -> None:
+        value = found.value
+        scale = add(graph, f"{value.name}.scale", found.grid[0])
+        zero_point = add(graph, f"{value.name}.zero_point", found.grid[1])
         names = f"{value.name}/QuantizeLinear", f"{value.name}/DequantizeLinear"
         quantize, dequantize = new_pair(value, [scale, zero_point], None, names)
-        dequantize.outputs[0].type, dequantize.outputs[0].shape = value.type, value.shape
+        output = dequantize.outputs[0]
+        output.type, output.shape = value.type, value.shape
         insert_behind(value, [quantize, dequantize])
-        for use in users:
-            use.node.replace_input_with(use.idx, dequantize.outputs[0])
-        return True
+        for node, index in found.uses:
+            node.replace_input_with(index, output)
 
-    def _grid(self, value: ir.Value) -> Grid | None:
-        """Scale and zero point that spread uint8 over the value's range; None where that is too
-        coarse."""
+    def _own_grid(self, value: ir.Value) -> Grid:
+        """Scale and zero point that spread uint8 over the value's range. Raises NoMatch where that
+        is too coarse, or the range is not known."""
         low, high = self.ranges.get(value_name(value), (0.0, 0.0))
-        scale = (max(high, 0.0) - min(low, 0.0)) / 255
-        if not np.isfinite(scale) or not SMALLEST_SCALE <= scale <= COARSEST * _next_scale(value):
-            return None
-        zero_point = round(-min(low, 0.0) / scale)
-        return np.array(scale, np.float32), np.array(zero_point, np.uint8)
+        low, high = min(low, 0.0), max(high, 0.0)
+        scale = (high - low) / 255
+        require(np.isfinite(scale))
+        require(SMALLEST_SCALE <= scale <= COARSEST * _next_scale(value))
+        return np.array(scale, np.float32), np.array(round(-low / scale), np.uint8)
 
 
-def _grid_of_input(node: ir.Node) -> Grid | None:
-    pair = qdq.pair_of(node.inputs[0])
-    if pair is None or pair.scale is None or pair.zero_point is None:
-        return None
-    return pair.scale, pair.zero_point
+def _grid_of_input(node: ir.Node) -> Grid:
+    """The grid of the pair in front. Raises NoMatch where there is none, or it is not known."""
+    pair = needed(qdq.pair_of(node.inputs[0]))
+    return needed(pair.scale), needed(pair.zero_point)
 
 
-def _later_grid(value: ir.Value) -> Grid | None:
+def _later_grid(value: ir.Value) -> Grid:
     """The one grid that the value's own numbers are put on later, wherever they go: taking it here
-    changes nothing, and what only moves them can move integers. None where they reach several
-    grids, or an operation in float."""
-    found: dict[tuple[bytes, bytes], Grid] = {}
-    ready = [value]
-    while ready:
-        for user in ready.pop().consumers():
-            if user.op_type == "QuantizeLinear":
-                scale, zero_point = map(qdq.constant, user.inputs[1:3])
-                if scale is None or zero_point is None:
-                    return None
-                found[scale.tobytes(), zero_point.tobytes()] = scale, zero_point
-            elif user.op_type in SAME_GRID | {"Concat"}:
-                ready += user.outputs
-            elif user.op_type not in ONLY_SHAPE:
-                return None
-    return next(iter(found.values())) if len(found) == 1 else None
+    changes nothing, and what only moves them can move integers. Raises NoMatch where they reach
+    several grids, none, or an operation in float."""
+    grids: dict[tuple[bytes, bytes], Grid] = {}
+    for user in _readers_behind_moves(value):
+        require(user.op_type == "QuantizeLinear")
+        scale, zero_point = map(needed, map(qdq.constant, user.inputs[1:3]))
+        grids[scale.tobytes(), zero_point.tobytes()] = scale, zero_point
+    require(len(grids) == 1)
+    return grids.popitem()[1]
+
+
+def _readers_behind_moves(value: ir.Value) -> Iterator[ir.Node]:
+    """The operations that read the value's numbers, also where they were moved before."""
+    for user in value.consumers():
+        if user.op_type in MOVES:
+            for output in user.outputs:
+                yield from _readers_behind_moves(output)
+        elif user.op_type not in ONLY_SHAPE:
+            yield user
 
 
 def _next_scale(value: ir.Value) -> float:
-    """The scale of the first quantizer behind a LeakyRelu; infinite where none is found."""
-    leaky = next((user for user in value.consumers() if user.op_type == "LeakyRelu"), None)
-    if leaky is None:
-        return np.inf
-    largest = -np.inf
-    for user in leaky.outputs[0].consumers():
-        scale = qdq.constant(user.inputs[1]) if user.op_type == "QuantizeLinear" else None
-        if scale is not None:
-            largest = max(largest, float(scale.max()))
-    return largest if largest > -np.inf else np.inf
+    """The largest scale of the quantizers behind the first LeakyRelu that reads the value; infinite
+    where there is none."""
+    leaky = of_kind(value.consumers(), "LeakyRelu")
+    quantizers = chain.from_iterable(
+        of_kind(output.consumers(), "QuantizeLinear") for output in all_outputs(leaky[:1])
+    )
+    scales = map(qdq.scales_of, quantizers)
+    return max((float(scale.max()) for scale in scales if scale.size), default=np.inf)
 
 
 def _computes_in_integers(node: ir.Node) -> bool:
     """Whether all that the operation computes with comes from pairs, and a kernel takes that."""
+    kinds, values = ELEMENTWISE, qdq.computed_inputs(node)
     if qdq.weight(node) is not None:
-        kinds, values = WITH_OUTPUT, list(node.inputs[:2])
-    else:
-        kinds, values = ELEMENTWISE, [*qdq.computed_inputs(node)]
-        if node.op_type in {"Resize", "Slice", "Reshape"}:
-            values = values[:1]
-    return node.op_type in kinds and all(qdq.pair_of(value) is not None for value in values)
-
-
-def _pairs_on(value: ir.Value) -> bool:
-    return any(user.op_type == "QuantizeLinear" for user in value.consumers())
+        kinds, values = WITH_OUTPUT, inputs(node)[:2]
+    elif node.op_type in ONE_VALUE:
+        values = values[:1]
+    return node.op_type in kinds and all(map(qdq.pair_of, values))
 
 
 def only_to_quantized(value: ir.Value) -> bool:

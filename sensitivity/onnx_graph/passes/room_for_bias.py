@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass
+
 import numpy as np
 import onnx_ir as ir
 
 from sensitivity.onnx_graph import qdq
 from sensitivity.onnx_graph.integer_layers import MARGIN, IntegerLayer, integer_layers
 from sensitivity.onnx_graph.levels import along
+from sensitivity.onnx_graph.matching import RewriteInTurn, needed, require
 from sensitivity.onnx_graph.passes.initializers import add
 from sensitivity.onnx_graph.walk import name_of
 
 
-class RoomForBias(ir.passes.InPlacePass):
+@dataclass(frozen=True, eq=False)
+class _Narrow:
+    """A layer with a weight whose scales are too small for its bias. wider: those that are
+    not."""
+
+    node: ir.Node
+    pair: qdq.Pair
+    wider: np.ndarray
+
+
+class RoomForBias(RewriteInTurn[IntegerLayer, _Narrow]):
     """Raise the scales of weights where the bias does not fit int32 on the grid that ONNX Runtime
     puts it on.
 
@@ -20,28 +34,31 @@ class RoomForBias(ir.passes.InPlacePass):
     input's scale. The layer gets a pair of its own; other layers keep the one they share.
     """
 
-    def call(self, model: ir.Model) -> ir.passes.PassResult:
-        modified = [_make_room(model.graph, layer) for layer in list(integer_layers(model.graph))]
-        return ir.passes.PassResult(model, modified=any(modified))
+    def places(self, graph: ir.Graph) -> Iterable[IntegerLayer]:
+        return integer_layers(graph)
 
+    def match(self, place: IntegerLayer) -> _Narrow:
+        pair = needed(place.weight)
+        scale = needed(pair.scale)
+        smallest = needed(place.smallest_weight_scale())
+        is_too_small = smallest > scale
+        require(is_too_small.any())
+        wider = np.where(is_too_small, smallest * MARGIN, scale).astype(scale.dtype)
+        return _Narrow(place.node, pair, wider)
 
-def _make_room(graph: ir.Graph, layer: IntegerLayer) -> bool:
-    pair, needed = layer.weight, layer.smallest_weight_scale()
-    if pair is None or pair.scale is None or needed is None or np.all(needed <= pair.scale):
-        return False
-    wider = np.where(needed > pair.scale, needed * MARGIN, pair.scale).astype(pair.scale.dtype)
-    quantize, dequantize = pair.quantize, pair.dequantize
-    scale = add(graph, f"{pair.output.name}.scale_for_bias", wider)
-    if quantize is None:
-        stored = add(graph, f"{pair.output.name}.for_bias", _on_grid(pair, wider))
-    else:
-        copy = _copy(quantize, [pair.source, scale, *quantize.inputs[2:]])
-        stored = copy.outputs[0]
-        graph.insert_before(layer.node, copy)
-    copy = _copy(dequantize, [stored, scale, *dequantize.inputs[2:]])
-    graph.insert_before(layer.node, copy)
-    layer.node.replace_input_with(qdq.WEIGHT_INPUT[layer.node.op_type], copy.outputs[0])
-    return True
+    def rewrite(self, graph: ir.Graph, found: _Narrow) -> None:
+        node, pair = found.node, found.pair
+        quantize, dequantize = pair.quantize, pair.dequantize
+        scale = add(graph, f"{pair.output.name}.scale_for_bias", found.wider)
+        if quantize is None:
+            stored = add(graph, f"{pair.output.name}.for_bias", _on_grid(pair, found.wider))
+        else:
+            copy = _copy(quantize, [pair.source, scale, *quantize.inputs[2:]])
+            stored = copy.outputs[0]
+            graph.insert_before(node, copy)
+        copy = _copy(dequantize, [stored, scale, *dequantize.inputs[2:]])
+        graph.insert_before(node, copy)
+        node.replace_input_with(qdq.WEIGHT_INPUT[node.op_type], copy.outputs[0])
 
 
 def _on_grid(pair: qdq.Pair, wider: np.ndarray) -> np.ndarray:

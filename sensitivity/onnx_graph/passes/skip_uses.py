@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, MutableMapping
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -16,13 +17,22 @@ from numpy.typing import NDArray
 
 from sensitivity.errors import OnnxFileError
 from sensitivity.onnx_graph import qdq
-from sensitivity.onnx_graph.biases import bias_place
+from sensitivity.onnx_graph.biases import BiasPlace, bias_place
 from sensitivity.onnx_graph.clamps import Clamps, activation
 from sensitivity.onnx_graph.levels import FIRST_OPSET, along
+from sensitivity.onnx_graph.matching import match_or_none, matches, needed, require
 from sensitivity.onnx_graph.passes.initializers import add, remove_constant
 from sensitivity.onnx_graph.uses import BIAS_INPUT, Link, Path, Use, paths, uses
-from sensitivity.onnx_graph.walk import given, graph_of, inputs, insert_behind, is_read, value_name
-from sensitivity.records import NOTHING, Range
+from sensitivity.onnx_graph.walk import (
+    given,
+    graph_of,
+    inputs,
+    insert_behind,
+    remove_unread,
+    there,
+    value_name,
+)
+from sensitivity.records import NOTHING, Range, names_of
 
 Weights = Mapping[str, NDArray[Any]]
 
@@ -83,6 +93,25 @@ class NewGrid:
         return self.range.key
 
 
+@dataclass(frozen=True, eq=False)
+class _StoredGrid:
+    """A new grid in the graph. parameters: scale and zero point. constant: what a pair of a weight
+    reads; None for an activation."""
+
+    grid: NewGrid
+    parameters: tuple[ir.Value, ir.Value]
+    constant: ir.Value | None
+
+
+@dataclass(frozen=True, eq=False)
+class _NewBias:
+    """What a bias becomes. graph: that the operation stands in."""
+
+    graph: ir.Graph
+    place: BiasPlace
+    values: NDArray[Any]
+
+
 class SkipUses(ir.passes.InPlacePass):
     """Everything else stays as it is: names, order, opset, metadata, and pairs that others still
     use.
@@ -107,57 +136,55 @@ class SkipUses(ir.passes.InPlacePass):
     ) -> None:
         self._skip = frozenset(skip)
         self._grids = {name: grid for name, grid in grids.items() if name not in self._skip}
+        self._new_pairs = {name: grid for name, grid in self._grids.items() if not grid.keeps_pair}
         self._weights = weights
         self._clamps = clamps
         self._opset = 0
         self._clamped: dict[ir.Value, ir.Value] = {}
-        self._made: dict[tuple[int, ir.Value, tuple[ir.Value, ir.Value] | None], ir.Value] = {}
+        self._made: dict[tuple[int, ir.Value, _StoredGrid | None], ir.Value] = {}
         self._copies: dict[ir.Node, ir.Node] = {}
         self._count: Counter[ir.Node] = Counter()
         self._floats: dict[ir.Value, ir.Value] = {}
-        self._parameters: dict[NewGrid, list[ir.Value]] = {}
+        self._stored: dict[NewGrid, _StoredGrid] = {}
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        if any(grid.axis is not None for grid in self._grids.values()):
-            _raise_opset(model)
-        self._opset = model.opset_imports.get("", 0)
-        self._wide_domain = wide_domain(model)
-        if self._wide_domain and any(grid.is_wide for grid in self._grids.values()):
-            model.opset_imports.setdefault(self._wide_domain, 1)
+        self._prepare(model)
         changed = self._skip | self._grids.keys()
         found = [
-            path for path in paths(model.graph) if any(use.name in changed for use in uses([path]))
+            path for path in paths(model.graph) if not changed.isdisjoint(names_of(uses([path])))
         ]
         for path in found:
             _connect(path, self._rebuilt(model.graph, path))
             corrected = corrected_bias(path, self._weights)
             if corrected is not None and corrected.weight.name in changed:
                 _restore(model.graph, path, corrected)
-        for path in found:
-            self._correct_bias(path)
-        links = [link for path in found for link, _ in path.links]
-        _remove_unread(list(chain.from_iterable(map(nodes_of, links))))
+        # Once all biases are float that are to be.
+        for bias in matches(self._new_bias, found):
+            _put_in(bias)
+        _remove_unread(list(chain.from_iterable(map(_nodes_on, found))))
         self._name_copies()
         return ir.passes.PassResult(model, modified=bool(found))
 
-    def _correct_bias(self, path: Path) -> None:
-        """Once all biases are float that are to be: add what the grid of the weight says."""
-        place = bias_place(path)
-        if place is None:
-            return
-        grid = self._grids.get(place.weight.name)
-        if grid is None or grid.bias is None:
-            return
-        node, index, before = place.node, place.index, place.value
-        bias = qdq.constant(before)
+    def _prepare(self, model: ir.Model) -> None:
+        """Let the model be of an opset, and know of a domain, that has what the grids need."""
+        grids = self._grids.values()
+        if any(grid.axis is not None for grid in grids):
+            _raise_opset(model)
+        self._opset = model.opset_imports.get("", 0)
+        self._wide_domain = wide_domain(model)
+        if self._wide_domain and any(grid.is_wide for grid in grids):
+            model.opset_imports.setdefault(self._wide_domain, 1)
+
+    def _new_bias(self, path: Path) -> _NewBias:
+        """The bias with what the grid of the weight adds to it. Raises NoMatch where that is
+        nothing."""
+        place = needed(bias_place(path))
+        grid = needed(self._grids.get(place.weight.name))
+        require(grid.bias is not None)
+        bias = qdq.constant(place.value)
         if bias is None:
             bias = grid.no_bias
-        node.resize_inputs(max(len(node.inputs), index + 1))
-        name = f"{node.outputs[0].name}_corrected_bias"
-        new = add(path.graph, name, corrected(bias, grid))
-        node.replace_input_with(index, new)
-        if before is not None:
-            remove_constant(before)
+        return _NewBias(path.graph, place, corrected(bias, grid))
 
     def _name_copies(self) -> None:
         """Give the first copy of each original that is gone the names of the original."""
@@ -170,33 +197,45 @@ class SkipUses(ir.passes.InPlacePass):
 
     def _rebuilt(self, graph: ir.Graph, path: Path) -> ir.Value:
         """The value that the path's user is to read."""
-        value, changed = path.root, False
+        changed_names = self._skip | self._new_pairs.keys()
+        value, is_changed = path.root, False
         for link, use in path.links:
-            name = None if use is None else use.name
-            if use is not None and name in self._skip:
-                value, changed = self._unquantized(graph, use, value), True
-            elif use is not None and name in self._grids and not self._grids[name].keeps_pair:
-                value, changed = self._on_grid(graph, use.pair, self._grids[name], value), True
-            elif changed:
-                value = self._copies_of(nodes_of(link), value)
+            nodes = nodes_of(link)
+            if use is not None and use.name in changed_names:
+                value, is_changed = self._changed_use(graph, use, value), True
+            elif is_changed:
+                value = self._copies_of(nodes, value)
             else:
-                value = nodes_of(link)[-1].outputs[0]
+                value = nodes[-1].outputs[0]
         return value
 
+    def _changed_use(self, graph: ir.Graph, use: Use, value: ir.Value) -> ir.Value:
+        """What is read in the place of what the use's pair makes of this value."""
+        if use.name in self._skip:
+            return self._unquantized(graph, use, value)
+        return self._on_grid(graph, use.pair, self._new_pairs[use.name], value)
+
     def _unquantized(self, graph: ir.Graph, use: Use, value: ir.Value) -> ir.Value:
-        source = use.pair.source
-        name = source.name or "weight"
-        is_stored = use.pair.quantize is None
-        if not is_stored and name not in self._weights:
-            return self._activated(graph, use, value) if name in self._clamps else value
+        """What is read in the place of a pair that is left out."""
+        name = use.pair.source.name or "weight"
+        if use.pair.is_compact or name in self._weights:
+            return self._float_weight(graph, use.pair, name)
+        if name in self._clamps:
+            return self._activated(graph, use, value)
+        return value
+
+    def _float_weight(self, graph: ir.Graph, pair: qdq.Pair, name: str) -> ir.Value:
+        """The float values of a stored constant of this name, as an initializer."""
+        source = pair.source
         if source not in self._floats:
-            values = self._weights[name] if name in self._weights else dequantized(use.pair)
+            values = self._weights[name] if name in self._weights else dequantized(pair)
             plain = name.removesuffix("_quantized")
             own_name = f"{name}_float" if plain == name else plain
             self._floats[source] = add(graph, own_name, values)
         return self._floats[source]
 
     def _activated(self, graph: ir.Graph, use: Use, value: ir.Value) -> ir.Value:
+        """The value behind the activation that only the use's pair stood for."""
         if value not in self._clamped:
             limits = self._clamps[value_name(use.pair.source)]
             node = activation(limits, value, use.pair, self._opset)
@@ -207,13 +246,14 @@ class SkipUses(ir.passes.InPlacePass):
         return self._clamped[value]
 
     def _on_grid(self, graph: ir.Graph, pair: qdq.Pair, grid: NewGrid, value: ir.Value) -> ir.Value:
-        if grid not in self._parameters:
-            self._parameters[grid] = _stored_grid(graph, pair, grid)
-        scale, zero_point, *constant = self._parameters[grid]
-        value = constant[0] if constant else value
+        """What the same pair on another grid makes of this value, or of the grid's constant."""
+        if grid not in self._stored:
+            self._stored[grid] = _stored_grid(graph, pair, grid)
+        stored = self._stored[grid]
+        value = stored.constant or value
         for node in pair.nodes:
             if node is not pair.clip:
-                value = self._copy(node, value, (scale, zero_point), grid)
+                value = self._copy(node, value, stored)
             elif not grid.is_wide:  # a wide grid has all levels of its type
                 value = self._copy(node, value)
         return value
@@ -224,60 +264,61 @@ class SkipUses(ir.passes.InPlacePass):
             value = self._copy(node, value)
         return value
 
-    def _copy(
-        self,
-        node: ir.Node,
-        value: ir.Value,
-        parameters: tuple[ir.Value, ir.Value] | None = None,
-        grid: NewGrid | None = None,
-    ) -> ir.Value:
-        """What the same node gives for this value; with these parameters of this grid, where it is
-        a Q or DQ that gets others."""
-        key = (id(node), value, parameters)
-        if key in self._made:
-            return self._made[key]
+    def _copy(self, node: ir.Node, value: ir.Value, stored: _StoredGrid | None = None) -> ir.Value:
+        """What the same node gives for this value; on this grid, where it is a Q or DQ that gets
+        another one."""
+        key = (id(node), value, stored)
+        if key not in self._made:
+            self._made[key] = self._new_copy(node, value, stored)
+        return self._made[key]
+
+    def _new_copy(self, node: ir.Node, value: ir.Value, stored: _StoredGrid | None) -> ir.Value:
         output = node.outputs[0]
         self._count[node] += 1
         suffix = "_skipped" if self._count[node] == 1 else f"_{self._count[node]}_skipped"
         given = ir.Value(name=f"{output.name}{suffix}", type=output.type, shape=output.shape)
-        attributes, domain = dict(node.attributes), node.domain
-        if grid is not None:
-            _set_axis(attributes, grid.axis)
-            if grid.is_wide:
-                domain = self._wide_domain
-                attributes.pop("output_dtype", None)
-                if node.op_type == "QuantizeLinear":
-                    given.type = ir.TensorType(ir.DataType.from_numpy(grid.zero_point.dtype))
+        parameters = node.inputs[1:] if stored is None else stored.parameters
         new = ir.Node(
-            domain,
+            node.domain,
             node.op_type,
-            [value, *(parameters or node.inputs[1:])],
-            list(attributes.values()),
+            [value, *parameters],
+            list(node.attributes.values()),
             name=f"{node.name}{suffix}",
             outputs=[given],
         )
+        if stored is not None:
+            self._change_grid(new, stored.grid)
         graph_of(node).insert_after(node, new)
         self._copies.setdefault(node, new)
-        self._made[key] = given
         return given
 
+    def _change_grid(self, node: ir.Node, grid: NewGrid) -> None:
+        """Give a new Q or DQ the axis, the domain and the type of the grid."""
+        _set_axis(node.attributes, grid.axis)
+        if not grid.is_wide:
+            return
+        node.domain = self._wide_domain
+        node.attributes.pop("output_dtype", None)
+        if node.op_type == "QuantizeLinear":
+            levels = ir.DataType.from_numpy(grid.zero_point.dtype)
+            node.outputs[0].type = ir.TensorType(levels)
 
-def _set_axis(attributes: dict[str, ir.Attr], axis: int | None) -> None:
+
+def _set_axis(attributes: MutableMapping[str, ir.Attr], axis: int | None) -> None:
     attributes.pop("axis", None)
     if axis is not None:
         attributes["axis"] = ir.AttrInt64("axis", axis)
 
 
-def _stored_grid(graph: ir.Graph, pair: qdq.Pair, grid: NewGrid) -> list[ir.Value]:
-    """The grid as initializers: scale, zero point, and the constant where it is of a weight."""
+def _stored_grid(graph: ir.Graph, pair: qdq.Pair, grid: NewGrid) -> _StoredGrid:
+    """The grid as initializers."""
     name = f"{pair.source.name or pair.name}_recalibrated"
-    parameters = [
-        add(graph, f"{name}_scale", grid.scale),
-        add(graph, f"{name}_zero_point", grid.zero_point),
-    ]
+    scale = add(graph, f"{name}_scale", grid.scale)
+    zero_point = add(graph, f"{name}_zero_point", grid.zero_point)
+    constant = None
     if grid.constant is not None:
-        parameters.append(add(graph, f"{name}_values", grid.constant))
-    return parameters
+        constant = add(graph, f"{name}_values", grid.constant)
+    return _StoredGrid(grid, (scale, zero_point), constant)
 
 
 def _insert_behind(value: ir.Value, node: ir.Node, graph: ir.Graph) -> None:
@@ -369,12 +410,16 @@ class CorrectedBias:
 def corrected_bias(path: Path, weights: Weights) -> CorrectedBias | None:
     """The bias that changes with the weight at the end of this path; None where there is none, or
     no weight."""
-    bias = given(path.user, BIAS_INPUT)
-    values = weights.get(value_name(bias))
-    if not path.is_weight or bias is None or values is None or qdq.constant(bias) is None:
-        return None
-    weight = next((use for use in uses([path]) if use.role == "weight"), None)
-    return None if weight is None else CorrectedBias(weight, BIAS_INPUT, bias, values)
+    return match_or_none(partial(_corrected_bias, weights=weights), path)
+
+
+def _corrected_bias(path: Path, weights: Weights) -> CorrectedBias:
+    require(path.is_weight)
+    bias = needed(given(path.user, BIAS_INPUT))
+    values = needed(weights.get(value_name(bias)))
+    require(qdq.constant(bias) is not None)
+    of_weight = (use for use in uses([path]) if use.role == "weight")
+    return CorrectedBias(needed(next(of_weight, None)), BIAS_INPUT, bias, values)
 
 
 def corrected(bias: NDArray[Any], grid: NewGrid) -> NDArray[Any]:
@@ -389,12 +434,28 @@ def nodes_of(link: Link) -> list[ir.Node]:
     return [link] if isinstance(link, ir.Node) else link.nodes
 
 
+def _nodes_on(path: Path) -> list[ir.Node]:
+    """All nodes of the path, in the order they run."""
+    links = [link for link, _ in path.links]
+    return list(chain.from_iterable(map(nodes_of, links)))
+
+
 def _restore(graph: ir.Graph, path: Path, corrected: CorrectedBias) -> None:
     """Give the operation its bias as it was before it was corrected."""
     bias, name = corrected.bias, corrected.bias.name or "bias"
-    assert path.user is not None
-    path.user.replace_input_with(corrected.index, add(graph, f"{name}_float", corrected.values))
+    values = add(graph, f"{name}_float", corrected.values)
+    there(path.user).replace_input_with(corrected.index, values)
     remove_constant(bias)
+
+
+def _put_in(bias: _NewBias) -> None:
+    """Give the operation this bias."""
+    node, index, before = bias.place.node, bias.place.index, bias.place.value
+    node.resize_inputs(max(len(node.inputs), index + 1))
+    name = f"{node.outputs[0].name}_corrected_bias"
+    node.replace_input_with(index, add(bias.graph, name, bias.values))
+    if before is not None:
+        remove_constant(before)
 
 
 def _connect(path: Path, value: ir.Value) -> None:
@@ -417,9 +478,7 @@ def _connect(path: Path, value: ir.Value) -> None:
 def _remove_unread(candidates: list[ir.Node]) -> None:
     """Remove the candidates that nothing reads any more, and the constants that only they read."""
     for node in reversed(candidates):
-        if node.graph is None or is_read(node):
-            continue
         read = inputs(node)
-        node.graph.remove(node, safe=True)
+        remove_unread([node])
         for value in read:
             remove_constant(value)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import onnx_ir as ir
 
+from sensitivity.onnx_graph.matching import matches, needed, require
 from sensitivity.onnx_graph.passes.initializers import add
-from sensitivity.onnx_graph.walk import first_input
+from sensitivity.onnx_graph.walk import first_input, name_of, of_kind
 
 # The first opset in which Softmax is over one axis, and that in which ReduceMax has axes as input.
 ONE_AXIS_FROM, MAX_AXES_AS_INPUT_FROM = 13, 18
@@ -25,27 +28,33 @@ class SoftmaxOffLastAxis(ir.passes.InPlacePass):
         opset = model.opset_imports.get("", 0)
         if opset < ONE_AXIS_FROM:
             return ir.passes.PassResult(model, modified=False)
-        found = [
-            node for node in model.graph if node.op_type == "Softmax" and _axis(node) is not None
-        ]
-        for node in found:
-            _spell_out(model.graph, node, opset)
+        softmaxes = of_kind(model.graph, "Softmax")
+        found = list(matches(_off_last_axis, softmaxes))
+        for softmax in found:
+            _spell_out(model.graph, softmax, opset)
         return ir.passes.PassResult(model, modified=bool(found))
 
 
-def _axis(node: ir.Node) -> int | None:
-    """The axis, counted from the front; None for the last one, or where the input's rank is not
-    known."""
-    value = node.inputs[0]
-    if value is None or value.shape is None:
-        return None
-    rank, axis = len(value.shape), node.attributes.get_int("axis", -1)
-    return axis % rank if axis % rank != rank - 1 else None
+@dataclass(frozen=True, eq=False)
+class _Softmax:
+    """A Softmax with its axis, counted from the front."""
+
+    node: ir.Node
+    axis: int
 
 
-def _spell_out(graph: ir.Graph, node: ir.Node, opset: int) -> None:
-    value, output, axis = first_input(node), node.outputs[0], _axis(node)
-    name = node.name or output.name or "Softmax"
+def _off_last_axis(node: ir.Node) -> _Softmax:
+    """Raises NoMatch where the axis is the last one, or the input's rank is not known."""
+    value = needed(node.inputs[0])
+    rank = len(needed(value.shape))
+    axis = node.attributes.get_int("axis", -1) % rank
+    require(axis != rank - 1)
+    return _Softmax(node, axis)
+
+
+def _spell_out(graph: ir.Graph, softmax: _Softmax, opset: int) -> None:
+    node, axis = softmax.node, softmax.axis
+    value, output, name = first_input(node), node.outputs[0], name_of(node)
     axes = add(graph, f"{name}.axes", np.array([axis], np.int64))
     # Up to opset 17 ReduceMax takes its axes as an attribute, ReduceSum as an input.
     inputs, attributes = [value], {"axes": [axis], "keepdims": 1}

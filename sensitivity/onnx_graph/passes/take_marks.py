@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from sensitivity.onnx_graph.marks import ModuleOutput, add_module_outputs, is_mark, remove
+from sensitivity.onnx_graph.marks import ModuleOutput, add_module_outputs, all_marks, remove
 from sensitivity.onnx_graph.walk import first_input
 
 
@@ -13,9 +13,10 @@ class TakeMarks(ir.passes.InPlacePass):
     (`marks.module_outputs`)."""
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        marks = [node for node in model.graph.all_nodes() if is_mark(node, "Output")]
-        for node in marks:
-            module, call = node.attributes.get_string("module"), node.attributes.get_int("call")
-            add_module_outputs(first_input(node), (ModuleOutput(module, call),))
-            remove(node)
+        marks = all_marks(model.graph.all_nodes(), "Output")
+        for mark in marks:
+            attributes = mark.attributes
+            output = ModuleOutput(attributes.get_string("module"), attributes.get_int("call"))
+            add_module_outputs(first_input(mark), (output,))
+            remove(mark)
         return ir.passes.PassResult(model, modified=bool(marks))

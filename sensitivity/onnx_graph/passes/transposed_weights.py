@@ -2,58 +2,64 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass
+
 import numpy as np
 import onnx_ir as ir
 
 from sensitivity.onnx_graph import qdq
+from sensitivity.onnx_graph.matching import RewriteMatches, needed, require
 from sensitivity.onnx_graph.passes.initializers import add
 from sensitivity.onnx_graph.passes.new_pair import new_pair
+from sensitivity.onnx_graph.walk import of_kind
 
 
-class TransposedWeights(ir.passes.InPlacePass):
+@dataclass(frozen=True, eq=False)
+class _Turned:
+    """A Transpose of a weight. pair: of the weight, with a Q. weight: as the file stores it."""
+
+    transpose: ir.Node
+    pair: qdq.Pair
+    weight: qdq.Array
+
+
+class TransposedWeights(RewriteMatches[ir.Node, _Turned]):
     """weight -> Q -> DQ -> Transpose -> MatMul, as torch writes a Linear layer on more than two
     axes, becomes transposed weight -> Q -> DQ -> MatMul: engines look for weights directly behind
     their pair. No value changes."""
 
-    def call(self, model: ir.Model) -> ir.passes.PassResult:
-        found = [
-            node for node in model.graph if node.op_type == "Transpose" and _behind_weight(node)
-        ]
-        for node in found:
-            _transpose_now(model.graph, node)
-        return ir.passes.PassResult(model, modified=bool(found))
+    def places(self, graph: ir.Graph) -> Iterable[ir.Node]:
+        return of_kind(graph, "Transpose")
 
+    def match(self, place: ir.Node) -> _Turned:
+        pair = needed(qdq.pair_of(place.inputs[0]))
+        require(not pair.is_compact)
+        require(pair.scale is not None)
+        return _Turned(place, pair, needed(qdq.constant(pair.source)))
 
-def _behind_weight(node: ir.Node) -> bool:
-    pair = qdq.pair_of(node.inputs[0])
-    if pair is None or pair.quantize is None:
-        return False
-    return pair.of_weight and pair.scale is not None
-
-
-def _transpose_now(graph: ir.Graph, node: ir.Node) -> None:
-    """A pair of its own, because the old one may have other users; it is removed later where it has
-    none."""
-    pair = qdq.pair_of(node.inputs[0])
-    assert pair is not None
-    weight = qdq.known(pair.source)
-    order = list(node.attributes.get_ints("perm", tuple(reversed(range(weight.ndim)))))
-    axis = pair.axis_in(weight.ndim)
-    turned = np.ascontiguousarray(weight.transpose(order))
-    stored = add(graph, f"{pair.source.name}.transposed", turned)
-    parameters: list[ir.Value | None] = list(pair.dequantize.inputs[1:3])
-    if pair.block is not None:
-        parameters = [_turned(graph, value, order) for value in parameters]
-    quantize, dequantize = new_pair(
-        stored,
-        parameters,
-        None if axis is None else order.index(axis),
-        (pair.nodes[0].name, pair.dequantize.name),
-        pair.block,
-    )
-    graph.insert_before(node, [quantize, dequantize])
-    node.outputs[0].replace_all_uses_with(dequantize.outputs[0])
-    graph.remove(node, safe=True)
+    def rewrite(self, graph: ir.Graph, found: _Turned) -> None:
+        """Make a pair of its own, because the old one may have other users; it is removed later
+        where it has none."""
+        node, pair, weight = found.transpose, found.pair, found.weight
+        backwards = tuple(reversed(range(weight.ndim)))
+        order = list(node.attributes.get_ints("perm", backwards))
+        axis = pair.axis_in(weight.ndim)
+        turned = np.ascontiguousarray(weight.transpose(order))
+        stored = add(graph, f"{pair.source.name}.transposed", turned)
+        parameters: list[ir.Value | None] = list(pair.dequantize.inputs[1:3])
+        if pair.block is not None:
+            parameters = [_turned(graph, value, order) for value in parameters]
+        quantize, dequantize = new_pair(
+            stored,
+            parameters,
+            None if axis is None else order.index(axis),
+            (pair.nodes[0].name, pair.dequantize.name),
+            pair.block,
+        )
+        graph.insert_before(node, [quantize, dequantize])
+        node.outputs[0].replace_all_uses_with(dequantize.outputs[0])
+        graph.remove(node, safe=True)
 
 
 def _turned(graph: ir.Graph, value: ir.Value | None, order: list[int]) -> ir.Value | None:
