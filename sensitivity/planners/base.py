@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import permutations
 from typing import Protocol
 
@@ -13,10 +13,16 @@ from sensitivity.records import CostModel, PlanStep, cost_of
 Skip = tuple[str, ...]
 """Names of units that are left out together."""
 
-Probe = Callable[[Sequence[Skip]], list[float]]
+Change = Callable[[Skip], Skip]
+"""Turns the set that a planner chooses into one that can be measured."""
+
+Measure = Callable[[Sequence[Skip]], list[float]]
+"""A number for each of these skip-sets."""
+
+Probe = Measure
 """Measures the whole engine with each of these skip-sets left out, in milliseconds."""
 
-Distortion = Callable[[Sequence[Skip]], list[float]]
+Distortion = Measure
 """How far the outputs with each of these skip-sets left out are from float's, >= 0, on a few
 samples that are not `confirm`."""
 
@@ -43,6 +49,22 @@ class Goal:
 
     def cost_of(self, skip: Sequence[str]) -> float:
         return cost_of(skip, self.cost)
+
+    def measured_as(self, change: Change) -> Goal:
+        """The goal of a planner whose sets are measured as `change` makes them."""
+        probe = _measured_as(change, self.probe)
+        distortion = _measured_as(change, self.distortion)
+        return replace(self, probe=probe, distortion=distortion)
+
+
+def _measured_as(change: Change, measure: Measure | None) -> Measure | None:
+    if measure is None:
+        return None
+
+    def changed(skips: Sequence[Skip]) -> list[float]:
+        return measure([*map(change, skips)])
+
+    return changed
 
 
 @dataclass(frozen=True)
@@ -83,6 +105,12 @@ class Choice:
     notes: tuple[str, ...] = ()
     ms: Mapping[tuple[str, ...], float] = field(default_factory=dict)
 
+    def changed(self, change: Change) -> Choice:
+        """The same choice with each set as `change` makes it."""
+        path = tuple(replace(step, skip=change(step.skip)) for step in self.path)
+        ms = {change(skip): time for skip, time in self.ms.items()}
+        return replace(self, skip=change(self.skip), path=path, ms=ms)
+
 
 class Planner(Protocol):
     """name: what the user calls it by. A planner that compares skip-sets by `Goal.cost_of` also has
@@ -98,6 +126,17 @@ class Planner(Protocol):
         ranking: unit names, most sensitive first.
         """
         ...
+
+
+def in_order(ranking: Iterable[str], units: Iterable[str]) -> Skip:
+    """Those units of a ranking that are among `units`, in the order of the ranking."""
+    wanted = set(units)
+    return tuple(unit for unit in ranking if unit in wanted)
+
+
+def without(skip: Iterable[str], unit: str) -> Skip:
+    """The set with this unit back in INT8."""
+    return tuple(other for other in skip if other != unit)
 
 
 class Search:

@@ -3,13 +3,13 @@ answer judged."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import chain
 
 import numpy as np
 
-from sensitivity.planners.base import Choice, Goal, Judge, Search
+from sensitivity.planners.base import Choice, Goal, Judge, Search, Skip, in_order
 from sensitivity.planners.culprits import CulpritPlanner
 from sensitivity.planners.greedy import GreedyPlanner
 from sensitivity.planners.loss_model import Posterior, first_guess, fitted
@@ -73,55 +73,80 @@ class CostPlanner:
         skips = sorted(met, key=goal.cost_of)
         ms = probed(skips, goal)
         best = _fastest(ms) if ms else skips[0]
-
-        def ordered(skip: Collection[str]) -> tuple[str, ...]:
-            return tuple(unit for unit in ranking if unit in skip)
-
-        measured = {ordered(skip): time for skip, time in ms.items()}
-        return replace(search.choice(ordered(best)), ms=measured)
+        measured = {in_order(ranking, skip): time for skip, time in ms.items()}
+        return replace(search.choice(in_order(ranking, best)), ms=measured)
 
     def _improve(self, ranking: Sequence[str], search: Search, goal: Goal) -> None:
+        """Judge sets until no cheaper one can be hoped for."""
         program = Program(tuple(ranking), goal.cost, goal.after)
         whole = goal.start - search.step(()).metric
-        guess = first_guess([goal.loss.get(unit, 0.0) for unit in ranking], whole)
+        losses = [goal.loss.get(unit, 0.0) for unit in ranking]
+        guess = first_guess(losses, whole)
         misses = 0
         for turn in range(TRIES):
-            skip = self._next(program, guess, search, goal, turn)
+            asked = _Asked(program, goal, search, _learned(program, guess, search, goal))
+            skip = next(filter(asked.may_meet, asked.answers(turn)), None)
             if skip is None or misses >= PATIENCE:
                 return
             misses = 0 if search.met(skip) else misses + 1
 
-    def _next(
-        self, program: Program, guess: np.ndarray, search: Search, goal: Goal, turn: int
-    ) -> tuple[str, ...] | None:
-        """The set to judge; None where no cheaper one can be hoped for."""
-        known = _learned(program, guess, search, goal)
-        tried = [frozenset(step.skip) for step in search.path]
-        cheapest = min(goal.cost_of(step.skip) for step in search.path if step.met)
-        least = min(goal.cost_of(step.skip) for step in search.path)
-        below = cheapest - CHEAPER * abs(cheapest) + (0.0 if search.met(()) else _error(goal))
+
+@dataclass(frozen=True, eq=False)
+class _Asked:
+    """What a program is asked for when these sets were judged. known: what they have taught."""
+
+    program: Program
+    goal: Goal
+    search: Search
+    known: Posterior
+
+    @property
+    def allowed(self) -> float:
+        """The largest loss that meets the target."""
+        return self.goal.start - self.goal.floor
+
+    def answers(self, turn: int) -> Iterator[Skip]:
+        """Sets to judge, the most wanted first: cheap ones first in even turns, sure ones in odd
+        ones."""
+        cheapest, least = self._costs()
+        below = cheapest - CHEAPER * abs(cheapest)
+        if not self.search.met(()):
+            below += _error(self.goal)
         limit = least + PARTS[turn // 2 % len(PARTS)] * (cheapest - least)
-        allowed = goal.start - goal.floor
-        allowing = (
-            program.cheapest(known.weights, allowed + one * known.error, tried, below)
-            for one in DOUBT
-        )
-        limited = (program.surest(known.weights, tried, one) for one in (min(limit, below), below))
-        asked = chain(limited, allowing) if turn % 2 else chain(allowing, limited)
-        return next(
-            (
-                skip
-                for skip in asked
-                if skip is not None and _may_meet(program, known, skip, allowed)
-            ),
-            None,
-        )
+        cheap, sure = self._cheap(below), self._sure([min(limit, below), below])
+        in_turn = (cheap, sure) if turn % 2 == 0 else (sure, cheap)
+        for skip in chain(*in_turn):
+            if skip is not None:
+                yield skip
 
+    def may_meet(self, skip: Skip) -> bool:
+        """Whether the model may be wrong about the set by as much as it misses the target."""
+        quantized = _quantized(self.program, [skip])
+        (loss,), (doubt,) = self.known.weights.loss(quantized), self.known.doubt(quantized)
+        return bool(loss - HOPE * doubt <= self.allowed)
 
-def _may_meet(program: Program, known: Posterior, skip: Sequence[str], allowed: float) -> bool:
-    quantized = _quantized(program, [skip])
-    (loss,), (doubt,) = known.weights.loss(quantized), known.doubt(quantized)
-    return bool(loss - HOPE * doubt <= allowed)
+    def _costs(self) -> tuple[float, float]:
+        """Of the cheapest set that met the target, and of the cheapest that was tried."""
+        path = self.search.path
+        met = [step.skip for step in path if step.met]
+        tried = [step.skip for step in path]
+        return min(map(self.goal.cost_of, met)), min(map(self.goal.cost_of, tried))
+
+    def _cheap(self, below: float) -> Iterator[Skip | None]:
+        """The cheapest sets that the model allows, with more optimism each time."""
+        known, tried = self.known, self._tried()
+        for optimism in DOUBT:
+            allowed = self.allowed + optimism * known.error
+            yield self.program.cheapest(known.weights, allowed, tried, below)
+
+    def _sure(self, limits: Sequence[float]) -> Iterator[Skip | None]:
+        """The sets that the model says lose least, each below one of these costs."""
+        tried = self._tried()
+        for limit in limits:
+            yield self.program.surest(self.known.weights, tried, limit)
+
+    def _tried(self) -> list[frozenset[str]]:
+        return [frozenset(step.skip) for step in self.search.path]
 
 
 def _learned(program: Program, guess: np.ndarray, search: Search, goal: Goal) -> Posterior:
@@ -138,7 +163,9 @@ def _quantized(program: Program, skips: Sequence[Sequence[str]]) -> np.ndarray:
 def _error(goal: Goal) -> float:
     """By how much a set may cost more than the best one and be worth judging: the error of the cost
     where engines will tell; 0 elsewhere, for then nothing but the cost decides."""
-    return goal.cost.error if goal.cost and goal.probe else 0.0
+    if goal.cost is None or goal.probe is None:
+        return 0.0
+    return goal.cost.error
 
 
 def probed(skips: Sequence[tuple[str, ...]], goal: Goal) -> dict[tuple[str, ...], float]:

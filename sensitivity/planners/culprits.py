@@ -5,8 +5,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from sensitivity.planners.base import Choice, Distortion, Goal, Judge, Search, Skip
-from sensitivity.planners.greedy import pruned
+from sensitivity.planners.base import (
+    Choice,
+    Distortion,
+    Goal,
+    Judge,
+    Search,
+    Skip,
+    in_order,
+    without,
+)
+from sensitivity.planners.greedy import bisected, pruned
 
 END = 16
 """Units that are left out together at an end of the graph, at most: those that ruin a model there
@@ -50,48 +59,52 @@ class CulpritPlanner:
         """The same in a search that may go on afterwards."""
         if search.met(()):
             return search.choice(())
-        found = next((skip for skip in self._promising(ranking, goal) if search.met(skip)), None)
+        found = next(filter(search.met, self._promising(ranking, goal)), None)
         if found is None:
             return search.best_missed(ranking)
-        needed = set(_needed(found, search, goal))
-        return search.choice(tuple(unit for unit in ranking if unit in needed))
+        return search.choice(in_order(ranking, _needed(found, search, goal)))
 
     def _promising(self, ranking: Sequence[str], goal: Goal) -> Iterator[Skip]:
         """Sets to judge, smaller ones first; everything at last."""
         sets = sorted(self._sets(ranking), key=len)
-        if goal.distortion is None:
+        if sets and goal.distortion is not None:
+            yield from _closer(sets, goal.distortion)
+        else:
             yield from sets
-        elif sets:
-            least = float("inf")
-            for skip, left in zip(sets, goal.distortion(sets), strict=True):
-                if left < CLOSER * least:
-                    least = left
-                    yield skip
         yield tuple(ranking)
 
     def _sets(self, ranking: Sequence[str]) -> list[Skip]:
         """The first units of the ranking and of each end, each set twice as large as the one before
         it; units stand in the order of the ranking."""
-        place = {unit: index for index, unit in enumerate(ranking)}
-        firsts = [ranking[:size] for size in _doubling(len(ranking))]
+        firsts = _prefixes(ranking, len(ranking))
+        ranked = set(ranking)
         for end in self._ends:
-            known = [unit for unit in end if unit in place]
-            sizes = _doubling(min(len(known), END + 1))
-            firsts += [known[:size] for size in sizes]
-        in_order = [tuple(sorted(first, key=place.__getitem__)) for first in firsts]
-        return list(dict.fromkeys(in_order))
+            known = [unit for unit in end if unit in ranked]
+            firsts += _prefixes(known, min(len(known), END + 1))
+        sets = [in_order(ranking, first) for first in firsts]
+        return list(dict.fromkeys(sets))
 
 
-def _doubling(end: int) -> list[int]:
-    """1, 2, 4, ... below `end`."""
-    return [2**power for power in range(max(end - 1, 0).bit_length())]
+def _prefixes(units: Sequence[str], end: int) -> list[Sequence[str]]:
+    """The first 1, 2, 4, ... of these units, fewer than `end`."""
+    powers = range(max(end - 1, 0).bit_length())
+    return [units[: 2**power] for power in powers]
+
+
+def _closer(sets: Sequence[Skip], distortion: Distortion) -> Iterator[Skip]:
+    """The sets that bring the outputs nearer to float's than every one before them."""
+    least = float("inf")
+    for skip, left in zip(sets, distortion(sets), strict=True):
+        if left < CLOSER * least:
+            least = left
+            yield skip
 
 
 def _needed(found: Skip, search: Search, goal: Goal) -> Skip:
     """found: in the order of the ranking."""
     if goal.distortion is None:
         return pruned(found, search)
-    found = _bisected(found, search, 0, len(found))
+    found = bisected(found, search, 0, len(found))
     if len(found) > ORDERED:
         return found
     for _ in range(ROUNDS):
@@ -105,8 +118,8 @@ def _needed(found: Skip, search: Search, goal: Goal) -> Skip:
 
 def _lost_without(found: Skip, distortion: Distortion) -> dict[str, float]:
     """Unit of the set -> distortion of the outputs when it alone goes back to INT8."""
-    back = [tuple(other for other in found if other != unit) for unit in found]
-    return dict(zip(found, distortion(back), strict=True))
+    smaller = [without(found, unit) for unit in found]
+    return dict(zip(found, distortion(smaller), strict=True))
 
 
 def _cut(order: Sequence[str], search: Search) -> Skip:
@@ -115,18 +128,6 @@ def _cut(order: Sequence[str], search: Search) -> Skip:
     high, step = len(order), 1
     while step < high:
         if not search.met(tuple(order[: high - step])):
-            return _bisected(order, search, high - step, high)
+            return bisected(order, search, high - step, high)
         high, step = high - step, 2 * step
-    return _bisected(order, search, 0, high)
-
-
-def _bisected(order: Sequence[str], search: Search, low: int, high: int) -> Skip:
-    """The shortest prefix that meets the target, by bisection: that of `high` units meets it, that
-    of `low` does not."""
-    while high - low > 1:
-        middle = (low + high) // 2
-        if search.met(tuple(order[:middle])):
-            high = middle
-        else:
-            low = middle
-    return tuple(order[:high])
+    return bisected(order, search, 0, high)

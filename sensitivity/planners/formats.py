@@ -42,8 +42,7 @@ class FormatsPlanner:
             return judge(self.set_of(steps))
 
         choice = self._planner.choose(ranking, judged, self._of_steps(goal, ranking))
-        path = [replace(step, skip=self.set_of(step.skip)) for step in choice.path]
-        return replace(choice, skip=self.set_of(choice.skip), path=tuple(path))
+        return choice.changed(self.set_of)
 
     def set_of(self, steps: Iterable[str]) -> Skip:
         """The set that these steps make."""
@@ -56,21 +55,12 @@ class FormatsPlanner:
         return names_of_set(skip, wide)
 
     def _of_steps(self, goal: Goal, ranking: Sequence[str]) -> Goal:
+        """The goal as it is for a planner that chooses steps. Engines are not measured: their
+        formats are those of a set."""
         units, _ = parts_of_set(ranking)
         cost = cost_of_steps(goal.cost or unit_cost(units), self._first)
-        distortion = goal.distortion
-
-        def distorted(sets: Sequence[Skip]) -> list[float]:
-            assert distortion is not None
-            return distortion([*map(self.set_of, sets)])
-
-        return replace(
-            goal,
-            cost=cost,
-            probe=None,
-            after=self._first,
-            distortion=distortion and distorted,
-        )
+        goal = goal.measured_as(self.set_of)
+        return replace(goal, cost=cost, probe=None, after=self._first)
 
 
 def cost_of_steps(cost: CostModel, first: Mapping[str, str]) -> CostModel:

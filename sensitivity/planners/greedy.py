@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sensitivity.planners.base import Choice, Goal, Judge, Search
+from sensitivity.planners.base import Choice, Goal, Judge, Search, Skip, without
 
 REACH = 16
 """Units that are tried one at a time where a longer prefix turned out worse."""
@@ -41,14 +41,7 @@ class GreedyPlanner:
         step = 1
         while step < high and not search.met(tuple(ranking[:step])):
             low, step = step, step * 2
-        high = min(step, high)
-        while high - low > 1:
-            middle = (low + high) // 2
-            if search.met(tuple(ranking[:middle])):
-                high = middle
-            else:
-                low = middle
-        found = tuple(ranking[:high])
+        found = bisected(ranking, search, low, min(step, high))
         if self._prefix:
             return search.choice(found)
         if search.not_monotone():
@@ -74,6 +67,18 @@ def climbed(ranking: Sequence[str], search: Search, fewer: int) -> tuple[str, ..
     return kept if search.met(kept) else None
 
 
+def bisected(order: Sequence[str], search: Search, low: int, high: int) -> Skip:
+    """The shortest prefix that meets the target, by bisection: that of `high` units meets it, that
+    of `low` does not."""
+    while high - low > 1:
+        middle = (low + high) // 2
+        if search.met(tuple(order[:middle])):
+            high = middle
+        else:
+            low = middle
+    return tuple(order[:high])
+
+
 def pruned(prefix: Sequence[str], search: Search) -> tuple[str, ...]:
     """The prefix without the units that the target does not need, tried from its end.
 
@@ -81,7 +86,7 @@ def pruned(prefix: Sequence[str], search: Search) -> tuple[str, ...]:
     """
     kept = tuple(prefix)
     for unit in reversed(prefix[:-1]):
-        without = tuple(other for other in kept if other != unit)
-        if search.met(without):
-            kept = without
+        smaller = without(kept, unit)
+        if search.met(smaller):
+            kept = smaller
     return kept

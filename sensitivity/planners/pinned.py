@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
 
-from sensitivity.planners.base import Choice, Goal, Judge, Planner
+from sensitivity.planners.base import Choice, Goal, Judge, Judged, Planner, Skip, in_order
 from sensitivity.records import Border, CostModel
 
-Whole = Callable[[Iterable[str]], tuple[str, ...]]
-"""Makes a set of free units a whole skip set: with the pinned ones, in the order of the ranking."""
+OUTSIDE = ""
+"""The end of a border at which no unit is."""
+
+
+@dataclass(frozen=True)
+class _Whole:
+    """Makes a set of free units a whole skip-set: with the pinned ones, in the order of the
+    ranking."""
+
+    ranking: Sequence[str]
+    pinned: Skip
+
+    def __call__(self, free: Iterable[str]) -> Skip:
+        return in_order(self.ranking, (*self.pinned, *free))
 
 
 class PinnedPlanner:
@@ -21,31 +33,25 @@ class PinnedPlanner:
         self.searches = bool(getattr(planner, "searches", True))
         self._planner = planner
         self._skip = tuple(skip)
-        self._fixed = frozenset((*skip, *keep))
+        self._keep = frozenset(keep)
 
     def choose(self, ranking: Sequence[str], judge: Judge, goal: Goal) -> Choice:
-        place = {unit: index for index, unit in enumerate(ranking)}
+        whole = _Whole(ranking, self._skip)
 
-        def whole(skip: Iterable[str]) -> tuple[str, ...]:
-            return tuple(sorted((*self._skip, *skip), key=place.__getitem__))
+        def judged(free: Skip) -> Judged:
+            return judge(whole(free))
 
-        goal = self._of_free_units(goal, whole)
-        free = [unit for unit in ranking if unit not in self._fixed]
-        choice = self._planner.choose(free, lambda skip: judge(whole(skip)), goal)
-        path = tuple(replace(step, skip=whole(step.skip)) for step in choice.path)
-        ms = {whole(skip): time for skip, time in choice.ms.items()}
-        return replace(choice, skip=whole(choice.skip), path=path, ms=ms)
+        pinned = self._keep.union(self._skip)
+        free = [unit for unit in ranking if unit not in pinned]
+        choice = self._planner.choose(free, judged, self._of_free_units(goal, whole))
+        return choice.changed(whole)
 
-    def _of_free_units(self, goal: Goal, whole: Whole) -> Goal:
+    def _of_free_units(self, goal: Goal, whole: _Whole) -> Goal:
         """The goal as it is for a planner that knows only the units left to decide."""
-        probe, distortion = goal.probe, goal.distortion
-        if probe is not None:
-            goal = replace(goal, probe=lambda skips: probe([*map(whole, skips)]))
-        if distortion is not None:
-            goal = replace(goal, distortion=lambda skips: distortion([*map(whole, skips)]))
-        if goal.cost is not None:
-            goal = replace(goal, cost=given(goal.cost, self._skip, self._fixed - set(self._skip)))
-        return goal
+        goal = goal.measured_as(whole)
+        if goal.cost is None:
+            return goal
+        return replace(goal, cost=given(goal.cost, self._skip, self._keep))
 
 
 def given(cost: CostModel, skip: Collection[str], keep: Collection[str]) -> CostModel:
@@ -58,24 +64,26 @@ def given(cost: CostModel, skip: Collection[str], keep: Collection[str]) -> Cost
     base, units = cost.base, dict(cost.units)
     borders: list[Border] = []
     for border in cost.borders:
-        open_ends = _open_ends(border, skip, keep)
-        is_cut = open_ends == [""]
-        if is_cut:
-            base += border.cost
-            continue
-        if len(open_ends) == 1:
-            units[open_ends[0]] += border.cost
-            continue
-        if any(open_ends):
-            first, second = open_ends
-            borders.append(Border(first, second, border.cost))
-    base += sum(units.pop(name) for name in skip)
+        match _open_ends(border, skip, keep):
+            case [""]:
+                base += border.cost
+            case [unit]:
+                units[unit] += border.cost
+            case [first, second] if first != OUTSIDE:
+                borders.append(Border(first, second, border.cost))
+    base += sum(map(units.pop, skip))
     free = {name: ms for name, ms in units.items() if name not in keep}
     return replace(cost, base=base, units=free, borders=tuple(borders))
 
 
 def _open_ends(border: Border, skip: Collection[str], keep: Collection[str]) -> list[str]:
-    """Ends of a border that are not always kept, units before the outside (""), where all units
-    that are always left out are."""
-    ends = ["" if end in skip else end for end in (border.a, border.b)]
-    return sorted((end for end in ends if end not in keep), key=lambda end: not end)
+    """Ends of a border that are not always kept, units before the outside, where all units that are
+    always left out are."""
+    names = dict.fromkeys(skip, OUTSIDE)
+    ends = [names.get(end, end) for end in (border.a, border.b)]
+    open_ends = [end for end in ends if end not in keep]
+    return sorted(open_ends, key=_is_outside)
+
+
+def _is_outside(end: str) -> bool:
+    return end == OUTSIDE

@@ -3,8 +3,9 @@ SciPy's HiGHS."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 
 import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, milp
@@ -18,6 +19,9 @@ MOST_PAIRS = 150
 
 NEGLIGIBLE = 1e-3
 """Part of the largest pair's weight below which a pair is left out."""
+
+MISSING = -1
+"""In the place of a variable: the end of a border at which no unit is."""
 
 TIME_LIMIT_S = 10.0
 
@@ -63,23 +67,25 @@ class Program:
         borders = [border for border in model.borders if border.cost > 0]
         pairs = _largest(weights.pairs)
         width = n + len(borders) + len(pairs)
-        cost = np.zeros(width)
+        cost, loss, rows = np.zeros(width), np.zeros(width), _Rows(width)
         cost[:n] = [model.units[unit] for unit in self.units]
-        cost[n : n + len(borders)] = [border.cost for border in borders]
-        rows = _Rows(width)
-        for at, border in enumerate(borders, n):
-            rows.cut(at, index.get(border.a), index.get(border.b))
-        loss = np.zeros(width)
         loss[:n] = -weights.units
+        for at, border in enumerate(borders, n):
+            cost[at] = border.cost
+            rows.cut(at, index.get(border.a, MISSING), index.get(border.b, MISSING))
         for at, (i, j) in enumerate(pairs, n + len(borders)):
             loss[at] = weights.pairs[i, j]
             rows.both(at, i, j, heavier=loss[at] > 0)
         rows.at_most(cost, below - model.base)
-        for skip in tried:
-            rows.other_than([unit in skip for unit in self.units])
+        self._bar(rows, tried)
         for unit in self.after.keys() & index.keys():
             rows.add({index[unit]: 1.0, index[self.after[unit]]: -1.0}, 0.0)
         return cost, loss, rows
+
+    def _bar(self, rows: _Rows, tried: Iterable[frozenset[str]]) -> None:
+        """Let no answer be one of these sets."""
+        for skip in tried:
+            rows.other_than([unit in skip for unit in self.units])
 
     def _solved(self, objective: np.ndarray, rows: _Rows) -> tuple[str, ...] | None:
         n = len(self.units)
@@ -90,7 +96,8 @@ class Program:
         )  # fmt: skip
         if found.x is None:
             return None
-        return tuple(unit for unit, value in zip(self.units, found.x, strict=False) if value > 0.5)
+        skipped = np.flatnonzero(found.x[:n] > 0.5)
+        return tuple(self.units[at] for at in skipped)
 
 
 class _Rows:
@@ -108,19 +115,12 @@ class _Rows:
     def at_most(self, row: np.ndarray, upper: float) -> None:
         self.add({int(at): float(row[at]) for at in np.flatnonzero(row)}, upper)
 
-    def cut(self, y: int, a: int | None, b: int | None) -> None:
-        """Y >= |x[a] - x[b]|, where a missing end counts as skipped."""
+    def cut(self, y: int, a: int, b: int) -> None:
+        """Y >= |x[a] - x[b]|, where an end that is MISSING counts as skipped."""
         for first, second in ((a, b), (b, a)):
-            row, upper = {y: -1.0}, 0.0
-            if first is None:
-                upper -= 1.0
-            else:
-                row[first] = 1.0
-            if second is None:
-                upper += 1.0
-            else:
-                row[second] = -1.0
-            self.add(row, upper)
+            row = {y: -1.0, first: 1.0, second: -1.0}
+            of_missing = row.pop(MISSING, 0.0)
+            self.add(row, -of_missing)
 
     def both(self, z: int, i: int, j: int, *, heavier: bool) -> None:
         """Z stands for "neither i nor j is skipped". A program that wants little loss lowers z by
@@ -133,12 +133,15 @@ class _Rows:
             self.add({z: 1.0, j: 1.0}, 1.0)
 
     def other_than(self, skipped: Sequence[bool]) -> None:
-        self.add({at: 1.0 if one else -1.0 for at, one in enumerate(skipped)}, sum(skipped) - 1.0)
+        """Any set but this one."""
+        signs = np.where(skipped, 1.0, -1.0)
+        self.at_most(signs, sum(skipped) - 1.0)
 
     def constraint(self) -> LinearConstraint:
-        rows = np.repeat(np.arange(len(self._rows)), [len(row) for row in self._rows])
-        columns = [at for row in self._rows for at in row]
-        values = [value for row in self._rows for value in row.values()]
+        lengths = list(map(len, self._rows))
+        rows = np.repeat(np.arange(len(lengths)), lengths)
+        columns = list(chain.from_iterable(self._rows))
+        values = list(chain.from_iterable(row.values() for row in self._rows))
         matrix = coo_array((values, (rows, columns)), shape=(len(self._rows), self._width))
         return LinearConstraint(matrix.tocsr(), -np.inf, np.array(self._upper))
 

@@ -8,8 +8,9 @@ quantized classifiers keep the first and the last layer, since DoReFa-Net (Zhou 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import chain
 
-from sensitivity.planners.base import Choice, Goal, Judge, Search
+from sensitivity.planners.base import Choice, Goal, Judge, Search, in_order
 from sensitivity.records import Unit
 
 
@@ -22,11 +23,14 @@ class RulePlanner:
     def choose(self, ranking: Sequence[str], judge: Judge, goal: Goal) -> Choice:
         search = Search(judge)
         search.step(())
-        return search.choice(tuple(unit for unit in ranking if unit in goal.by_hand))
+        return search.choice(in_order(ranking, goal.by_hand))
 
 
 def by_hand(units: Iterable[Unit], ends: Iterable[Sequence[str]]) -> tuple[str, ...]:
     """Units that the rule leaves out. ends: for each end of the graph its units, the nearest
     first."""
-    heads = tuple(unit.name for unit in units if unit.kind == "head")
-    return heads or tuple(dict.fromkeys(near[0] for near in ends if near))
+    heads = [unit.name for unit in units if unit.kind == "head"]
+    if heads:
+        return tuple(heads)
+    outermost = chain.from_iterable(end[:1] for end in ends)
+    return tuple(dict.fromkeys(outermost))
