@@ -30,4 +30,6 @@ class InterpolatedPlanner:
             found = search.judged(tuple(ranking[:size]))
             tried.append(Tried(size, goal.start - found.metric, found.error, found.met, found.part))
         met = [one.size for one in tried if one.met]
-        return search.choice(tuple(ranking[: min(met)])) if met else search.best_missed(ranking)
+        if not met:
+            return search.best_missed(ranking)
+        return search.choice(tuple(ranking[: min(met)]))

@@ -40,7 +40,9 @@ class Standing:
     @property
     def open(self) -> tuple[int, ...]:
         """Units to measure on the next batch, most promising first; none once settled."""
-        return () if self.settled else tuple(unit for unit in self.order if not self.out[unit])
+        if self.settled:
+            return ()
+        return tuple(unit for unit in self.order if not self.out[unit])
 
 
 def standing(

@@ -64,17 +64,23 @@ def next_size(signal: ArrayLike, tried: Sequence[Tried], allowed: float) -> int 
         return 0
     units = len(noise)
     failed = max((one.size for one in tried if not one.met), default=-1)
-    met = min((one.size for one in tried if one.met), default=None)
-    if met is not None:
-        return _between(failed, met, units)
-    loss, error = predicted_loss(noise, tried, allowed)
-    missed = sum(one.part for one in tried if one.size > 0 and not one.met)
+    met = [one.size for one in tried if one.met]
+    if met:
+        return _between(failed, min(met), units)
+    hopeful = _hopeful_sizes(noise, tried, allowed)
+    larger = hopeful[hopeful > failed]
+    if larger.size:
+        return int(larger[0])
+    return units if failed < units else None
+
+
+def _hopeful_sizes(signal: Values, tried: Sequence[Tried], allowed: float) -> NDArray[np.int_]:
+    """The sizes that are likely enough to meet the target, ascending, where no try met it."""
+    loss, error = predicted_loss(signal, tried, allowed)
+    missed = sum(one.part for one in tried if one.size > 0)
     enough = 1 - (1 - LIKELY) / 2**missed
     likely = ndtr((allowed - loss) / np.maximum(error, 1e-12)) >= enough
-    hopeful = failed + 1 + np.flatnonzero(likely[failed + 1 :])
-    if hopeful.size:
-        return int(hopeful[0])
-    return units if failed < units else None
+    return np.flatnonzero(likely)
 
 
 def _between(failed: int, met: int, units: int) -> int | None:

@@ -49,20 +49,25 @@ def unified_scales(
         raise ModelError(
             f"Expected a model whose ranges can be changed, got one of {source.source}."
         )
-    own = [[_per_tensor(source.range(name)) for name in group] for group in names]
     changed: list[Range] = []
     shared: list[Range] = []
-    for group in own:
-        largest = max(one.amax[0] for one in group)
-        lower = [one for one in group if one.amax[0] != largest]
+    for group in names:
+        ranges = [_per_tensor(source.range(name)) for name in group]
+        largest = max(one.amax for one in ranges)
+        lower = [one for one in ranges if one.amax != largest]
         changed += lower
-        shared += [Range(one.quantizer, "shared", (largest,)) for one in lower]
+        shared += [Range(one.quantizer, "shared", largest) for one in lower]
     with source.with_ranges(shared):
         yield tuple(changed)
 
 
+def has_one_amax(found: Range) -> bool:
+    """Whether a range is per tensor, so that it can be shared."""
+    return found.axis is None and len(found.amax) == 1
+
+
 def _per_tensor(one: Range) -> Range:
-    if one.axis is not None or len(one.amax) != 1:
+    if not has_one_amax(one):
         raise ModelError(
             f"Expected {one.quantizer} to have one amax to share with its group, got "
             f"{len(one.amax)}; calibrate it per tensor."
@@ -83,16 +88,14 @@ def add_residual_quantizers(source: QuantizedModel, batches: Sequence[Any]) -> t
     from sensitivity.quantizers.torch.sums import QuantizedSums, change_sums
 
     operands = groups.residual_operands(trace(source, batches[0], sums=True))
-    template = next(
-        (one.name for one in source.quantizers if one.role == "input" and one.axis is None), None
-    )
-    if template is None or not operands:
+    templates = [one.name for one in source.quantizers if one.role == "input" and one.axis is None]
+    if not templates or not operands:
         return ()
     largest = _largest_operands(source, operands, batches)
     names = []
     changes: dict[str, QuantizedSums] = defaultdict(QuantizedSums)
     for operand in operands:
-        quantizer = copy.deepcopy(source.model.get_submodule(template))
+        quantizer = copy.deepcopy(source.model.get_submodule(templates[0]))
         quantizer._amax.fill_(largest[operand])
         added = changes[operand.module].add(operand, quantizer)
         owner = source.model.get_submodule(operand.module)

@@ -3,6 +3,7 @@ measured."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,11 +14,12 @@ from sensitivity.onnx_graph import groups
 from sensitivity.quantizers.base import QuantizedModel, Recalibratable, Structured
 from sensitivity.quantizers.torch.modules import head_parts, merged_blocks, shared_objects
 from sensitivity.records import Unit, names_of
+from sensitivity.units.placement import has_one_amax
 from sensitivity.units.units import Relation, patterns, units_of
 
 NO_GRAPH = (
-    "The model's graph could not be read ({problem}), so {what} every quantizer keeps its own "
-    "range; an engine may want one range where tensors meet."
+    "The model's graph could not be read ({problem}), so {every} quantizer keeps its own range; an "
+    "engine may want one range where tensors meet."
 )
 BRANCHED = (
     "{count} RepVGG blocks still have their training branches ({names}): each runs as several "
@@ -68,15 +70,22 @@ def placed(source: QuantizedModel, example: Any, choices: UnitChoices) -> Placed
     found = structure_of(source, example)
     own = patterns(choices.group, source.quantizers)
     units = units_of(source.quantizers, choices.unit, (*own, *found.relations))
-    warnings = []
-    if found.problem and (example is not None or choices.unit == "group"):
-        what = "units are layers, and" if choices.unit == "group" else ""
-        warnings.append(" ".join(NO_GRAPH.format(problem=found.problem, what=what).split()))
+    scales = () if choices.separate_scales else found.scales
+    warnings = tuple(_warnings(found, choices, has_example=example is not None))
+    return Placed(units, scales, warnings, found.problem, found.traced)
+
+
+def _warnings(found: Structure, choices: UnitChoices, *, has_example: bool) -> Iterator[str]:
+    """What the reader must know of a graph that could not be read, where one was to be, and of
+    blocks that are not merged."""
+    wants_groups = choices.unit == "group"
+    if found.problem and (has_example or wants_groups):
+        what = "units are layers, and every" if wants_groups else "every"
+        problem = " ".join(found.problem.split())
+        yield NO_GRAPH.format(problem=problem, every=what)
     if found.branched:
         names = begun(found.branched)
-        warnings.append(BRANCHED.format(count=len(found.branched), names=names))
-    scales = () if choices.separate_scales else found.scales
-    return Placed(units, scales, tuple(warnings), found.problem, found.traced)
+        yield BRANCHED.format(count=len(found.branched), names=names)
 
 
 def structure_of(source: QuantizedModel, example: Any) -> Structure:
@@ -117,18 +126,22 @@ def _traced_structure(
     blocks = [block for block in groups.branched_blocks(traced) if set(block) <= set(layers)]
     branched = [Relation("repvgg", block) for block in blocks]
     meetings = groups.meetings(traced)
-    layer_of = {quantizer.name: quantizer.layer for quantizer in source.quantizers}
-    met = []
-    for meeting in meetings:
-        meeting_layers = dict.fromkeys(layer_of[name] for name in meeting.quantizers)
-        met.append(Relation(meeting.kind, tuple(meeting_layers)))
+    met = [_met(source, meeting) for meeting in meetings]
     residual = [Relation("residual", found) for found in groups.residual_layers(traced, layers)]
+    together = [meeting.quantizers for meeting in meetings]
     return Structure(
         relations=(*branched, *of_modules, *met, *residual),
-        scales=tuple(one.quantizers for one in meetings if sharable(source, one.quantizers)),
+        scales=tuple(names for names in together if sharable(source, names)),
         branched=tuple(block[0] for block in blocks),
         traced=traced,
     )
+
+
+def _met(source: QuantizedModel, meeting: groups.Meeting) -> Relation:
+    """The layers whose quantizers meet."""
+    layer_of = {quantizer.name: quantizer.layer for quantizer in source.quantizers}
+    layers = dict.fromkeys(map(layer_of.__getitem__, meeting.quantizers))
+    return Relation(meeting.kind, tuple(layers))
 
 
 def _layer_names(source: QuantizedModel) -> list[str]:
@@ -146,7 +159,7 @@ def sharable(source: QuantizedModel, names: tuple[str, ...]) -> bool:
     except ModelError:
         return False
     kinds = {(grid.low, grid.high, grid.zero_point) for grid in grids}
-    return len(kinds) == 1 and all(one.axis is None and len(one.amax) == 1 for one in ranges)
+    return len(kinds) == 1 and all(map(has_one_amax, ranges))
 
 
 def _traced(source: QuantizedModel, example: Any) -> Any:

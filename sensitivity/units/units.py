@@ -3,9 +3,11 @@ one by one."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from itertools import chain
 
 from sensitivity.config import UnitName
 from sensitivity.errors import NamesError, SensitivityError, unmatched
@@ -35,6 +37,9 @@ STRENGTH: tuple[UnitKind, ...] = (
 )
 """What a unit is called that came together for several reasons: the first of these."""
 
+MARKS = ("repvgg", "head")
+"""Relations that a unit of one layer says it is part of."""
+
 CLAIMS = ("pattern", "repvgg", "head")
 """Relations whose layers take part in no other, except where quantizers are one object."""
 
@@ -47,30 +52,47 @@ def units_of(
     by: "layer" and "quantizer" join nothing but a user's own groups, and mark heads and RevVGG
     blocks; "group" joins what is related. relations: the strongest claim to a layer first.
     """
-    if by == "quantizer":
-        atoms = tuple(Unit(one.name, (one.name,), "quantizer", (one.layer,)) for one in quantizers)
-    else:
-        atoms = layers(quantizers)
     relations = tuple(relations)
-    wanted = relations if by == "group" else [one for one in relations if one.kind == "pattern"]
-    return tuple(_unit(group, relations, by) for group in _joined(atoms, wanted))
+    joining = relations
+    if by != "group":
+        joining = tuple(relation for relation in relations if relation.kind == "pattern")
+    groups = _joined(_atoms(quantizers, by), joining)
+    return tuple(_unit(group, relations, by) for group in groups)
+
+
+def _atoms(quantizers: Sequence[Quantizer], by: UnitName) -> Sequence[Unit]:
+    """The smallest units: single quantizers, or layers."""
+    if by != "quantizer":
+        return layers(quantizers)
+    return [Unit(one.name, (one.name,), "quantizer", (one.layer,)) for one in quantizers]
 
 
 def patterns(groups: Iterable[str], quantizers: Iterable[Quantizer]) -> tuple[Relation, ...]:
     """A user's `NAME=PATTERN,...` as relations over layers. Raises NamesError for a pattern that
     matches no layer, or a layer that another group has."""
     known = list(dict.fromkeys(quantizer.layer for quantizer in quantizers))
-    members: dict[str, dict[str, None]] = {}
+    members: defaultdict[str, dict[str, None]] = defaultdict(dict)
     for text in groups:
-        name, equals, right = text.partition("=")
-        if not (name and equals and right):
-            raise SensitivityError(
-                f"Expected --group as NAME=PATTERN, got {text!r}; write it as in 'head=model.22.*'."
-            )
-        for pattern in right.split(","):
-            members.setdefault(name, {}).update(
-                dict.fromkeys(matching("--group", pattern.strip(), known))
-            )
+        name, wanted = _parsed(text)
+        for pattern in wanted:
+            found = matching("--group", pattern, known)
+            members[name].update(dict.fromkeys(found))
+    _check_owners(members)
+    return tuple(Relation("pattern", tuple(found), name) for name, found in members.items())
+
+
+def _parsed(text: str) -> tuple[str, list[str]]:
+    """Name and patterns of a `NAME=PATTERN,...`."""
+    name, _, wanted = text.partition("=")
+    if not (name and wanted):
+        raise SensitivityError(
+            f"Expected --group as NAME=PATTERN, got {text!r}; write it as in 'head=model.22.*'."
+        )
+    return name, [pattern.strip() for pattern in wanted.split(",")]
+
+
+def _check_owners(members: Mapping[str, Iterable[str]]) -> None:
+    """Raise NamesError where two groups have a layer. members: layers by group."""
     owner: dict[str, str] = {}
     for name, found in members.items():
         for layer in found:
@@ -79,15 +101,14 @@ def patterns(groups: Iterable[str], quantizers: Iterable[Quantizer]) -> tuple[Re
                     f"Expected each layer in one --group, got {layer} in {owner[layer]} and {name}."
                 )
             owner[layer] = name
-    return tuple(Relation("pattern", tuple(found), name) for name, found in members.items())
 
 
 def matching(option: str, pattern: str, names: Sequence[str]) -> list[str]:
     """The name that is the pattern, else all that it matches. Raises NamesError, with close names,
     where there is none."""
-    found = (
-        [pattern] if pattern in names else [name for name in names if fnmatchcase(name, pattern)]
-    )
+    if pattern in names:
+        return [pattern]
+    found = [name for name in names if fnmatchcase(name, pattern)]
     if not found:
         raise unmatched(option, pattern, names)
     return found
@@ -119,7 +140,7 @@ def pins(skip: Iterable[str], keep: Iterable[str], units: Sequence[Unit]) -> Pin
 def pinned(option: str, wanted: Iterable[str], units: Sequence[Unit]) -> tuple[str, ...]:
     """Names of the units that patterns match, in the model's order. option: named in errors. Raises
     NamesError for a pattern that matches nothing."""
-    names = list(dict.fromkeys(name for unit in units for name in unit.names))
+    names = list(dict.fromkeys(chain.from_iterable(unit.names for unit in units)))
     matched: set[str] = set()
     for pattern in wanted:
         matched.update(matching(option, pattern, names))
@@ -127,64 +148,75 @@ def pinned(option: str, wanted: Iterable[str], units: Sequence[Unit]) -> tuple[s
     return tuple(names_of(hit))
 
 
-def _joined(atoms: Sequence[Unit], relations: Iterable[Relation]) -> Iterator[list[Unit]]:
+def _joined(atoms: Sequence[Unit], relations: Iterable[Relation]) -> list[list[Unit]]:
     """Atoms that relations join, directly or through others, in the order of their first."""
+    atoms_of: defaultdict[str, list[str]] = defaultdict(list)
+    for atom in atoms:
+        atoms_of[_layer_of(atom)].append(atom.name)
     group_of = {atom.name: index for index, atom in enumerate(atoms)}
     claimed: set[str] = set()
     for relation in relations:
-        members = {atom.name for atom in atoms if _of(atom) in relation.layers}
+        members = set(chain.from_iterable(map(atoms_of.__getitem__, relation.layers)))
         if relation.kind != "shared":
             members -= claimed
         if relation.kind in CLAIMS:
             claimed |= members
-        _join({group_of[name] for name in members}, group_of)
-    for index in sorted(set(group_of.values())):
-        yield [atom for atom in atoms if group_of[atom.name] == index]
+        _join(members, group_of)
+    groups: defaultdict[int, list[Unit]] = defaultdict(list)
+    for atom in atoms:
+        groups[group_of[atom.name]].append(atom)
+    return list(groups.values())
 
 
-def _join(groups: set[int], group_of: dict[str, int]) -> None:
-    """Make one group of these groups; it keeps the smallest number among them."""
+def _join(members: Iterable[str], group_of: dict[str, int]) -> None:
+    """Make one group of the groups of these atoms; it keeps the smallest number among them."""
+    joined = {group_of[name] for name in members}
     for name, group in group_of.items():
-        if group in groups:
-            group_of[name] = min(groups)
+        if group in joined:
+            group_of[name] = min(joined)
 
 
 def _unit(atoms: list[Unit], relations: Sequence[Relation], by: UnitName) -> Unit:
     """The unit that these atoms make, called after the strongest reason why they are one."""
-    layers_of_unit = tuple(dict.fromkeys(_of(atom) for atom in atoms))
-    reason = _strongest_reason(set(layers_of_unit), relations, by)
-    has_own_name = reason is not None and reason.name is not None
-    if len(atoms) == 1 and not has_own_name:
+    own_layers = tuple(dict.fromkeys(map(_layer_of, atoms)))
+    reason = _strongest_reason(own_layers, relations, by)
+    if len(atoms) == 1 and reason.name is None:
         return _marked(atoms[0], relations)
-    assert reason is not None, "joined by a relation"
-    name = reason.name or f"{reason.kind}:{layers_of_unit[0]}"
-    quantizers = tuple(quantizer for atom in atoms for quantizer in atom.quantizers)
-    return Unit(name, quantizers, reason.kind, layers_of_unit)
+    name = reason.name or f"{reason.kind}:{own_layers[0]}"
+    quantizers = chain.from_iterable(atom.quantizers for atom in atoms)
+    return Unit(name, tuple(quantizers), reason.kind, own_layers)
 
 
 def _strongest_reason(
-    layers_of_unit: set[str], relations: Iterable[Relation], by: UnitName
-) -> Relation | None:
-    """Of the relations for which these layers are one unit; None where there is none."""
+    own_layers: tuple[str, ...], relations: Iterable[Relation], by: UnitName
+) -> Relation:
+    """Of the relations for which these layers are one unit; a relation of kind "layer" where there
+    is none."""
+    own = set(own_layers)
 
     def is_reason(relation: Relation) -> bool:
         related = set(relation.layers)
-        covers_two = len(layers_of_unit & related) > 1
         is_wanted = by == "group" or relation.kind in CLAIMS
-        return is_wanted and (covers_two or layers_of_unit == related)
+        covers = len(own & related) > 1 or own == related
+        return is_wanted and covers
 
     reasons = filter(is_reason, relations)
-    return min(reasons, key=lambda relation: STRENGTH.index(relation.kind), default=None)
+    return min(reasons, key=_strength, default=Relation("layer", own_layers))
+
+
+def _strength(relation: Relation) -> int:
+    """The place of its kind in STRENGTH: 0 for the strongest."""
+    return STRENGTH.index(relation.kind)
 
 
 def _marked(atom: Unit, relations: Iterable[Relation]) -> Unit:
     """A unit of one atom, which says where it is part of a head or of a RepVGG block."""
     for relation in relations:
-        if relation.kind in ("head", "repvgg") and _of(atom) in relation.layers:
+        if relation.kind in MARKS and _layer_of(atom) in relation.layers:
             return replace(atom, kind=relation.kind)
     return atom
 
 
-def _of(atom: Unit) -> str:
+def _layer_of(atom: Unit) -> str:
     """The layer that an atom is, or is of."""
     return atom.layers[0] if atom.layers else atom.name
