@@ -264,26 +264,35 @@ def test_a_first_guess_shares_the_whole_loss_by_what_each_costs_alone(scale: flo
 
 def test_sure_sets_and_cheap_sets_are_asked_for_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     """And where one kind names none, the other is asked."""
-    asked = []
+    asked: list[str] = []
+    answers = iter([("a",), ("b",), ("c",), ("d",)])
 
     def cheapest(self, *_: object) -> tuple[str, ...] | None:
         asked.append("cheap")
-        return ("a",) if asked == ["cheap"] else None
+        return next(answers, None)
 
-    def surest(self, *_: object) -> None:
+    def surest(self, *_: object) -> tuple[str, ...] | None:
         asked.append("sure")
+        return next(answers, None)
 
     monkeypatch.setattr(Program, "cheapest", cheapest)
     monkeypatch.setattr(Program, "surest", surest)
     judge = judged_by(lambda skip: 0.2 - 0.1 * len(skip), 0.15)
-    CostPlanner().choose(("a", "b"), judge, Goal(0.85, 1.0))
-    assert asked == ["cheap", "sure", "sure", *["cheap"] * len(DOUBT)]
+    CostPlanner().choose(UNITS, judge, Goal(0.85, 1.0))
+    assert asked == ["cheap", "sure", "cheap", "sure", *["cheap"] * len(DOUBT), "sure", "sure"]
+
+
+def test_where_every_unit_is_pinned_the_pins_are_the_plan() -> None:
+    judge = judged_by(lambda _: 0.1, 0.2)
+    choice = PinnedPlanner(CostPlanner(), ("b",), ("a", "c")).choose("abc", judge, Goal(0.8, 1.0))
+    assert (choice.skip, choice.met) == (("b",), True)
 
 
 def test_the_loss_model_repeats_what_it_was_told_and_learns_a_pair() -> None:
     quantized = every_set(3)
     losses = quantized.sum(axis=1) * 0.1 + 0.3 * quantized[:, 0] * quantized[:, 1]
     known = fitted(first_guess([1.0, 1.0, 1.0], 0.6), quantized, losses)
+    assert known.seen.dtype == np.float64
     assert known.weights.loss(quantized) == pytest.approx(losses, abs=5e-3)
     assert known.weights.pairs[0, 1] > 0.1 > abs(known.weights.pairs[0, 2])
     assert known.error > 0
@@ -335,6 +344,22 @@ def test_a_program_names_the_set_that_loses_least_within_a_cost() -> None:
     assert program.surest(weights, [frozenset("bc")], below=1.35) in {("b",), ("b", "d")}
     assert set(program.surest(weights, [], below=1.45)) - {"d"} == {"a"}
     assert program.surest(weights, [frozenset()], below=1.05) is None
+
+
+def test_a_program_counts_a_border_to_the_outside_where_the_unit_stays_in_int8() -> None:
+    """What is outside runs in float, as what is left out does."""
+    weights = Weights(np.array([0.5, 0.3]), np.zeros((2, 2)))
+    for a, b in ("a", ""), ("", "a"):
+        cost = CostModel("table", "ms", 1.0, {"a": 0.4, "b": 0.2}, (Border(a, b, 0.3),))
+        program = Program(("a", "b"), cost)
+        # Cut: () at 1.3 and ("b",) at 1.5. Not cut: ("a",) at 1.4 and ("a", "b") at 1.6.
+        assert program.cheapest(weights, 1.0, [], below=10.0) == ()
+        assert program.cheapest(weights, 1.0, [frozenset()], below=10.0) == ("a",)
+        assert program.surest(weights, [], below=1.35) == ()
+        assert program.surest(weights, [], below=1.45) == ("a",)
+        assert program.surest(weights, [], below=1.7) == ("a", "b")
+        assert program.surest(weights, [frozenset("ab"), frozenset("a")], below=1.7) == ("b",)
+        assert program.surest(weights, [frozenset("ab"), frozenset("a")], below=1.49) == ()
 
 
 def test_a_program_has_no_answer_where_every_set_was_tried() -> None:

@@ -78,6 +78,8 @@ class CostPlanner:
 
     def _improve(self, ranking: Sequence[str], search: Search, goal: Goal) -> None:
         """Judge sets until no cheaper one can be hoped for."""
+        if not ranking:  # every unit is pinned
+            return
         program = Program(tuple(ranking), goal.cost, goal.after)
         whole = goal.start - search.step(()).metric
         losses = [goal.loss.get(unit, 0.0) for unit in ranking]

@@ -147,6 +147,8 @@ class _Rows:
 
 
 def _largest(pairs: np.ndarray) -> list[tuple[int, int]]:
-    rows, columns = np.nonzero(np.abs(pairs) > NEGLIGIBLE * np.abs(pairs).max(initial=0))
-    order = np.argsort(-np.abs(pairs[rows, columns]), kind="stable")[:MOST_PAIRS]
+    """Places of the pairs that are in the program, those of the largest weights first."""
+    sizes = np.abs(pairs)
+    rows, columns = np.nonzero(sizes > NEGLIGIBLE * sizes.max())
+    order = np.argsort(-sizes[rows, columns], kind="stable")[:MOST_PAIRS]
     return [(int(rows[at]), int(columns[at])) for at in order]
