@@ -30,10 +30,13 @@ def run(model: ir.Model) -> np.ndarray:
 
 def rewritten(body: str) -> tuple[list[str], list[list[int | None]]]:
     """The operations after the pass, and the limits of each Clip; the values are as before."""
-    model = ir.from_proto(onnx.parser.parse_model(GRAPH.format(body=body)))
+    proto = onnx.parser.parse_model(GRAPH.format(body=body))
+    model = ir.from_proto(onnx.shape_inference.infer_shapes(proto))
     before = run(model)
     changed = OneClipPerPair()(model).modified
     assert run(model) == pytest.approx(before, abs=0)
+    clips = [node.outputs[0] for node in model.graph if node.op_type == "Clip"]
+    assert {clip.type for clip in clips} == {ir.TensorType(ir.DataType.INT8)}
     operations = [node.op_type for node in model.graph]
     limits = [
         [None if end is None else int(end.const_value.numpy()) for end in node.inputs[1:]]

@@ -12,7 +12,7 @@ from support.pt2e_models import quantized_by_pt2e
 from torch import nn
 
 from sensitivity.config import ScanSettings
-from sensitivity.errors import ModelError, NamesError, SensitivityError
+from sensitivity.errors import ExportError, ModelError, NamesError, SensitivityError
 from sensitivity.quantizers.torch.modelopt import ModelOptModel
 from sensitivity.quantizers.torch.pt2e import Pt2eModel
 from sensitivity.records import Quantizer, Unit
@@ -226,6 +226,21 @@ def test_a_model_that_cannot_be_traced_falls_back_to_layers_and_says_so():
         "The model's graph could not be read (Expected every output of the model to be a tensor"
     )
     assert "units are layers" in warning
+    (warning,) = placed(source_of(Data, models.batch()), models.batch(), choices()).warnings
+    assert "so every quantizer keeps its own range" in warning
+
+
+def test_two_samples_of_the_example_are_traced(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = []
+
+    def traced(source, example):
+        sizes.append(len(example))
+        raise ExportError("no")
+
+    monkeypatch.setattr("sensitivity.exporters.trace.trace", traced)
+    found = structure_of(source_of(Residual, models.batch()), torch.cat([models.batch()] * 2))
+    assert sizes == [2]
+    assert (found.problem, found.traced) == ("no", None)
 
 
 def test_a_model_that_is_no_torch_model_has_layers_and_its_own_ranges():

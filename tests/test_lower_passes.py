@@ -19,6 +19,7 @@ from sensitivity.onnx_graph.passes.clip_by_range import ClipByRange
 from sensitivity.onnx_graph.passes.enlarge_by_copies import EnlargeByCopies
 from sensitivity.onnx_graph.passes.pad_channels import PadChannels
 from sensitivity.onnx_graph.passes.pointwise_as_matmul import PointwiseAsMatMul
+from sensitivity.onnx_graph.passes.quantize_outputs import QuantizeOutputs
 from sensitivity.onnx_graph.passes.unsigned import UnsignedActivations
 
 HEAD = (
@@ -277,3 +278,23 @@ def test_the_zero_point_0_where_nothing_is_clipped_by_the_range(
     (pair,) = qdq.pairs(lowered.graph)
     assert pair.zero_point == np.uint8(zero_point)
     assert values(lowered).max() == pytest.approx(2.55 if zero_point == 0 else 1.27)
+
+
+def test_a_value_that_is_moved_to_a_computed_shape_stays_on_its_grid() -> None:
+    """The shape is no value to compute with, so it needs no pair."""
+    body = """
+    shape = Shape (x)
+    r = Reshape (d, shape)
+    l = LeakyRelu (r)
+    lq = QuantizeLinear (l, s2, z)
+    y = DequantizeLinear (lq, s2, z)
+}}"""
+    text = (HEAD + QUANTIZED + body).format(channels=2, height=3, width=4)
+    model = network_of(text, **grid(), s2=np.array(0.1, np.float32))
+    before = values(model)
+    assert QuantizeOutputs({})(model).modified
+    (leaky,) = [node for node in model.graph if node.op_type == "LeakyRelu"]
+    pair = qdq.pair_of(leaky.inputs[0])
+    assert pair.source.producer().op_type == "Reshape"
+    assert (float(pair.scale), int(pair.zero_point)) == (np.float32(0.05), 128)
+    assert values(model) == pytest.approx(before, abs=0)
