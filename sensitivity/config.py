@@ -754,7 +754,7 @@ def in_python(sentence: str, kinds: Iterable[type[Any]]) -> str:
         for item in fields(kind)
     }
     return re.sub(
-        r"--[a-z][a-z-]*", lambda found: keywords.get(found.group(), found.group()), sentence
+        r"--[a-z][a-z-]*", lambda match: keywords.get(match.group(), match.group()), sentence
     )
 
 

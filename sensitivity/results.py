@@ -174,10 +174,10 @@ class Exported(Result):
     def files(self) -> dict[str, Path]:
         """Variant ("float", "int8", "partial") -> its file, and name of each lowered file -> that
         file."""
-        found: dict[str, Path] = {}
-        found.update(self._run_dir.canonical().items())
-        found.update((name, self._run_dir.folder / name) for name in self.record.lowered)
-        return found
+        located: dict[str, Path] = {}
+        located.update(self._run_dir.canonical().items())
+        located.update((name, self._run_dir.folder / name) for name in self.record.lowered)
+        return located
 
     def to_frame(self) -> pd.DataFrame:
         """Return one row per canonical file.

@@ -175,14 +175,14 @@ class RunDir:
             self.path / (info.near or path),
             self.path / Path(path).name,
         )
-        found = next((place for place in places if place.is_file()), None)
-        if found is None:
+        file = next((place for place in places if place.is_file()), None)
+        if file is None:
             raise RunDirError(
                 f"Expected the task file of the run {self.path} at {path}, got nothing there; put "
                 "it back, or put a "
                 f"copy of it into {self.path}."
             )
-        return f"{found}:{function}"
+        return f"{file}:{function}"
 
     def go_on(self) -> str:
         """Return what continues the scan or run of this directory.

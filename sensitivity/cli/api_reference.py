@@ -73,8 +73,8 @@ def _function(name: str) -> Iterator[str]:
         return
     yield "| setting | default | what it does |\n|---|---|---|"
     for item in settings:
-        told = in_python(item.metadata["help"], SETTINGS.values()).replace("|", "\\|")
-        yield f"| `{item.name}` | `{item.default!r}` | {told} |"
+        help_text = in_python(item.metadata["help"], SETTINGS.values()).replace("|", "\\|")
+        yield f"| `{item.name}` | `{item.default!r}` | {help_text} |"
     yield ""
 
 
@@ -87,8 +87,8 @@ def _class(kind: type[Any], *, members: bool) -> Iterator[str]:
     if not members:
         yield f"```python\n{_broken(f'sensitivity.{kind.__name__}{_text(kind)}')}\n```\n"
     yield from _docstring(kind)
-    for member, told in _members(kind) if members else ():
-        yield _item(f"- `{member}` {' '.join(told.split())}")
+    for member, text in _members(kind) if members else ():
+        yield _item(f"- `{member}` {' '.join(text.split())}")
     if members:
         yield ""
 

@@ -35,8 +35,8 @@ def faithful_copies(
     loading it.
 
     Nothing else is changed: files of a Q/DQ source keep the form that their toolkit gave them. A
-        copy of an earlier plan that is no longer needed is removed. Returns the name of each copy
-        -> its check.
+    copy of an earlier plan that is no longer needed is removed. Returns the name of each copy ->
+    its check.
 
     left_out: receives the name of each copy that does not compute what it should -> the reason; the
         copy is removed. None raises ExportError instead.

@@ -164,9 +164,9 @@ def _check_placement(
     kept ones."""
     original: OnnxModel = source.model
     wanted = {(use.unit, _pair(use.pair)) for use in original.uses if use.name not in disabled}
-    found = {(use.unit, _pair(use.pair)) for use in uses(paths(model.graph))}
-    problems = [f"{pair} of {unit} is missing" for unit, pair in sorted(wanted - found)]
-    problems += [f"{pair} of {unit} should not be there" for unit, pair in sorted(found - wanted)]
+    present = {(use.unit, _pair(use.pair)) for use in uses(paths(model.graph))}
+    problems = [f"{pair} of {unit} is missing" for unit, pair in sorted(wanted - present)]
+    problems += [f"{pair} of {unit} should not be there" for unit, pair in sorted(present - wanted)]
     if problems:
         raise ExportError(
             f"Expected {name} to hold Q/DQ pairs for exactly {len(wanted)} uses, got "

@@ -194,8 +194,8 @@ def even_links(source: QuantizedModel, example_inputs: Any) -> tuple[str, ...]:
     layers = {quantizer.name: quantizer.layer for quantizer in source.quantizers}
     weights, _ = quantized_weights(source, example_inputs)
     model = canonical(trace(source, example_inputs), grids, weights, layers)
-    found = [link for link in links(model.graph) if can_fold(link)]
-    return tuple(link.quantizer for link in found if link.quantizer in grids)
+    foldable = [link for link in links(model.graph) if can_fold(link)]
+    return tuple(link.quantizer for link in foldable if link.quantizer in grids)
 
 
 def check_weight_axes(model: ir.Model) -> None:

@@ -127,10 +127,10 @@ def check_placement(
 
     A pair is identified by its name, and by what it feeds if the layer's operation is in the graph.
     """
-    found = {pair.name.partition("/")[0] for pair in qdq.pairs(model.graph)}
-    found |= merged_quantizers(model)
-    problems = [f"{quantizer} is missing" for quantizer in sorted(set(kept) - found)]
-    problems += [f"{quantizer} should not be there" for quantizer in sorted(found - set(kept))]
+    present = {pair.name.partition("/")[0] for pair in qdq.pairs(model.graph)}
+    present |= merged_quantizers(model)
+    problems = [f"{quantizer} is missing" for quantizer in sorted(set(kept) - present)]
+    problems += [f"{quantizer} should not be there" for quantizer in sorted(present - set(kept))]
     roles: dict[str, set[str]] = {quantizer.layer: set() for quantizer in source.quantizers}
     for quantizer in source.quantizers:
         if quantizer.name in kept:
@@ -151,14 +151,14 @@ def _misplaced(node: ir.Node, roles: Collection[str]) -> list[str]:
     its kept quantizers."""
     weight = qdq.weight(node)
     others = [value for value in node.inputs if value is not weight]
-    found = set()
+    quantized_roles = set()
     if qdq.through_transpose(weight) is not None:
-        found.add("weight")
+        quantized_roles.add("weight")
     if any(qdq.pair_of(value) is not None for value in others):
-        found.add("input")
-    wrong = found ^ (set(roles) - {"output"})
+        quantized_roles.add("input")
+    wrong = quantized_roles ^ (set(roles) - {"output"})
     return [
-        f"layer {node.name} {'has' if role in found else 'lacks'} Q/DQ on its {role}"
+        f"layer {node.name} {'has' if role in quantized_roles else 'lacks'} Q/DQ on its {role}"
         for role in sorted(wrong)
     ]
 

@@ -41,8 +41,8 @@ def lint_model(model: ir.Model, target: str, plan: PlanNames | None = None) -> l
     Names of nodes in functions start with the name of the call.
     """
     subject = Subject(written_out(model), target, plan)
-    found = [finding for rule in rules_for(target) for finding in rule.findings(subject)]
-    return sorted(found, key=lambda finding: (ORDER[finding.severity], finding.code))
+    findings = [finding for rule in rules_for(target) for finding in rule.findings(subject)]
+    return sorted(findings, key=lambda finding: (ORDER[finding.severity], finding.code))
 
 
 def read_plan(path: Path) -> PlanNames:

@@ -124,13 +124,13 @@ def concat_scales(subject: Subject) -> Iterator[Hit]:
     for node in subject.nodes:
         if node.op_type == "Concat":
             values = [node.outputs[0], *map(origin, node.inputs)]
-            found = [
+            quantizers = [
                 quantizer
                 for value in values
                 if value is not None
                 for quantizer in quantizers_after(value)
             ]
-            yield from _unequal(name_of(node), "concatenated values", found)
+            yield from _unequal(name_of(node), "concatenated values", quantizers)
 
 
 @rule(

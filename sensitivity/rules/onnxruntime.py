@@ -362,9 +362,9 @@ def _blocks(count: int) -> Example:
 def matmul_scale_shape(subject: Subject) -> Iterator[Hit]:
     """Find integer MatMuls with weight scales in 8-bit blocks, or with a weight of three axes."""
     for node in matmuls_of_other_scales(subject.graph):
-        found = qdq.pair_of(qdq.weight(node))
-        scale = None if found is None else found.scale
-        data = None if found is None else qdq.constant(found.source)
+        weight_pair = qdq.pair_of(qdq.weight(node))
+        scale = None if weight_pair is None else weight_pair.scale
+        data = None if weight_pair is None else qdq.constant(weight_pair.source)
         if scale is not None and data is not None:
             got = f"{list(scale.shape)} for {list(data.shape)}"
             yield name_of(node), f"expected one weight scale, or one per output, got {got}"

@@ -132,16 +132,16 @@ def _sixteen(zero: str, between: str = "") -> Example:
 )
 def clamp_of_16_bits(subject: Subject) -> Iterator[Hit]:
     """Find 16-bit pairs whose grid cuts off values that may occur in the graph."""
-    for found in _pairs_of_16_bits(subject):
-        zero = found.zero_point
+    for wide_pair in _pairs_of_16_bits(subject):
+        zero = wide_pair.zero_point
         if zero is None:
             continue
         grid = np.iinfo(zero.dtype)
         cuts_above = np.any(zero == grid.max)
-        cuts_below = np.any(zero == grid.min) and not non_negative(found.source)
+        cuts_below = np.any(zero == grid.min) and not non_negative(wide_pair.source)
         if cuts_above or cuts_below:
             yield (
-                found.name,
+                wide_pair.name,
                 f"expected a Relu or 8 bits where the pair cuts at 0, got {zero.dtype.name} "
                 "without one",
             )
@@ -162,14 +162,17 @@ def clamp_of_16_bits(subject: Subject) -> Iterator[Hit]:
 )
 def sixteen_bits_removed(subject: Subject) -> Iterator[Hit]:
     """Find the first 16-bit pair on an activation, and count them."""
-    found = list(_pairs_of_16_bits(subject))
-    if found:
-        yield found[0].name, f"expected activations of 8 bits, got {len(found)} pairs of 16"
+    wide_pairs = list(_pairs_of_16_bits(subject))
+    if wide_pairs:
+        yield (
+            wide_pairs[0].name,
+            f"expected activations of 8 bits, got {len(wide_pairs)} pairs of 16",
+        )
 
 
 def _pairs_of_16_bits(subject: Subject) -> Iterator[qdq.Pair]:
     """Yield the pairs of activations with a 16-bit grid."""
-    for found in subject.pairs:
-        of_activation = found.quantize is not None and not found.of_weight
-        if of_activation and grid_type(found.dequantize) in SIXTEEN:
-            yield found
+    for qdq_pair in subject.pairs:
+        of_activation = qdq_pair.quantize is not None and not qdq_pair.of_weight
+        if of_activation and grid_type(qdq_pair.dequantize) in SIXTEEN:
+            yield qdq_pair

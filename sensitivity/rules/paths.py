@@ -39,11 +39,11 @@ def block_size(node: ir.Node) -> int:
 def pair_before(value: ir.Value | None) -> qdq.Pair | None:
     """Return the Q/DQ pair that this value comes from, possibly through nodes that only move
     values."""
-    found = qdq.pair_of(value)
-    while found is None and value is not None:
+    pair = qdq.pair_of(value)
+    while pair is None and value is not None:
         value = given(made_by(value, *MOVES_VALUES), 0)
-        found = qdq.pair_of(value)
-    return found
+        pair = qdq.pair_of(value)
+    return pair
 
 
 def quantizers_after(value: ir.Value, through: frozenset[str] = MOVES_VALUES) -> Iterator[ir.Node]:

@@ -46,12 +46,15 @@ def quantized_but_skipped(subject: Subject) -> Iterator[Hit]:
     """Find quantizers and layers that the plan leaves in float and the file quantizes."""
     if subject.plan is None:
         return
-    found = quantizers_in(subject)
+    present = quantizers_in(subject)
     reported = set()
     for name in subject.plan.quantizers:
-        if name in found:
+        if name in present:
             reported.add(name.rpartition(".")[0])
-            yield found[name], f"expected no Q/DQ for {name}, which the plan leaves out, got a pair"
+            yield (
+                present[name],
+                f"expected no Q/DQ for {name}, which the plan leaves out, got a pair",
+            )
     kept = _units(subject, KEPT)
     for unit in subject.plan.skip:
         if unit in reported:
@@ -118,19 +121,21 @@ def plan_not_comparable(subject: Subject) -> Iterator[Hit]:
 def quantizers_in(subject: Subject) -> dict[str, str]:
     """Return quantizer -> node of its Q/DQ pair in the file. Our export names nodes
     <quantizer>/<operation>."""
-    found: dict[str, str] = {}
+    nodes: dict[str, str] = {}
     for pair in subject.pairs:
         name, slash, _ = name_of(pair.quantize or pair.dequantize).rpartition("/")
         if slash:
-            found.setdefault(name, pair.name)
-    return found
+            nodes.setdefault(name, pair.name)
+    return nodes
 
 
 def operation_of(subject: Subject, unit: str) -> ir.Node | None:
     """Return the operation that our export named after this unit; None if there is none, or if the
     unit has several."""
-    found = [node for node in subject.nodes if node.name == unit and qdq.weight(node) is not None]
-    return found[0] if len(found) == 1 else None
+    operations = [
+        node for node in subject.nodes if node.name == unit and qdq.weight(node) is not None
+    ]
+    return operations[0] if len(operations) == 1 else None
 
 
 def _quantized(node: ir.Node) -> bool:

@@ -228,12 +228,12 @@ def axis_left_out(subject: Subject) -> Iterator[Hit]:
 )
 def activation_per_channel(subject: Subject) -> Iterator[Hit]:
     """Find activations with more than one scale."""
-    for found in subject.pairs:
-        scale = found.scale
-        if scale is not None and scale.size > 1 and not qdq.rooted_at_constant(found.source):
+    for qdq_pair in subject.pairs:
+        scale = qdq_pair.scale
+        if scale is not None and scale.size > 1 and not qdq.rooted_at_constant(qdq_pair.source):
             yield (
-                found.name,
-                f"expected one scale for the activation {found.source.name}, got {scale.size}",
+                qdq_pair.name,
+                f"expected one scale for the activation {qdq_pair.source.name}, got {scale.size}",
             )
 
 
@@ -255,17 +255,17 @@ def activation_per_channel(subject: Subject) -> Iterator[Hit]:
 def weight_axis(subject: Subject) -> Iterator[Hit]:
     """Find weights whose scales run along another axis than the output channels."""
     for node in qdq.weighted_nodes(subject.graph):
-        found = qdq.pair_of(qdq.weight(node))
-        if found is None or found.axis is None:
+        weight_pair = qdq.pair_of(qdq.weight(node))
+        if weight_pair is None or weight_pair.axis is None:
             continue
-        data = qdq.constant(found.source)
+        data = qdq.constant(weight_pair.source)
         # Blocks run along the summed axis.
-        if data is None or block_size(found.dequantize):
+        if data is None or block_size(weight_pair.dequantize):
             continue
-        wanted, got = qdq.output_axis(node, data.ndim), found.axis % data.ndim
+        wanted, got = qdq.output_axis(node, data.ndim), weight_pair.axis % data.ndim
         if got != wanted:
             yield (
-                found.name,
+                weight_pair.name,
                 f"expected axis {wanted} for the weight of {node.op_type} {name_of(node)}, got "
                 f"{got}",
             )
@@ -430,12 +430,12 @@ VECTOR: dict[str, Array] = {"s1": np.array([0.05], np.float32), "z1": np.array([
 )
 def activation_scale_vector(subject: Subject) -> Iterator[Hit]:
     """Find activations in front of a Conv or Add whose scale has the shape [1]."""
-    for found in subject.pairs:
-        if found.scale is None or qdq.rooted_at_constant(found.source):
+    for qdq_pair in subject.pairs:
+        if qdq_pair.scale is None or qdq.rooted_at_constant(qdq_pair.source):
             continue
-        is_vector = found.scale.shape == (1,) and not block_size(found.dequantize)
-        if is_vector and not {"Conv", "Add"}.isdisjoint(_users(found.output)):
-            yield found.name, "expected a scalar scale for an activation, got the shape [1]"
+        is_vector = qdq_pair.scale.shape == (1,) and not block_size(qdq_pair.dequantize)
+        if is_vector and not {"Conv", "Add"}.isdisjoint(_users(qdq_pair.output)):
+            yield qdq_pair.name, "expected a scalar scale for an activation, got the shape [1]"
 
 
 def _users(value: ir.Value) -> Iterator[str]:

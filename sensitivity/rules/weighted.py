@@ -50,8 +50,8 @@ def one_input_quantized(subject: Subject) -> Iterator[Hit]:
 
 
 def _four_bits(weight: ir.Value | None) -> bool:
-    found = pair_before(weight)
-    return found is not None and grid_type(found.dequantize) in {"int4", "uint4"}
+    weight_pair = pair_before(weight)
+    return weight_pair is not None and grid_type(weight_pair.dequantize) in {"int4", "uint4"}
 
 
 def _dequantized(value: ir.Value | None) -> bool:
@@ -200,8 +200,8 @@ def _quantized_transposed(subject: Subject) -> Iterator[ir.Node]:
 def thin_conv(subject: Subject) -> Iterator[Hit]:
     """Find quantized convolutions that ModelOpt leaves out because they have few channels."""
     for node in qdq.weighted_nodes(subject.graph):
-        found = pair_before(qdq.weight(node)) if node.op_type == "Conv" else None
-        weight = None if found is None else qdq.constant(found.source)
+        weight_pair = pair_before(qdq.weight(node)) if node.op_type == "Conv" else None
+        weight = None if weight_pair is None else qdq.constant(weight_pair.source)
         if weight is not None and thin(node, weight.shape):
             out, into = weight.shape[:2]
             yield (
@@ -224,8 +224,8 @@ def thin(node: ir.Node, shape: tuple[int, ...]) -> bool:
         return False
     if attribute(node, "group", 1) > 1:
         return out % 8 != 0 or min(kernel, default=1) < 3
-    found = pair_before(qdq.activation(node))
-    reads_input = found is not None and _given(found.source)
+    input_pair = pair_before(qdq.activation(node))
+    reads_input = input_pair is not None and _given(input_pair.source)
     is_square = len(set(kernel)) <= 1
     one_side_fits = 0 in (out % 8, into % 8)
     other_side_fits = max(out, into) >= 16 or reads_input

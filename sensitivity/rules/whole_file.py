@@ -123,11 +123,11 @@ def operator_form_not_judged(subject: Subject) -> Iterator[Hit]:
 
 
 def _operator_form(subject: Subject) -> Iterator[Hit]:
-    found = [node for node in subject.nodes if node.op_type in OPERATOR_FORM]
-    if found:
-        kinds = Counter(node.op_type for node in found)
+    operations = [node for node in subject.nodes if node.op_type in OPERATOR_FORM]
+    if operations:
+        kinds = Counter(node.op_type for node in operations)
         shown = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
-        yield name_of(found[0]), f"expected Q/DQ pairs around float operations, got {shown}"
+        yield name_of(operations[0]), f"expected Q/DQ pairs around float operations, got {shown}"
 
 
 @rule(
@@ -210,16 +210,16 @@ def _needs(node: ir.Node) -> Iterator[tuple[str, int]]:
 def runtime_specific_operators(subject: Subject) -> Iterator[Hit]:
     """Find the first operation of com.microsoft that the target does not take, and count them."""
     taken = TAKEN_BY_RTX if subject.target == RTX else frozenset()
-    found = [
+    operations = [
         node
         for node in subject.nodes
         if node.domain == "com.microsoft" and node.op_type not in taken
     ]
-    if found:
-        kinds = ", ".join(sorted({node.op_type for node in found}))
+    if operations:
+        kinds = ", ".join(sorted({node.op_type for node in operations}))
         yield (
-            name_of(found[0]),
-            f"expected ONNX's own operators, got {len(found)} of com.microsoft: {kinds}",
+            name_of(operations[0]),
+            f"expected ONNX's own operators, got {len(operations)} of com.microsoft: {kinds}",
         )
 
 

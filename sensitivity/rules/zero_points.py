@@ -156,12 +156,12 @@ def _output_type(node: ir.Node) -> str | None:
 )
 def pair_disagrees(subject: Subject) -> Iterator[Hit]:
     """Find pairs whose Q and DQ have different grids."""
-    for found in subject.pairs:
-        if found.quantize is not None and not same_grid(found.quantize, found.dequantize):
+    for qdq_pair in subject.pairs:
+        if qdq_pair.quantize is not None and not same_grid(qdq_pair.quantize, qdq_pair.dequantize):
             yield (
-                name_of(found.dequantize),
+                name_of(qdq_pair.dequantize),
                 (
-                    f"expected the scale, zero point and axis of {name_of(found.quantize)}, got "
+                    f"expected the scale, zero point and axis of {name_of(qdq_pair.quantize)}, got "
                     "another"
                 ),
             )

@@ -90,13 +90,13 @@ def amounts(size: Size, exact: int, settings: RunSettings | ScanSettings) -> dic
 
     exact: samples of a scan that measures every unit on the whole split.
     """
-    found = {"scan": _scan(size, exact, settings)}
+    needs = {"scan": _scan(size, exact, settings)}
     if isinstance(settings, RunSettings):
-        found["plan"] = _plan(size, settings)
-        found["export"] = _export(size)
-        found["bench"] = _bench(size, settings)
-        found["report"] = _fixed(*DRAWN_S)
-    return found
+        needs["plan"] = _plan(size, settings)
+        needs["export"] = _export(size)
+        needs["bench"] = _bench(size, settings)
+        needs["report"] = _fixed(*DRAWN_S)
+    return needs
 
 
 def _scan(size: Size, exact: int, settings: RunSettings | ScanSettings) -> Amount:
@@ -114,7 +114,7 @@ def _plan(size: Size, settings: RunSettings) -> Amount:
     """Return what a plan takes.
 
     At least: everything in INT8 meets the target. At most: a bisection, with units ranked again and
-        other ranges tried.
+    other ranges tried.
     """
     held = 2 * size.holdout
     least = 2 * size.confirm + held

@@ -13,15 +13,15 @@ KEPT = "The plan that was here before, for {}, is kept as {}."
 """Arguments: target, file."""
 
 
-def keep_earlier(run_dir: RunDir, found: Plan) -> tuple[str, ...]:
-    """Store the plan that `found` is about to replace under a name of its own, and return a note
+def keep_earlier(run_dir: RunDir, plan: Plan) -> tuple[str, ...]:
+    """Store the plan that `plan` is about to replace under a name of its own, and return a note
     about it.
 
     Nothing is stored if both are the same plan: for the same target, from the same planner and with
-        the same units left out.
+    the same units left out.
     """
     earlier = run_dir.read_if_there("plan.json", Plan)
-    if earlier is None or _same(earlier, found):
+    if earlier is None or _same(earlier, plan):
         return ()
     info = run_dir.info()
     place = _place_for(run_dir, earlier, plan_name(earlier.target, info.full_scale))

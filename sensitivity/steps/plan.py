@@ -488,7 +488,7 @@ def _signal(session: Session, scanned: Scan) -> tuple[Signal | None, dict[str, f
     them.
 
     Returns None for what is not available: outputs are unknown, or the user wants the order of the
-        metric.
+    metric.
     """
     name = session.run_dir.info().settings.get("signal", session.usual_signal)
     if not session.has_samples or name == "metric":

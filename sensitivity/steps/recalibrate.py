@@ -102,10 +102,10 @@ def _known(run_dir: RunDir, basis: str) -> Recalibration | None:
     """Return the stored result with this basis of any plan of the run, and store it for this plan
     too."""
     for place in run_dir.plans():
-        found = place.read_if_there(FILE, Recalibration)
-        if found is not None and found.basis == basis:
-            run_dir.write(FILE, found)
-            return found
+        stored = place.read_if_there(FILE, Recalibration)
+        if stored is not None and stored.basis == basis:
+            run_dir.write(FILE, stored)
+            return stored
     return None
 
 
@@ -239,19 +239,19 @@ def _equalized(
     names = [name for name in links if name not in shared]
     if not names:
         return tuple(known)
-    found = _fitted(session, partial(equalized_ranges, source, names))
-    return _repaired(session, known, found, skip)
+    ranges = _fitted(session, partial(equalized_ranges, source, names))
+    return _repaired(session, known, ranges, skip)
 
 
 def _repaired(
     session: Session,
     known: Sequence[Recalibrated],
-    found: Sequence[Range],
+    ranges: Sequence[Range],
     skip: Sequence[str],
 ) -> tuple[Recalibrated, ...]:
     source, study = session.source, session.study
     assert isinstance(source, Recalibratable)
-    repairs = [(source.range(repair.quantizer), repair) for repair in found]
+    repairs = [(source.range(repair.quantizer), repair) for repair in ranges]
     signal = session.distortion(session.usual_signal) if session.has_samples else None
     try:
         return repaired(study, known, repairs, skip=skip, signal=signal)
