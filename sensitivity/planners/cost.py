@@ -22,26 +22,28 @@ PATIENCE = 40
 """Misses in a row after which the search ends, once it has a plan."""
 
 CHEAPER = 1e-3
-"""Part of the cost by which a set must be cheaper to be worth judging."""
+"""A set is worth judging where it is cheaper by at least this fraction of the cost."""
 
 DOUBT = (0.0, 1.0, 2.0)
-"""How much optimism a program is given, in errors of the model: what seems allowed first, then what
-might be."""
+"""Errors of the model that the program may add to the allowed loss, tried in turn: first what the
+model allows, then what it may be wrong to forbid."""
 
 HOPE = 2.0
-"""Standard deviations by which the model may be wrong about a set for it to be worth judging."""
+"""A set is worth judging where it meets the target if the model is wrong about it by this many
+standard deviations."""
 
 PARTS = (0.5, 0.75, 0.9)
 """Cost limits for the surest set, tried in turn, as fractions of the gap between the cheapest set
 tried and the best plan so far."""
 
 CHEAPEST, SMALLEST, FINALISTS = 21, 3, 6
-"""Sets whose whole engine is measured: those that the model calls cheapest, and those of fewest
-units, for where it errs. The fastest of them are measured again, several times."""
+"""How many sets have their whole engine measured: those that the cost model calls cheapest, and
+those of fewest units, because the model may err. So many of the fastest are measured again, several
+times."""
 
 ALIKE = 0.01
-"""Part of an engine's time by which two builds of one file differ: of sets no further apart the
-smallest is taken."""
+"""Fraction of an engine's time by which two builds of one file differ. Of sets that are no further
+apart the smallest is taken."""
 
 
 class CostPlanner:

@@ -18,19 +18,19 @@ from sensitivity.planners.base import (
 from sensitivity.planners.greedy import bisected, pruned
 
 END = 16
-"""Units that are left out together at an end of the graph, at most: those that ruin a model there
-are few."""
+"""At most this many units are left out together at an end of the graph: few units there ruin a
+model."""
 
 ROUNDS = 3
-"""How often a set is ordered by what each unit of it is needed for, and cut down."""
+"""A set is ordered by what each of its units is needed for, and cut down, at most this often."""
 
 ORDERED = 64
-"""Units of a set up to which each is asked for: that is one forward of the signal's samples for
-each."""
+"""Largest set whose units are ordered by what they are needed for: each unit takes one forward pass
+over the signal's samples."""
 
 CLOSER = 0.95
-"""A larger set is worth judging where it leaves less than this part of the distortion that any
-smaller one leaves."""
+"""A larger set is worth judging where it leaves less than this fraction of the distortion that
+every smaller set leaves."""
 
 
 class CulpritPlanner:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from sensitivity.planners.base import Choice, Goal, Judge, Search, Skip, without
 
 REACH = 16
-"""Units that are tried one at a time where a longer prefix turned out worse."""
+"""This many units are tried one at a time where a longer prefix turned out worse."""
 
 
 class GreedyPlanner:

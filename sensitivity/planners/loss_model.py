@@ -19,17 +19,20 @@ from sensitivity.stats.evidence import likeliest
 Array = NDArray[np.float64]
 
 UNIT_DOUBT, PAIR_DOUBT = 1.0, 0.5
-"""Standard deviations of a weight before anything was judged, as parts of the units' own."""
+"""Standard deviations of a weight before anything was judged, as fractions of the units' own
+weights."""
 
 FLOOR = 0.02
-"""The least that a unit is thought to weigh, as part of the mean: a scan may have missed it."""
+"""The smallest weight of a unit, as a fraction of the mean weight: a scan may have missed what the
+unit matters."""
 
 NOISES = (1e-3, 1e-2, 0.03, 0.06, 0.12, 0.25)
-"""Standard deviations of a judged loss, as parts of the whole loss: interactions of three and more,
-and the luck of a metric on few samples."""
+"""Standard deviations of a judged loss that are tried, as fractions of the whole loss. They stand
+for interactions of three units and more, and for the luck of a metric on few samples."""
 
 SCALES = (0.3, 1.0, 3.0, 10.0)
-"""Factors of the variances of all weights: a scan on other samples may say little about these."""
+"""Factors of the variances of all weights that are tried: a scan on other samples may say little
+about the judged ones."""
 
 
 @dataclass(frozen=True)

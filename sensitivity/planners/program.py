@@ -15,10 +15,11 @@ from sensitivity.planners.loss_model import Weights
 from sensitivity.records import CostModel, unit_cost
 
 MOST_PAIRS = 150
-"""Pairs with the largest weights are in the program; the others are left to be judged."""
+"""A program has this many pairs, those of the largest weights. What the others do is left to be
+judged."""
 
 NEGLIGIBLE = 1e-3
-"""Part of the largest pair's weight below which a pair is left out."""
+"""A pair is left out whose weight is below this fraction of the largest one."""
 
 MISSING = -1
 """In the place of a variable: the end of a border at which no unit is."""

@@ -17,8 +17,7 @@ def paired_effect(base: ArrayLike, other: ArrayLike, *, alpha: float = 0.05) -> 
 
     base, other: float[n], the same samples in the same order.
     alpha: 0 < alpha < 1; the interval covers 1 - alpha if looked at once. Looking after every batch
-    needs
-        `sensitivity.stats.sequential`.
+        needs `sensitivity.stats.sequential`.
 
     Differences in {-1, 0, 1} (right or wrong) get the adjusted Wald interval of Bonett and Price
     (2012, "Adjusted Wald confidence interval for a difference of binomial proportions based on

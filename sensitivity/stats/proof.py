@@ -15,7 +15,7 @@ NORMAL_95 = float(ndtri(0.975))
 """Half of a normal 95 % interval, in standard deviations."""
 
 POWER = 0.8
-"""In how many cases as many samples as are asked for shall settle it."""
+"""The chance with which the number of samples that is asked for settles it."""
 
 
 def judged(shortfall: Estimate, confidence: float) -> AccuracyStatus:

@@ -56,13 +56,12 @@ def standing(
 ) -> Standing:
     """Who belongs to the best k units, judged by all scores so far.
 
-    scores: float[units, n], higher is better (a unit's baseline cancels out); samples in their
-    random order, NaN where
-        not measured, which may only be at the end of a row. population: size of the split, or None
-        (see `sequential`).
-    tolerance: a difference of means that does not matter. bound: |difference of two scores of one
-    sample| is at most
-        this; None where there is no such bound, and the guarantee is then for large n.
+    scores: float[units, n], higher is better (a unit's baseline cancels out). Samples are in their
+        random order, with NaN where not measured, which may only be at the end of a row.
+    population: size of the split, or None (see `sequential`).
+    tolerance: a difference of means that does not matter.
+    bound: |difference of two scores of one sample| is at most this; None where there is no such
+        bound, and the guarantee is then for large n.
     Whatever the number of looks, with probability 1 - alpha no unit of the true best k is ever out,
     and a settled `top` lacks no unit that is better than one of its own by more than `tolerance`.
     Of equal units any may be top. Raises ValueError if k is not below the number of units, or a row

@@ -30,8 +30,8 @@ deviation, while the signal that is left falls by a factor e; and by that times 
 in any case."""
 
 LUCK = 0.3
-"""Part of the allowed loss by which a set is better or worse than its signal says, whatever its
-size."""
+"""Standard deviation of what a set loses more or less than its signal says, whatever its size, as a
+fraction of the allowed loss."""
 
 
 @dataclass(frozen=True)
@@ -52,9 +52,9 @@ def next_size(signal: ArrayLike, tried: Sequence[Tried], allowed: float) -> int 
     learn cheaply.
 
     signal: float[units] >= 0 in ranking order, largest first: mean squared distortion of the
-    outputs when only this unit
-        is quantized. tried: what was judged so far, in any order. allowed: the largest loss that
-        meets the target.
+        outputs when only this unit is quantized.
+    tried: what was judged so far, in any order.
+    allowed: the largest loss that meets the target.
     Starts with 0, everything quantized, and never repeats a size. The answer is the smallest size
     that met the target; fewer units may do where the signal gave little hope for them. With none
     that met, skipping all was tried. Raises ValueError for a signal that is negative or not finite.

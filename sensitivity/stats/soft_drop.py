@@ -28,22 +28,23 @@ BELIEF = 0.5
 soft drop: about 1, since a model is trained to believe what is so."""
 
 OWN = 0.2
-"""Part of its soft drop by which a set loses more or less than all sets together say: standard
-deviation."""
+"""Standard deviation of what a set loses more or less than all sets together say, as a fraction of
+its soft drop."""
 
 FLIP = 0.25
-"""Part of the full scale that float believes to lose by an answer that no sample has shown yet."""
+"""Loss that float believes in for an answer that no sample has shown yet, as a fraction of the full
+scale."""
 
 ANSWER = 0.03
-"""Part of the full scale by which float's belief in a changed answer is off, the same way in all of
-a set: standard deviation. Answers that change between two near ones add little to the soft drop and
-as much doubt as others."""
+"""Standard deviation of the error of float's belief in a changed answer, as a fraction of the full
+scale; all answers of a set have the same error. Answers that change between two near ones add
+little to the soft drop and as much doubt as others."""
 
 CONFLICT = 2.0
-"""Combined standard errors that a belief and what was counted may lie apart. Where they lie further
-apart it is the belief that is wrong: of a model that is timid, right answers lose little soft drop
-when they become wrong. Not where a single set was counted to lose less than believed: the luckiest
-of many sets always was, and a model that is too bold shows in the ratio of all."""
+"""Combined standard errors by which a belief and what was counted may differ. Where they differ
+more, the belief is wrong: a model that is too timid loses little soft drop when its right answers
+become wrong. This does not hold where one set was counted to lose less than believed, because the
+luckiest of many sets always is, and a model that is too bold shows in the ratio of all sets."""
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ BRANCHED = (
     "reparameterize)."
 )
 SAMPLES = 2
-"""Of the example batch, for tracing."""
+"""The model is traced with this many samples of the example batch."""
 
 
 @dataclass(frozen=True)

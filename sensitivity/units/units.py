@@ -35,13 +35,13 @@ STRENGTH: tuple[UnitKind, ...] = (
     "fan-out",
     "layer",
 )
-"""What a unit is called that came together for several reasons: the first of these."""
+"""A unit that came together for several reasons is called after the first of these."""
 
 MARKS = ("repvgg", "head")
 """Relations that a unit of one layer says it is part of."""
 
 CLAIMS = ("pattern", "repvgg", "head")
-"""Relations whose layers take part in no other, except where quantizers are one object."""
+"""Relations whose layers take part in no weaker one, except where quantizers are one object."""
 
 
 def units_of(

@@ -24,6 +24,7 @@ from sensitivity.onnx_graph.walk import (
     inputs,
     insert_behind,
     of_kind,
+    reached,
     reader_kinds,
     there,
     value_name,
@@ -53,6 +54,9 @@ MOVES = SAME_GRID | {"Concat"}
 
 WITH_OUTPUT = {"Conv", "Gemm", "MatMul"}
 """Operations with weights whose integer kernels can give integers."""
+
+ENDS = ONLY_SHAPE | {"QuantizeLinear"}
+"""Operations behind which there are no numbers in float any more."""
 
 ONE_VALUE = {"Resize", "Slice", "Reshape"}
 """Operations that compute with their first input only: the others say how."""
@@ -174,18 +178,15 @@ def only_to_quantized(value: ir.Value) -> bool:
     Then only quantized layers see the rounding that a pair here adds: skipped ones, and the model's
     outputs, do not.
     """
-    reached, ready, seen = False, [value], {value}
-    while ready:
-        now = ready.pop()
-        if now.is_graph_output():
-            return False
-        for user in now.consumers():
-            if user.op_type == "QuantizeLinear":
-                reached = True
-                continue
-            if qdq.weight(user) is not None:
-                return False
-            if user.op_type not in ONLY_SHAPE:
-                ready += [output for output in user.outputs if output not in seen]
-                seen.update(user.outputs)
-    return reached
+    values = list(reached([value], _computed_from))
+    is_given_out = any(map(ir.Value.is_graph_output, values))
+    readers = list(chain.from_iterable(map(ir.Value.consumers, values)))
+    has_weighted = any(qdq.weight(reader) is not None for reader in readers)
+    has_quantizer = bool(of_kind(readers, "QuantizeLinear"))
+    return has_quantizer and not has_weighted and not is_given_out
+
+
+def _computed_from(value: ir.Value) -> list[ir.Value]:
+    """What operations without weights give that read the value's numbers, but for quantizers."""
+    users = [user for user in value.consumers() if user.op_type not in ENDS]
+    return all_outputs(user for user in users if qdq.weight(user) is None)
