@@ -145,17 +145,27 @@ class Search:
     def __init__(self, judge: Judge) -> None:
         self.path: list[PlanStep] = []
         self._judge = judge
-        self._tried: dict[frozenset[str], PlanStep] = {}
+        self._steps: dict[frozenset[str], PlanStep] = {}
         self._judged: dict[frozenset[str], Judged] = {}
+
+    @property
+    def tried(self) -> list[Skip]:
+        """Every set that was tried, in order."""
+        return [step.skip for step in self.path]
+
+    @property
+    def plans(self) -> list[Skip]:
+        """The sets tried that met the target, in order."""
+        return [step.skip for step in self.path if step.met]
 
     def step(self, skip: tuple[str, ...]) -> PlanStep:
         key = frozenset(skip)
-        if key not in self._tried:
+        if key not in self._steps:
             judged = self._judge(skip)
-            self._tried[key] = PlanStep(skip, judged.metric, judged.met, judged.n)
+            self._steps[key] = PlanStep(skip, judged.metric, judged.met, judged.n)
             self._judged[key] = judged
-            self.path.append(self._tried[key])
-        return self._tried[key]
+            self.path.append(self._steps[key])
+        return self._steps[key]
 
     def judged(self, skip: tuple[str, ...]) -> Judged:
         """All that the judge said of a set."""

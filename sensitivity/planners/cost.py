@@ -71,8 +71,7 @@ class CostPlanner:
         if not search.met(tuple(ranking)) and not begun.met:
             return begun
         self._improve(ranking, search, goal)
-        met = [step.skip for step in search.path if step.met]
-        skips = sorted(met, key=goal.cost_of)
+        skips = sorted(search.plans, key=goal.cost_of)
         ms = probed(skips, goal)
         best = _fastest(ms) if ms else skips[0]
         measured = {in_order(ranking, skip): time for skip, time in ms.items()}
@@ -131,10 +130,9 @@ class _Asked:
 
     def _costs(self) -> tuple[float, float]:
         """Of the cheapest set that met the target, and of the cheapest that was tried."""
-        path = self.search.path
-        met = [step.skip for step in path if step.met]
-        tried = [step.skip for step in path]
-        return min(map(self.goal.cost_of, met)), min(map(self.goal.cost_of, tried))
+        cheapest = min(map(self.goal.cost_of, self.search.plans))
+        least = min(map(self.goal.cost_of, self.search.tried))
+        return cheapest, least
 
     def _cheap(self, below: float) -> Iterator[Skip | None]:
         """The cheapest sets that the model allows, with more optimism each time."""
@@ -150,11 +148,11 @@ class _Asked:
             yield self.program.surest(self.known.weights, tried, limit)
 
     def _tried(self) -> list[frozenset[str]]:
-        return [frozenset(step.skip) for step in self.search.path]
+        return list(map(frozenset, self.search.tried))
 
 
 def _learned(program: Program, guess: np.ndarray, search: Search, goal: Goal) -> Posterior:
-    quantized = _quantized(program, [step.skip for step in search.path])
+    quantized = _quantized(program, search.tried)
     losses = np.array([goal.start - step.metric for step in search.path])
     return fitted(guess, quantized, losses)
 
