@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -101,9 +102,9 @@ class Forwarder:
 
     def offered_to(self, variants: Iterable[Variant]) -> tuple[Range, ...]:
         """The ranges that are offered, those of these variants among them."""
-        needed = {one for variant in variants for one in variant.ranges}
-        if not needed <= set(self._offered):
-            self.offer(dict.fromkeys([*self._offered, *sorted(needed, key=lambda one: one.key)]))
+        needed = frozenset[Range]().union(*(variant.ranges for variant in variants))
+        if not needed.issubset(self._offered):
+            self.offer([*self._offered, *sorted(needed, key=attrgetter("key"))])
         return self._offered
 
     def _simulator_for(self, variants: Iterable[Variant]) -> Simulator:

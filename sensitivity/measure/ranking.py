@@ -17,9 +17,12 @@ Aggregate = Callable[[Scores], float]
 def per_sample(scores: Scores, aggregate: Aggregate) -> Scores:
     """Values float[m] whose mean is the metric: the scores themselves for a mean, jackknife
     pseudo-values otherwise."""
-    if scores.ndim == 1 and (aggregate is mean or len(scores) < 2):
+    is_single = len(scores) < 2
+    if scores.ndim == 1 and (aggregate is mean or is_single):
         return scores
-    return pseudo_values(scores, aggregate) if len(scores) > 1 else np.array([aggregate(scores)])
+    if is_single:
+        return np.array([aggregate(scores)])
+    return pseudo_values(scores, aggregate)
 
 
 def estimate(scores: Scores, aggregate: Aggregate) -> Estimate:

@@ -21,11 +21,15 @@ class Reader:
         """(inputs, targets) of this batch. Raises TaskError where the data has fewer or more
         batches than its len()."""
         found = next((found for number, found in self._batches if number == batch), None)
-        last = batch == self.count - 1
-        if found is None or (last and next(self._batches, None) is not None):
-            got = "fewer" if found is None else "more"
-            raise TaskError(
-                f"Expected split {self._split!r} to hold {self.count} batches as its len() says, "
-                f"got {got}; make len() and iteration agree."
-            )
+        if found is None:
+            raise self._other_count("fewer")
+        is_last = batch == self.count - 1
+        if is_last and next(self._batches, None) is not None:
+            raise self._other_count("more")
         return check_pair(found, self._split)
+
+    def _other_count(self, got: str) -> TaskError:
+        return TaskError(
+            f"Expected split {self._split!r} to hold {self.count} batches as its len() says, "
+            f"got {got}; make len() and iteration agree."
+        )

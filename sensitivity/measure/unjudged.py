@@ -72,8 +72,11 @@ def not_judged(study: Study, mode: Mode) -> frozenset[str]:
     unknown = [variant for variant in doubtful.values() if _answer(study, variant) is None]
     if unknown:
         _look(study.measurer, unknown, study.float_variant)
-    answers = {name: _answer(study, variant) for name, variant in doubtful.items()}
-    return frozenset(name for name, is_seen in answers.items() if is_seen is False)
+    unseen = set[str]()
+    for name, variant in doubtful.items():
+        if _answer(study, variant) is False:
+            unseen.add(name)
+    return frozenset(unseen)
 
 
 def _answer(study: Study, variant: Variant) -> bool | None:
@@ -257,7 +260,9 @@ def _parts(axes: list[Array]) -> Iterator[tuple[Array, ...]]:
     if not axes:
         yield ()
     for axis, indices in enumerate(axes):
-        parts = len(indices) if len(indices) <= MOST_CHANNELS else STRETCHES
+        parts = STRETCHES
+        if len(indices) <= MOST_CHANNELS:
+            parts = len(indices)
         for part in np.array_split(indices, parts):
             yield (*axes[:axis], part, *axes[axis + 1 :])
 

@@ -66,9 +66,9 @@ def refuse_errors(findings: Sequence[Finding], *, force: bool = False) -> None:
     """Raise CheckError where there is an error among the findings; with `force` only where nothing
     can be measured."""
     errors = [finding for finding in findings if finding.severity == "error"]
-    fatal = [finding for finding in errors if finding.code == "metric-fails"]
-    if fatal:
-        raise CheckError(fatal[0].message)
+    for finding in errors:
+        if finding.code == "metric-fails":
+            raise CheckError(finding.message)
     if force or not errors:
         return
     first, *others = errors
@@ -83,4 +83,5 @@ def sentence(finding: Finding) -> str:
 
 def warnings_of(findings: Sequence[Finding]) -> tuple[str, ...]:
     """What the reader of results must know: everything but the notes."""
-    return tuple(sentence(finding) for finding in findings if finding.severity != "note")
+    kept = [finding for finding in findings if finding.severity != "note"]
+    return tuple(map(sentence, kept))

@@ -41,8 +41,9 @@ def data_findings(task: Task, target: Target | None = None) -> Iterator[Finding]
         yield from _overlap(one, splits[one], other, splits[other])
     for name, split in splits.items():
         yield from _size(name, split.samples)
-    if target is not None and target.drop is not None and _counts(task):
-        yield from _one_sample(target.drop / task.full_scale, splits["confirm"].samples)
+    drop = None if target is None else target.drop
+    if drop is not None and _counts(task):
+        yield from _one_sample(drop / task.full_scale, splits["confirm"].samples)
 
 
 def _counts(task: Task) -> bool:
@@ -67,11 +68,12 @@ def read(batches: Any) -> Split:
 def sample_digests(inputs: Any) -> Iterator[str]:
     """A digest for each sample of a batch, over all of its input arrays."""
     found = [np.ascontiguousarray(as_numpy(value)) for value in arrays(inputs)]
-    if any(array.ndim == 0 or array.dtype.hasobject for array in found):
-        raise TaskError(
-            "Expected every input of a batch to have the sample as its first axis, got a single "
-            "number."
-        )
+    for array in found:
+        if array.ndim == 0 or array.dtype.hasobject:
+            raise TaskError(
+                "Expected every input of a batch to have the sample as its first axis, got a "
+                "single number."
+            )
     for at in range(batch_size(inputs)):
         digest = hashlib.blake2b(digest_size=8)
         for array in found:

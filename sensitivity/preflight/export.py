@@ -126,15 +126,16 @@ def _difference(source: QuantizedModel, file: Path, inputs: Any) -> float:
             raise _other_batch(
                 batch_size(inputs), f"an error of ONNX Runtime (...{said[-100:]})"
             ) from error
-    if [array.shape for array in found] != [array.shape for array in expected]:
+    if list(map(np.shape, found)) != list(map(np.shape, expected)):
         return float("inf")
-    return max((_rms(one, other) for one, other in zip(found, expected, strict=True)), default=0.0)
+    return max(map(_rms, found, expected), default=0.0)
 
 
-def _rms(one: np.ndarray, other: np.ndarray) -> float:
-    power = float(np.sqrt(np.mean(np.square(other, dtype=np.float64))))
-    error = float(np.sqrt(np.mean(np.square(one.astype(np.float64) - other))))
-    return error / power if power else error
+def _rms(found: np.ndarray, expected: np.ndarray) -> float:
+    """The difference as a part of what is expected; as it is where that is 0."""
+    power = float(np.sqrt(np.mean(np.square(expected, dtype=np.float64))))
+    error = float(np.sqrt(np.mean(np.square(found.astype(np.float64) - expected))))
+    return error / (power or 1.0)
 
 
 def _other_batch(samples: int, got: str) -> ExportError:

@@ -17,7 +17,7 @@ from sensitivity.measure.checked import check_values, checked_scores
 from sensitivity.records import Finding, Scores, Severity, Target, Variant
 from sensitivity.seeds import generator
 from sensitivity.session import Session
-from sensitivity.signals.distortion import flat_outputs
+from sensitivity.signals.distortion import are_logits, flat_outputs
 from sensitivity.stats.paired import mean_estimate
 from sensitivity.tasks.base import Task
 from sensitivity.tasks.batches import batch_digest, batch_size, check_pair, sequence_of
@@ -267,11 +267,10 @@ def _classes_of(session: Session) -> int | None:
 
 def _classes(outputs: Any) -> int | None:
     """How many answers the outputs choose among; None where they are no class scores."""
-    first, *others = flat_outputs(outputs)
-    if others or first.ndim != 2:
+    arrays = flat_outputs(outputs)
+    if not are_logits(arrays):
         return None
-    classes = int(first.shape[1])
-    return classes if classes > 1 else None
+    return int(arrays[0].shape[1])
 
 
 def _is_nothing(scores: Scores, value: float, task: Task) -> bool:

@@ -144,11 +144,14 @@ def sized_file(settings: TaskChoices) -> FloatFile:
     file = float_file(path, shapes)
     inputs, size = ports(file), size_of(settings, file)
     layout = image_layout(inputs)
-    if shapes or size is None or layout is None or None not in inputs[0].shape[1:]:
+    if shapes or size is None or layout is None:
+        return file
+    samples, *image = inputs[0].shape
+    if None not in image:
         return file
     height, width = sides(size)
     colour = (3, height, width) if layout == "nchw" else (height, width, 3)
-    return float_file(path, {"": (inputs[0].shape[0] or "batch", *colour)})
+    return float_file(path, {"": (samples or "batch", *colour)})
 
 
 def samples_of(settings: TaskChoices) -> int:
@@ -173,14 +176,24 @@ def shapes_of(given: tuple[str, ...]) -> dict[str, tuple[int | str, ...]]:
     found: dict[str, tuple[int | str, ...]] = {}
     for text in given:
         name, _, sides = text.rpartition("=")
-        words = [word.strip() for word in sides.split(",")]
-        if not all(word.isidentifier() or (word.isdecimal() and int(word)) for word in words):
+        words = map(str.strip, sides.split(","))
+        try:
+            found[name] = tuple(map(_side, words))
+        except ValueError:
             raise SensitivityError(
                 "Expected --shape as numbers above 0 with commas, a word for a side of any length, "
                 f"got {text!r}; write it as 1,3,640,640 or NAME=1,3,640,640."
-            )
-        found[name] = tuple(int(word) if word.isdecimal() else word for word in words)
+            ) from None
     return found
+
+
+def _side(word: str) -> int | str:
+    """A number above 0 as such, or a word. Raises ValueError for anything else."""
+    if word.isidentifier():
+        return word
+    if not word.isdecimal() or int(word) == 0:
+        raise ValueError(word)
+    return int(word)
 
 
 def _quantized(job: Job) -> onnx.ModelProto:

@@ -18,14 +18,16 @@ REDUCED = ("fp16", "bf16")
 def advice(plan: Plan, timings: Sequence[Timing], layers: int, metric: MetricFormat) -> Advice:
     """timings: of one bench, with the plan's own file; empty where nothing was timed. layers: how
     many the model has."""
-    times: dict[str, Timing] = {name: timing for timing in timings for name in timing.variants}
+    times = dict[str, Timing]()
+    for timing in timings:
+        times |= dict.fromkeys(timing.variants, timing)
     int8 = times.get("int8")
     if int8 is not None and int8.ratio.value <= 1:
         return Advice("float", tuple(_stay_with_float(plan, int8, metric)))
-    if plan.met and len(plan.skip) >= layers > 0:
-        return Advice("float", tuple(_all_out(plan)))
     if not plan.met:
         return Advice("qat", (_missed(plan, metric), *_prize(plan, times, metric)))
+    if len(plan.skip) >= layers > 0:
+        return Advice("float", tuple(_all_out(plan)))
     if not plan.outside:
         return Advice("ptq", tuple(_enough(plan, int8, metric)))
     return _partial(plan, times, layers, metric)

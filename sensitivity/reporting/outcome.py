@@ -167,10 +167,9 @@ def _action(
     plan: Plan, accuracy: AccuracyStatus, speed: SpeedStatus, bench: BenchResult | None
 ) -> Action:
     choice = plan.advice.choice if plan.advice else "partial"
-    wins_nothing = speed in NO_GAIN or choice == "float"
     if _is_broken(bench):
         return "repair"
-    if wins_nothing:
+    if speed in NO_GAIN or choice == "float":
         return "lower" if lacks_lowering(bench) else "float"
     if accuracy == "missed" or choice == "qat":
         return "train"

@@ -152,23 +152,28 @@ def _judged_again(choice: Choice, judge: SoftJudge, goal: Goal) -> Choice:
     """The cheapest set tried that meets the target, now that all of them have said what float's
     beliefs are worth; the planner's own where none is cheaper."""
     judged = [step.skip for step in choice.path if judge.known(step.skip) is not None]
-    met = [skip for skip in judged if judge.meets(skip)]
+    met = list(filter(judge.meets, judged))
     best = min(met, key=goal.cost_of, default=choice.skip)
-    if choice.met and goal.cost_of(best) >= goal.cost_of(choice.skip):
+    is_cheaper = goal.cost_of(best) < goal.cost_of(choice.skip)
+    if choice.met and not is_cheaper:
         return choice
-    path = tuple(replace(step, met=step.met or step.skip == best) for step in choice.path)
-    return replace(choice, skip=best, met=choice.met or bool(met), path=path)
+    path = []
+    for step in choice.path:
+        is_best = step.skip == best
+        path.append(replace(step, met=step.met or is_best))
+    return replace(choice, skip=best, met=choice.met or bool(met), path=tuple(path))
 
 
 def _planner(means: Means, order: Order, scanned: Scan) -> Planner:
     """Where everything in INT8 has collapsed, the few units that cause it are looked for;
     elsewhere, after a raced scan, a prefix of the order, whose signal says which one to try."""
-    culprits = CulpritPlanner(means.ends)
-    if scanned.collapsed and means.planner == "greedy":
-        return culprits
-    if scanned.collapsed and means.planner == "cost":
-        return CostPlanner(culprits)
-    if means.planner == "greedy" and scanned.signal:
+    if scanned.collapsed:
+        culprits = CulpritPlanner(means.ends)
+        if means.planner == "greedy":
+            return culprits
+        if means.planner == "cost":
+            return CostPlanner(culprits)
+    elif scanned.signal and means.planner == "greedy":
         return InterpolatedPlanner(order.signal)
     planner: Planner = load("planners", means.planner)()
     return planner

@@ -4,6 +4,8 @@ on."""
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
+from operator import attrgetter
 
 from sensitivity.measure.ranking import gain, per_sample
 from sensitivity.measure.soft import Comparer
@@ -32,19 +34,22 @@ def repaired(
     the outputs are credibly nearer to float's; where the task has a soft drop that stands for the
     metric. Each unit then has the gain of all, over the ranges that the model came with.
     """
-    before = {old.quantizer: (old, new) for unit in known for old, new in unit.pairs}
-    after = before | {old.quantizer: (old, new) for old, new in repairs}
+    before = _by_quantizer(chain.from_iterable(map(attrgetter("pairs"), known)))
+    after = before | _by_quantizer(repairs)
     if after == before:
         return tuple(known)
     variants = [_variant(study, skip, pairs) for pairs in ({}, before, after)]
     study.measurer.offer(variants[1].ranges | variants[2].ranges)
-    found = Comparer(study)(variants, "rank", "repair: all units")
-    values = [one.values for one in found]
-    if not _is_better(study, values[1:], variants[1:], signal):
+    own, now, then = Comparer(study)(variants, "rank", "repair: all units")
+    if not _is_better(study, (now.values, then.values), variants[1:], signal):
         return tuple(known)
-    brought = gain(found[0].scores, found[2].scores, study.measurer.task.aggregate)
+    brought = gain(own.scores, then.scores, study.measurer.task.aggregate)
     changed = (_changed(unit, after, brought) for unit in study.units)
-    return tuple(unit for unit in changed if unit.ranges)
+    return tuple(filter(attrgetter("ranges"), changed))
+
+
+def _by_quantizer(pairs: Iterable[Pair]) -> dict[str, Pair]:
+    return {old.quantizer: (old, new) for old, new in pairs}
 
 
 def _variant(study: Study, skip: Sequence[str], pairs: Mapping[str, Pair]) -> Variant:
@@ -53,10 +58,12 @@ def _variant(study: Study, skip: Sequence[str], pairs: Mapping[str, Pair]) -> Va
 
 
 def _changed(unit: Unit, pairs: Mapping[str, Pair], brought: Estimate) -> Recalibrated:
-    mine = [pairs[name] for name in unit.quantizers if name in pairs]
-    before = tuple(old for old, _ in mine)
-    ranges = tuple(new for _, new in mine)
-    return recalibrated_unit(unit.name, before, ranges, brought, together=True)
+    """The unit with the new ranges of its quantizers; it has none where none of them changed."""
+    before, ranges = list[Range](), list[Range]()
+    for old, new in filter(None, map(pairs.get, unit.quantizers)):
+        before.append(old)
+        ranges.append(new)
+    return recalibrated_unit(unit.name, tuple(before), tuple(ranges), brought, together=True)
 
 
 def _is_better(

@@ -52,23 +52,29 @@ def reranked(study: Study, signal: Signal, alone: Mapping[str, float] | None = N
     """
     alone = alone or measured_signal(study, signal, SIGNAL_SAMPLES)
     distortions = distortion_of(study, signal, SIGNAL_SAMPLES)
-    last = dict(sorted(alone.items(), key=lambda item: -item[1]))
-    chosen: list[str] = []
-    taken: dict[str, float] = {}
+    last = _largest_first(alone)
+    chosen = list[str]()
+    taken = dict[str, float]()
     (whole,) = distortions([()])
     left = whole
     while last and len(chosen) < MOST and left > SETTLED * whole:
-        contenders = sorted(last, key=last.__getitem__, reverse=True)[:CONTENDERS]
-        after = dict(
-            zip(contenders, distortions([(*chosen, name) for name in contenders]), strict=True)
-        )
+        contenders = list(_largest_first(last))[:CONTENDERS]
+        measured = distortions([(*chosen, name) for name in contenders])
+        after = dict(zip(contenders, measured, strict=True))
         best = min(after, key=after.__getitem__)
         last |= {name: left - after[name] for name in contenders}
         del last[best]
         chosen.append(best)
         taken[best] = max(left - after[best], 0.0)
         left = after[best]
-    return Order((*chosen, *last), taken | _shared(left, {name: alone[name] for name in last}))
+    rest = {name: alone[name] for name in last}
+    return Order((*chosen, *last), taken | _shared(left, rest))
+
+
+def _largest_first(signal: Mapping[str, float]) -> dict[str, float]:
+    """The same values by unit, the largest first; equal ones stay in their order."""
+    names = sorted(signal, key=signal.__getitem__, reverse=True)
+    return {name: signal[name] for name in names}
 
 
 def by_signal(study: Study, signal: Signal, alone: Mapping[str, float] | None = None) -> Order:
@@ -78,7 +84,7 @@ def by_signal(study: Study, signal: Signal, alone: Mapping[str, float] | None = 
     Arguments and errors as in `reranked`. Errors of single units add up as long as they are small.
     """
     alone = alone or measured_signal(study, signal)
-    return Order(tuple(sorted(alone, key=alone.__getitem__, reverse=True)), dict(alone))
+    return Order(tuple(_largest_first(alone)), dict(alone))
 
 
 def distortion_of(study: Study, signal: Signal, samples: int = SET_SAMPLES) -> Distortion:
@@ -86,7 +92,7 @@ def distortion_of(study: Study, signal: Signal, samples: int = SET_SAMPLES) -> D
     `rank`."""
 
     def distortions(skips: Sequence[Skip]) -> list[float]:
-        variants = [study.skip_variant(skip) for skip in skips]
+        variants = list(map(study.skip_variant, skips))
         measured = study.measurer.distortion(signal, variants, study.float_variant, samples)
         return [float(np.mean(values)) for values in measured]
 
@@ -97,4 +103,4 @@ def _shared(left: float, alone: Mapping[str, float]) -> dict[str, float]:
     """What is left of the distortion, in proportion to the units' own signals."""
     total = sum(alone.values())
     share = left / total if total > 0 else 0.0
-    return {name: value * share for name, value in sorted(alone.items(), key=lambda item: -item[1])}
+    return {name: value * share for name, value in _largest_first(alone).items()}

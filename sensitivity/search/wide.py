@@ -44,14 +44,19 @@ def wide_ranges(source: Recalibratable, units: Iterable[Unit]) -> dict[str, tupl
 
 
 def _of_unit(source: Any, unit: Unit) -> tuple[Range, ...]:
+    """Ranges of 16 bits for a unit's activations; empty where one of them cannot have them."""
     by_name = {quantizer.name: quantizer for quantizer in source.quantizers}
-    own = [by_name[name] for name in unit.quantizers if by_name[name].role != "weight"]
-    if any(quantizer.bits >= WIDE_BITS for quantizer in own):
-        return ()
-    try:
-        return tuple(wide_range(source.range(quantizer.name)) for quantizer in own)
-    except ModelError:  # FP8, blocks, ranges of each batch: none has a range that could be wider
-        return ()
+    ranges = []
+    for quantizer in map(by_name.__getitem__, unit.quantizers):
+        if quantizer.role == "weight":
+            continue
+        if quantizer.bits >= WIDE_BITS:
+            return ()
+        try:
+            ranges.append(wide_range(source.range(quantizer.name)))
+        except ModelError:  # FP8, blocks, ranges of each batch: none that could be wider
+            return ()
+    return tuple(ranges)
 
 
 def spared_part(study: Study, signal: Signal | None) -> dict[str, float]:

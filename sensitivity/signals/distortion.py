@@ -4,7 +4,7 @@ framework."""
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
@@ -72,7 +72,7 @@ def kl(reference: Outputs, outputs: Outputs) -> Scores:
     [0.1438]
     """
     _check_alike(reference, outputs)
-    if not _are_logits(reference):
+    if not are_logits(reference):
         shapes = ", ".join(str(array.shape) for array in reference)
         raise ModelError(
             "Expected the model to have one output, the logits [samples, classes] of two classes "
@@ -83,11 +83,13 @@ def kl(reference: Outputs, outputs: Outputs) -> Scores:
     return np.asarray(np.maximum(np.sum(np.exp(wanted) * (wanted - got), axis=1), 0.0))
 
 
-def _are_logits(outputs: Outputs) -> bool:
+def are_logits(outputs: Sequence[Any]) -> bool:
+    """Whether the outputs are scores [samples, classes] of two classes or more. outputs: arrays or
+    tensors."""
     if len(outputs) != 1:
         return False
-    _, *classes = outputs[0].shape
-    return len(classes) == 1 and classes[0] > 1
+    classes = outputs[0].shape[1:]
+    return len(classes) == 1 and int(classes[0]) > 1
 
 
 SQNR = Signal("sqnr", sqnr, fitted=by_spread, edition=" by spread")

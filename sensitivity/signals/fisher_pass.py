@@ -15,6 +15,7 @@ from sensitivity.errors import ModelError, TaskError
 from sensitivity.quantizers.base import QuantizedModel
 from sensitivity.quantizers.torch.calls import call, device_of, to_device
 from sensitivity.records import Unit, names_of
+from sensitivity.signals.distortion import are_logits
 from sensitivity.signals.fisher_probes import Probes
 from sensitivity.tasks.batches import batch_size
 
@@ -82,14 +83,14 @@ def random_vectors(outputs: Sequence[Tensor], generator: torch.Generator) -> lis
     sqrt(number of outputs), for the mean of sqnr; 0 where the norm is.
     """
     signs = [_signs(out, generator) for out in outputs]
-    if len(outputs) == 1 and outputs[0].ndim == 2 and outputs[0].shape[1] > 1:
+    if are_logits(outputs):
         p = torch.softmax(outputs[0].detach().double(), dim=1)
         root = p.sqrt() * signs[0]
         return [(root - p * root.sum(1, keepdim=True)) / math.sqrt(2)]
-    return [
-        sign * _inverse_norm(out) / math.sqrt(len(outputs))
-        for sign, out in zip(signs, outputs, strict=True)
-    ]
+    vectors = []
+    for sign, out in zip(signs, outputs, strict=True):
+        vectors.append(sign * _inverse_norm(out) / math.sqrt(len(outputs)))
+    return vectors
 
 
 def _signs(out: Tensor, generator: torch.Generator) -> Tensor:
@@ -106,17 +107,17 @@ def _inverse_norm(out: Tensor) -> Tensor:
 
 
 def _differentiable(outputs: Any) -> list[Tensor]:
-    tensors = [
-        each
-        for each in pytree.tree_leaves(outputs)
-        if isinstance(each, Tensor) and each.requires_grad
-    ]
+    tensors = list(filter(_has_gradient, pytree.tree_leaves(outputs)))
     if not tensors:
         raise ModelError(
             "Expected gradients to pass through the model for --signal fisher, got outputs that "
             "have none; use --signal sqnr."
         )
     return tensors
+
+
+def _has_gradient(leaf: Any) -> bool:
+    return isinstance(leaf, Tensor) and leaf.requires_grad
 
 
 def _square_sum(slope: Tensor, unit: Unit) -> float:
@@ -146,20 +147,12 @@ def _trainable(model: nn.Module) -> Iterator[None]:
     required = [
         each for each in model.parameters() if each.requires_grad and not each.is_inference()
     ]
-    swapped: list[tuple[dict[str, Any], str, Tensor]] = []
+    swapped = list[tuple[dict[str, Any], str, Tensor]]()
     try:
         with torch.inference_mode(False), torch.enable_grad():
-            for module in model.modules():
-                held: tuple[dict[str, Any], ...] = (
-                    module._parameters,
-                    module._buffers,
-                    vars(module),
-                )
-                for tensors in held:
-                    for name, value in tensors.items():
-                        if isinstance(value, Tensor) and value.is_inference():
-                            swapped.append((tensors, name, value))
-                            tensors[name] = _normal(value)
+            for tensors, name in _made_under_inference(model):
+                swapped.append((tensors, name, tensors[name]))
+                tensors[name] = _normal(tensors[name])
             for parameter in required:
                 parameter.requires_grad_(False)
             yield
@@ -170,11 +163,27 @@ def _trainable(model: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
+def _made_under_inference(model: nn.Module) -> list[tuple[dict[str, Any], str]]:
+    """Where the model's modules hold tensors that were made under inference_mode: the dict and the
+    name in it."""
+    found = []
+    for module in model.modules():
+        held: tuple[dict[str, Any], ...] = (module._parameters, module._buffers, vars(module))
+        for tensors in held:
+            found += [(tensors, name) for name, value in tensors.items() if _is_inference(value)]
+    return found
+
+
+def _is_inference(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.is_inference()
+
+
 def _normal(value: Any) -> Any:
     """The same nest, with a copy of each tensor that was made under inference_mode."""
-    return pytree.tree_map(
-        lambda leaf: (
-            leaf.detach().clone() if isinstance(leaf, Tensor) and leaf.is_inference() else leaf
-        ),
-        value,
-    )
+
+    def copied(leaf: Any) -> Any:
+        if _is_inference(leaf):
+            return leaf.detach().clone()
+        return leaf
+
+    return pytree.tree_map(copied, value)

@@ -206,16 +206,24 @@ def _tensors(ports: Iterable[Port]) -> list[str]:
 
 
 def _cause(run: LayerRun, graph: _Neighbours) -> Reformat:
-    is_qdq = run.origin == "qdq"
+    """Why a step only converts or copies, from the first tensors that it reads and writes."""
     ports = run.inputs[:1] + run.outputs[:1]
-    if len(_tensors(ports)) < 2:
-        return Reformat(run, "unfused" if is_qdq and run.onnx else "unknown", ())
-    read, written = ports
+    if len(_tensors(ports)) == 2:
+        return _cause_between(run, graph)
+    if run.origin == "qdq" and run.onnx:
+        return Reformat(run, "unfused", ())
+    return Reformat(run, "unknown", ())
+
+
+def _cause_between(run: LayerRun, graph: _Neighbours) -> Reformat:
+    """The same where both tensors have names."""
+    read, written = run.inputs[0], run.outputs[0]
     sources, targets = graph.sources(read), graph.targets(written)
     between = _unique([*sources, *targets])
     end = _end(sources, targets)
     if read.precision == written.precision and not end:
-        return Reformat(run, "scales" if is_qdq else "layout", _shorts(between))
+        same = "scales" if run.origin == "qdq" else "layout"
+        return Reformat(run, same, _shorts(between))
     mixed = graph.mixed_adds([*between, *graph.readers[read.tensor]])
     if mixed:
         return Reformat(run, "residual", _shorts(mixed))

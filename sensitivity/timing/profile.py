@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from operator import attrgetter
 from pathlib import Path
 
 import onnx_ir as ir
@@ -94,9 +95,10 @@ def layer_rows(
     """
     total = sum(run.ms or 0.0 for run in profile.runs)
     built = {layer.layer: layer for layer in engine.layers} if engine else {}
-    rows: list[dict[str, object]] = []
+    rows = list[dict[str, object]]()
     for index, run in enumerate(profile.runs, start=1):
-        layers = [built[name] for name in run.onnx if name in built]
+        layers = list(filter(None, map(built.get, run.onnx)))
+        is_timed = run.ms is not None and total > 0
         rows.append(
             {
                 "variant": variant,
@@ -105,13 +107,13 @@ def layer_rows(
                 "op": run.op,
                 "precision": run.precision,
                 "ms": run.ms,
-                "share": None if run.ms is None or not total else run.ms / total,
+                "share": (run.ms or 0.0) / total if is_timed else None,
                 "onnx": " ".join(run.onnx),
                 "quantized": not set(run.onnx).isdisjoint(profile.kept),
                 "origin": run.origin or "",
                 "inputs": _precisions(run.inputs),
                 "outputs": _precisions(run.outputs),
-                "rtx_planned": " ".join(layer.planned for layer in layers),
+                "rtx_planned": " ".join(map(attrgetter("planned"), layers)),
                 "rtx_built": " ".join(layer.built or "?" for layer in layers),
             }
         )
@@ -119,4 +121,4 @@ def layer_rows(
 
 
 def _precisions(ports: Iterable[Port]) -> str:
-    return " ".join(port.precision for port in ports)
+    return " ".join(map(attrgetter("precision"), ports))

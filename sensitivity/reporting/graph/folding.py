@@ -78,18 +78,29 @@ def blocks_by_name(names: Sequence[str]) -> dict[str, str]:
     {}
     """
     blocks = dict.fromkeys(names, "")
-    while True:
-        sizes = Counter(blocks.values())
-        block, size = sizes.most_common(1)[0]
-        inside = [name for name in names if blocks[name] == block]
-        parts = {name: _longer(name, block) for name in inside}
-        new = len(set(parts.values()))
-        is_small = size * LARGE <= len(names)
-        is_too_fine = new == size or len(sizes) - 1 + new > BLOCKS
-        if is_small or is_too_fine:
-            break
+    parts = _parts_of_largest(blocks)
+    while parts:
         blocks |= parts
-    return blocks if len(sizes) > 1 else {}
+        parts = _parts_of_largest(blocks)
+    is_whole = len(set(blocks.values())) == 1
+    return {} if is_whole else blocks
+
+
+def _parts_of_largest(blocks: dict[str, str]) -> dict[str, str]:
+    """Name -> the smaller block that it goes to, for those of the largest block; nothing where that
+    is small, or cannot be taken apart into few enough.
+
+    blocks: name -> its block.
+    """
+    sizes = Counter(blocks.values())
+    largest, size = sizes.most_common(1)[0]
+    if size * LARGE <= len(blocks):
+        return {}
+    inside = [name for name, block in blocks.items() if block == largest]
+    parts = {name: _longer(name, largest) for name in inside}
+    new = len(set(parts.values()))
+    is_too_fine = new == size or len(sizes) - 1 + new > BLOCKS
+    return {} if is_too_fine else parts
 
 
 def _longer(name: str, block: str) -> str:

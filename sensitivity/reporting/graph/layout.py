@@ -4,10 +4,11 @@ graphlay."""
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from itertools import chain, pairwise, product, starmap
+from operator import itemgetter
 from typing import Any
 
 from sensitivity import optional
@@ -181,15 +182,13 @@ class _Row:
     def __init__(self, boxes: Sequence[int], sizes: Sequence[Point], edges: Sequence[Edge]) -> None:
         own = set(boxes)
         touching = [edge for edge in edges if not own.isdisjoint(edge)]
-        befores = dict.fromkeys(before for before, _ in touching)
-        afters = dict.fromkeys(after for _, after in touching)
-        readers = [box for box in afters if box not in own]
-        givers = [box for box in befores if box not in own]
+        readers = _others(map(itemgetter(1), touching), own)
+        givers = _others(map(itemgetter(0), touching), own)
         self.boxes = list(boxes)
         self.signs = [*readers, *givers]
         at = _numbered(boxes, 0)
-        self._first_at = at | _numbered(givers, len(boxes) + len(readers))
         self._last_at = at | _numbered(readers, len(boxes))
+        self._first_at = at | _numbered(givers, len(boxes) + len(readers))
         self.edges = {edge: self._ends(edge) for edge in touching}
         row_sizes = [sizes[box] for box in boxes] + [SIGN] * len(self.signs)
         self.layout = _layout(row_sizes, list(self.edges.values()), {})
@@ -205,7 +204,13 @@ class _Row:
 
 
 def _numbered(boxes: Sequence[int], start: int) -> dict[int, int]:
+    """Box -> its position, counted from `start`."""
     return {box: number for number, box in enumerate(boxes, start)}
+
+
+def _others(boxes: Iterable[int], own: Collection[int]) -> list[int]:
+    """The boxes that are none of the own, each once, in their order."""
+    return [box for box in dict.fromkeys(boxes) if box not in own]
 
 
 def _stacked(rows: Sequence[_Row], edges: Sequence[Edge], boxes: int) -> Layout:
