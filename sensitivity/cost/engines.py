@@ -45,7 +45,7 @@ def engine_sets(units: Sequence[str]) -> list[tuple[str, ...]]:
     number = max(2, round(len(units) / TOGETHER))
     for _ in range(PARTITIONS):
         parts = np.array_split(rng.permutation(len(units)), number)
-        sets += [tuple(units[place] for place in sorted(part)) for part in parts if len(part)]
+        sets += [tuple(units[place] for place in sorted(part)) for part in parts]
     return list(dict.fromkeys(sets))
 
 

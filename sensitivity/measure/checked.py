@@ -61,11 +61,8 @@ def _place(error: Exception) -> str:
     """The last line of the user's own that an exception came through; "" where it came through
     none."""
     own = str(Path(__file__).parents[1])
-    frames = [
-        frame
-        for frame in traceback.extract_tb(error.__traceback__)
-        if not frame.filename.startswith(own)
-    ]
+    every = traceback.extract_tb(error.__traceback__)
+    frames = [frame for frame in every if not frame.filename.startswith(own)]
     users = [frame for frame in frames if "site-packages" not in frame.filename]
     if not frames:
         return ""

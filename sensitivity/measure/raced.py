@@ -22,6 +22,7 @@ from sensitivity.measure.ranking import centred, estimate, per_sample
 from sensitivity.measure.reader import Reader
 from sensitivity.measure.scan import Scan
 from sensitivity.measure.study import Study
+from sensitivity.measure.variants import BASE_OF
 from sensitivity.records import Effect, Estimate, Mode, Scores, Variant, names_of
 from sensitivity.signals.base import Signal
 from sensitivity.stats.racing import standing
@@ -74,6 +75,13 @@ class Budget:
     samples: int | None = RACE_SAMPLES
     seconds: float | None = None
 
+    def allows(self, samples: int, seconds: float) -> bool:
+        """Whether a batch may be begun with which so many samples will be measured, when so many
+        seconds have passed."""
+        has_time = self.seconds is None or seconds <= self.seconds
+        has_samples = self.samples is None or samples <= self.samples
+        return has_time and has_samples
+
 
 COLLAPSED_BUDGET = Budget(400)
 """Of the race where everything in INT8 has collapsed."""
@@ -121,35 +129,30 @@ class _Race:
         self._measurer = measurer
         self._base = base
         self._entrants = entrants
-        self._reference = "quantized" if mode == "disable" else "float"
+        self._reference = BASE_OF[mode]
         self._sign = 1 if mode == "disable" else -1
         self._per_sample: dict[tuple[str, int], Scores] = {}
 
     def run(self, budget: Budget) -> None:
-        data = self._measurer.task.data["rank"]
-        reader, start, spent = Reader(self._measurer.task, "rank"), time.monotonic(), 0
+        """Measure until the order of the first units is settled, or the budget is spent."""
+        task = self._measurer.task
+        data = task.data["rank"]
+        reader, start, spent = Reader(task, "rank"), time.monotonic(), 0
         size = batch_size(next(iter(data))[0])
-        room = (
-            len(self._entrants)
-            if budget.samples is None
-            else budget.samples // size - len(self._base)
-        )
-        running, looked = list(self._entrants)[: max(room, CONTENDERS)], 0
+        running, looked = self._first(budget, size), 0
         most = len(self._base) + len(running) + (len(data) - 1) * (len(self._base) + CONTENDERS)
         with self._measurer.progress("race on the metric", most) as advance:
             for batch in range(len(data)):
                 variants = {**self._base, **{name: self._entrants[name] for name in running}}
-                late = budget.seconds is not None and time.monotonic() - start > budget.seconds
-                dear = budget.samples is not None and spent + size * len(variants) > budget.samples
-                if batch > 0 and (late or dear):
+                wanted = spent + size * len(variants)
+                if batch > 0 and not budget.allows(wanted, time.monotonic() - start):
                     return
                 measured = self._measurer.batch(
                     list(variants.values()), "rank", batch, reader, advance
                 )
                 for name, scores in zip(variants, measured, strict=True):
-                    self.scores[name] = (
-                        np.concatenate([self.scores[name], scores]) if batch else scores
-                    )
+                    before = self.scores.get(name, scores[:0])
+                    self.scores[name] = np.concatenate([before, scores])
                 spent += len(measured[0]) * len(variants)
                 seen = len(self.scores[self._reference])
                 if batch == 0 or seen >= LOOK_AGAIN * looked:
@@ -157,6 +160,14 @@ class _Race:
                     running = self._open(list(self._entrants)[:CONTENDERS])
                 if not running:
                     return
+
+    def _first(self, budget: Budget, size: int) -> list[str]:
+        """The units that get the first batch. size: samples of a batch."""
+        entrants = list(self._entrants)
+        if budget.samples is None:
+            return entrants
+        room = budget.samples // size - len(self._base)
+        return entrants[: max(room, CONTENDERS)]
 
     def _open(self, contenders: Sequence[str]) -> list[str]:
         """Contenders whose place is not settled yet."""

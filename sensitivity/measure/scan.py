@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from sensitivity.measure.ranking import estimate, rank_effects
 from sensitivity.measure.reader import Reader
 from sensitivity.measure.study import Study
+from sensitivity.measure.variants import BASE_OF
 from sensitivity.records import Effect, Estimate, Mode
 
 COLLAPSED = 0.1
@@ -57,7 +58,7 @@ def scan(study: Study, mode: Mode) -> Scan:
     variants = [*base.values(), *(study.unit_variant(unit, mode) for unit in study.units)]
     measured = measurer.scores(variants, "rank", f"scan: {len(study.units)} units")
     by_name = dict(zip(base, measured, strict=False))
-    reference = by_name["quantized" if mode == "disable" else "float"]
+    reference = by_name[BASE_OF[mode]]
     measurer.aggregate(reference)  # a broken aggregate is named here, before statistics run into it
     aggregate = measurer.task.aggregate
     return Scan(

@@ -23,6 +23,7 @@ from sensitivity.measure.measurer import Measurer
 from sensitivity.measure.reader import Reader
 from sensitivity.measure.scan import Scan
 from sensitivity.measure.study import Study
+from sensitivity.measure.variants import BASE_OF
 from sensitivity.records import Effect, Estimate, Mode, Scores, Unit, Variant
 from sensitivity.seeds import generator
 from sensitivity.tasks.base import Task
@@ -37,9 +38,6 @@ Block = tuple[np.ndarray, ...] | None
 nothing."""
 
 Array = np.ndarray[Any, np.dtype[Any]]
-
-BASE_OF = {"disable": "quantized", "enable": "float"}
-"""Mode -> the baseline that its variants are compared with."""
 
 MOST_CHANNELS, STRETCHES = 128, 16
 """An axis up to this long is looked at index by index, a longer one in so many stretches."""

@@ -10,6 +10,9 @@ from sensitivity.records import Mode, Quantizer, Unit, Variant, names_of
 BASELINES = ("float", "quantized", "weights only", "activations only")
 """Everything disabled; nothing disabled; only weights quantized; only activations quantized."""
 
+BASE_OF: dict[Mode, str] = {"disable": "quantized", "enable": "float"}
+"""Mode -> the baseline that its variants are compared with."""
+
 
 def baselines(quantizers: Sequence[Quantizer]) -> dict[str, Variant]:
     """The variants that all others are compared with, by their names in `BASELINES`."""

@@ -103,7 +103,8 @@ def _is_luck(found: Judged, value: float) -> bool:
     if found.own is None or found.n < FEWEST:
         return False
     is_perfect = value == 1 and _counts(found.scores, value)
-    return found.own <= max(found.shuffled) and not is_perfect
+    is_no_better = found.own <= max(found.shuffled)
+    return is_no_better and not is_perfect
 
 
 def measured_findings(session: Session) -> Iterator[Finding]:

@@ -96,5 +96,7 @@ def _behind_weighted(graph: onnx.GraphProto) -> list[str]:
 
 def _is_kept(node: onnx.NodeProto, constants: Collection[str]) -> bool:
     if node.op_type == "ConvTranspose":
-        return any(given.name == "group" and given.i > 1 for given in node.attribute)
-    return node.op_type in ("Gemm", "MatMul") and node.input[1] not in constants
+        numbers: dict[str, int] = {attribute.name: attribute.i for attribute in node.attribute}
+        return numbers.get("group", 1) > 1
+    is_product = node.op_type in ("Gemm", "MatMul")
+    return is_product and node.input[1] not in constants

@@ -155,11 +155,11 @@ class _Sets:
     @cached_property
     def across(self) -> Across:
         """What to draw the sets along: the best that is known of all of them."""
-        times = [self.latency_ms(choice.point) for choice in self.choices]
-        if None not in times:
+        if None not in {self.latency_ms(choice.point) for choice in self.choices}:
             return "ms"
-        works = [choice.work for choice in self.choices]
-        return "layers" if None in works else "work"
+        if None not in {choice.work for choice in self.choices}:
+            return "work"
+        return "layers"
 
     @property
     def across_words(self) -> str:
@@ -212,10 +212,13 @@ class _Sets:
         return cost_of(choice.point.names, None) if found is None else found
 
     def cost_words(self, choice: Choice) -> str:
+        """The cost of a set with its unit and how it is known; "" where it is not."""
         latency_ms = self.latency_ms(choice.point)
         if latency_ms is not None:
             return f"{milliseconds(latency_ms)}, {self.known_by(choice.point, latency_ms)}"
-        return "" if choice.work is None else f"{choice.work:.4g} of estimated work"
+        if choice.work is None:
+            return ""
+        return f"{choice.work:.4g} of estimated work"
 
     def known_by(self, point: FrontierPoint, latency_ms: float) -> str:
         """How this latency of a set is known: where no file of it was timed, that of the same

@@ -114,12 +114,16 @@ class ReportData:
     @property
     def plan_file(self) -> str:
         """The file of the plan, relative to `directory`."""
-        return "plan.json" if self.name is None else f"plans/{self.name}.json"
+        if self.name is None:
+            return "plan.json"
+        return f"plans/{self.name}.json"
 
     @property
     def skip(self) -> tuple[str, ...]:
         """The units that the plan leaves out; empty without a plan."""
-        return () if self.plan is None else self.plan.skip
+        if self.plan is None:
+            return ()
+        return self.plan.skip
 
     @property
     def own_choice(self) -> Choice | None:
@@ -131,12 +135,16 @@ class ReportData:
     @property
     def distributions(self) -> tuple[Distribution, ...]:
         """What quantizers get on calibration data; empty where that was not kept."""
-        return () if self.seen is None else self.seen.quantizers
+        if self.seen is None:
+            return ()
+        return self.seen.quantizers
 
     def repaired(self, unit: str) -> tuple[tuple[Range, Range], ...]:
         """The old and the new range of each quantizer of a unit; empty where none was found."""
-        found = next((tried for tried in self.ranges if tried.unit == unit), None)
-        return () if found is None else found.pairs
+        for tried in self.ranges:
+            if tried.unit == unit:
+                return tried.pairs
+        return ()
 
     @property
     def whole_choice(self) -> Choice | None:

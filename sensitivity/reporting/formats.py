@@ -106,10 +106,12 @@ class MetricFormat:
 
     def interval(self, estimate: Estimate) -> str:
         """Such as "[27.0, 32.8]"."""
-        if not estimate.has_interval:
-            return "(no interval)" if estimate.n else ""
-        low, high = map(self.number, estimate.ends)
-        return f"[{low}, {high}]"
+        if estimate.has_interval:
+            low, high = map(self.number, estimate.ends)
+            return f"[{low}, {high}]"
+        if estimate.n:
+            return "(no interval)"
+        return ""
 
     def target(self, target: Target) -> str:
         """What the user asked for, such as "at most 1.0 pt under float"."""
@@ -131,7 +133,9 @@ def signed(number: str, plus: bool) -> str:
         return number.lstrip("-")
     if number.startswith("-"):
         return MINUS + number[1:]
-    return f"+{number}" if plus else number
+    if plus:
+        return f"+{number}"
+    return number
 
 
 def ratio(estimate: Estimate) -> str:

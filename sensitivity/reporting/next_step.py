@@ -158,9 +158,10 @@ def _lowered(partial: Timing, place: str) -> NextStep:
 
 def _elsewhere(partial: Timing | None, place: str) -> tuple[str, ...]:
     """Commands that time the plan in a runtime that it was not timed in."""
-    timed = partial.runtime if partial else ""
-    other = "openvino" if timed != "openvino" else "tensorrt"
+    timed = "" if partial is None else partial.runtime
+    other = "tensorrt" if timed == "openvino" else "openvino"
     bench = f"sensitivity bench {place} --runtime {other}"
     # A file that was written for a runtime has its name, and is of no use to another one.
-    is_lowered = partial is not None and is_lowered_file(partial)
-    return (f"sensitivity export {place} --for {other}", bench) if is_lowered else (bench,)
+    if partial is not None and is_lowered_file(partial):
+        return f"sensitivity export {place} --for {other}", bench
+    return (bench,)

@@ -302,12 +302,12 @@ def is_lowered_file(partial: Timing) -> bool:
 
 def lacks_lowering(bench: BenchResult | None) -> bool:
     """Whether a file for the runtime can be had that may be faster than the one that was timed."""
-    if bench is None or bench.keeps_form:
+    partial = None if bench is None else timing_of("partial", bench.timings)
+    if bench is None or partial is None:
         return False
-    partial = timing_of("partial", bench.timings)
-    if partial is None or "float" in partial.variants:
-        return False
-    return partial.runtime in LOWERED and not is_lowered_file(partial)
+    has_other_form = not bench.keeps_form and "float" not in partial.variants
+    can_be_lowered = partial.runtime in LOWERED and not is_lowered_file(partial)
+    return has_other_form and can_be_lowered
 
 
 def _speed_words(speed: SpeedStatus, partial: Timing | None, bench: BenchResult | None) -> str:
@@ -388,15 +388,13 @@ def _action_words(
 
 
 def _train_words(plan: Plan) -> str:
-    if plan.met and _is_advised_to_train(plan):
+    is_advised = plan.advice is not None and plan.advice.choice == "qat"
+    if plan.met and is_advised:
         return "The plan gives most of the speed of INT8 away: use quantization-aware training."
-    if plan.try_next:
-        return f"Try {'; '.join(step.rstrip('.') for step in plan.try_next)}."
-    return "Loosen the target, calibrate again, or use quantization-aware training."
-
-
-def _is_advised_to_train(plan: Plan) -> bool:
-    return plan.advice is not None and plan.advice.choice == "qat"
+    if not plan.try_next:
+        return "Loosen the target, calibrate again, or use quantization-aware training."
+    steps = "; ".join(step.rstrip(".") for step in plan.try_next)
+    return f"Try {steps}."
 
 
 def _prove_words(file: str, evidence: Evidence, plan: Plan, metric: MetricFormat) -> str:

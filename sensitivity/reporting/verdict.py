@@ -375,8 +375,9 @@ def _equal_words(data: ReportData, plan: Plan) -> str:
     if own is None or whole is None or own is whole:
         return ""
     lowest = whole.point.drop.low
-    is_as_good = lowest is not None and lowest <= own.point.drop.value
-    if whole.point.true_drop or not whole.command or not is_as_good:
+    if lowest is None or lowest > own.point.drop.value:
+        return ""
+    if whole.point.true_drop or not whole.command:
         return ""
     return (
         f" Everything in INT8{_also_repaired(plan)} is as good as far as these samples tell: "

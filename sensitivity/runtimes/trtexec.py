@@ -143,12 +143,10 @@ def _answer(command: Sequence[str], *, check: bool = False) -> str:
     done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603  the user named the tool
     text = done.stdout + done.stderr
     if check and done.returncode:
-        errors = (
-            [line for line in text.splitlines() if "[E]" in line]
-            or text.splitlines()
-            or ["nothing"]
-        )
+        lines = text.splitlines() or ["nothing"]
+        errors = [line for line in lines if "[E]" in line]
+        last = (errors or lines)[-1]
         raise RuntimeUnavailable(
-            f"Expected '{' '.join(command)[:200]}' to succeed, got: {errors[-1].strip()[:300]}."
+            f"Expected '{' '.join(command)[:200]}' to succeed, got: {last.strip()[:300]}."
         )
     return text

@@ -85,10 +85,10 @@ def _shared(group: tuple[str, ...], ranges: Mapping[str, Range]) -> Ranges:
 
     group: of quantizers that share a range. ranges: of one method, by quantizer.
     """
-    found = [ranges[name] for name in group if name in ranges]
+    found = tuple(filter(None, map(ranges.get, group)))
     stands_alone = len(group) == 1
     if stands_alone or not found:
-        return tuple(found)
+        return found
     largest = max(tried.amax[0] for tried in found)
     lows = set(map(attrgetter("low"), found)) - {None}
     widest = Range(group[0], found[0].method, (largest,), low=min(lows, default=None))
@@ -310,7 +310,7 @@ class _Trials:
         rise. A pass over `rank` for each unit is then saved."""
         if len(changes) < 2:
             return ()
-        every = tuple(chain.from_iterable(change.choice for change in changes))
+        every = tuple(chain.from_iterable(map(attrgetter("choice"), changes)))
         now, then = self._trials([(), every], "all at once")
         if not _credibly_rises(self._rise(now, then)):
             return ()

@@ -124,12 +124,16 @@ class _Output:
 
     def groups(self, output: int) -> list[Group]:
         """The groups of this output; output: which of the model's it is."""
+        whole = Group(output, self._whole.power(np.array([0])))
         parted = {axis: _parts(sums) for axis, sums in self._axes.items()}
-        axis = max(parted, key=lambda axis: parted[axis][0], default=None)
-        if axis is None or parted[axis][0] < GAP:
-            return [Group(output, self._whole.power(np.array([0])))]
+        if not parted:
+            return [whole]
+        axis = max(parted, key=lambda axis: parted[axis][0])
+        gap, parts = parted[axis]
+        if gap < GAP:
+            return [whole]
         sums = self._axes[axis]
-        return [Group(output, sums.power(part), axis, part) for part in parted[axis][1]]
+        return [Group(output, sums.power(part), axis, part) for part in parts]
 
 
 def _parts(sums: _Sums) -> tuple[float, list[NDArray[np.intp]]]:

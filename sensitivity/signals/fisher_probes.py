@@ -3,6 +3,7 @@ the unit makes."""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -28,18 +29,18 @@ class Probes:
 
     def __init__(self, source: QuantizedModel, units: Sequence[Unit]) -> None:
         every = {quantizer.name: quantizer for quantizer in source.quantizers}
-        self.ran: set[int] = set()
+        self.ran = set[int]()
         self._source = source
         self._others = [every.keys() - set(unit.quantizers) for unit in units]
-        self._units_of: dict[nn.Module, list[int]] = {}
-        self._quantizers: list[tuple[nn.Module, int]] = []
+        self._units_of = defaultdict[nn.Module, list[int]](list)
+        self._quantizers = list[tuple[nn.Module, int]]()
         for index, unit in enumerate(units):
-            found = [every[name] for name in unit.quantizers]
-            self._quantizers += [(source.model.get_submodule(each.name), index) for each in found]
-            for module in {
-                module: None for each in found for module in _holders(source.model, each)
-            }:
-                self._units_of.setdefault(module, []).append(index)
+            holders = dict[nn.Module, None]()
+            for quantizer in map(every.__getitem__, unit.quantizers):
+                self._quantizers.append((source.model.get_submodule(quantizer.name), index))
+                holders |= dict.fromkeys(_holders(source.model, quantizer))
+            for module in holders:
+                self._units_of[module].append(index)
         self._steps: list[Tensor] = []
         self._waiting: dict[nn.Module, list[list[Any]]] = {}
         self._paused = False
@@ -55,6 +56,7 @@ class Probes:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
+        """Inside the `with`, layers return what they compute and nothing is noted."""
         before, self._paused = self._paused, True
         try:
             yield
@@ -80,7 +82,10 @@ class Probes:
         self._steps, self._waiting = [], {}
 
     def _mark(self, index: int) -> Any:
-        return lambda module, args: self.ran.add(index)
+        def mark(module: nn.Module, args: Any) -> None:
+            self.ran.add(index)
+
+        return mark
 
     def _before(self, module: nn.Module, args: Any, kwargs: Any) -> None:
         """Compute the layer with each of its units quantized, before it can overwrite its input."""
@@ -117,14 +122,17 @@ def _along(error: Tensor, step: Tensor) -> Tensor:
     signs, but it is noisier.
     """
     samples = len(step)
-    if error.ndim and error.shape[0] and error.shape[0] % samples == 0:
+    first = error.shape[0] if error.ndim else 0
+    if first and first % samples == 0:
         rows = error.reshape(samples, -1)
         return (step.to(error.dtype)[:, None] * rows).reshape(error.shape)
     return step[0].to(error.dtype) * error
 
 
 def _copy(leaf: Any) -> Any:
-    return leaf.detach().clone() if isinstance(leaf, Tensor) else leaf
+    if isinstance(leaf, Tensor):
+        return leaf.detach().clone()
+    return leaf
 
 
 def _holders(model: nn.Module, quantizer: Quantizer) -> Iterator[nn.Module]:
@@ -132,10 +140,10 @@ def _holders(model: nn.Module, quantizer: Quantizer) -> Iterator[nn.Module]:
     shared = model.get_submodule(quantizer.name)
     attribute = quantizer.name[len(quantizer.layer) :].removeprefix(".")
     for name, module in model.named_modules(remove_duplicate=False):
-        if module is shared:
-            holder = (
-                name.removesuffix(attribute).removesuffix(".")
-                if name.endswith(attribute)
-                else name.rpartition(".")[0]
-            )
-            yield model.get_submodule(holder)
+        if module is not shared:
+            continue
+        if name.endswith(attribute):
+            holder = name.removesuffix(attribute).removesuffix(".")
+        else:
+            holder = name.rpartition(".")[0]
+        yield model.get_submodule(holder)

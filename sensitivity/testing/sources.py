@@ -146,9 +146,9 @@ class SourceConformance:
 
     def test_units_are_the_layers_by_their_own_names(self, source: QuantizedModel) -> None:
         units = {unit.name: unit for unit in layers(source.quantizers)}
-        assert set(self.layers) <= units.keys()
         roles = {quantizer.name: quantizer.role for quantizer in source.quantizers}
         for layer in self.layers:
+            assert layer in units
             own = set(map(roles.get, units[layer].quantizers))
             assert own >= {"input", "weight"}, layer
 
@@ -336,11 +336,11 @@ def check_same_ranking(
 ) -> float:
     """Kendall's tau-b of two rankings over the units that both have. Raises AssertionError where it
     is under `tau`, where another unit comes first, or where fewer than three units are in both."""
-    shared = [name for name in one if name in other]
+    shared = list(filter(other.__contains__, one))
     assert len(shared) >= 3, f"only {shared} are units of both"
     values = np.array([(one[name], other[name]) for name in shared])
     found = float(kendalltau(*values.T).statistic)
-    tops = [shared[place] for place in values.argmax(axis=0)]
-    assert tops[0] == tops[1], f"{tops[0]} comes first in one, {tops[1]} in the other"
+    first, second = (shared[place] for place in values.argmax(axis=0))
+    assert first == second, f"{first} comes first in one, {second} in the other"
     assert found >= tau, f"Kendall's tau is {found:.3f}"
     return found
