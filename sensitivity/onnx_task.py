@@ -398,7 +398,7 @@ def pixels_in_words(colours: Colours, scale: Scale) -> str:
     >>> pixels_in_words("rgb", IMAGENET)
     'It was given pixels in RGB from 0 to 1, less mean 0.485,0.456,0.406, by std 0.229,0.224,0.225.'
     """
-    mean, std = (",".join(f"{value:g}" for value in each) for each in (scale.mean, scale.std))
+    mean, std = (",".join(map("{:g}".format, values)) for values in (scale.mean, scale.std))
     moved = f", less mean {mean}, by std {std}" * scale.moves
     return f"It was given pixels in {colours.upper()} from 0 to {scale.top:g}{moved}."
 

@@ -347,8 +347,8 @@ def check_head(path: Path, first: Record, head: Head) -> None:
     """Raise JournalMismatch where the journal is of something else."""
     assert isinstance(first, Opened), "checked while reading"
     old, new = dict(first.head), dict(head)
-    for each in (old, new):
-        each.pop(TASK, None)
+    for told in (old, new):
+        told.pop(TASK, None)
     begun_with, seed = old.get("seed", 0), new.get("seed", 0)
     if begun_with != seed:
         raise JournalMismatch(

@@ -74,7 +74,7 @@ def _scores(measurer: Measurer, variants: Sequence[Variant]) -> list[Scores]:
     batches: list[list[Scores]] = []
     stream = measurer.stream(variants, "rank", "detail")
     while (
-        sum(len(one[0]) for one in batches) < MOST_IMAGES
+        sum(len(scores) for scores, *_ in batches) < MOST_IMAGES
         and (batch := next(stream, None)) is not None
     ):
         batches.append(batch)

@@ -75,8 +75,8 @@ class SpreadMeasurer(Measurer):
                     self._take(asked.pop(batch), advance)
                 yield [self._known(variant, split, batch) for variant in variants]
         finally:
-            for each in asked.values():
-                self._forget(each)
+            for unused in asked.values():
+                self._forget(unused)
 
     def _ask(self, variants: Sequence[Variant], split: str, batch: int, parts: int) -> Asked:
         """Hand out what is missing of a batch."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import chain
 
 from sensitivity.measure.measurer import Measurer
 from sensitivity.measure.variants import baselines, skip_variant, unit_variant
@@ -54,7 +55,7 @@ class Study:
         """The model with a set of planners: units of bare names are left unquantized, others have
         activations of 16 bits."""
         skip, wide = parts_of_set(names)
-        ranges = (one for unit in wide for one in self.wide[unit])
+        ranges = chain.from_iterable(map(self.wide.__getitem__, wide))
         return replace(skip_variant(skip, self.units), ranges=frozenset(ranges))
 
     def widened(self, names: Iterable[str]) -> tuple[Widened, ...]:

@@ -37,8 +37,8 @@ def data_findings(task: Task, target: Target | None = None) -> Iterator[Finding]
     """What speaks against the splits of a task that has samples. Raises TaskError for a batch
     without a sample axis."""
     splits = {name: read(task.data[name]) for name in SPLITS}
-    for one, other in combinations(SPLITS, 2):
-        yield from _overlap(one, splits[one], other, splits[other])
+    for first, second in combinations(SPLITS, 2):
+        yield from _overlap(first, splits[first], second, splits[second])
     for name, split in splits.items():
         yield from _size(name, split.samples)
     drop = None if target is None else target.drop

@@ -130,7 +130,10 @@ class ReportData:
         """The plan's own set among `choices`; None where it is not there, and without a plan."""
         if self.plan is None:
             return None
-        return next((one for one in self.choices if self.plan.is_of(one.point.names)), None)
+        for choice in self.choices:
+            if self.plan.is_of(choice.point.names):
+                return choice
+        return None
 
     @property
     def distributions(self) -> tuple[Distribution, ...]:
@@ -150,7 +153,10 @@ class ReportData:
     def whole_choice(self) -> Choice | None:
         """Everything in INT8, repaired as in the plan, among `choices`; None where it is not
         there."""
-        return next((one for one in self.choices if not one.point.names), None)
+        for choice in self.choices:
+            if not choice.point.names:
+                return choice
+        return None
 
     @property
     def layers(self) -> int:

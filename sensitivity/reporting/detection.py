@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import chain
 
 from sensitivity.records import Estimate
 from sensitivity.reporting.data import ReportData
@@ -88,7 +89,7 @@ def detection_section(data: ReportData) -> DetectionSection | None:
     if detail is None:
         return None
     metric = MetricFormat(data.metric, data.full_scale)
-    classes = tuple(_class_row(one, metric) for one in detail.classes)
+    classes = tuple(_class_row(found, metric) for found in detail.classes)
     return DetectionSection(
         detail.n,
         tuple(COLUMNS.values()),
@@ -101,13 +102,14 @@ def detection_section(data: ReportData) -> DetectionSection | None:
 
 
 def _metric_row(name: str, found: Mapping[str, Estimate], metric: MetricFormat) -> MetricRow:
-    values = tuple((metric.level(found[key].value), metric.interval(found[key])) for key in COLUMNS)
-    return MetricRow(name, values, _drops({key: one.value for key, one in found.items()}, metric))
+    levels = {key: estimate.value for key, estimate in found.items()}
+    shown = [(metric.level(levels[key]), metric.interval(found[key])) for key in COLUMNS]
+    return MetricRow(name, tuple(shown), _drops(levels, metric))
 
 
-def _class_row(one: ClassResult, metric: MetricFormat) -> ClassRow:
-    values = tuple(metric.number(one.precision[key]) for key in COLUMNS)
-    return ClassRow(one.name, one.boxes, values, _drops(one.precision, metric))
+def _class_row(found: ClassResult, metric: MetricFormat) -> ClassRow:
+    values = tuple(metric.number(found.precision[key]) for key in COLUMNS)
+    return ClassRow(found.name, found.boxes, values, _drops(found.precision, metric))
 
 
 def _drops(values: Mapping[str, float], metric: MetricFormat) -> tuple[str, str]:
@@ -120,16 +122,15 @@ def _drops(values: Mapping[str, float], metric: MetricFormat) -> tuple[str, str]
 def _threshold_rows(found: ThresholdResult | None) -> tuple[ThresholdRow, ...]:
     if found is None:
         return ()
-    return tuple(
-        ThresholdRow(
-            title,
-            _hundredths(found.threshold[key]),
-            _hundredths(found.shift[key], sign=True) if key in found.shift else ("", ""),
-            f"{100 * found.f1[key]:.1f}",
-            f"{100 * found.f1_kept[key]:.1f}",
-        )
-        for key, title in COLUMNS.items()
-    )
+    rows = []
+    for key, title in COLUMNS.items():
+        shift = ("", "")
+        if key in found.shift:
+            shift = _hundredths(found.shift[key], sign=True)
+        threshold = _hundredths(found.threshold[key])
+        f1, f1_kept = f"{100 * found.f1[key]:.1f}", f"{100 * found.f1_kept[key]:.1f}"
+        rows.append(ThresholdRow(title, threshold, shift, f1, f1_kept))
+    return tuple(rows)
 
 
 def _hundredths(found: Estimate, *, sign: bool = False) -> tuple[str, str]:
@@ -142,18 +143,23 @@ def _hundredths(found: Estimate, *, sign: bool = False) -> tuple[str, str]:
 
 
 def _image_rows(detail: DetectionDetail, metric: MetricFormat) -> tuple[ImageRow, ...]:
-    return tuple(
-        ImageRow(
-            image,
-            f"{metric.shown(image.loss):.2f} {metric.change_unit}".rstrip(),
-            tuple(
-                Panel(title, _counts(image.boxes[key]), image.boxes[key])
-                for key, title in COLUMNS.items()
-            ),
-        )
-        for image in detail.images
-        if any(box.outcome != "missed" for boxes in image.boxes.values() for box in boxes)
-    )
+    shown = filter(_has_boxes, detail.images)
+    return tuple(_image_row(image, metric) for image in shown)
+
+
+def _has_boxes(image: ShownImage) -> bool:
+    """Whether any variant gave a box there; an image with nothing but missed ones shows nothing."""
+    boxes = chain.from_iterable(image.boxes.values())
+    return any(box.outcome != "missed" for box in boxes)
+
+
+def _image_row(image: ShownImage, metric: MetricFormat) -> ImageRow:
+    loss = f"{metric.shown(image.loss):.2f} {metric.change_unit}".rstrip()
+    panels = []
+    for key, title in COLUMNS.items():
+        boxes = image.boxes[key]
+        panels.append(Panel(title, _counts(boxes), boxes))
+    return ImageRow(image, loss, tuple(panels))
 
 
 def _counts(boxes: tuple[ShownBox, ...]) -> str:

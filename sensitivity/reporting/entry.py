@@ -9,22 +9,23 @@ from pathlib import Path
 from sensitivity.loggers.base import Entry
 from sensitivity.records import Plan
 from sensitivity.reporting.data import ReportData
+from sensitivity.reporting.formats import joined
 
 
 def entry_of(data: ReportData, files: Sequence[Path], folder: Path) -> Entry:
     """What of a report is logged. files: those that are not there are left out. Accuracies and
     drops are in the metric's own unit; a drop is float minus the plan on `holdout`."""
     named = {} if data.name is None else {"plan": data.name}
+    metrics = dict[str, float]()
+    for name, value in _metrics(data).items():
+        if value is not None and math.isfinite(value):
+            metrics[name] = value
     return Entry(
-        title=", ".join(filter(None, (data.title, data.name))),
+        title=joined(data.title, data.name or ""),
         settings={**data.settings, **named, "metric": data.metric},
         tags=_tags(data),
-        metrics={
-            name: value
-            for name, value in _metrics(data).items()
-            if value is not None and math.isfinite(value)
-        },
-        files=tuple(file for file in files if file.exists()),
+        metrics=metrics,
+        files=tuple(filter(Path.exists, files)),
         folder=folder,
     )
 

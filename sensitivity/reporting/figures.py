@@ -144,11 +144,15 @@ def _figure(title: str, width: float, height: float) -> tuple[Figure, Axes]:
 
 
 def _name(row: Row) -> str:
-    return f"{row.place}  {row.name}" if row.place else row.name
+    if row.place:
+        return f"{row.place}  {row.name}"
+    return row.name
 
 
 def _clean(text: str) -> str:
     """Without the control characters that no XML file may hold."""
-    return "".join(
-        letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text
-    )
+    letters = list(text)
+    for place, letter in enumerate(letters):
+        if not letter.isprintable():
+            letters[place] = "\N{REPLACEMENT CHARACTER}"
+    return "".join(letters)

@@ -6,7 +6,7 @@ import math
 import shlex
 from dataclasses import dataclass
 
-from sensitivity.records import Plan, Timing, Verdict
+from sensitivity.records import Plan, Timing, Verdict, timing_of
 from sensitivity.reporting.data import ReportData
 from sensitivity.reporting.formats import MetricFormat
 from sensitivity.reporting.outcome import (
@@ -43,7 +43,7 @@ def next_step(data: ReportData) -> NextStep:
 
 def _after(found: Verdict, data: ReportData, directory: str) -> NextStep:
     assert data.plan
-    partial = next((one for one in data.timings if "partial" in one.variants), None)
+    partial = timing_of("partial", data.timings)
     match found.action:
         case "bench":
             exported = data.verification is not None

@@ -58,6 +58,7 @@ def render(data: ReportData) -> str:
     seen = {unit: list(map(asdict, found)) for unit, found in seen_by_unit(data).items()}
     options = list(map(asdict, choices.options)) if choices else []
     by_rank = sorted(data.effects, key=attrgetter("rank"))
+    judged = [effect for effect in by_rank if effect.judged]
     return page(
         "report.html.j2",
         data=data,
@@ -77,8 +78,8 @@ def render(data: ReportData) -> str:
         as_calibrated=_as_calibrated(data),
         effects=by_rank,
         effect_charts={name: rows[name] for name in rows if name.startswith("effects")},
-        unmeasured=[one.unit for one in by_rank if one.judged and not one.is_measured],
-        unjudged=[one.unit for one in by_rank if not one.judged],
+        unmeasured=[effect.unit for effect in judged if not effect.is_measured],
+        unjudged=[effect.unit for effect in by_rank if not effect.judged],
         range_words=range_words,
         reasons=reasons(data),
         quantizers={unit.name: unit.quantizers for unit in data.units},

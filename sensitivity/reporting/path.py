@@ -67,30 +67,23 @@ def path_chart(plan: Plan, full_scale: float) -> PathChart:
     or not."""
     metric = MetricFormat(plan.metric.name, full_scale)
     tried = _tried(plan)
-    counts = tuple(sorted({len(skip) for skip in tried}))
-    points = tuple(
-        PathPoint(counts.index(len(skip)), metric.shown(value), met, plan.is_of(skip), tries)
-        for skip, (value, met, tries) in tried.items()
-    )
+    counts = tuple(sorted(set(map(len, tried))))
+    points = []
+    for skip, (value, met, tries) in tried.items():
+        slot = counts.index(len(skip))
+        points.append(PathPoint(slot, metric.shown(value), met, plan.is_of(skip), tries))
+    float_, floor = plan.metric.float.value, plan.floor
     references = (
-        Reference(
-            "float",
-            metric.shown(plan.metric.float.value),
-            f"float {metric.level(plan.metric.float.value)}",
-        ),
-        Reference("target", metric.shown(plan.floor), f"target {metric.level(plan.floor)}"),
+        Reference("float", metric.shown(float_), f"float {metric.level(float_)}"),
+        Reference("target", metric.shown(floor), f"target {metric.level(floor)}"),
     )
     low, high = metric.shown_interval(plan.metric.confirm)
     interval = None if low is None or high is None else (low, high)
-    values = [
-        *(point.value for point in points),
-        *(line.value for line in references),
-        *(interval or ()),
-    ]
+    values = [*(point.value for point in points), *(line.value for line in references)]
+    values += interval or ()
+    axis = axis_around(values, zero=False, ticks=7)
     unit = f"{metric.level_label} on confirm"
-    return PathChart(
-        axis_around(values, zero=False, ticks=7), counts, points, references, interval, unit
-    )
+    return PathChart(axis, counts, tuple(points), references, interval, unit)
 
 
 def changes(plan: Plan) -> tuple[str, ...]:

@@ -239,6 +239,7 @@ def _levels(plan: Plan, metric: MetricFormat) -> Iterator[str]:
 
 
 def _plan_sentences(plan: Plan, found: Verdict, metric: MetricFormat) -> Iterator[str]:
+    """What the plan is, what it costs, and what else to try."""
     if plan.skip:
         yield f"Left out: {listing(plan.skip)}."
     if plan.wide:
@@ -253,11 +254,18 @@ def _plan_sentences(plan: Plan, found: Verdict, metric: MetricFormat) -> Iterato
     if plan.try_next:
         steps = "; ".join(step.rstrip(".") for step in plan.try_next)
         yield f"What else to try: {_sentence(steps)}"
-    # What is not proven needs no advice on what it is worth; the others are in the lines above.
-    worth = {"met": ("partial", "qat"), "missed": ("qat",), "not proven": ()}[found.accuracy]
-    if plan.advice and plan.advice.choice in worth:
+    if plan.advice and plan.advice.choice in WORTH_SAYING[found.accuracy]:
         yield " ".join(plan.advice.sentences)
     yield from plan.notes
+
+
+WORTH_SAYING: dict[AccuracyStatus, tuple[str, ...]] = {
+    "met": ("partial", "qat"),
+    "missed": ("qat",),
+    "not proven": (),
+}
+"""Advice that is told, by accuracy. What is not proven needs no advice on what it is worth, and the
+other choices are in the three lines of the verdict."""
 
 
 def _weights_alone(data: ReportData, plan: Plan) -> Iterator[str]:

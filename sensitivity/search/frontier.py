@@ -27,6 +27,7 @@ from sensitivity.records import (
     Unit,
     Widened,
     cost_of,
+    names_of,
     predicted_ms,
 )
 from sensitivity.search.soft_judge import Promise, SoftJudge
@@ -184,7 +185,7 @@ def replanned(
         earlier,
         skip=found.skip,
         widened=tuple(Widened(unit, frontier.wide[unit]) for unit in found.wide),
-        quantizers=tuple(one.name for one in quantizers if one.name in disabled),
+        quantizers=tuple(name for name in names_of(quantizers) if name in disabled),
         met=True,
         target=target,
         floor=floor,

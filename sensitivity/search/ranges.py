@@ -199,7 +199,7 @@ def recalibrated_unit(
     unit: str, before: Ranges, ranges: Ranges, brought: Estimate, *, together: bool = False
 ) -> Recalibrated:
     """The record of a unit with these ranges, whose methods it names, each once."""
-    method = ", ".join(dict.fromkeys(one.method for one in ranges))
+    method = ", ".join(dict.fromkeys(map(attrgetter("method"), ranges)))
     return Recalibrated(unit, method, before, ranges, brought, together=together)
 
 

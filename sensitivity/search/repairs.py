@@ -76,7 +76,7 @@ def _is_better(
         return False
     if not change.has_interval:  # one value for the whole split: nothing can be said of chance
         return change.value > 0
-    first, second = (per_sample(one, aggregate) for one in values)
+    first, second = (per_sample(found, aggregate) for found in values)
     return is_above(second, first, ALPHA) or _is_nearer(study, variants, signal)
 
 

@@ -144,9 +144,8 @@ def _check_reached(unreached: Sequence[str], count: int) -> None:
 def _trainable(model: nn.Module) -> Iterator[None]:
     """Gradients on, but none kept for parameters, and no tensor made under inference_mode, which
     autograd refuses."""
-    required = [
-        each for each in model.parameters() if each.requires_grad and not each.is_inference()
-    ]
+    trainable = filter(_has_gradient, model.parameters())
+    required = [parameter for parameter in trainable if not parameter.is_inference()]
     swapped = list[tuple[dict[str, Any], str, Tensor]]()
     try:
         with torch.inference_mode(False), torch.enable_grad():

@@ -10,8 +10,8 @@ class Neighbours:
     """before, after: node -> the nodes that it reads, and those that read it, in their order."""
 
     def __init__(self, edges: Iterable[tuple[int, int]]) -> None:
-        self.before: dict[int, list[int]] = defaultdict(list)
-        self.after: dict[int, list[int]] = defaultdict(list)
-        for one, other in sorted(edges):
-            self.before[other].append(one)
-            self.after[one].append(other)
+        self.before = defaultdict[int, list[int]](list)
+        self.after = defaultdict[int, list[int]](list)
+        for before, after in sorted(edges):
+            self.before[after].append(before)
+            self.after[before].append(after)
