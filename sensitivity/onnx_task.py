@@ -117,7 +117,7 @@ class Reading:
 
     @property
     def source(self) -> Path | None:
-        """Where samples to calibrate on are, that are none of the data."""
+        """The path of calibration samples that are none of the data; None where there are none."""
         return None if self.calibration is None else self.calibration.source
 
 
@@ -225,7 +225,7 @@ LABELS = {True: "one folder of images per class", False: "labelled boxes"}
 
 
 def _with_train(reading: Reading, data: Path, labels: LabelledImages) -> Reading:
-    """With the train part of a data YAML to calibrate on, where nothing else was said."""
+    """Calibrate on the train part of a data YAML, where nothing else was said."""
     wanted = reading.calibration
     if wanted is None or wanted.source is not None:
         return reading

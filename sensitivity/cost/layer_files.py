@@ -35,7 +35,7 @@ def write_int8(shape: LayerShape, signed: bool, file: Path) -> Path:
 
 
 def write_float(shape: LayerShape, file: Path) -> Path:
-    """The same layer on floats."""
+    """The layer on floats, without Q and DQ."""
     build = _Build(shape, signed=True)
     value = build.layer("x", build.constant("w", _noise(shape.weight)))
     for number, (op, attributes) in enumerate(shape.then):

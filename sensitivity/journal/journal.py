@@ -296,7 +296,7 @@ def read_records(path: Path) -> list[Record]:
 
 
 def _content(path: Path) -> bytes:
-    """Of the file; empty where there is none."""
+    """The content of the file; empty where there is none."""
     try:
         return path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):

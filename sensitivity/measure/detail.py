@@ -28,7 +28,7 @@ from sensitivity.tasks.detection_labels import LabelledImage
 from sensitivity.tasks.detection_thresholds import threshold_result
 
 MOST_IMAGES = 400
-"""Of rank that are looked at: enough for classes, and little beside a scan."""
+"""Images of `rank` that are looked at: enough for classes, and little beside a scan."""
 
 WORST = 4
 WIDTH = 480

@@ -197,7 +197,7 @@ class Measurer(Forwarder):
             )
 
     def _missing(self, variants: Iterable[Variant], split: str, batch: int) -> list[Variant]:
-        """Those of the variants that have no scores of this batch yet."""
+        """The variants that have no scores of this batch yet."""
         return [
             variant for variant in variants if self.journal.scores(variant, split, batch) is None
         ]

@@ -31,7 +31,7 @@ from sensitivity.tasks.base import Task, mean
 from sensitivity.tasks.batches import batch_size
 
 SIGNAL_SAMPLES = 16
-"""Of every unit, before any races."""
+"""Samples on which the signal of every unit is measured before any race."""
 
 CONTENDERS = 8
 """Units that race on the metric once the signal has ordered all of them."""
@@ -60,7 +60,7 @@ EXACT_IF_COLLAPSED = 5_000
 then."""
 
 FEW_SAMPLES = 4
-"""Of every unit in place of SIGNAL_SAMPLES there: what ruins a model shows on any sample."""
+"""Samples in place of SIGNAL_SAMPLES there: what ruins a model shows on any sample."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class Budget:
 
 
 COLLAPSED_BUDGET = Budget(400)
-"""Of the race where everything in INT8 has collapsed."""
+"""The budget of the race where everything in INT8 has collapsed."""
 
 
 def measured_signal(

@@ -85,7 +85,7 @@ class SoftMeasurer:
         return soft_name(self._soft)
 
     def _parameters(self, soft: Fittable) -> tuple[float, ...]:
-        """From the journal, where an earlier step has fitted it."""
+        """Read it from the journal, where an earlier step has fitted it."""
         measurer = self._study.measurer
         variant, key = measurer.of(self._study.float_variant), f"confirm: fit of {soft_name(soft)}"
         known = measurer.journal.scores(variant, key, 0)

@@ -238,7 +238,7 @@ def block(before: Array, after: Array) -> Block:
 
 
 def everything(array: Array) -> Block:
-    """All of an output."""
+    """The block that covers a whole output."""
     return tuple(map(np.arange, array.shape[1:]))
 
 

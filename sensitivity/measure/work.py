@@ -55,7 +55,7 @@ class Hand:
         self._readers: dict[str, tuple[Reader, int]] = {}
 
     def __call__(self, work: Work) -> Measured:
-        """Raises what scoring and forwarding raise."""
+        """Measure one job. Raises what scoring and forwarding raise."""
         forwarder, compared = self._forwarder, work.compared
         forwarder.offer(work.offered)
         inputs, targets = self._read(work.split, work.batch)

@@ -23,7 +23,7 @@ from sensitivity.tasks.base import Task
 from sensitivity.tasks.batches import batch_digest, batch_size, check_pair, sequence_of
 
 SAMPLES = 128
-"""Of `rank`, about, that float is judged on before the scan."""
+"""Samples of `rank`, about, on which float is judged before the scan."""
 SHUFFLES = 3
 """How often the answers are given to other samples of their batch."""
 FEWEST = 16

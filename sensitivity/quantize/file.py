@@ -160,7 +160,7 @@ def samples_of(settings: TaskChoices) -> int:
 
 
 def target_of(settings: TaskChoices) -> QuantizeFor:
-    """By whose rules a float file is quantized."""
+    """The runtime by whose rules a float file is quantized."""
     runtime = getattr(settings, "runtime", None)
     return settings.for_ or RUNTIMES.get(str(runtime), "onnxruntime")
 

@@ -21,8 +21,8 @@ from sensitivity.quantizers.onnx.float_model import distance, run_batch, toleran
 from sensitivity.quantizers.onnx.model import optimized, session
 
 FIRST_OPSET = 13
-"""That has a scale for each channel. ONNX Runtime's quantizer writes files that are not valid for
-those before."""
+"""The first opset with a scale for each channel. For earlier ones ONNX Runtime's quantizer writes
+files that are not valid."""
 
 SAME = 1e-4
 """Largest difference of outputs as a part of their spread, as a rule: sums are taken in another
@@ -59,7 +59,7 @@ class FloatFile:
 
     @property
     def opset(self) -> int:
-        """Of the standard operations."""
+        """The version of the standard operations."""
         return opset_of(self.model)
 
 

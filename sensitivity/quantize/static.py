@@ -62,7 +62,7 @@ def quantized(
 
 @contextmanager
 def _without_advice() -> Iterator[None]:
-    """Without what the quantizer logs for those who call it themselves."""
+    """Silence what the quantizer logs for those who call it themselves."""
     logger = logging.getLogger()
     logger.addFilter(_is_no_advice)
     try:

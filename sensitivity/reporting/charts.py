@@ -214,7 +214,7 @@ def _latency_row(timing: Timing) -> Row:
 
 
 def _extremes(rows: Iterable[Row]) -> list[float]:
-    """All values and ends of intervals."""
+    """The values and the ends of the intervals of all rows."""
     values = list[float]()
     for row in rows:
         ends = (row.low, row.high)

@@ -135,7 +135,7 @@ class _Sets:
 
     @cached_property
     def shown(self) -> tuple[Choice, ...]:
-        """Those that some target chooses."""
+        """The sets that some target chooses."""
         return tuple(
             choice for choice in self.choices if choice.command or self.is_plan(choice.point)
         )

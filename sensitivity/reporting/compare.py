@@ -55,11 +55,11 @@ class ComparedRun:
 
     @property
     def runtimes(self) -> tuple[str, ...]:
-        """Those it was benched in, in order."""
+        """The runtimes that it was benched in, in order."""
         return tuple(dict.fromkeys(timing.runtime for timing in self.data.timings))
 
     def timing(self, variant: str, runtime: str) -> Timing | None:
-        """Of one file in one runtime; None where it was not timed there."""
+        """The timing of one file in one runtime; None where it was not timed there."""
         there = [timing for timing in self.data.timings if timing.runtime == runtime]
         return timing_of(variant, there)
 

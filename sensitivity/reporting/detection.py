@@ -15,7 +15,7 @@ from sensitivity.tasks.detection_thresholds import ThresholdResult
 COLUMNS = {"float": "Float", "int8": "INT8", "partial": "Partial"}
 CLASSES_SHOWN = 12
 LEAST_HEIGHT = 0.09
-"""Of a box, as a share of the picture's height, to have room for its name."""
+"""The least height of a box that has room for its name, as a share of the picture's height."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class DetectionSection:
 
 
 def detection_section(data: ReportData) -> DetectionSection | None:
-    """None where the run is not of a detector."""
+    """The section on a detector; None where the run is of another model."""
     detail = data.detection
     if detail is None:
         return None
@@ -163,7 +163,7 @@ def _image_row(image: ShownImage, metric: MetricFormat) -> ImageRow:
 
 
 def _counts(boxes: tuple[ShownBox, ...]) -> str:
-    """Such as "4 found, 1 false, 2 missed"."""
+    """The counts of boxes by outcome, such as "4 found, 1 false, 2 missed"."""
     outcomes = [box.outcome for box in boxes]
     return ", ".join(
         f"{outcomes.count(outcome)} {outcome}" for outcome in ("found", "false", "missed")
@@ -178,6 +178,6 @@ def pixels(box: ShownBox, image: ShownImage) -> dict[str, str]:
 
 
 def told(box: ShownBox) -> str:
-    """Such as "cat 87 %, found"."""
+    """What the page says of a box, such as "cat 87 %, found"."""
     sure = "" if box.confidence is None else f" {100 * box.confidence:.0f} %"
     return f"{box.name}{sure}, {box.outcome}"

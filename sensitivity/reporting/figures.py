@@ -150,7 +150,7 @@ def _name(row: Row) -> str:
 
 
 def _clean(text: str) -> str:
-    """Without the control characters that no XML file may hold."""
+    """The text without the control characters that no XML file may hold."""
     letters = list(text)
     for place, letter in enumerate(letters):
         if not letter.isprintable():

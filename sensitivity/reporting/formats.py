@@ -105,7 +105,7 @@ class MetricFormat:
         return self.change(effect.effect.value)
 
     def interval(self, estimate: Estimate) -> str:
-        """Such as "[27.0, 32.8]"."""
+        """An interval in the unit shown, such as "[27.0, 32.8]"; why there is none, or ""."""
         if estimate.has_interval:
             low, high = map(self.number, estimate.ends)
             return f"[{low}, {high}]"
@@ -139,7 +139,7 @@ def signed(number: str, plus: bool) -> str:
 
 
 def ratio(estimate: Estimate) -> str:
-    """Such as "1.35x [1.31, 1.40]"."""
+    """A ratio with its interval, such as "1.35x [1.31, 1.40]"."""
     text = f"{estimate.value:.2f}x"
     if not estimate.has_interval:
         return text

@@ -138,7 +138,7 @@ def _to_be_surer(plan: Plan, data: ReportData, directory: str) -> NextStep:
 
 
 def _looser(plan: Plan, data: ReportData, directory: str) -> NextStep:
-    """With a target that the best set found meets, as far as it was measured."""
+    """The step to a target that the best set found meets, as far as it was measured."""
     drop = (plan.metric.float.value - plan.metric.confirm.value) / data.full_scale * 100
     wanted = (math.floor(10 * max(drop, 0.0)) + 1) / 10
     return NextStep(
@@ -148,7 +148,7 @@ def _looser(plan: Plan, data: ReportData, directory: str) -> NextStep:
 
 
 def _lowered(partial: Timing, place: str) -> NextStep:
-    """To write the file for the runtime that it was slow in."""
+    """The step that writes the file for the runtime that it was slow in."""
     bench = f"sensitivity bench {place} --runtime {partial.runtime}"
     return NextStep(
         f"Write the file for {called(partial.runtime)}, and time it again:",

@@ -58,7 +58,7 @@ def unit_formats(
 def plan_formats(
     units: Iterable[Unit], quantizers: Iterable[Quantizer], plan: Plan
 ) -> dict[str, str]:
-    """As `unit_formats`, of a plan, which may give activations more bits."""
+    """The formats of a plan's units, as `unit_formats`; a plan may give activations more bits."""
     return unit_formats(units, planned_quantizers(quantizers, plan), plan.skip)
 
 

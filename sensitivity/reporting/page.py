@@ -274,7 +274,7 @@ def _plain_drop(data: ReportData, plan: Plan) -> Estimate:
 
 
 def _heads(data: ReportData, *splits: str) -> tuple[str, ...]:
-    """Such as "confirm, 250 samples"."""
+    """A head of the table, such as "confirm, 250 samples"."""
     sizes = {name: size for name, size, _ in split_words(data)}
     return tuple(", ".join(filter(None, (split, sizes.get(split, "")))) for split in splits)
 

@@ -183,7 +183,7 @@ def _number(value: float) -> str:
 
 
 def percent(share: float) -> str:
-    """With two digits that matter.
+    """A share in percent, with two digits that matter.
 
     >>> percent(0.0191), percent(0.0), percent(0.0000004)
     ('1.9 %', 'nothing', 'under 0.001 %')

@@ -10,7 +10,7 @@ import pandas as pd
 from sensitivity.records import CostModel, Effect, FrontierPoint, Plan, Timing, Unit, cost_of
 
 SEPARATOR = ";"
-"""Between the names in one cell."""
+"""What stands between the names in one cell."""
 
 
 def scan_table(effects: Iterable[Effect], units: Iterable[Unit]) -> pd.DataFrame:

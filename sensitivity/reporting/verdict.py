@@ -336,7 +336,7 @@ def _why_these(data: ReportData, plan: Plan, metric: MetricFormat) -> Iterator[s
 
 
 def _needed_words(data: ReportData, plan: Plan, needed: tuple[str, ...]) -> str:
-    """That the target did not hold without some of the layers. needed: which these are."""
+    """Say without which layers the target did not hold. needed: which these are."""
     told = (
         "Why these: the search left layers out until the target held, and put back those that "
         f"it could. With {listing(needed, last='or')} put back, it did not hold."

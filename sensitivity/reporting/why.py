@@ -151,7 +151,7 @@ def _uneven(new: Range, what: str) -> str:
 
 
 def _clipped(old: Range, new: Range) -> Iterator[str]:
-    """Where a range for a whole tensor became narrower."""
+    """Say how much finer the steps of a whole tensor became with a narrower range."""
     before, now = _width(old), _width(new)
     if now <= 0 or before / now < COARSE:
         return
@@ -163,7 +163,7 @@ def _clipped(old: Range, new: Range) -> Iterator[str]:
 
 
 def _width(found: Range) -> float:
-    """From the smallest to the largest value that does not clip, of a range for a whole tensor."""
+    """The width of a range for a whole tensor, between the values that just do not clip."""
     low, high = ends_of(found)
     return high - low
 

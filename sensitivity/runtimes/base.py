@@ -100,7 +100,7 @@ class Runtime(Protocol):
         ...
 
     def version(self) -> str:
-        """Of the runtime's package or tool, as it writes it."""
+        """The version of the runtime's package or tool, as it writes it."""
         ...
 
     def build(self, file: Path, *, threads: int | None = None) -> Engine:

@@ -44,7 +44,7 @@ class FileTypes:
 
 
 def file_types(file: Path) -> FileTypes:
-    """Raises OnnxFileError for a file that is not a whole ONNX model."""
+    """The types that a file asks for. Raises OnnxFileError where it is not a whole ONNX model."""
     graph = load_model(file).graph
     types: set[int | None] = {value.dtype for value in graph.initializers.values()}
     operations = set[str]()

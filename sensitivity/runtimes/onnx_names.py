@@ -53,7 +53,7 @@ class OnnxNames:
         return node
 
     def known(self, names: Iterable[str]) -> tuple[str, ...]:
-        """Those of the names that are nodes, each once, in the file's order."""
+        """The names among these that are nodes, each once, in the file's order."""
         found = set(map(self.find, names))
         return tuple(node.name for node in self.nodes if node in found)
 

@@ -49,7 +49,8 @@ class TensorRtSettings:
 
 
 def strongly_typed(trt: Any, settings: TensorRtSettings) -> bool:
-    """Raises RuntimeUnavailable where the settings ask for what this version cannot do."""
+    """Whether the network is strongly typed. Raises RuntimeUnavailable where the settings ask for
+    what this version cannot do."""
     if settings.strongly_typed is False and trt.__name__ == "tensorrt_rtx":
         raise RuntimeUnavailable(
             f"Expected strongly typed networks with TensorRT-RTX {trt.__version__}, which has no "
@@ -164,7 +165,7 @@ def _parser_errors(parser: Any) -> str:
 
 
 def _parser_error(error: Any) -> str:
-    """With operator and name of the node, which 8.6 does not say."""
+    """An error in words, with operator and name of the node, which 8.6 does not say."""
     words = []
     for name in ("node_operator", "node_name"):
         read = getattr(error, name, str)

@@ -86,7 +86,7 @@ def _logger(trt: Any) -> Any:
 
 
 def _write(path: str, answer: dict[str, Any]) -> None:
-    """Whole or not at all, since the builder may end this process at any time."""
+    """Write the answer whole or not at all: the builder may end this process at any time."""
     beside = Path(f"{path}.new")
     beside.write_text(json.dumps(answer))
     beside.replace(path)

@@ -226,7 +226,7 @@ def first_that_meets(
 
 
 def _meets(point: FrontierPoint, floor: float, allowed: float, target: Target) -> bool:
-    """As the judge of a search would say it."""
+    """Whether a set meets the target, as the judge of a search would say it."""
     if point.true_drop is None:
         return point.confirm.value >= floor
     chance = chance_below(point.true_drop, allowed)

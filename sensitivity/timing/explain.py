@@ -149,7 +149,7 @@ def _reformat_sentences(runs: Sequence[LayerRun]) -> list[str]:
 
 
 def _cause_sentence(alike: Sequence[Reformat]) -> str:
-    """Where reformats of one cause stand, what they cost and what to do."""
+    """Say where the reformats of one cause stand, what they cost and what to do."""
     beside = dict.fromkeys(chain.from_iterable(map(attrgetter("beside"), alike)))
     where = f" ({_shown(beside)})" if beside else ""
     cause = alike[0].cause
@@ -216,7 +216,7 @@ def _cause(run: LayerRun, graph: _Neighbours) -> Reformat:
 
 
 def _cause_between(run: LayerRun, graph: _Neighbours) -> Reformat:
-    """The same where both tensors have names."""
+    """The cause of a step whose first input and first output have names."""
     read, written = run.inputs[0], run.outputs[0]
     sources, targets = graph.sources(read), graph.targets(written)
     between = _unique([*sources, *targets])

@@ -89,7 +89,7 @@ SAME = "{} are the same file, timed once."
 
 
 def _names(timing: Timing) -> str:
-    """Such as "Full INT8 and the partial plan"."""
+    """The variants of one file in words, such as "Full INT8 and the partial plan"."""
     first, *rest = map(NAMES.__getitem__, timing.variants)
     return " and ".join([first, *(f"{name[0].lower()}{name[1:]}" for name in rest)])
 

@@ -198,7 +198,7 @@ class _Row:
         return self._first_at[before], self._last_at[after]
 
     def lines(self, down: float) -> dict[Edge, Path]:
-        """Of each edge that touches the row, so many pixels further down."""
+        """The lines of all edges that touch the row, moved down by so many pixels."""
         drawn = [_moved(line, down) for (line,) in self.layout.lines]
         return dict(zip(self.edges, drawn, strict=True))
 

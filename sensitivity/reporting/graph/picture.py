@@ -76,8 +76,11 @@ class Box:
 
 @dataclass(frozen=True)
 class Line:
-    """From one box to another, positions in `View.boxes`. border: "format" where the values change
-    their format, "range" where they are read with different ranges."""
+    """A line from one box to another, by their positions in `View.boxes`.
+
+    border: "format" where the values change their format, "range" where they are read with
+    different ranges, "" elsewhere.
+    """
 
     before: int
     after: int
@@ -124,7 +127,7 @@ class Picture:
 
     @property
     def boxes(self) -> list[Box]:
-        """Those of all views."""
+        """The boxes of all views."""
         return [box for view in self.views for box in view.boxes]
 
     @property
@@ -134,7 +137,7 @@ class Picture:
 
 
 def picture_of(data: ReportData) -> Picture | None:
-    """None where the graph of the model is not known, or cannot be laid out."""
+    """The picture of a run's model; None where its graph is not known or cannot be laid out."""
     if data.graph is None or not is_possible():
         return None
     drawing = _Drawing(data, without_inner_outputs(data.graph))
@@ -245,7 +248,7 @@ class _Drawing:
         return tuple(dict.fromkeys(names))
 
     def _lines(self, edges: Iterable[Edge], box_of: Mapping[int, int]) -> tuple[Line, ...]:
-        """Of these edges, one between any two boxes. box_of: each node's box."""
+        """Draw these edges, one line between any two boxes. box_of: node -> its box."""
         found: dict[Edge, Border] = {}
         for edge in edges:
             before, after = box_of[edge[0]], box_of[edge[1]]
@@ -366,8 +369,10 @@ def _box_of(boxes: Iterable[Iterable[int]]) -> dict[int, int]:
 
 
 def _node_formats(data: ReportData, graph: ModelGraph) -> list[str]:
-    """Of each node under the plan. A join has that of all that read it, else that of all that it
-    reads."""
+    """The format of each node under the plan, "" where it has none.
+
+    A join has the common format of its readers, or else that of the nodes that it reads.
+    """
     of_layers = _layer_formats(data)
     formats = [of_layers.get(node.name, "") for node in graph.nodes]
     joins = graph.of_kind("join")
@@ -404,8 +409,8 @@ def _common(formats: Sequence[str], nodes: Iterable[int]) -> str:
 
 
 def _borders(data: ReportData, graph: ModelGraph, formats: Sequence[str]) -> dict[Edge, Border]:
-    """Of edges where an engine has to convert values. Inputs and outputs of the model convert
-    none."""
+    """Edge -> its border, for the edges where an engine has to convert values. Nothing is converted
+    at the inputs and outputs of the model."""
     uneven = _unevenly_read(data, graph)
     inputs, outputs = graph.of_kind("input"), graph.of_kind("output")
     found: dict[Edge, Border] = {}
