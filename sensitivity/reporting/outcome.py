@@ -302,12 +302,13 @@ def is_lowered_file(partial: Timing) -> bool:
 
 def lacks_lowering(bench: BenchResult | None) -> bool:
     """Whether a file for the runtime can be had that may be faster than the one that was timed."""
-    partial = None if bench is None else timing_of("partial", bench.timings)
-    if bench is None or partial is None:
+    if bench is None or bench.keeps_form:
         return False
-    has_other_form = not bench.keeps_form and "float" not in partial.variants
-    can_be_lowered = partial.runtime in LOWERED and not is_lowered_file(partial)
-    return has_other_form and can_be_lowered
+    partial = timing_of("partial", bench.timings)
+    if partial is None or "float" in partial.variants:
+        return False
+    can_be_lowered = partial.runtime in LOWERED
+    return can_be_lowered and not is_lowered_file(partial)
 
 
 def _speed_words(speed: SpeedStatus, partial: Timing | None, bench: BenchResult | None) -> str:

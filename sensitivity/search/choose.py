@@ -194,20 +194,24 @@ def _order(
 ) -> tuple[Order, Distortion | None, tuple[str, ...]]:
     """The order in which units are left out, with what each is worth; what sets of them do to the
     outputs, None where that cannot be had; and a note where this is not the usual."""
-    names = [effect.unit for effect in scanned.effects]
-    ranked = Order(
-        tuple(names),
-        scanned.signal or {one.unit: max(one.effect.value, 0.0) for one in scanned.effects},
-    )
+    ranked = _ranked(scanned)
+    notes = (COLLAPSED,) if scanned.collapsed else ()
     if means.signal is None:
-        return ranked, None, (COLLAPSED,) if scanned.collapsed else ()
+        return ranked, None, notes
     try:
         if scanned.collapsed:
             order = by_signal(study, means.signal, means.alone)
-            return order, distortion_of(study, means.signal), (COLLAPSED,)
-        return reranked(study, means.signal, means.alone), None, ()
+            return order, distortion_of(study, means.signal), notes
+        return reranked(study, means.signal, means.alone), None, notes
     except ModelError as error:
         return ranked, None, (f"The layers could not be ranked anew on the way: {error}",)
+
+
+def _ranked(scanned: Scan) -> Order:
+    """The order of the scan, with the signal that it had, or else what leaving each unit out
+    gains."""
+    gains = {effect.unit: max(effect.effect.value, 0.0) for effect in scanned.effects}
+    return Order(tuple(gains), scanned.signal or gains)
 
 
 NOTHING_WIDE = (
