@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 
 from sensitivity.onnx_graph import qdq
 from sensitivity.onnx_graph.clamps import CLAMPING, RESTORED, UNLIMITED, Limits, limits_of, within
+from sensitivity.onnx_graph.matching import match_or_none, needed, require
 from sensitivity.onnx_graph.passes.skip_uses import dequantized
 from sensitivity.onnx_graph.walk import (
     first_input,
     given,
-    is_kind,
     name_of,
     only,
     producer,
@@ -66,12 +66,13 @@ class _Aligner:
         self._graph, self._original = graph, original
         self._found = Alignment()
         self._taken: set[ir.Node] = set()
-        self._by_name: dict[str | None, ir.Node] = {
-            node.name: node for node in original if node.name
-        }
-        self._by_output: dict[str | None, ir.Node] = {
-            value.name: node for node in original for value in node.outputs if value.name
-        }
+        self._by_name = {node.name or "": node for node in original}
+        self._by_output: dict[str, ir.Node] = {}
+        for node in original:
+            self._by_output |= dict.fromkeys(map(value_name, node.outputs), node)
+        # What has no name stands for nothing by its name.
+        for known in (self._by_name, self._by_output):
+            known.pop("", None)
 
     def align(self) -> Alignment:
         for own, theirs in zip(*ports(self._graph.inputs, self._original.inputs), strict=True):
@@ -103,8 +104,7 @@ class _Aligner:
         found = chain(
             self._by_node_name(node), self._by_output_name(node), self._reading_the_same(node)
         )
-        free = [other for other in dict.fromkeys(found) if other not in self._taken]
-        return [other for other in free if self._fits(node, other)]
+        return [other for other in dict.fromkeys(found) if self._fits(node, other)]
 
     def _reading_the_same(self, node: ir.Node) -> list[ir.Node]:
         """What reads the tensor that the first input stands for, of those that are known."""
@@ -116,7 +116,7 @@ class _Aligner:
 
     def _by_node_name(self, node: ir.Node) -> list[ir.Node]:
         """The operation of the same name, if there is one."""
-        named = self._by_name.get(node.name)
+        named = self._by_name.get(node.name or "")
         if named is None:
             return []
         return [named]
@@ -124,14 +124,15 @@ class _Aligner:
     def _by_output_name(self, node: ir.Node) -> Iterator[ir.Node]:
         """The operation whose output has this name, or that before the activations whose output has
         it."""
-        found = self._by_output.get(node.outputs[0].name)
+        found = self._by_output.get(value_name(node.outputs[0]))
         while found is not None:
             yield found
             found = producer(found.inputs[0]) if found.op_type in CLAMPING else None
 
     def _fits(self, node: ir.Node, other: ir.Node) -> bool:
-        """Whether both are of one kind, and no input is known to stand for another tensor."""
-        if _kind(node) != _kind(other):
+        """Whether the other one is free, both are of one kind, and no input is known to stand for
+        another tensor."""
+        if other in self._taken or _kind(node) != _kind(other):
             return False
         theirs = (given(other, index) for index in range(len(node.inputs)))
         return all(map(self._may_agree, node.inputs, theirs))
@@ -184,28 +185,33 @@ def _removed(own: ir.Value, theirs: ir.Value) -> list[ir.Node]:
     names = [node.outputs[0].name for node in removed]
     name = value_name(own).removesuffix(OUTPUT_SUFFIX)
     users = _readers(own)
-    are_restored = any(name_of(user).endswith(RESTORED) for user in users)
-    if name in names and not are_restored:
+    is_named = name in names and not any(map(_is_restored, users))
+    if is_named:
         return removed[: names.index(name) + 1]
     kept = {user.op_type for user in users}
     return list(takewhile(lambda node: node.op_type not in kept, removed))
 
 
+def _is_restored(activation: ir.Node) -> bool:
+    """Whether an activation was put back where the quantizer had removed it."""
+    return name_of(activation).endswith(RESTORED)
+
+
 def _activations_behind(value: ir.Value) -> Iterator[ir.Node]:
     """The run of activations behind the value, each of them its only reader."""
-    while (found := _only_activation(value)) is not None:
+    found = match_or_none(_only_activation, value)
+    while found is not None:
         yield found
-        value = found.outputs[0]
+        found = match_or_none(_only_activation, found.outputs[0])
 
 
-def _only_activation(value: ir.Value) -> ir.Node | None:
-    """The Relu or Clip that alone reads the value; None where there is none."""
-    user = None if value.is_graph_output() else only(_readers(value))
-    if not is_kind(user, *CLAMPING):
-        return None
+def _only_activation(value: ir.Value) -> ir.Node:
+    """The Relu or Clip that alone reads the value. Raises NoMatch where there is none."""
+    require(not value.is_graph_output())
+    user = needed(only(_readers(value)))
+    require(user.op_type in CLAMPING)
     # The value can also be one of the ends of a Clip.
-    if _behind_passing(first_input(user)) is not value:
-        return None
+    require(_behind_passing(first_input(user)) is value)
     return user
 
 
@@ -258,7 +264,9 @@ def _weight_values(node: ir.Node) -> NDArray[Any]:
     if pair is None:
         values = qdq.constant(value)
     elif pair.is_compact and pair.scale is not None:
-        values = dequantized(pair)
+        return dequantized(pair)
     else:
         values = qdq.constant(pair.source)
-    return np.zeros(0) if values is None else values
+    if values is None:
+        return np.zeros(0)
+    return values

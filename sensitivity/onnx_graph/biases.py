@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from sensitivity.onnx_graph import qdq
+from sensitivity.onnx_graph.matching import match_or_none, require
 from sensitivity.onnx_graph.uses import BIAS_INPUT, Path, Use, is_integer_bias
 from sensitivity.onnx_graph.walk import given, read_by
 
@@ -55,12 +56,16 @@ def bias_place(path: Path) -> BiasPlace | None:
     be changed: no weight, a bias that is computed or has a grid of its own, a MatMul without an
     Add.
     """
+    return match_or_none(_bias_place, path)
+
+
+def _bias_place(path: Path) -> BiasPlace:
+    """See `bias_place`. Raises NoMatch in place of None."""
     weight = path.last_use
-    if not path.is_weight or weight.role != "weight":
-        return None
+    require(path.is_weight)
+    require(weight.role == "weight")
     found = bias_input(path.operation)
-    if not _can_change(path.operation, found.value):
-        return None
+    require(_can_change(path.operation, found.value))
     return BiasPlace(found.node, found.index, weight)
 
 
@@ -71,12 +76,9 @@ def _can_change(layer: ir.Node, bias: ir.Value | None) -> bool:
     is_constant = qdq.constant(bias) is not None
     if layer.op_type == "MatMul":
         return is_constant
-    is_scaled = layer.attributes.get_float("beta", 1.0) != 1.0
-    has_known_place = bias is None or is_constant or _is_stored_integer(bias)
-    return has_known_place and not is_scaled
-
-
-def _is_stored_integer(bias: ir.Value) -> bool:
-    """Whether a bias is stored as INT32, behind a DQ."""
+    if layer.attributes.get_float("beta", 1.0) != 1.0:
+        return False
+    if bias is None or is_constant:
+        return True
     pair = qdq.pair_of(bias)
     return pair is not None and is_integer_bias(pair)

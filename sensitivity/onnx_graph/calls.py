@@ -44,11 +44,15 @@ def _mark(model: ir.Model) -> None:
     Calls have one key for each function that holds them: what is inside gets those of all levels,
     the outer ones first.
     """
-    for node in model.graph.all_nodes():
-        if node.op_identifier() in model.functions:
-            node.metadata_props[CALL] = name_of(node)
+    _mark_calls(model, model.graph, CALL)
     for key, function in model.functions.items():
         for node in function.all_nodes():
             node.metadata_props[NAME] = name_of(node)
-            if node.op_identifier() in model.functions:
-                node.metadata_props[f"{CALL}{key}"] = name_of(node)
+        _mark_calls(model, function, f"{CALL}{key}")
+
+
+def _mark_calls(model: ir.Model, graph: ir.Graph | ir.Function, key: str) -> None:
+    """Note in each call of a function what it is called. key: of its metadata."""
+    for node in graph.all_nodes():
+        if node.op_identifier() in model.functions:
+            node.metadata_props[key] = name_of(node)

@@ -9,11 +9,13 @@ with the zero point at the lower end of the type.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
+from itertools import starmap
 
 import numpy as np
 import onnx_ir as ir
 
 from sensitivity.onnx_graph import qdq
+from sensitivity.onnx_graph.matching import matches, needed, require
 from sensitivity.onnx_graph.sign import non_negative
 from sensitivity.onnx_graph.uses import Use, grid_limits
 from sensitivity.onnx_graph.walk import value_name
@@ -51,17 +53,20 @@ def clamping_pairs(uses: Iterable[Use], inputs: Collection[ir.Value]) -> dict[st
     inputs: of the main graph, which have no activation; those of the body of a Loop carry what may
     have had one.
     """
-    found = {}
-    for use in uses:
-        limits = _clamped_at_zero(use.pair)
-        source = use.pair.source
-        is_own = use.role == "weight" or source in inputs or _is_activated(use.pair)
-        if limits is None or is_own:
-            continue
-        is_clamped_already = limits == RELU and non_negative(source)
-        if not is_clamped_already:
-            found[value_name(source)] = limits
-    return found
+    return dict(matches(lambda use: _clamp_of(use, inputs), uses))
+
+
+def _clamp_of(use: Use, inputs: Collection[ir.Value]) -> tuple[str, Limits]:
+    """The name of the tensor that a pair clamps at 0, and what it limits that to. Raises NoMatch
+    for a use of another pair. inputs: as for `clamping_pairs`."""
+    source = use.pair.source
+    require(use.role != "weight")
+    require(source not in inputs)
+    require(not _is_activated(use.pair))
+    limits = _clamped_at_zero(use.pair)
+    # Else the tensor is clamped already.
+    require(limits != RELU or not non_negative(source))
+    return value_name(source), limits
 
 
 def _is_activated(pair: qdq.Pair) -> bool:
@@ -96,12 +101,14 @@ def activation(limits: Limits, value: ir.Value, pair: qdq.Pair, opset: int) -> i
     kind = "Relu" if limits == RELU else "Clip"
     name = f"{pair.source.name}_{kind}{RESTORED}"
     made = ir.Value(name=name, type=pair.source.type, shape=pair.source.shape)
-    finite = {} if kind == "Relu" else _finite(limits)
-    if opset < CLIP_WITH_INPUTS:
-        attributes = [ir.AttrFloat32(key, end) for key, end in finite.items()]
-        return ir.Node("", kind, [value], attributes, name=name, outputs=[made])
-    ends = _ends(name, finite, pair) if finite else []
-    return ir.Node("", kind, [value, *ends], name=name, outputs=[made])
+    attributes: list[ir.Attr] = []
+    ends: list[ir.Value | None] = []
+    finite = _finite(limits)
+    if kind == "Clip" and opset < CLIP_WITH_INPUTS:
+        attributes += starmap(ir.AttrFloat32, finite.items())
+    elif kind == "Clip":
+        ends += _ends(name, finite, pair)
+    return ir.Node("", kind, [value, *ends], attributes, name=name, outputs=[made])
 
 
 def _finite(limits: Limits) -> dict[str, float]:
@@ -128,15 +135,13 @@ def _constant(name: str, number: float, kind: np.typing.DTypeLike) -> ir.Value:
     )
 
 
-def _clamped_at_zero(pair: qdq.Pair) -> Limits | None:
-    """(0, inf) or (-inf, 0) for a pair whose grid has 0 at one end; None for any other."""
-    grid = grid_limits(pair)
-    if pair.is_compact or grid is None:
-        return None
-    smallest, largest = ([limit] for limit in grid)
+def _clamped_at_zero(pair: qdq.Pair) -> Limits:
+    """(0, inf) or (-inf, 0) for a pair whose grid has 0 at one end. Raises NoMatch for any
+    other."""
+    require(not pair.is_compact)
+    smallest, largest = needed(grid_limits(pair))
     levels = pair.zero_points.tolist()
-    if levels == smallest:
+    if levels == [smallest]:
         return RELU
-    if levels == largest:
-        return (-np.inf, 0.0)
-    return None
+    require(levels == [largest])
+    return -np.inf, 0.0

@@ -3,12 +3,13 @@ places where values of several of them meet."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import chain, filterfalse
 
 import onnx_ir as ir
 
-from sensitivity.onnx_graph.marks import is_mark, quantizer_of
+from sensitivity.onnx_graph.marks import is_mark, marks_in, quantizer_of
 from sensitivity.onnx_graph.qdq import WEIGHT_INPUT
 from sensitivity.onnx_graph.reach import values_read
 from sensitivity.onnx_graph.uses import MOVERS
@@ -59,14 +60,13 @@ class _Found:
 
     def add(self, node: ir.Node, owner: str | None) -> None:
         """Take an operation into account, of which all inputs are known. owner: its layer."""
-        read = () if node.op_type in NO_VALUES else self._read_by(node)
+        read = self._read_by(node)
         operation = "" if is_mark(node, "Quantizer") else node.op_type
         if owner is not None:
             read = self.lead(read, self.place("layer", owner, operation))
         elif len(read) > 1:
             read = self.lead(read, self.place("join", value_name(node.outputs[0]), node.op_type))
-        for value in node.outputs:
-            self.sources[value] = read
+        self.sources |= dict.fromkeys(node.outputs, read)
 
     def place(self, kind: NodeKind, name: str, operation: str) -> int:
         """The position of a node, which is a new one the first time that it is asked for. Its
@@ -84,7 +84,9 @@ class _Found:
         return (to,)
 
     def _read_by(self, node: ir.Node) -> tuple[int, ...]:
-        """The positions of the nodes whose values an operation reads."""
+        """The positions of the nodes whose values an operation reads and gives on."""
+        if node.op_type in NO_VALUES:
+            return ()
         places = (self.sources.get(value, ()) for value in values_read(node))
         return tuple(dict.fromkeys(chain.from_iterable(places)))
 
@@ -92,7 +94,8 @@ class _Found:
 def _in_few_joins(nodes: Sequence[GraphNode], edges: list[Edge]) -> list[Edge]:
     """The edges, where what a join gives to nothing but another of its kind goes there itself."""
     for at, node in enumerate(nodes):
-        reader = only([after for before, after in edges if before == at])
+        readers = [after for before, after in edges if before == at]
+        reader = only(readers)
         if reader is not None and _are_one_join(node, nodes[reader]):
             edges = _led_on(edges, at, reader)
     return edges
@@ -122,22 +125,27 @@ def marked_owners(model: ir.Model, quantizers: Iterable[Quantizer]) -> dict[ir.N
     which is no part of it. That of any other layer reads a marked input, or stands in front of a
     marked output.
     """
-    marks = list(_marks(model.graph, {quantizer.name: quantizer for quantizer in quantizers}))
-    with_weight = {quantizer.layer for _, quantizer in marks if quantizer.role == "weight"}
+    marks = _marks(model.graph, quantizers)
+    roles: defaultdict[str, set[str]] = defaultdict(set)
+    for quantizer in marks.values():
+        roles[quantizer.layer].add(quantizer.role)
     owners: dict[ir.Node, str] = {}
-    for mark, quantizer in marks:
-        is_beside_weight = quantizer.role != "weight" and quantizer.layer in with_weight
+    for mark, quantizer in marks.items():
+        is_beside_weight = quantizer.role != "weight" and "weight" in roles[quantizer.layer]
         if not is_beside_weight:
             owners |= dict.fromkeys(_operations_of(mark, quantizer), quantizer.layer)
     return owners
 
 
-def _marks(graph: ir.Graph, known: Mapping[str, Quantizer]) -> Iterator[tuple[ir.Node, Quantizer]]:
-    """Every mark of a known quantizer, in the graph's order."""
-    for node in graph:
-        quantizer = known.get(quantizer_of(node)) if is_mark(node, "Quantizer") else None
-        if quantizer is not None:
-            yield node, quantizer
+def _marks(graph: ir.Graph, quantizers: Iterable[Quantizer]) -> dict[ir.Node, Quantizer]:
+    """Every mark of these quantizers, in the graph's order."""
+    known = {quantizer.name: quantizer for quantizer in quantizers}
+    marks = {}
+    for mark in marks_in(graph, "Quantizer"):
+        name = quantizer_of(mark)
+        if name in known:
+            marks[mark] = known[name]
+    return marks
 
 
 def _operations_of(mark: ir.Node, quantizer: Quantizer) -> Iterable[ir.Node]:

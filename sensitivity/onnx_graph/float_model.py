@@ -18,10 +18,11 @@ from sensitivity.errors import OnnxFileError
 from sensitivity.onnx_graph import qdq
 from sensitivity.onnx_graph.align import Alignment, align
 from sensitivity.onnx_graph.clamps import Limits
+from sensitivity.onnx_graph.matching import match_or_none, matches, needed, require
 from sensitivity.onnx_graph.passes.fold_batchnorm import FoldBatchNorm
 from sensitivity.onnx_graph.passes.skip_uses import Weights, dequantized, spread
 from sensitivity.onnx_graph.uses import BIAS_INPUT, MOVERS, Path, level_gap
-from sensitivity.onnx_graph.walk import given, source, value_name
+from sensitivity.onnx_graph.walk import all_outputs, given, of_kind, source, value_name
 
 Array = NDArray[Any]
 
@@ -194,7 +195,7 @@ class _Finder:
     def _nearest(self, stored: _Stored) -> Array | None:
         """The constant of the operation that stands for the reader, of the same name, or else of
         the same values."""
-        own = self._of_operation(stored.path)
+        own = match_or_none(self._of_operation, stored.path)
         named = self._constants.get(stored.name.removesuffix("_quantized"))
         likely = [array for array in (own, named) if array is not None]
         for array in (*likely, *self._constants.values()):
@@ -211,101 +212,99 @@ class _Finder:
     def _bias_beside(self, stored: _Stored) -> Array | None:
         """The bias beside the weight that was found: also where it was corrected; zeros where it
         was added."""
-        user = stored.path.operation
-        twin = self._alignment.nodes.get(user)
-        if twin is None or not self._has_weight(user):
+        beside = match_or_none(self._bias_of_twin, stored)
+        if beside is None:
             return self._nearest(stored)
+        return beside
+
+    def _bias_of_twin(self, stored: _Stored) -> Array:
+        """The bias of the float model's operation, zeros where it has none. Raises NoMatch where
+        the weight was not found, or the bias is of another size."""
+        user = stored.path.operation
+        twin = needed(self._alignment.nodes.get(user))
+        require(self._has_weight(user))
         if given(twin, stored.path.index) is None:
             return np.zeros_like(stored.values)
         bias = self._of_operation(stored.path)
-        if bias is None or bias.size != stored.values.size:
-            return self._nearest(stored)
+        require(bias.size == stored.values.size)
         return stored.like(bias)
 
     def _take_corrected(self) -> None:
-        """Float biases that are others than the float model's, beside weights that were found."""
-        for node, twin in self._alignment.nodes.items():
-            if self._has_weight(node) and (node, BIAS_INPUT) not in self._places:
-                self._take_bias(given(node, BIAS_INPUT), twin)
+        """Keep float biases that are others than the float model's, beside weights that were
+        found."""
+        self._weights.update(matches(self._corrected_bias, self._alignment.nodes.items()))
 
-    def _take_bias(self, bias: ir.Value | None, twin: ir.Node) -> None:
-        """The bias of the float model's operation, where this one is another; 0 where it has
-        none."""
-        name, own = value_name(bias), qdq.constant(bias)
-        if own is None or not name:
-            return
+    def _corrected_bias(self, twins: tuple[ir.Node, ir.Node]) -> tuple[str, Array]:
+        """The name of an operation's bias and the float model's own values, zeros where it has
+        none. Raises NoMatch where the two are the same, or not known."""
+        node, twin = twins
+        require(self._has_weight(node))
+        require((node, BIAS_INPUT) not in self._places)
+        bias = needed(given(node, BIAS_INPUT))
+        name, own = needed(bias.name), needed(qdq.constant(bias))
         theirs = _bias_like(own, twin)
-        if theirs is not None and not np.allclose(own, theirs, rtol=1e-5, atol=1e-6):
-            self._weights[name] = theirs
+        require(not np.allclose(own, theirs, rtol=1e-5, atol=1e-6))
+        return name, theirs
 
     def _has_weight(self, node: ir.Node) -> bool:
         """Whether the node's weight is quantized, and is the float model's."""
         return not self._seen.isdisjoint(self._weight_names[node])
 
-    def _of_operation(self, path: Path) -> Array | None:
+    def _of_operation(self, path: Path) -> Array:
         """The float constant that the float model's operation for the one at the end of a path
-        reads; None where the operation or the constant is not known."""
-        twin = None if path.user is None else self._alignment.nodes.get(path.user)
+        reads. Raises NoMatch where the operation or the constant is not known."""
+        twin = needed(self._alignment.nodes.get(needed(path.user)))
         return _constant_input(twin, path.index)
 
 
-def _bias_like(own: Array, twin: ir.Node) -> Array | None:
+def _bias_like(own: Array, twin: ir.Node) -> Array:
     """The constant bias of the float model's operation in the shape of the file's, zeros where it
-    has none; None where it is of another size, or computed."""
+    has none. Raises NoMatch where it is of another size, or computed."""
     if len(twin.inputs) <= BIAS_INPUT:
         return np.zeros_like(own)
     theirs = _constant_input(twin, BIAS_INPUT)
-    if theirs is None or theirs.size != own.size:
-        return None
+    require(theirs.size == own.size)
     return theirs.reshape(own.shape).astype(own.dtype)
 
 
 def _stored(path: Path) -> Iterator[_Stored]:
     """The constants that the pairs of a path quantize."""
-    for use in path.uses:
-        yield from _stored_in(use.pair, path)
+    pairs = [use.pair for use in path.uses]
+    return matches(lambda pair: _stored_in(pair, path), pairs)
 
 
-def _stored_in(pair: qdq.Pair, path: Path) -> Iterator[_Stored]:
-    """The constant that a pair quantizes, if it does."""
-    if pair.scale is None:
-        return
-    values = dequantized(pair) if pair.is_compact else qdq.constant(pair.source)
-    if values is None:
-        return
-    scale = np.abs(spread(pair.scale.astype(np.float64), pair, values.shape))
+def _stored_in(pair: qdq.Pair, path: Path) -> _Stored:
+    """The constant that a pair quantizes. Raises NoMatch where it quantizes none."""
+    own_scale = needed(pair.scale).astype(np.float64)
+    values = dequantized(pair) if pair.is_compact else needed(qdq.constant(pair.source))
+    scale = np.abs(spread(own_scale, pair, values.shape))
     levels = values.astype(np.float64) / np.where(scale == 0, 1, scale)
     step = scale * level_gap(pair, levels)
-    yield _Stored(value_name(pair.source), pair.is_compact, values, step, path)
+    return _Stored(value_name(pair.source), pair.is_compact, values, step, path)
 
 
 def _constants(graph: ir.Graph) -> dict[str, Array]:
     """Every float constant of the graph by name."""
-    computed = (node.outputs[0] for node in graph if node.op_type == "Constant")
-    found = {}
-    for value in chain(graph.initializers.values(), computed):
-        array = _float_constant(value)
-        if array is not None:
-            found[value_name(value)] = array
-    return found
+    computed = all_outputs(of_kind(graph, "Constant"))
+    return dict(matches(_named_constant, [*graph.initializers.values(), *computed]))
 
 
-def _float_constant(value: ir.Value) -> Array | None:
-    """The array of a float constant; None for anything else."""
-    array = qdq.constant(value)
-    if array is None:
-        return None
-    if array.dtype.kind != "f" and array.dtype.name != "bfloat16":
-        return None
+def _named_constant(value: ir.Value) -> tuple[str, Array]:
+    """Name and array of a float constant. Raises NoMatch for anything else."""
+    return value_name(value), _float_constant(value)
+
+
+def _float_constant(value: ir.Value) -> Array:
+    """The array of a float constant. Raises NoMatch for anything else."""
+    array = needed(qdq.constant(value))
+    require(array.dtype.kind == "f" or array.dtype.name == "bfloat16")
     return array
 
 
-def _constant_input(node: ir.Node | None, index: int) -> Array | None:
+def _constant_input(node: ir.Node, index: int) -> Array:
     """The float constant that the operation reads there, in front of operations that only move
-    values."""
-    value = given(node, index)
-    if value is None:
-        return None
+    values. Raises NoMatch where it reads none."""
+    value = needed(given(node, index))
     return _float_constant(source(value, lambda mover: mover.op_type in MOVERS))
 
 

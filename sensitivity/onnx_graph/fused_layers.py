@@ -17,9 +17,10 @@ import onnx_ir as ir
 from sensitivity.onnx_graph import qdq
 from sensitivity.onnx_graph.biases import BiasInput, bias_input
 from sensitivity.onnx_graph.integer_layers import CUTS, input_scale, quantizer_behind
+from sensitivity.onnx_graph.matching import matches, needed, require
 from sensitivity.onnx_graph.qdq import Array
 from sensitivity.onnx_graph.uses import stored_type
-from sensitivity.onnx_graph.walk import made_by, read_by
+from sensitivity.onnx_graph.walk import made_by, of_kind, read_by
 
 SAME_SCALE = 1e-3
 """Relative difference of two scales that rounding to FP32 or FP16 explains."""
@@ -89,68 +90,98 @@ class _Layer:
 
 def _layers(graph: ir.Graph) -> Iterator[_Layer]:
     """Every layer that may be fused, in the order of the graph's nodes."""
-    for node in qdq.weighted_nodes(graph):
-        value, scale = qdq.weight(node), input_scale(node)
-        weight = qdq.through_transpose(value)
-        if weight is not None and scale is not None:
-            data = qdq.constant(weight.source)
-            shape = () if data is None else data.shape
-            transpose = made_by(value, "Transpose")
-            yield _Layer(node, weight, transpose, shape, scale, bias_input(node))
+    return matches(_layer, qdq.weighted_nodes(graph))
+
+
+def _layer(node: ir.Node) -> _Layer:
+    """The layer of an operation with a weight. Raises NoMatch where it cannot be fused."""
+    value, scale = qdq.weight(node), needed(input_scale(node))
+    weight = needed(qdq.through_transpose(value))
+    data = qdq.constant(weight.source)
+    shape = () if data is None else data.shape
+    return _Layer(node, weight, made_by(value, "Transpose"), shape, scale, bias_input(node))
 
 
 def biases_of_another_scale(graph: ir.Graph) -> Iterator[OtherBias]:
     """Every Gemm, and MatMul with an Add, that becomes a QGemm with a bias on another scale than
     its own."""
-    for layer in _layers(graph):
-        pair, place = _integer_bias(layer), layer.bias
-        if pair is None or not _becomes_qgemm(layer):
-            continue
-        ratio = _ratio(layer, pair)
-        if abs(ratio - 1) > SAME_SCALE:
-            yield OtherBias(layer.node, place.node, place.index, pair, ratio)
+    return matches(_other_bias, _layers(graph))
+
+
+def _other_bias(layer: _Layer) -> OtherBias:
+    """The bias of the layer. Raises NoMatch where it is not ignored, or fits."""
+    require(layer.node.op_type != "Conv")
+    pair = needed(qdq.pair_of(layer.bias.value))
+    require(needed(qdq.constant(pair.source)).dtype == np.int32)
+    require(_becomes_qgemm(layer))
+    ratio = _ratio(layer, pair)
+    require(abs(ratio - 1) > SAME_SCALE)
+    return OtherBias(layer.node, layer.bias.node, layer.bias.index, pair, ratio)
 
 
 def weights_of_another_axis(graph: ir.Graph) -> Iterator[OtherAxis]:
     """Every layer that becomes an integer operator, with weight scales along another axis than its
     outputs."""
-    for layer in filter(_forgets_axis, _layers(graph)):
-        wanted = qdq.output_axis(layer.node, len(layer.shape))
-        got = _scale_axis(layer)
-        if got not in (None, wanted):
-            yield OtherAxis(layer.node, wanted, got)
+    return matches(_other_axis, _layers(graph))
+
+
+def _other_axis(layer: _Layer) -> OtherAxis:
+    """The axis of the weight's scales. Raises NoMatch where it is not ignored, or that of the
+    outputs."""
+    pair, rank = layer.weight, len(layer.shape)
+    require(rank > 0)
+    require(pair.block is None)
+    got, wanted = needed(pair.axis_in(rank)), qdq.output_axis(layer.node, rank)
+    if layer.transpose is not None:
+        order = list(layer.transpose.attributes.get_ints("perm", range(rank)[::-1]))
+        got = order.index(got)
+    require(got != wanted)
+    require(_forgets_axis(layer))
+    return OtherAxis(layer.node, wanted, got)
 
 
 def matmuls_of_other_scales(graph: ir.Graph) -> Iterator[ir.Node]:
     """Every MatMul that becomes an integer one with weight scales of a shape that it cannot take:
     several 8-bit blocks along the sum, or a scale per output of a weight of three axes, where it
     also gets the zero points or quantizes its output."""
-    for layer in _layers(graph):
-        is_direct = layer.node.op_type == "MatMul" and layer.transpose is None
-        if is_direct and _has_other_scales(layer) and _forgets_axis(layer):
-            yield layer.node
+    return matches(_matmul_of_other_scales, _layers(graph))
 
 
-def _has_other_scales(matmul: _Layer) -> bool:
-    """Whether the weight of a MatMul has scales of a shape that an integer one cannot take."""
-    scales, pair = matmul.weight_scales, matmul.weight
+def _matmul_of_other_scales(layer: _Layer) -> ir.Node:
+    """The MatMul of the layer. Raises NoMatch for another operation, and for scales that an integer
+    MatMul can take."""
+    require(layer.node.op_type == "MatMul")
+    require(layer.transpose is None)
+    require(len(layer.shape) > 0)
+    require(layer.weight_scales.size > 1)
+    if layer.weight.block is None:
+        _require_vectors(layer)
+    else:
+        require(stored_type(layer.weight).bitwidth == 8)
+        require(layer.weight_scales.shape[-2:-1] != (1,))
+    require(_forgets_axis(layer))
+    return layer.node
+
+
+def _require_vectors(matmul: _Layer) -> None:
+    """Raise NoMatch unless a MatMul gets a scale per output of a weight of three axes or more, and
+    zero points or the scale of its output with them."""
     rank = len(matmul.shape)
-    if rank == 0 or scales.size <= 1:
-        return False
-    if pair.block is not None:
-        has_several_blocks = scales.shape[-2:-1] != (1,)
-        return has_several_blocks and stored_type(pair).bitwidth == 8
-    if rank <= 2 or pair.axis_in(rank) != rank - 1:
-        return False
-    return pair.zero_point is not None or _quantizer_of(matmul.node) is not None
+    require(rank > 2)
+    require(matmul.weight.axis_in(rank) == rank - 1)
+    has_zero_points = matmul.weight.zero_point is not None
+    require(has_zero_points or _quantizer_of(matmul.node) is not None)
 
 
 def dilated_averages(graph: ir.Graph) -> Iterator[ir.Node]:
     """Every AveragePool with dilations that becomes a QLinearAveragePool, ones included."""
-    averages = (node for node in graph.all_nodes() if node.op_type == "AveragePool")
-    for node in averages:
-        if "dilations" in node.attributes and _between_8_bits(node):
-            yield node
+    averages = of_kind(graph.all_nodes(), "AveragePool")
+    return filter(_is_integer_dilated, averages)
+
+
+def _is_integer_dilated(average: ir.Node) -> bool:
+    """Whether an AveragePool names dilations, and becomes a QLinearAveragePool."""
+    return "dilations" in average.attributes and _between_8_bits(average)
 
 
 def _between_8_bits(node: ir.Node) -> bool:
@@ -195,17 +226,6 @@ def _becomes_qgemm(layer: _Layer) -> bool:
     return has_zero_point and factors == [1.0, 1.0] and not _stays_in_float(layer.bias.node)
 
 
-def _integer_bias(layer: _Layer) -> qdq.Pair | None:
-    """The bias of a Gemm, or MatMul with an Add, that is stored as int32."""
-    pair = qdq.pair_of(layer.bias.value)
-    if pair is None or layer.node.op_type == "Conv":
-        return None
-    stored = qdq.constant(pair.source)
-    if stored is None or stored.dtype != np.int32:
-        return None
-    return pair
-
-
 def _ratio(layer: _Layer, bias: qdq.Pair) -> float:
     """Scale of the bias over that which is taken for it, where the two differ most; 1 where one is
     not known, or the counts do not fit."""
@@ -218,31 +238,15 @@ def _ratio(layer: _Layer, bias: qdq.Pair) -> float:
     return float(ratios[np.argmax(np.abs(ratios - 1))])
 
 
-def _scale_axis(layer: _Layer) -> int | None:
-    """Which axis of the weight the scales run along, as the layer reads it; None where there is one
-    scale, or one a block, and where the weight is not known."""
-    pair, rank = layer.weight, len(layer.shape)
-    if rank == 0 or pair.block is not None:
-        return None
-    axis = pair.axis_in(rank)
-    if layer.transpose is None or axis is None:
-        return axis
-    order = list(layer.transpose.attributes.get_ints("perm", range(rank)[::-1]))
-    return order.index(axis)
-
-
 def _forgets_axis(layer: _Layer) -> bool:
     """Whether ONNX Runtime makes an operator of the layer that has no axis."""
-    match layer.node.op_type:
-        case "Conv":
-            return layer.has_integer_bias and _quantizer_of(layer.node) is not None
-        case "Gemm":
-            return _is_square_gemm(layer)
-        case "MatMul" if layer.has_add:
-            return _adds_no_bias(layer)
-        case "MatMul":
-            return not _stays_in_float(layer.node)
-    return False
+    forgets = FORGETS_AXIS.get(layer.node.op_type)
+    return forgets is not None and forgets(layer)
+
+
+def _is_integer_conv(conv: _Layer) -> bool:
+    """Whether a Conv becomes a QLinearConv."""
+    return conv.has_integer_bias and _quantizer_of(conv.node) is not None
 
 
 def _is_square_gemm(layer: _Layer) -> bool:
@@ -250,11 +254,24 @@ def _is_square_gemm(layer: _Layer) -> bool:
     if layer.transpose is not None or layer.weight.zero_point is None:
         return False
     is_square = len(layer.shape) == 2 and len(set(layer.shape)) == 1
-    return is_square and layer.has_integer_bias and not _stays_in_float(layer.node)
+    if not is_square or not layer.has_integer_bias:
+        return False
+    return not _stays_in_float(layer.node)
 
 
-def _adds_no_bias(matmul: _Layer) -> bool:
-    """Whether the Add behind a MatMul leaves it an integer operator: its other operand is no float
-    constant with a value for each output, with which the two become a Gemm in float."""
+def _is_integer_matmul(matmul: _Layer) -> bool:
+    """Whether a MatMul becomes an integer operator of its own. With an Add behind it that is so
+    where the other operand is no float constant with a value for each output, with which the two
+    become a Gemm in float."""
+    if not matmul.has_add:
+        return not _stays_in_float(matmul.node)
     bias = qdq.constant(matmul.bias.value)
     return bias is None or bias.size == 1
+
+
+FORGETS_AXIS = {
+    "Conv": _is_integer_conv,
+    "Gemm": _is_square_gemm,
+    "MatMul": _is_integer_matmul,
+}
+"""Operation -> whether ONNX Runtime makes an operator without an axis of a layer with it."""

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import chain, takewhile
+from itertools import chain, filterfalse, takewhile
 from typing import Literal
 
 import onnx_ir as ir
@@ -17,14 +17,17 @@ from sensitivity.onnx_graph.marks import (
     SumOperand,
     is_mark,
     mark_behind,
+    marks_in,
     module_of,
     quantizer_of,
 )
+from sensitivity.onnx_graph.matching import matches, needed, require
 from sensitivity.onnx_graph.walk import (
     before,
     first_input,
     inputs,
     made_by,
+    of_kind,
     readers,
     source,
 )
@@ -66,7 +69,7 @@ def meetings(model: ir.Model) -> tuple[Meeting, ...]:
 
     model: traced, with its quantizers still marked. Weights are in no group.
     """
-    marks = [node for node in model.graph if is_mark(node, "Quantizer")]
+    marks = marks_in(model.graph, "Quantizer")
     marked = [(first_input(mark), quantizer_of(mark)) for mark in marks]
     return met(model.graph, marked, keeps_values)
 
@@ -92,12 +95,11 @@ def met(
     for value, name in readers:
         if qdq.constant(value) is None:
             groups[same.first(value)][name] = None
-    concats = set(map(same.first, joined))
+    kinds: dict[ir.Value, MeetingKind] = dict.fromkeys(map(same.first, joined), "concat")
     found = []
     for first, names in groups.items():
-        kind: MeetingKind = "concat" if first in concats else "fan-out"
         if len(names) > 1:
-            found.append(Meeting(kind, tuple(names)))
+            found.append(Meeting(kinds.get(first, "fan-out"), tuple(names)))
     return tuple(found)
 
 
@@ -136,11 +138,13 @@ def residual_layers(model: ir.Model, layers: Collection[str]) -> tuple[tuple[str
     model: traced, with marks. layers: names of quantized modules. A quantizer on an input of the
     Add counts for the module that holds it.
     """
-    found = []
+    found: dict[tuple[str, ...], None] = {}
     for node in filter(_adds_two_values, model.graph):
-        givers = chain.from_iterable(_givers(value, layers) for value in inputs(node))
-        found.append(tuple(dict.fromkeys(givers)))
-    return tuple(layers for layers in dict.fromkeys(found) if len(layers) > 1)
+        first, second = inputs(node)
+        givers = tuple(dict.fromkeys([*_givers(first, layers), *_givers(second, layers)]))
+        if len(givers) > 1:
+            found[givers] = None
+    return tuple(found)
 
 
 def _adds_two_values(node: ir.Node) -> bool:
@@ -151,14 +155,14 @@ def _adds_two_values(node: ir.Node) -> bool:
 def branched_blocks(model: ir.Model) -> tuple[tuple[str, ...], ...]:
     """RepVGG blocks in their training form: the convolutions of one tensor, two or more, that one
     sum adds up."""
-    sums = (node for node in model.graph if node.op_type in SUMS and not _is_term(node))
+    sums = filterfalse(_is_term, of_kind(model.graph, *SUMS))
     return tuple(chain.from_iterable(map(_branches_of_sum, sums)))
 
 
 def _branches_of_sum(node: ir.Node) -> list[tuple[str, ...]]:
     """Of each tensor that several terms of the sum are convolutions of: those convolutions."""
     branches: defaultdict[ir.Value, list[str]] = defaultdict(list)
-    for start, module in filter(None, map(_branch, _terms(node))):
+    for start, module in matches(_branch, _terms(node)):
         branches[start].append(module)
     return [tuple(modules) for modules in branches.values() if len(modules) > 1]
 
@@ -171,25 +175,23 @@ def residual_operands(model: ir.Model) -> tuple[SumOperand, ...]:
     with which runtimes fuse the Add. Where both do, the second operand is taken, which is the
     shortcut in `y + shortcut(x)`. An Add that no sum of the model's code gave is left out.
     """
-    operands = map(_skip_connection, filter(_adds_two_values, model.graph))
-    return tuple(dict.fromkeys(filter(None, operands)))
+    return tuple(dict.fromkeys(matches(_skip_connection, model.graph)))
 
 
-def _skip_connection(add: ir.Node) -> SumOperand | None:
-    """The operand that comes over the skip connection; None where there is none to quantize."""
+def _skip_connection(add: ir.Node) -> SumOperand:
+    """The operand that comes over the skip connection. Raises NoMatch where there is none to
+    quantize."""
+    require(_adds_two_values(add))
     operands = inputs(add)
-    mark = _operand_mark(add)
-    if mark is None:
-        return None
+    mark = needed(_operand_mark(add))
     # The mark stands behind the second operand of the sum in the model's code.
     is_swapped = mark.outputs[0] is operands[0]
     first, second = map(_unmarked, reversed(operands) if is_swapped else operands)
     module, position = module_of(mark), mark.attributes.get_int("sum")
     if _can_skip(second, first):
         return SumOperand(module, position, 1)
-    if _can_skip(first, second):
-        return SumOperand(module, position, 0)
-    return None
+    require(_can_skip(first, second))
+    return SumOperand(module, position, 0)
 
 
 def _operand_mark(add: ir.Node) -> ir.Node | None:
@@ -209,10 +211,11 @@ def _givers(value: ir.Value, layers: Collection[str]) -> Iterator[str]:
     """The layer that gives this value, and those whose quantizers it passed since."""
     for node in takewhile(_keeps_layer, before(value)):
         layer = _layer_of(node)
-        if layer is not None and layer in layers:
-            yield layer
-            if is_mark(node, "Output"):
-                return
+        if layer is None or layer not in layers:
+            continue
+        yield layer
+        if is_mark(node, "Output"):
+            return
 
 
 def _keeps_layer(node: ir.Node) -> bool:
@@ -231,6 +234,7 @@ def _layer_of(node: ir.Node) -> str | None:
 
 
 def _never(_: ir.Node) -> bool:
+    """Whether an operation may be passed, where none may."""
     return False
 
 
@@ -241,14 +245,16 @@ def is_activation(node: ir.Node, passes: Callable[[ir.Node], bool] = _never) -> 
         return node.op_type in ACTIVATIONS
     value, gated = (source(operand, passes) for operand in inputs(node))
     gate = made_by(gated, *GATES)
-    return gate is not None and source(first_input(gate), passes) is value
+    if gate is None:
+        return False
+    return source(first_input(gate), passes) is value
 
 
 def _is_term(node: ir.Node) -> bool:
     """Whether this sum is only a term of another one."""
     (value,) = node.outputs
     users = readers(value, lambda user: is_mark(user, "Output"))
-    return any(user.op_type in SUMS for user in users)
+    return bool(of_kind(users, *SUMS))
 
 
 def _terms(node: ir.Node) -> Iterator[ir.Value]:
@@ -261,18 +267,19 @@ def _terms(node: ir.Node) -> Iterator[ir.Value]:
             yield from _terms(inner)
 
 
-def _branch(value: ir.Value) -> tuple[ir.Value, str] | None:
-    """(what a convolution reads, the module it is) where one gives this value, perhaps through
-    BatchNorm."""
-    module = None
-    for node in before(value):
-        if is_mark(node, "Output"):
-            module = module_of(node)
-        elif node.op_type != "BatchNormalization":
-            if node.op_type != "Conv" or module is None:
-                return None
-            return _unquantized(first_input(node)), module
-    return None
+def _branch(value: ir.Value) -> tuple[ir.Value, str]:
+    """(what a convolution reads, the module it is). Raises NoMatch unless one gives this value,
+    perhaps through BatchNorm."""
+    passed = list(takewhile(_ends_branch, before(value)))
+    marks = [node for node in passed if is_mark(node, "Output")]
+    require(len(marks) > 0)
+    conv = needed(made_by(first_input(passed[-1]), "Conv"))
+    return _unquantized(first_input(conv)), module_of(marks[-1])
+
+
+def _ends_branch(node: ir.Node) -> bool:
+    """Whether this may stand behind a convolution: a mark of an output, or BatchNorm."""
+    return is_mark(node, "Output") or node.op_type == "BatchNormalization"
 
 
 def _unquantized(value: ir.Value) -> ir.Value:

@@ -17,6 +17,7 @@ import onnx_ir as ir
 
 from sensitivity.onnx_graph import qdq
 from sensitivity.onnx_graph.biases import bias_input
+from sensitivity.onnx_graph.matching import match_or_none, matches, needed, require
 from sensitivity.onnx_graph.qdq import Array
 from sensitivity.onnx_graph.walk import behind, first_input, given, is_kind, made_by, source
 
@@ -58,43 +59,38 @@ class IntegerLayer:
 
         None where the layer has no bias, or no weight scale that is known.
         """
-        if self.weight is None or self.bias is None:
-            return None
-        scale = qdq.scales_of(self.weight.dequantize)
-        has_scale_of_bias = scale.size in (1, self.bias.size) and self._runs_along_outputs(
-            self.weight
-        )
-        is_known = np.isfinite(self.input_scale) and self.input_scale > 0
-        if not is_known or not has_scale_of_bias:
-            return None
-        needed = np.abs(self.bias) / LARGEST / self.input_scale
-        return np.reshape(needed.max() if scale.size == 1 else needed, scale.shape)
+        return match_or_none(_smallest_weight_scale, self)
 
-    def _runs_along_outputs(self, weight: qdq.Pair) -> bool:
-        """Whether there is one weight scale, or one for each output channel."""
-        data = qdq.constant(weight.source)
-        if data is None:
-            return False
-        own, wanted = weight.axis_in(data.ndim), qdq.output_axis(self.node, data.ndim)
-        return own in (None, wanted)
+
+def _smallest_weight_scale(layer: IntegerLayer) -> Array:
+    """See `IntegerLayer.smallest_weight_scale`. Raises NoMatch in place of None."""
+    weight, bias = needed(layer.weight), needed(layer.bias)
+    scale = qdq.scales_of(weight.dequantize)
+    require(0 < layer.input_scale < np.inf)
+    # One weight scale, or one for each output channel.
+    require(scale.size in (1, bias.size))
+    rank = needed(qdq.constant(weight.source)).ndim
+    require(weight.axis_in(rank) in (None, qdq.output_axis(layer.node, rank)))
+    smallest = np.abs(bias) / LARGEST / layer.input_scale
+    if scale.size == 1:
+        smallest = smallest.max()
+    return np.reshape(smallest, scale.shape)
 
 
 def integer_layers(graph: ir.Graph) -> Iterator[IntegerLayer]:
     """Every layer that ONNX Runtime makes an integer kernel of, in the order of the graph's
     nodes."""
-    return filter(None, map(_integer_layer, qdq.weighted_nodes(graph)))
+    return matches(_integer_layer, qdq.weighted_nodes(graph))
 
 
-def _integer_layer(node: ir.Node) -> IntegerLayer | None:
-    """The layer of this operation with a weight; None where it is computed in float."""
-    end, scale = _with_bias(node), input_scale(node)
-    if end is None or scale is None:
-        return None
-    quantizer = quantizer_behind(end.value)
-    weight = qdq.pair_of(qdq.weight(node))
-    has_weight = weight is not None or qdq.constant(qdq.weight(node)) is not None
-    if quantizer is None or not has_weight:
-        return None
+def _integer_layer(node: ir.Node) -> IntegerLayer:
+    """The layer of this operation with a weight. Raises NoMatch where it is computed in float."""
+    end, scale = _with_bias(node), needed(input_scale(node))
+    quantizer = needed(quantizer_behind(end.value))
+    value = qdq.weight(node)
+    weight = qdq.pair_of(value)
+    if weight is None:
+        needed(qdq.constant(value))
     return IntegerLayer(node, scale, weight, end.bias, first_input(quantizer))
 
 
@@ -107,16 +103,19 @@ def moved_int8(model: ir.Model) -> Iterator[ir.Node]:
     """
     if model.opset_imports.get("", 0) < FIRST_OPSET_OF_MOVES:
         return
-    for pair in filter(_is_int8_activation, qdq.pairs(model.graph)):
-        yield from filter(_gets_a_pair, pair.output.consumers())
+    for value in matches(_int8_activation, qdq.pairs(model.graph)):
+        yield from filter(_gets_a_pair, value.consumers())
 
 
-def _is_int8_activation(pair: qdq.Pair) -> bool:
-    """Whether the pair quantizes an activation to int8, with one zero point for the tensor."""
-    zero = pair.zero_point
-    if pair.is_compact or pair.of_weight or zero is None:
-        return False
-    return zero.dtype == np.int8 and zero.size == 1
+def _int8_activation(pair: qdq.Pair) -> ir.Value:
+    """What a pair gives that quantizes an activation to int8, with one zero point for the tensor.
+    Raises NoMatch for another pair."""
+    require(not pair.is_compact)
+    require(not pair.of_weight)
+    zero = needed(pair.zero_point)
+    require(zero.dtype == np.int8)
+    require(zero.size == 1)
+    return pair.output
 
 
 def _gets_a_pair(node: ir.Node) -> bool:
@@ -141,15 +140,14 @@ class _End:
     bias: Array | None
 
 
-def _with_bias(node: ir.Node) -> _End | None:
-    """The end of a layer; None where its bias is no constant with one value a channel, and for a
-    MatMul without the Add that ONNX Runtime makes one Gemm of with it."""
+def _with_bias(node: ir.Node) -> _End:
+    """The end of a layer. Raises NoMatch where its bias is no constant with one value a channel,
+    and for a MatMul without the Add that ONNX Runtime makes one Gemm of with it."""
     place = bias_input(node)
     if place.value is None and node.op_type != "MatMul":
         return _End(node.outputs[0], None)
-    bias = qdq.constant(place.value)
-    if bias is None or bias.ndim != 1:
-        return None
+    bias = needed(qdq.constant(place.value))
+    require(bias.ndim == 1)
     return _End(place.node.outputs[0], bias.astype(np.float64))
 
 

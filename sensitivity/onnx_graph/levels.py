@@ -33,10 +33,10 @@ def level_type(name: str, grid: Grid) -> ir.DataType:
     """
     if grid.is_float:
         return E4M3
-    for bits, kind in INTEGERS.items():
-        high = 2 ** (bits - 1) - 1
-        if grid.high == high and grid.low in {-high, -high - 1} and grid.zero_point == 0:
-            return kind
+    kinds = {2 ** (bits - 1) - 1: kind for bits, kind in INTEGERS.items()}
+    is_symmetric = grid.zero_point == 0 and grid.low in {-grid.high, -grid.high - 1}
+    if is_symmetric and grid.high in kinds:
+        return kinds[grid.high]
     raise ExportError(
         f"Expected {name} to be symmetric and signed with 4, 8 or 16 bits, got integers {grid.low} "
         f"to {grid.high} with zero point {grid.zero_point}; calibrate it with unsigned=False, or "

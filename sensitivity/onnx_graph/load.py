@@ -92,8 +92,10 @@ def _parse(path: Path) -> onnx.ModelProto:
 
 
 def _check_external_data(proto: onnx.ModelProto, path: Path) -> None:
-    stored = [t for t in _all_tensors(proto) if t.data_location == onnx.TensorProto.EXTERNAL]
-    total = sum(_checked_length(tensor, path) for tensor in stored)
+    total = 0
+    for tensor in _all_tensors(proto):
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            total += _checked_length(tensor, path)
     if total > LARGEST_BYTES:
         raise OnnxFileError(
             f"Expected the weights of {path} to be smaller than 2 GB, got {total / 1e9:.2f} GB."

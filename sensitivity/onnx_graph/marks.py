@@ -66,6 +66,11 @@ def is_mark(node: ir.Node | None, *kinds: str) -> TypeGuard[ir.Node]:
     return is_kind(node, *kinds) and node.domain == DOMAIN
 
 
+def marks_in(graph: ir.Graph, *kinds: str) -> list[ir.Node]:
+    """The marks of these kinds, in the graph's order."""
+    return [node for node in graph if is_mark(node, *kinds)]
+
+
 def mark_behind(value: ir.Value | None, *kinds: str) -> ir.Node | None:
     """The mark of one of these kinds that gives the value; None where there is none."""
     node = producer(value)

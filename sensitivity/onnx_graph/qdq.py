@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import filterfalse
 from typing import Any
 
 import numpy as np
@@ -17,11 +18,13 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from sensitivity.errors import OnnxFileError
+from sensitivity.onnx_graph.matching import match_or_none, needed, require
 from sensitivity.onnx_graph.walk import (
     first_input,
     given,
     inputs,
     made_by,
+    of_kind,
     producer,
     read_by,
     there,
@@ -88,13 +91,16 @@ class Pair:
     def zero_points(self) -> Array:
         """Its distinct zero points, int64[n], ascending; [0] where none is known."""
         known = self.zero_point
-        return np.unique(0 if known is None else known.astype(np.int64))
+        if known is None:
+            return np.zeros(1, np.int64)
+        return np.unique(known.astype(np.int64))
 
     @property
     def axis(self) -> int | None:
         """Channel axis, also where the file leaves it to the default; None per tensor."""
-        has_several = scales_of(self.dequantize).size > 1
-        return axis_of(self.dequantize) if has_several else None
+        if scales_of(self.dequantize).size <= 1:
+            return None
+        return axis_of(self.dequantize)
 
     @property
     def block(self) -> int | None:
@@ -129,8 +135,8 @@ class Pair:
 
 def pairs(graph: ir.Graph) -> Iterator[Pair]:
     """Every pair, in the order of the graph's nodes."""
-    outputs = (node.outputs[0] for node in graph.all_nodes() if node.op_type == "DequantizeLinear")
-    return filter(None, map(pair_of, outputs))
+    ends = (node.outputs[0] for node in of_kind(graph.all_nodes(), "DequantizeLinear"))
+    return filter(None, map(pair_of, ends))
 
 
 def pair_of(value: ir.Value | None) -> Pair | None:
@@ -229,12 +235,13 @@ def through_transpose(value: ir.Value | None) -> Pair | None:
 def quantized_constant(pair: Pair) -> tuple[Array, Array, Array] | None:
     """The constant that a Q quantizes, with its scale and its zero point; None where the graph
     computes one of them, and for the compact form."""
-    if pair.is_compact:
-        return None
-    values, scale, zero_point = constant(pair.source), pair.scale, pair.zero_point
-    if values is None or scale is None or zero_point is None:
-        return None
-    return values, scale, zero_point
+    return match_or_none(_quantized_constant, pair)
+
+
+def _quantized_constant(pair: Pair) -> tuple[Array, Array, Array]:
+    """See `quantized_constant`. Raises NoMatch in place of None."""
+    require(not pair.is_compact)
+    return needed(constant(pair.source)), needed(pair.scale), needed(pair.zero_point)
 
 
 def behind_relu(value: ir.Value) -> ir.Value:
@@ -273,7 +280,7 @@ def output_axis(node: ir.Node, rank: int) -> int:
 
 def weighted_nodes(graph: ir.Graph) -> Iterator[ir.Node]:
     """Every operation with a weight, bodies of an If or Loop included, in the graph's order."""
-    return (node for node in graph.all_nodes() if weight(node) is not None)
+    return filter(weight, graph.all_nodes())
 
 
 def variable_inputs(node: ir.Node) -> list[ir.Value]:
@@ -283,7 +290,7 @@ def variable_inputs(node: ir.Node) -> list[ir.Value]:
 
 def computed_inputs(node: ir.Node) -> list[ir.Value]:
     """The inputs that depend on what the model is given: neither constants nor made from one."""
-    return [value for value in inputs(node) if not rooted_at_constant(value)]
+    return list(filterfalse(rooted_at_constant, inputs(node)))
 
 
 def rooted_at_constant(value: ir.Value | None) -> bool:
@@ -345,7 +352,7 @@ def check_scales(model: ir.Model, name: str) -> None:
     Scales of stored integers may be 0 (a channel without any weight) and negative (blocks whose
     largest value is positive): the runtime only multiplies by them.
     """
-    for node in model.graph.all_nodes():
+    for node in of_kind(model.graph.all_nodes(), *PAIR):
         wrong = _wrong_scales(node)
         if wrong.size:
             raise OnnxFileError(
@@ -355,9 +362,7 @@ def check_scales(model: ir.Model, name: str) -> None:
 
 
 def _wrong_scales(node: ir.Node) -> Array:
-    """The scales of a Q or DQ that are not finite, or not positive; none for other operations."""
-    if node.op_type not in PAIR:
-        return np.zeros(0)
+    """The scales of a Q or DQ that are not finite, or not positive."""
     scale = scales_of(node)
     is_stored = node.op_type == "DequantizeLinear" and constant(node.inputs[0]) is not None
     lowest = -np.inf if is_stored else 0

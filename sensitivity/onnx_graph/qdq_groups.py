@@ -16,8 +16,9 @@ import onnx_ir as ir
 
 from sensitivity.onnx_graph import qdq
 from sensitivity.onnx_graph.groups import is_activation, keeps_values, met
+from sensitivity.onnx_graph.matching import matches, require
 from sensitivity.onnx_graph.uses import MOVERS, Path, path_owners
-from sensitivity.onnx_graph.walk import before
+from sensitivity.onnx_graph.walk import before, of_kind
 
 PASSED = qdq.PAIR | MOVERS
 """Operations that stand between two others without computing anything."""
@@ -64,14 +65,18 @@ def _is_passed(node: ir.Node) -> bool:
 
 def _residuals(graph: ir.Graph, units: Mapping[ir.Node, str]) -> Iterator[Together]:
     """Each Add of two computed values with the weighted operations that give them, one or both."""
-    for node in graph:
-        values = qdq.computed_inputs(node) if node.op_type == "Add" else []
-        if len(values) != 2:
-            continue
-        members = [*filter(None, map(_weighted, values)), node]
-        names = dict.fromkeys(units[member] for member in members if member in units)
-        if node in units and len(names) > 1:
-            yield Together("residual", tuple(names))
+    return matches(lambda add: _residual(add, units), of_kind(graph, "Add"))
+
+
+def _residual(add: ir.Node, units: Mapping[ir.Node, str]) -> Together:
+    """An Add with the weighted operations before it. Raises NoMatch where there is none."""
+    require(add in units)
+    values = qdq.computed_inputs(add)
+    require(len(values) == 2)
+    members = [*filter(None, map(_weighted, values)), add]
+    names = dict.fromkeys(units[member] for member in members if member in units)
+    require(len(names) > 1)
+    return Together("residual", tuple(names))
 
 
 def _weighted(value: ir.Value) -> ir.Node | None:

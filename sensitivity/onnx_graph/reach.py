@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import filterfalse
 
 import onnx_ir as ir
 
 from sensitivity.onnx_graph import qdq
 from sensitivity.onnx_graph.passes.lift_dequantize import moved_places
 from sensitivity.onnx_graph.uses import Path, uses
-from sensitivity.onnx_graph.walk import bodies, inputs, name_of, producers, reached
+from sensitivity.onnx_graph.walk import bodies, inputs, name_of, of_kind, producers, reached
 from sensitivity.records import names_of
 
 
@@ -22,17 +23,15 @@ def quantized_nodes(model: ir.Model) -> Iterator[tuple[str, ir.Node]]:
     """
     graphs: list[ir.Graph | ir.Function] = [model.graph, *model.functions.values()]
     for graph in graphs:
-        for node in graph.all_nodes():
-            if node.op_type in qdq.PAIR and not _is_port(node):
-                yield name_of(node), node
+        for node in filterfalse(_is_port, of_kind(graph.all_nodes(), *qdq.PAIR)):
+            yield name_of(node), node
 
 
 def rounded_outputs(model: ir.Model) -> Iterator[tuple[str, ir.Node]]:
     """Every Q whose integers are an output of the main graph and reach no DQ, with a name to find
     it by."""
-    for node in model.graph.all_nodes():
-        if node.op_type == "QuantizeLinear" and _is_port(node):
-            yield name_of(node), node
+    for node in filter(_is_port, of_kind(model.graph.all_nodes(), "QuantizeLinear")):
+        yield name_of(node), node
 
 
 def _is_port(node: ir.Node) -> bool:
@@ -80,15 +79,22 @@ def nearest_outputs(graph: ir.Graph, paths: Sequence[Path]) -> tuple[tuple[str, 
     Those in bodies of If, Loop and Scan are left out.
     """
     main = [path for path in paths if path.graph is graph]
-    return tuple(_uses_by_distance(main, *output) for output in enumerate(graph.outputs))
+    found = []
+    for index, output in enumerate(graph.outputs):
+        found.append(_uses_by_distance(main, index, output))
+    return tuple(found)
 
 
 def _uses_by_distance(paths: Sequence[Path], index: int, output: ir.Value) -> tuple[str, ...]:
     """The names of the uses that one output depends on, the nearest first. index: the output's."""
     away = reached(producers([output]), _givers)
     # The output's own pairs are the nearest of all.
-    own = [path for path in paths if (path.user, path.index) == (None, index)]
-    before = [path for path in paths if path.user in away]
+    own, before = [], []
+    for path in paths:
+        if path.user in away:
+            before.append(path)
+        elif path.user is None and path.index == index:
+            own.append(path)
     before.sort(key=lambda path: away[path.operation])
     return tuple(names_of(uses([*own, *before])))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 import onnx
@@ -10,7 +11,7 @@ import onnx_ir as ir
 from sensitivity.errors import OnnxFileError
 from sensitivity.onnx_graph import qdq
 from sensitivity.onnx_graph.passes.one_grid_per_pair import differing_grids
-from sensitivity.onnx_graph.walk import name_of
+from sensitivity.onnx_graph.walk import name_of, of_kind
 
 DYNAMIC = {
     "DynamicQuantizeLinear",
@@ -34,8 +35,8 @@ def check_switchable(model: ir.Model, name: str, *, custom_ops: bool = False) ->
     name: of the file. custom_ops: operations of other domains are had from a library.
     """
     nodes = list(model.graph.all_nodes())
-    dynamic = [node for node in nodes if node.op_type in DYNAMIC]
-    integer = [node for node in nodes if _computes_in_integers(node)]
+    dynamic = of_kind(nodes, *DYNAMIC)
+    integer = list(filter(_computes_in_integers, nodes))
     if dynamic:
         raise OnnxFileError(
             f"Expected {name} to be quantized statically, with QuantizeLinear and "
@@ -62,7 +63,7 @@ def check_switchable(model: ir.Model, name: str, *, custom_ops: bool = False) ->
 
 def _check_pairs(graph: ir.Graph, nodes: list[ir.Node], name: str) -> None:
     has_pair = next(qdq.pairs(graph), None) is not None
-    alone = [node for node in nodes if node.op_type in qdq.PAIR]
+    alone = of_kind(nodes, *qdq.PAIR)
     if not has_pair and alone:
         raise OnnxFileError(
             f"Expected a QuantizeLinear and a DequantizeLinear of {name} to stand behind each "
@@ -96,18 +97,21 @@ def _computes_in_integers(node: ir.Node) -> bool:
     if node.op_type in INTEGER or node.op_type.startswith("QLinear"):
         return True
     # ONNX Runtime's own: QAttention, QGemm, QMoE, QOrderedMatMul, ..., and not QuickGelu.
-    return node.domain in RUNTIME and node.op_type[0] == "Q" and node.op_type[1:2].isupper()
+    is_quantized = re.match("Q[A-Z]", node.op_type) is not None
+    return is_quantized and node.domain in RUNTIME
 
 
 def _check_opset(model: ir.Model, nodes: Iterable[ir.Node], name: str) -> None:
     opset = model.opset_imports.get("", model.opset_imports.get("ai.onnx", 0))
-    ours = [node for node in nodes if node.op_type in qdq.PAIR and node.domain in STANDARD]
+    ours = [node for node in of_kind(nodes, *qdq.PAIR) if node.domain in STANDARD]
     per_axis = [node for node in ours if qdq.scales_of(node).size > 1]
-    for needed, found, what in (
-        (FIRST_OPSET, ours, "Q/DQ pairs"),
-        (FIRST_PER_AXIS, per_axis, "scales per channel"),
-    ):
-        if found and opset < needed:
+    needs: list[tuple[int, list[ir.Node], str]] = []
+    if ours:
+        needs.append((FIRST_OPSET, ours, "Q/DQ pairs"))
+    if per_axis:
+        needs.append((FIRST_PER_AXIS, per_axis, "scales per channel"))
+    for needed, found, what in needs:
+        if opset < needed:
             raise OnnxFileError(
                 f"Expected {name} with {what} ({_listed(found)}) to be of opset {needed} or later, "
                 f"got opset {opset}; convert the float model with "
@@ -117,11 +121,14 @@ def _check_opset(model: ir.Model, nodes: Iterable[ir.Node], name: str) -> None:
 
 
 def _is_known(model: ir.Model, node: ir.Node) -> bool:
+    """Whether ONNX, ONNX Runtime or the file itself defines the operation."""
     if node.op_identifier() in model.functions or node.domain in RUNTIME:
         return True
-    return node.domain in STANDARD and onnx.defs.has(
-        node.op_type, domain=node.domain.removeprefix("ai.onnx") and node.domain
-    )
+    if node.domain not in STANDARD:
+        return False
+    # ONNX has its own operations under no name at all.
+    domain = "" if node.domain == "ai.onnx" else node.domain
+    return bool(onnx.defs.has(node.op_type, domain=domain))
 
 
 def _listed(nodes: list[ir.Node]) -> str:

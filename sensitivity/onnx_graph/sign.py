@@ -46,9 +46,10 @@ def _is_proven(value: ir.Value, known: dict[ir.Value, bool]) -> bool:
         return False
     if node.op_type == "Clip":
         return _no_element_below_0(qdq.constant(given(node, 1)))
+    if node.op_type in FIRST_ONLY:
+        return _non_negative(given(node, 0), known)
     if node.op_type in KEEPS_SIGN:
-        read = node.inputs[:1] if node.op_type in FIRST_ONLY else node.inputs
-        return all(_non_negative(operand, known) for operand in read)
+        return all(_non_negative(operand, known) for operand in node.inputs)
     return node.op_type in NEVER_NEGATIVE
 
 

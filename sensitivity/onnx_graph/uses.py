@@ -13,7 +13,8 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain, groupby
+from itertools import chain, groupby, starmap
+from operator import attrgetter
 
 import ml_dtypes
 import numpy as np
@@ -21,7 +22,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from sensitivity.onnx_graph import qdq
-from sensitivity.onnx_graph.walk import bodies, is_kind, made_by
+from sensitivity.onnx_graph.walk import bodies, is_kind, made_by, there
 from sensitivity.records import Role
 
 MOVERS = {"Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Dropout", "Cast"}
@@ -71,8 +72,7 @@ class Path:
     @property
     def operation(self) -> ir.Node:
         """The operation that it ends in. Not for paths to outputs."""
-        assert self.user is not None
-        return self.user
+        return there(self.user)
 
     @property
     def uses(self) -> tuple[Use, ...]:
@@ -87,7 +87,9 @@ class Path:
     @property
     def is_weight(self) -> bool:
         """Whether it ends in the weight of an operation."""
-        return self.user is not None and qdq.WEIGHT_INPUT.get(self.user.op_type) == self.index
+        if self.user is None:
+            return False
+        return qdq.WEIGHT_INPUT.get(self.user.op_type) == self.index
 
     @property
     def is_bias(self) -> bool:
@@ -119,10 +121,12 @@ def integer_biases(found: Sequence[Path]) -> dict[str, str]:
     """Use of the input or the weight of an operation -> use of its bias, where that is stored as
     INT32."""
     biases: dict[str, str] = {}
-    for _, own in groupby(found, key=lambda path: path.user):
+    for _, own in groupby(found, key=attrgetter("user")):
         *others, last = own
-        if last.is_bias and is_integer_bias(last.last_use.pair):
-            biases |= {path.last_use.name: last.last_use.name for path in others}
+        bias = last.last_use
+        if last.is_bias and is_integer_bias(bias.pair):
+            names = [path.last_use.name for path in others]
+            biases |= dict.fromkeys(names, bias.name)
     return biases
 
 
@@ -143,7 +147,9 @@ def format_of(pair: qdq.Pair) -> str:
     name = re.sub(r"^FLOAT(\d)(E\dM\d).*", r"FP\1 \2", stored.name)
     if name == stored.name:
         name = f"INT{stored.bitwidth}"
-    return f"{name} in blocks of {pair.block}" if pair.block else name
+    if pair.block is None:
+        return name
+    return f"{name} in blocks of {pair.block}"
 
 
 def grid_limits(pair: qdq.Pair) -> tuple[int, int] | None:
@@ -160,9 +166,7 @@ def grid_limits(pair: qdq.Pair) -> tuple[int, int] | None:
 
 def integer_limits(pair: qdq.Pair) -> tuple[int, int]:
     """Smallest and largest level of a pair that is known to have an integer type."""
-    limits = grid_limits(pair)
-    assert limits is not None
-    return limits
+    return there(grid_limits(pair))
 
 
 def level_gap(pair: qdq.Pair, levels: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -189,14 +193,18 @@ def problem(pair: qdq.Pair) -> str | None:
     faults = {"not finite": ~np.isfinite(scales)}
     if not pair.is_compact:
         faults |= {"0": scales == 0, "negative": scales < 0}
-    found = [_fault(name, where) for name, where in faults.items() if where.any()]
-    return "; ".join(found) or None
+    found = starmap(_fault, faults.items())
+    return "; ".join(filter(None, found)) or None
 
 
 def _fault(name: str, where: NDArray[np.bool_]) -> str:
-    """What is wrong with a scale, in words. where: of its numbers, which are so; one at least."""
-    places = "" if where.size == 1 else f" in {where.sum()} of {where.size} places"
-    return f"its scale is {name}{places}"
+    """What is wrong with a scale, in words; "" for nothing. where: which of its numbers are so."""
+    count = np.count_nonzero(where)
+    if count == 0:
+        return ""
+    if where.size == 1:
+        return f"its scale is {name}"
+    return f"its scale is {name} in {count} of {where.size} places"
 
 
 def stored_type(pair: qdq.Pair) -> ir.DataType:
@@ -204,8 +212,11 @@ def stored_type(pair: qdq.Pair) -> ir.DataType:
     says: uint8 for Q."""
     if pair.quantize is None:
         return _type(pair.source) or ir.DataType.INT8
-    said = pair.quantize.attributes.get_int("output_dtype", 0) or ir.DataType.UINT8
-    return _type(qdq.zero_point_value(pair.quantize)) or ir.DataType(said)
+    stored = _type(qdq.zero_point_value(pair.quantize))
+    if stored is not None:
+        return stored
+    said = pair.quantize.attributes.get_int("output_dtype", 0)
+    return ir.DataType(said or ir.DataType.UINT8)
 
 
 def _type(value: ir.Value | None) -> ir.DataType | None:
@@ -234,19 +245,35 @@ def _path(
     """The path that ends in this input or output, if a pair is on it."""
     links = list(_links_before(value))
     pairs = [link for link in links if isinstance(link, qdq.Pair)]
-    if pairs:
-        # Movers in front of the first pair are no part of the path.
-        end = links.index(pairs[-1]) + 1
-        used = tuple((link, _use(link, unit, user)) for link in reversed(links[:end]))
-        yield Path(graph, user, index, unit, pairs[-1].source, used)
+    if not pairs:
+        return
+    first = pairs[-1]
+    # Movers in front of the first pair are no part of the path.
+    links = links[: links.index(first) + 1]
+    used = tuple((link, _use(link, unit, user)) for link in reversed(links))
+    yield Path(graph, user, index, unit, first.source, used)
 
 
 def _links_before(value: ir.Value | None) -> Iterator[Link]:
     """The pairs, and the movers with a single reader, that a value comes through; the nearest
     first."""
-    while (link := qdq.pair_of(value) or _single_mover(value)) is not None:
+    link = _last_link(value)
+    while link is not None:
         yield link
-        value = link.source if isinstance(link, qdq.Pair) else link.inputs[0]
+        link = _last_link(_read_by(link))
+
+
+def _last_link(value: ir.Value | None) -> Link | None:
+    """The pair, or the mover with a single reader, that gives the value; None where another
+    operation does."""
+    return qdq.pair_of(value) or _single_mover(value)
+
+
+def _read_by(link: Link) -> ir.Value | None:
+    """What a link reads."""
+    if isinstance(link, qdq.Pair):
+        return link.source
+    return link.inputs[0]
 
 
 def _single_mover(value: ir.Value | None) -> ir.Node | None:
@@ -287,16 +314,18 @@ def _graphs(
 def _is_operation(node: ir.Node) -> bool:
     """False for Q and DQ, for what belongs to a pair, and for a mover on the way to a single
     reader."""
-    is_in_pair = node.op_type in qdq.PAIR or _limits_pair(node)
-    return not is_in_pair and not _only_moves(node)
+    if node.op_type in qdq.PAIR or _limits_pair(node):
+        return False
+    return not _only_moves(node)
 
 
 def _limits_pair(node: ir.Node) -> bool:
     """Whether this is the Clip of a pair."""
     if node.op_type != "Clip":
         return False
-    behind = [qdq.pair_of(user.outputs[0]) for user in node.outputs[0].consumers()]
-    return any(pair.clip is node for pair in filter(None, behind))
+    given = (user.outputs[0] for user in node.outputs[0].consumers())
+    pairs = filter(None, map(qdq.pair_of, given))
+    return node in (pair.clip for pair in pairs)
 
 
 def _only_moves(node: ir.Node) -> bool:
@@ -329,21 +358,20 @@ def _named(found: list[Path]) -> tuple[Path, ...]:
     names = _pair_names(every)
     users = Counter(use.pair.dequantize for use in every)
     taken: Counter[str] = Counter()
-
-    def renamed(use: Use | None) -> Use | None:
-        if use is None:
-            return None
+    renamed: dict[Use | None, Use | None] = {None: None}
+    for use in every:
         name = names[use.pair.dequantize]
         if users[use.pair.dequantize] > 1:
             name = f"{name}>{use.unit}"
         taken[name] += 1
-        number = "" if taken[name] == 1 else f"#{taken[name]}"
-        return replace(use, name=f"{name}{number}")
-
-    def with_names(path: Path) -> Path:
-        return replace(path, links=tuple((link, renamed(use)) for link, use in path.links))
-
-    return tuple(map(with_names, found))
+        if taken[name] > 1:
+            name = f"{name}#{taken[name]}"
+        renamed[use] = replace(use, name=name)
+    named = []
+    for path in found:
+        links = tuple((link, renamed[use]) for link, use in path.links)
+        named.append(replace(path, links=links))
+    return tuple(named)
 
 
 def _pair_names(every: Sequence[Use]) -> dict[ir.Node, str]:

@@ -34,7 +34,7 @@ def is_kind(node: ir.Node | None, *kinds: str) -> TypeGuard[ir.Node]:
 def made_by(value: ir.Value | None, *kinds: str) -> ir.Node | None:
     """The operation that gives this value where it is of one of these kinds, else None."""
     node = producer(value)
-    if not is_kind(node, *kinds):
+    if node is None or node.op_type not in kinds:
         return None
     return node
 
@@ -52,14 +52,18 @@ def all_outputs(nodes: Iterable[ir.Node]) -> list[ir.Value]:
 
 def size_of(value: ir.Value, axis: int) -> int | None:
     """How long the value is along an axis; None where that is not known before it is computed."""
-    size = None if value.shape is None else value.shape[axis]
+    if value.shape is None:
+        return None
+    size = value.shape[axis]
     return size if isinstance(size, int) else None
 
 
 def given(node: ir.Node | None, index: int | None) -> ir.Value | None:
     """The input at this place; None where it is left out, also at the end of the list, and for no
     place."""
-    if node is None or index is None or index >= len(node.inputs):
+    if node is None or index is None:
+        return None
+    if index >= len(node.inputs):
         return None
     return node.inputs[index]
 
@@ -162,7 +166,12 @@ def bodies(node: ir.Node) -> Iterator[ir.Graph]:
 
 def is_read(node: ir.Node) -> bool:
     """Whether an operation reads anything that this one gives, or the graph gives it on."""
-    return any(value.uses() or value.is_graph_output() for value in node.outputs)
+    return any(map(is_needed, node.outputs))
+
+
+def is_needed(value: ir.Value) -> bool:
+    """Whether an operation reads the value, or the graph gives it on."""
+    return value.is_graph_output() or bool(value.uses())
 
 
 def remove_unread(nodes: Iterable[ir.Node]) -> None:

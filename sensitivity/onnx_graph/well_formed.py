@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import onnx
 import onnx_ir as ir
@@ -105,15 +106,18 @@ def _problem_in_numbers(shape: list[int], stored: int) -> str | None:
 
 def _has_broken_text(tensor: onnx.TensorProto) -> bool:
     """Whether protobuf gives a name as bytes, which are not UTF-8."""
-    texts = chain.from_iterable((entry.key, entry.value) for entry in tensor.external_data)
+    texts = _fields(tensor.external_data, "key", "value")
     return any(isinstance(text, bytes) for text in (tensor.name, *texts))
 
 
 def _external_bytes(tensor: onnx.TensorProto) -> int | None:
     """How many bytes another file holds of a tensor; None where this one does not say."""
-    lengths = [entry.value for entry in tensor.external_data if entry.key == "length"]
-    first = next(iter(lengths), "")
-    return int(first) if first.isdigit() else None
+    # The first entry counts where there are several.
+    said = {entry.key: entry.value for entry in reversed(tensor.external_data)}
+    length = said.get("length", "")
+    if not length.isdigit():
+        return None
+    return int(length)
 
 
 def check_text(proto: onnx.ModelProto, path: Path) -> None:
@@ -128,22 +132,29 @@ def check_text(proto: onnx.ModelProto, path: Path) -> None:
 def _texts(proto: onnx.ModelProto) -> Iterator[str | bytes]:
     """Every name of the model, its graphs and its functions."""
     yield from (proto.producer_name, proto.producer_version, proto.domain, proto.doc_string)
-    yield from (entry.domain for entry in proto.opset_import)
-    yield from chain.from_iterable((entry.key, entry.value) for entry in proto.metadata_props)
+    yield from _fields(proto.opset_import, "domain")
+    yield from _fields(proto.metadata_props, "key", "value")
     yield from _graph_texts(proto.graph)
     for function in proto.functions:
         yield from (function.name, function.domain, function.doc_string)
         yield from chain(function.input, function.output, function.attribute)
-        yield from (entry.domain for entry in function.opset_import)
+        yield from _fields(function.opset_import, "domain")
         yield from chain.from_iterable(map(_node_texts, function.node))
+
+
+def _fields(messages: Iterable[Any], *names: str) -> Iterator[str | bytes]:
+    """The fields of these names, message by message."""
+    for message in messages:
+        for name in names:
+            yield getattr(message, name)
 
 
 def _graph_texts(graph: onnx.GraphProto) -> Iterator[str | bytes]:
     yield from (graph.name, graph.doc_string)
     for value in chain(graph.input, graph.output, graph.value_info):
         yield from (value.name, value.doc_string)
-        yield from (side.dim_param for side in value.type.tensor_type.shape.dim)
-    yield from chain.from_iterable((tensor.name, tensor.doc_string) for tensor in graph.initializer)
+        yield from _fields(value.type.tensor_type.shape.dim, "dim_param")
+    yield from _fields(graph.initializer, "name", "doc_string")
     yield from chain.from_iterable(map(_node_texts, graph.node))
 
 

@@ -12,6 +12,7 @@ from itertools import chain
 import onnx_ir as ir
 
 from sensitivity.onnx_graph import qdq
+from sensitivity.onnx_graph.matching import match_or_none, matches, needed, require
 from sensitivity.onnx_graph.uses import BIAS_INPUT
 from sensitivity.onnx_graph.walk import given, made_by, name_of, reached, read_by, value_name
 
@@ -49,14 +50,16 @@ class LayerShape:
         per_channel = math.prod(self.weight[1:])
         if self.op == "ConvTranspose":
             return math.prod(self.input) * per_channel
-        if self.op == "MatMul" or (self.op == "Gemm" and not self._is_transposed):
+        if self._has_rows_of_inputs:
             return math.prod(self.output) * self.weight[-2]
         return math.prod(self.output) * per_channel
 
     @property
-    def _is_transposed(self) -> bool:
-        """Whether a Gemm's weight is stored [outputs, inputs]."""
-        return bool(json.loads(self.attributes).get("transB"))
+    def _has_rows_of_inputs(self) -> bool:
+        """Whether the weight is stored [..., inputs, outputs]."""
+        if self.op != "Gemm":
+            return self.op == "MatMul"
+        return not json.loads(self.attributes).get("transB")
 
     @property
     def values(self) -> int:
@@ -153,14 +156,17 @@ def _layer(layer: _Quantized, shapes: Mapping[str, tuple[int, ...]]) -> Layer:
 
 def _quantized(graph: ir.Graph) -> Iterator[_Quantized]:
     """Every weighted node with pairs on both inputs, in the graph's order."""
-    for node in qdq.weighted_nodes(graph):
-        activation = qdq.pair_of(node.inputs[0])
-        weight = qdq.through_transpose(qdq.weight(node))
-        if activation is not None and weight is not None:
-            run = list(_activations_behind(node.outputs[0]))
-            end = run[-1].output if run else node.outputs[0]
-            then = tuple((one.kind, one.attributes) for one in run)
-            yield _Quantized(node, activation, weight, end, then)
+    return matches(_quantized_node, qdq.weighted_nodes(graph))
+
+
+def _quantized_node(node: ir.Node) -> _Quantized:
+    """The weighted node with its pairs. Raises NoMatch where one is missing."""
+    activation = needed(qdq.pair_of(node.inputs[0]))
+    weight = needed(qdq.through_transpose(qdq.weight(node)))
+    run = list(_activations_behind(node.outputs[0]))
+    ends = [node.outputs[0], *(activation.output for activation in run)]
+    then = tuple((activation.kind, activation.attributes) for activation in run)
+    return _Quantized(node, activation, weight, ends[-1], then)
 
 
 def _quantizer(pair: qdq.Pair) -> str:
@@ -184,27 +190,31 @@ class _Activation:
 def _activations_behind(value: ir.Value) -> Iterator[_Activation]:
     """The run of activations behind a value, each of which alone reads what the one before it
     gives."""
-    while (found := _only_activation(value) or _silu(value)) is not None:
+    found = match_or_none(_next_activation, value)
+    while found is not None:
         yield found
-        value = found.output
+        found = match_or_none(_next_activation, found.output)
 
 
-def _only_activation(value: ir.Value) -> _Activation | None:
-    """The activation that alone reads the value, as its first input."""
-    user = read_by(value, *ACTIVATIONS)
-    if user is None or user.inputs[0] is not value:
-        return None
+def _next_activation(value: ir.Value) -> _Activation:
+    """The activation of this value. Raises NoMatch where it goes anywhere else."""
+    return match_or_none(_only_activation, value) or _silu(value)
+
+
+def _only_activation(value: ir.Value) -> _Activation:
+    """The activation that alone reads the value, as its first input. Raises NoMatch where none
+    does."""
+    user = needed(read_by(value, *ACTIVATIONS))
+    require(user.inputs[0] is value)
     return _Activation(user.op_type, _attributes(user), user.outputs[0])
 
 
-def _silu(value: ir.Value) -> _Activation | None:
-    """X * sigmoid(x) of this value."""
+def _silu(value: ir.Value) -> _Activation:
+    """X * sigmoid(x) of this value. Raises NoMatch where it goes anywhere else."""
     users = {user.op_type: user for user in value.consumers()}
-    if len(value.consumers()) != 2 or users.keys() != {"Sigmoid", "Mul"}:
-        return None
-    gate, product = users["Sigmoid"].outputs[0], users["Mul"]
-    if gate not in product.inputs:
-        return None
+    require(len(value.consumers()) == 2)
+    gate, product = needed(users.get("Sigmoid")), needed(users.get("Mul"))
+    require(gate.outputs[0] in product.inputs)
     return _Activation("SiLU", "{}", product.outputs[0])
 
 
@@ -238,6 +248,8 @@ def _passed_on(value: ir.Value) -> Iterator[ir.Value]:
 
 def _attributes(node: ir.Node) -> str:
     """As JSON with sorted keys; tensors are left out: they change no shape."""
-    values = {name: attribute.value for name, attribute in node.attributes.items()}
-    found = {name: value for name, value in values.items() if isinstance(value, PLAIN)}
+    found = {}
+    for name, attribute in node.attributes.items():
+        if isinstance(attribute.value, PLAIN):
+            found[name] = attribute.value
     return json.dumps(found, sort_keys=True)
