@@ -122,7 +122,7 @@ def agreement(outputs: Any, targets: FloatOutputs) -> Scores:
     for own, theirs, spread in zip(given, targets.arrays, targets.spreads, strict=True):
         own = as_numpy(own)
         _check_shape(own, theirs)
-        is_by_sample = theirs.ndim > 0 and len(theirs) == targets.samples
+        is_by_sample = theirs.shape[:1] == (targets.samples,)
         if is_by_sample and spread > 0:
             found.append(_determined(own, theirs, spread))
     if not found:

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from itertools import chain
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -52,11 +53,12 @@ def batch_size(inputs: Any) -> int:
     """
     if callable(inputs):  # the evaluation of a task that has no samples
         return 1
-    shapes = [tuple(int(side) for side in array.shape) for array in arrays(inputs)]
+    shapes = [tuple(map(int, array.shape)) for array in arrays(inputs)]
     sizes = {shape[0] for shape in shapes if shape}
     if len(sizes) != 1:
-        listed = ", ".join(map(str, shapes))
-        got = f"shapes {listed}" if shapes else type(inputs).__name__
+        got = type(inputs).__name__
+        if shapes:
+            got = f"shapes {', '.join(map(str, shapes))}"
         raise TaskError(
             "Expected the inputs of a batch to be arrays that all have the sample as their first "
             f"axis, got {got}; yield (inputs, targets) pairs of batches, not of single samples."
@@ -69,8 +71,9 @@ def first_samples(inputs: Any, samples: int) -> Any:
     first axis."""
 
     def cut(array: Any) -> Any:
-        has_samples = len(array.shape) > 0
-        return array[:samples] if has_samples else array
+        if len(array.shape) == 0:
+            return array
+        return array[:samples]
 
     return each_array(cut, inputs)
 
@@ -84,7 +87,7 @@ def each_array(function: Callable[..., Any], *nests: Any) -> Any:
     if hasattr(first, "shape"):
         return function(*nests)
     if isinstance(first, Mapping):
-        return {key: each_array(function, *(nest[key] for nest in nests)) for key in first}
+        return {key: each_array(function, *map(itemgetter(key), nests)) for key in first}
     if not isinstance(first, SEQUENCES):
         return first
     columns = zip(*nests, strict=True)
@@ -94,7 +97,9 @@ def each_array(function: Callable[..., Any], *nests: Any) -> Any:
 def sequence_of(kind: Any, values: list[Any]) -> Any:
     """The values in a list, a tuple or a named tuple of this class."""
     is_named_tuple = hasattr(kind, "_fields")
-    return kind(*values) if is_named_tuple else kind(values)
+    if is_named_tuple:
+        return kind(*values)
+    return kind(values)
 
 
 def arrays(value: Any) -> Iterator[Any]:
@@ -126,7 +131,7 @@ def _add(update: Callable[[Any], None], value: Any) -> None:
             _add(update, item)
     elif isinstance(value, Mapping):
         _add(update, tuple(chain.from_iterable(value.items())))
-    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+    elif dataclasses.is_dataclass(type(value)):
         names = [field.name for field in dataclasses.fields(value)]
         _add(update, {name: getattr(value, name) for name in names})
     else:  # never repr(): it holds an address, which is another one in the next process

@@ -37,7 +37,9 @@ def shown_size(size: Size) -> str:
     ('64x96', '64')
     """
     height, width = sides(size)
-    return str(height) if height == width else f"{height}x{width}"
+    if height == width:
+        return str(height)
+    return f"{height}x{width}"
 
 
 def image_files(folder: Path) -> list[Path]:
@@ -46,11 +48,12 @@ def image_files(folder: Path) -> list[Path]:
     if not folder.is_dir():
         got = "a file" if folder.exists() else "nothing there"
         raise TaskError(f"Expected a folder of images at {folder}, got {got}; check the path.")
-    return sorted(
-        file
-        for file in folder.rglob("*")
-        if file.suffix.lower() in SUFFIXES and not _hidden(file, folder)
-    )
+    files = []
+    for file in folder.rglob("*"):
+        is_image = file.suffix.lower() in SUFFIXES
+        if is_image and not _hidden(file, folder):
+            files.append(file)
+    return sorted(files)
 
 
 def read_rgb(file: Path) -> Image:

@@ -45,4 +45,6 @@ class KeptOutputs:
 
 def _bytes(outputs: Any) -> int:
     sizes = [int(array.nbytes) for array in arrays(outputs)]
-    return sum(sizes) if sizes else KEPT_BYTES + 1
+    if not sizes:
+        return KEPT_BYTES + 1
+    return sum(sizes)

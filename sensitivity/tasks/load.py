@@ -128,17 +128,19 @@ def same_task(one: Any, other: Any) -> bool:
     text alone."""
     if isinstance(one, str) or isinstance(other, str):
         return bool(_text_of(one) == _text_of(other))
-    if not (isinstance(one, Mapping) and isinstance(other, Mapping)):
+    are_both_known = isinstance(one, Mapping) and isinstance(other, Mapping)
+    if not are_both_known or one.get("function") != other.get("function"):
         return False
-    same_function = one.get("function") == other.get("function")
     same_text = one.get("text") == other.get("text")
     same_code = one.get("code") == other.get("code")
-    return same_function and (same_text or same_code)
+    return bool(same_text or same_code)
 
 
 def _text_of(digest: Any) -> Any:
     """The digest of a task's text."""
-    return digest["text"] if isinstance(digest, Mapping) else digest
+    if isinstance(digest, Mapping):
+        return digest["text"]
+    return digest
 
 
 def _sha(content: bytes) -> str:
@@ -286,11 +288,12 @@ def _check_model(model: Any) -> None:
 def _training_part(model: Any) -> str | None:
     """The model or its layer that is in training mode; None where none is that matters."""
     # A graph of torch.export has its mode built in: its flag says nothing, and its eval() raises.
-    is_graph = any(base.__name__ == "GraphModule" for base in type(model).__mro__)
-    if getattr(model, "training", False) and not is_graph:
+    classes = {base.__name__ for base in type(model).__mro__}
+    if getattr(model, "training", False) and "GraphModule" not in classes:
         return "the model"
-    named = model.named_modules() if hasattr(model, "named_modules") else ()
-    for name, layer in named:
+    if not hasattr(model, "named_modules"):
+        return None
+    for name, layer in model.named_modules():
         if layer.training and _depends_on_mode(layer):
             return str(name)
     return None
@@ -354,11 +357,11 @@ def _function(module: ModuleType, name: str, file: Path) -> Any:
     function = getattr(module, name, None)
     if callable(function):
         return function
-    known = [
-        key
-        for key, value in vars(module).items()
-        if callable(value) and getattr(value, "__module__", "") == module.__name__
-    ]
+    known = []
+    for key, value in vars(module).items():
+        is_own = getattr(value, "__module__", "") == module.__name__
+        if is_own and callable(value):
+            known.append(key)
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.4) or known[:5]
     hint = f"Close names: {', '.join(close)}." if close else "The file defines no function."
     raise TaskError(f"Expected {file} to define a function {name}(), got none of that name. {hint}")
@@ -370,10 +373,14 @@ def _user_error(what: str, file: Path, error: BaseException) -> SensitivityError
     if isinstance(error, SensitivityError):
         return error
     frames = traceback.extract_tb(error.__traceback__)
-    lines = [frame.lineno for frame in frames if frame.filename == str(file)]
-    where = f" (line {lines[-1]})" if lines else ""
+    lines = {frame.filename: frame.lineno for frame in frames}  # the last of each file
+    where = ""
+    if str(file) in lines:
+        where = f" (line {lines[str(file)]})"
     said = " ".join(str(error).split())[:300]
-    if isinstance(error, FileNotFoundError) and not os.path.isabs(error.filename or "/"):
+    named = getattr(error, "filename", None) or "/"
+    is_relative = isinstance(error, FileNotFoundError) and not os.path.isabs(named)
+    if is_relative:
         said += (
             f"; paths are taken from the current folder, {Path.cwd()}: start from "
             "Path(__file__).parent"

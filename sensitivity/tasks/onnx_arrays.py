@@ -123,9 +123,12 @@ def _check_samples(inputs: Mapping[str, NDArray[Any]], data: Path) -> None:
 def holds_only_inputs(data: Path, ports: list[Port]) -> bool:
     """Whether an .npz has an array for each input of the file and no other. Raises TaskError for a
     file that is none."""
-    found, wanted = set(_read_names(data)), {port.name for port in ports}
-    is_the_input = len(found) == 1 and len(ports) == 1 and found != {"y"}
-    return found == wanted or is_the_input
+    found = set(_read_names(data))
+    if found == {port.name for port in ports}:
+        return True
+    # The array of the only input may have any name but that of the labels.
+    is_one_for_one = len(found) == len(ports) == 1
+    return is_one_for_one and "y" not in found
 
 
 def inputs_alone(data: Path, ports: list[Port]) -> Inputs:
@@ -162,8 +165,7 @@ def samples(data: Path, ports: list[Port]) -> tuple[Inputs, Inputs]:
     names = _input_names(found, ports, "y")
     targets = {name: found[name] for name in found if name not in names}
     lengths = {array.shape[:1] for array in found.values()}
-    is_whole = names and targets and len(lengths) == 1
-    if not is_whole:
+    if not all((names, targets)) or len(lengths) > 1:
         raise _no_samples(data, found)
     inputs = _alone(_as_ports(found, ports, names, data))
     if list(targets) == ["y"]:

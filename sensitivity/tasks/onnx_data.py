@@ -87,7 +87,9 @@ class Calibration:
     @property
     def set_aside(self) -> int:
         """How many samples of the data calibrate."""
-        return self.samples if self.source is None else 0
+        if self.source is not None:
+            return 0
+        return self.samples
 
 
 def data_kind(data: Path) -> Kind:
@@ -114,7 +116,9 @@ def data_kind(data: Path) -> Kind:
 
 def _holds_boxes(data: Path) -> bool:
     """Whether this is a folder of images with boxes, as COCO or YOLO has them."""
-    return data.is_dir() and (is_coco(data) or holds_labels(data))
+    if not data.is_dir():
+        return False
+    return is_coco(data) or holds_labels(data)
 
 
 def described(data: Path) -> Path:
@@ -195,9 +199,10 @@ def images_of(annotations: Path) -> Path:
 def folders(data: Path) -> Images:
     """The images of a folder with one folder for each class; of one with train and val the part
     that is measured."""
-    parts = list(filter(Path.is_dir, (data / name for name in PARTS)))
-    is_parted = parts and (data / "train").is_dir()
-    return images_by_class(parts[0] if is_parted else data)
+    if not (data / "train").is_dir():
+        return images_by_class(data)
+    parts = filter(Path.is_dir, (data / name for name in PARTS))
+    return images_by_class(next(parts, data))
 
 
 def sizes_of(n: int, set_aside: int, shares: Mapping[str, float] = SIZES) -> Mapping[str, float]:

@@ -45,7 +45,9 @@ class Exported:
             return LabelForm("outlines")
         if self.task == "obb":
             return LabelForm("corners")
-        return LabelForm("keypoints", *self.points) if self.task == "pose" else LabelForm()
+        if self.task == "pose":
+            return LabelForm("keypoints", *self.points)
+        return LabelForm()
 
     def part(self, size: Size, *, chosen: bool) -> Part | None:
         """What it gives with each box, which is judged too. size: of the input. chosen: it gives

@@ -54,7 +54,7 @@ class PixelChoices:
 
         Raises TaskError for a mean or deviation with a file that takes whole numbers.
         """
-        if self.mean is None and self.std is None:
+        if (self.mean, self.std) == (None, None):
             return self._without_mean(usual, dtype)
         if whole_numbers(dtype):
             raise TaskError(

@@ -104,7 +104,9 @@ def measured_split(data: Path) -> str:
 
 def train_apart(data: Path, measured: Collection[Path]) -> bool:
     """Whether this is a data YAML whose train part is there and holds none of these images."""
-    return has_train_images(data) and not set(calibration_files(data)) & set(measured)
+    if not has_train_images(data):
+        return False
+    return set(measured).isdisjoint(calibration_files(data))
 
 
 def has_train_images(data: Path) -> bool:
@@ -175,7 +177,8 @@ def _yaml_text(path: Path, splits: Sequence[str], names: Sequence[str]) -> str:
 
 def holds_labels(folder: Path) -> bool:
     """Whether a folder holds images with text files of YOLO where these may lie."""
-    if (folder / "images").is_dir() and (folder / "labels").is_dir():
+    parts = (folder / "images", folder / "labels")
+    if all(map(Path.is_dir, parts)):
         return True
     return any(map(Path.is_file, _label_files(image_files(folder)[:FIRST])))
 
@@ -188,8 +191,9 @@ def _label_files(images: Sequence[Path]) -> list[Path]:
 def _of_folder(data: Path, names: Sequence[str], split: str, form: LabelForm) -> LabelledImages:
     """The images of a folder, of one with a part for each split those of this split."""
     images, labels = data / "images", data / "labels"
-    if (images / split).is_dir() and (labels / split).is_dir():
-        return yolo_images(images / split, labels / split, names, form)
+    of_split = (images / split, labels / split)
+    if all(map(Path.is_dir, of_split)):
+        return yolo_images(*of_split, names, form)
     if images.is_dir():
         return yolo_images(images, labels, names, form)
     files = image_files(data)
@@ -216,13 +220,14 @@ def _names_of(declared: Any, file: Path) -> tuple[str, ...]:
     none."""
     if not isinstance(declared, Mapping):
         return tuple(map(str, declared or ()))
-    wrong = [number for number in declared if not str(number).isdecimal()]
-    if wrong:
-        raise TaskError(
-            f"Expected names in {file} as a list, or a name for each class number, got "
-            f"{wrong[0]!r}."
-        )
-    return tuple(str(declared[number]) for number in sorted(declared, key=int))
+    for number in declared:
+        if not str(number).isdecimal():
+            raise TaskError(
+                f"Expected names in {file} as a list, or a name for each class number, got "
+                f"{number!r}."
+            )
+    numbers = sorted(declared, key=int)
+    return tuple(str(declared[number]) for number in numbers)
 
 
 def split_files(content: Mapping[str, Any], file: Path, split: str) -> list[Path]:
@@ -244,9 +249,11 @@ def split_files(content: Mapping[str, Any], file: Path, split: str) -> list[Path
     return files
 
 
-def _in_list(entries: Any) -> Sequence[Any]:
+def _in_list(entries: str | Sequence[Any]) -> Sequence[Any]:
     """The entries of a data YAML, which may be one alone."""
-    return [entries] if isinstance(entries, str) else entries
+    if isinstance(entries, str):
+        return [entries]
+    return entries
 
 
 def label_file(image: Path) -> Path:

@@ -117,8 +117,10 @@ def _unique_names(tensors: Sequence[Any]) -> list[str]:
     count = Counter(given)
     names = []
     for index, name in enumerate(given):
-        is_own = name and count[name] == 1
-        names.append(name if is_own else f"{name or 'tensor'}_{index}")
+        is_shared = count[name] > 1 or not name
+        if is_shared:
+            name = f"{name or 'tensor'}_{index}"
+        names.append(name)
     return names
 
 

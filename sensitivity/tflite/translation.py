@@ -59,7 +59,9 @@ class Translation:
 
     def layout(self, index: int) -> Layout:
         """How a tensor can be had without another Transpose; first where both can."""
-        return "first" if "first" in self._held.get(index, {}) else "last"
+        if "first" in self._held.get(index, {}):
+            return "first"
+        return "last"
 
     def take(self, index: int, layout: Layout = "last") -> str:
         """The ONNX value of a tensor in this layout."""
@@ -71,9 +73,11 @@ class Translation:
                 f"an operator before it is read, got {tensor.name}; convert the model again."
             )
         held = self._held.setdefault(index, {})
-        if layout not in held and tensor.values is not None:
+        if layout in held:
+            return held[layout]
+        if tensor.values is not None:
             held[layout] = self._constant(tensor, layout)
-        elif layout not in held:
+        else:
             (other, value), *_ = held.items()
             perm = axes_to("first", len(tensor.shape), back=other == "first")
             name = f"{tensor.name}/channels_{layout}"
