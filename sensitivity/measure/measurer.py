@@ -49,10 +49,10 @@ class Measurer(Forwarder):
 
     def of(self, variant: Variant) -> Variant:
         """The variant as it is measured: with the ranges of now, and none for what is disabled."""
-        settled = variant.disabled.union(own.quantizer for own in variant.ranges)
-        added = {now for now in self.ranges if now.quantizer not in settled}
-        kept = {own for own in variant.ranges if own.quantizer not in variant.disabled}
-        return replace(variant, ranges=frozenset(kept | added))
+        # The variant's own ranges come last: they stand in place of those of now.
+        found = {tried.quantizer: tried for tried in (*self.ranges, *variant.ranges)}
+        kept = [found[name] for name in found.keys() - variant.disabled]
+        return replace(variant, ranges=frozenset(kept))
 
     def scores(self, variants: Sequence[Variant], split: str, what: str) -> list[Scores]:
         """Per-sample scores float64[n] or [n, k] of each variant on all of `split`, in the order of

@@ -72,8 +72,10 @@ def refuse_errors(findings: Sequence[Finding], *, force: bool = False) -> None:
     if force or not errors:
         return
     first, *others = errors
-    more = f" ({len(others)} more: see sensitivity check.)" if others else ""
-    raise CheckError(f"{sentence(first)} To go on all the same, add --force.{more}")
+    said = f"{sentence(first)} To go on all the same, add --force."
+    if others:
+        said += f" ({len(others)} more: see sensitivity check.)"
+    raise CheckError(said)
 
 
 def sentence(finding: Finding) -> str:

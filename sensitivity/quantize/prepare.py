@@ -127,8 +127,9 @@ def flatten_biases(graph: onnx.GraphProto) -> None:
             continue
         weight, bias = (onnx.numpy_helper.to_array(constants[name]) for name in names)
         outputs = weight.shape[_output_axis(node)]
+        is_flat = bias.shape == (outputs,)
         is_row = set(bias.shape[:-1]) <= {1}  # the same for all samples
-        if is_row and bias.shape != (outputs,):
+        if is_row and not is_flat:
             flat = np.broadcast_to(bias.reshape(-1), outputs).copy()
             _give_bias(graph, node, onnx.numpy_helper.from_array(flat))
 

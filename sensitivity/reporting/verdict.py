@@ -322,17 +322,20 @@ def _why_these(data: ReportData, plan: Plan, metric: MetricFormat) -> Iterator[s
     """What shows that just these layers have to stay out: that the target did not hold without
     them, or that nothing does."""
     needed = needed_units(plan)
-    if len(plan.skip) > 1 and needed:
+    if needed and len(plan.skip) > 1:
         yield _needed_words(data, plan, needed)
         return
     effects = [effect.effect for effect in data.effects if effect.unit in plan.skip]
-    if effects and all(map(includes_zero, effects)):
-        own = f", {_change(effects[0], metric)}," if len(effects) == 1 else ""
-        yield (
-            "Why these: of the sets tried, this is the cheapest that met the target. The effect of "
-            f"these layers alone{own} is no more than chance: the samples do not tell whether "
-            "others would do as well."
-        )
+    if not effects or not all(map(includes_zero, effects)):
+        return
+    own = ""
+    if len(effects) == 1:
+        own = f", {_change(effects[0], metric)},"
+    yield (
+        "Why these: of the sets tried, this is the cheapest that met the target. The effect of "
+        f"these layers alone{own} is no more than chance: the samples do not tell whether "
+        "others would do as well."
+    )
 
 
 def _needed_words(data: ReportData, plan: Plan, needed: tuple[str, ...]) -> str:

@@ -77,12 +77,16 @@ def _may_be_written_wrongly(timings: Sequence[Timing], profiles: Mapping[str, Fi
 
 
 def _is_lowered(timing: Timing) -> bool:
-    return timing.variant != "float" and Path(timing.file).stem.endswith(f".{timing.runtime}")
+    if timing.variant == "float":
+        return False
+    return Path(timing.file).stem.endswith(f".{timing.runtime}")
 
 
 def _ran_in_int8(profile: FileProfile) -> bool:
     """Whether every layer that the file quantizes ran in INT8; False for a file without one."""
-    return bool(profile.kept) and not not_in_int8(profile.runs, profile.kept)
+    if not profile.kept:
+        return False
+    return not not_in_int8(profile.runs, profile.kept)
 
 
 SAME = "{} are the same file, timed once."
