@@ -341,7 +341,7 @@ class Estimate:
         return self.value - low, high - self.value
 
     def allows(self, value: float) -> bool:
-        """Whether this value is consistent with the data, i.e. lies in the interval."""
+        """Return whether this value is consistent with the data, i.e. lies in the interval."""
         low, high = self.ends
         return low <= value <= high
 
