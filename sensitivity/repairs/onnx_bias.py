@@ -33,8 +33,8 @@ def lacking_biases(
         own = _range(source, name)
         if own is not None:
             weights[name] = known.get(name, own)
-    # An integer bias is scaled by the grid of its weight, so the correction is measured with the
-    # new ranges in force.
+    # Replacing the range of a weight also turns its integer bias into float, so the correction is
+    # measured in that state.
     with source.with_ranges({**known, **weights}.values()):
         try:
             deltas = _deltas(source, weights, inputs, frozenset(left_out))
