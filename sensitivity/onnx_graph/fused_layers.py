@@ -251,12 +251,12 @@ def _is_integer_conv(conv: _Layer) -> bool:
 
 def _is_square_gemm(layer: _Layer) -> bool:
     """Whether the count of the scales is that of the outputs, without which no QGemm is made."""
-    if layer.transpose is not None or layer.weight.zero_point is None:
-        return False
+    has_zero_point = layer.weight.zero_point is not None
     is_square = len(layer.shape) == 2 and len(set(layer.shape)) == 1
-    if not is_square or not layer.has_integer_bias:
+    if layer.transpose is not None:
         return False
-    return not _stays_in_float(layer.node)
+    becomes_integer = has_zero_point and layer.has_integer_bias
+    return is_square and becomes_integer and not _stays_in_float(layer.node)
 
 
 def _is_integer_matmul(matmul: _Layer) -> bool:

@@ -103,7 +103,8 @@ def paths(graph: ir.Graph) -> tuple[Path, ...]:
     names = _unit_names(graph)
     found: list[Path] = []
     for inner, within in _graphs(graph, names):
-        found += _paths_of(inner, within, names)
+        found += _paths_to_operations(inner, names)
+        found += _paths_to_outputs(inner, within)
     return _named(found)
 
 
@@ -229,11 +230,16 @@ def _type(value: ir.Value | None) -> ir.DataType | None:
     return tensor.dtype
 
 
-def _paths_of(graph: ir.Graph, within: str, names: Mapping[ir.Node, str]) -> Iterator[Path]:
-    """The paths of one graph. within: what names of its outputs begin with."""
+def _paths_to_operations(graph: ir.Graph, names: Mapping[ir.Node, str]) -> Iterator[Path]:
+    """The paths of one graph that end in an operation. names: of its operations."""
     for node in filter(_is_operation, graph):
         for index, value in enumerate(node.inputs):
             yield from _path(graph, node, index, names[node], value)
+
+
+def _paths_to_outputs(graph: ir.Graph, within: str) -> Iterator[Path]:
+    """The paths of one graph that end in an output. within: what names of its outputs begin
+    with."""
     for index, output in enumerate(graph.outputs):
         unit = f"{within}{output.name or 'output'}"
         yield from _path(graph, None, index, unit, output)

@@ -126,16 +126,28 @@ def needed_values(model: ir.Model) -> tuple[str, ...]:
 def work(model: ir.Model, shapes: Mapping[str, tuple[int, ...]]) -> Work:
     """shapes: of every value in `needed_values`, with a batch of 1."""
     quantized = {layer.node: layer for layer in _quantized(model.graph)}
-    links = []
-    for node, layer in quantized.items():
-        producers = dict.fromkeys(_producers(layer.given))
-        before = [name_of(other) for other in producers if other in quantized]
-        size = shapes[value_name(layer.given)]
-        links += [Link(giver, name_of(node), size) for giver in before or [OUTSIDE]]
-        if not _reaches(layer.end, quantized):
-            links.append(Link(name_of(node), OUTSIDE, shapes[value_name(layer.end)]))
-    layers = tuple(_layer(layer, shapes) for layer in quantized.values())
-    return Work(layers, tuple(links))
+    layers: list[Layer] = []
+    links: list[Link] = []
+    for layer in quantized.values():
+        layers.append(_layer(layer, shapes))
+        links += _links(layer, quantized, shapes)
+    return Work(tuple(layers), tuple(links))
+
+
+def _links(
+    layer: _Quantized,
+    quantized: Mapping[ir.Node, _Quantized],
+    shapes: Mapping[str, tuple[int, ...]],
+) -> Iterator[Link]:
+    """The tensors that come to a layer, and the one that it gives where no other layer reads it.
+    quantized: all layers. shapes: as for `work`."""
+    name, size = name_of(layer.node), shapes[value_name(layer.given)]
+    producers = dict.fromkeys(_producers(layer.given))
+    before = [name_of(other) for other in producers if other in quantized]
+    for giver in before or [OUTSIDE]:
+        yield Link(giver, name, size)
+    if not _reaches(layer.end, quantized):
+        yield Link(name, OUTSIDE, shapes[value_name(layer.end)])
 
 
 def _layer(layer: _Quantized, shapes: Mapping[str, tuple[int, ...]]) -> Layer:

@@ -36,7 +36,8 @@ class KeptOutputs:
             if self._has_room():
                 return
             del self._kept[other]
-        if not self._has_room() and len(self._kept) > 1:
+        is_alone = len(self._kept) == 1
+        if not is_alone and not self._has_room():
             del self._kept[place]
 
     def _has_room(self) -> bool:

@@ -128,8 +128,9 @@ def same_task(one: Any, other: Any) -> bool:
     text alone."""
     if isinstance(one, str) or isinstance(other, str):
         return bool(_text_of(one) == _text_of(other))
-    are_both_known = isinstance(one, Mapping) and isinstance(other, Mapping)
-    if not are_both_known or one.get("function") != other.get("function"):
+    if not isinstance(one, Mapping) or not isinstance(other, Mapping):
+        return False
+    if one.get("function") != other.get("function"):
         return False
     same_text = one.get("text") == other.get("text")
     same_code = one.get("code") == other.get("code")

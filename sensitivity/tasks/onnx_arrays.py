@@ -257,8 +257,11 @@ def _label_name(found: Mapping[str, NDArray[Any]], ports: list[Port]) -> str | N
     """The name of the array of labels; None where none can be told from the others."""
     if "y" in found:
         return "y"
-    others = found.keys() - {port.name for port in ports}
-    likely = [name for name in others if _may_be_indices(found[name])]
+    inputs = {port.name for port in ports}
+    likely = []
+    for name, array in found.items():
+        if name not in inputs and _may_be_indices(array):
+            likely.append(name)
     if len(likely) != 1:
         return None
     return likely[0]
@@ -277,9 +280,12 @@ def _input_names(
     names = [port.name for port in ports]
     if set(names) <= set(others):
         return names
-    likely = ["x"] if "x" in others else others
-    if len(likely) == len(ports) == 1:
-        return likely
+    if len(ports) > 1:
+        return []
+    if "x" in others:
+        return ["x"]
+    if len(others) == 1:
+        return others
     return []
 
 

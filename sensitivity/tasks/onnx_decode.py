@@ -89,7 +89,7 @@ def _of_one(shape: Shape, size: Size, classes: int) -> DecodeName | None:
 
 def _of_several(shapes: Sequence[Shape], size: Size, classes: int) -> DecodeName | None:
     """What several outputs mean together; None where the first alone means something."""
-    ranks = [len(shape) for shape in shapes]
+    ranks = list(map(len, shapes))
     if len(ranks) > 1 and set(ranks) == {4}:
         return "raw"
     if ranks != [3, 3]:  # such as masks, whose prototypes are a map of their own
@@ -97,7 +97,9 @@ def _of_several(shapes: Sequence[Shape], size: Size, classes: int) -> DecodeName
     _, rows, columns = map(set, zip(*shapes, strict=True))
     if columns == {4, classes}:
         has_queries = _cells(size, shapes[0][1]) == NO_CELLS
-        return "rtdetr" if has_queries else None
+        if has_queries:
+            return "rtdetr"
+        return None
     if classes in rows:
         return "raw"
     return None

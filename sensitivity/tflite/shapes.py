@@ -30,8 +30,9 @@ def transpose(made: Translation, operator: Operator) -> None:
     index, output = operator.inputs[0], operator.outputs[0]
     perm = made.integers(operator, 1).tolist()
     rank, name = len(perm), name_of(made, operator)
-    to_last = rank > 2 and perm == axes_to("first", rank, back=True)
-    to_first = rank > 2 and perm == axes_to("first", rank)
+    has_places = rank > 2
+    to_last = has_places and perm == axes_to("first", rank, back=True)
+    to_first = has_places and perm == axes_to("first", rank)
     if to_last and made.keeps_grid(operator):
         made.hold(output, made.take(index), "first")
     elif to_first and made.layout(index) == "first":
