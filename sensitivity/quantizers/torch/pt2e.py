@@ -6,14 +6,16 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sensitivity.errors import ModelError, unknown_name
+from sensitivity.errors import ModelError
+from sensitivity.quantizers.base import known_names, weights_and_activations
 from sensitivity.quantizers.proofs import left_quantized
+from sensitivity.quantizers.torch.modules import class_names
 from sensitivity.quantizers.torch.tensor_quantizer import add_tensors, array, shown_in_float
 from sensitivity.records import Finding, Grid, Quantizer
 
@@ -60,33 +62,27 @@ class Pt2eModel:
     @staticmethod
     def recognises(model: Any) -> bool:
         """Whether this is a graph of torch.export with quantizers, converted or only prepared."""
-        return _is_program(model) or (
-            _is_graph(model) and (_has_pairs(model) or bool(_observers(model)))
-        )
+        if not _is_graph(model):
+            return _is_program(model)
+        return _has_pairs(model) or bool(_observers(model))
 
     @contextmanager
     def disabled(self, names: Iterable[str]) -> Iterator[None]:
-        wanted = set(names)
-        for name in sorted(wanted - self._placed.keys()):
-            raise unknown_name("a quantizer's name", name, self._placed)
-        before = {name: placed.module._disabled for name, placed in self._placed.items()}
-        own = vars(self._user).get("forward")
-        try:
+        wanted = known_names(names, self._placed)
+        with ExitStack() as stack:
             for name, placed in self._placed.items():
+                stack.callback(setattr, placed.module, "_disabled", placed.module._disabled)
                 placed.module._disabled = name in wanted
+            user = vars(self._user)
+            if "forward" in user:
+                stack.callback(setattr, self._user, "forward", user["forward"])
+            else:
+                stack.callback(user.pop, "forward", None)
             self._user.forward = self.model.forward
             yield
-        finally:
-            for name, state in before.items():
-                self._placed[name].module._disabled = state
-            if own is None:
-                vars(self._user).pop("forward", None)
-            else:
-                self._user.forward = own
 
     def grid(self, name: str) -> Grid:
-        if name not in self._placed:
-            raise unknown_name("a quantizer's name", name, self._placed)
+        known_names([name], self._placed)
         module = self._placed[name].module
         zero_points = np.unique(_array(module.zero_point))
         reason = _problem(module)
@@ -113,31 +109,25 @@ class Pt2eModel:
     def fingerprint(self) -> str:
         digest = hashlib.sha256(str(self._user.code).encode())
         add_tensors(digest, self._user)
-        digest.update(
-            repr(
-                [name for name, placed in self._placed.items() if placed.module._disabled]
-            ).encode()
-        )
+        disabled = [name for name, placed in self._placed.items() if placed.module._disabled]
+        digest.update(repr(disabled).encode())
         return digest.hexdigest()
 
     def remaining(self) -> tuple[Finding, ...]:
-        left = (
-            [node for node in self.model.graph.nodes if _is_pair(node)]
-            if _is_graph(self.model)
-            else []
-        )
+        left = filter(_is_pair, self.model.graph.nodes)
         return tuple(left_quantized(str(node.name), f"an operation {node.target}") for node in left)
 
     def executed(self, inputs: Any) -> frozenset[str]:
         return frozenset(self._placed)  # a graph of torch.export computes all of its nodes
 
     def _warnings(self) -> Iterator[str]:
-        weights = [placed for placed in self._placed.values() if placed.role == "weight"]
-        if folded := sum(placed.folded for placed in weights):
+        weights, _ = weights_and_activations(self._placed.values())
+        folded = sum(placed.folded for placed in weights)
+        if folded:
             yield RESTORED.format(folded, len(weights))
-        other = sum(not _is_symmetric(placed.module) for placed in self._placed.values())
-        if other:
-            yield NOT_SYMMETRIC.format(other, len(self._placed))
+        symmetric = sum(_is_symmetric(placed.module) for placed in self._placed.values())
+        if symmetric < len(self._placed):
+            yield NOT_SYMMETRIC.format(len(self._placed) - symmetric, len(self._placed))
 
 
 def _check_converted(model: Any) -> None:
@@ -160,14 +150,14 @@ def _check_converted(model: Any) -> None:
 
 
 def _is_program(model: Any) -> bool:
-    return any(base.__name__ == "ExportedProgram" for base in type(model).__mro__)
+    return "ExportedProgram" in class_names(model)
 
 
 def _is_graph(model: Any) -> bool:
-    bases = type(model).__mro__
-    return any(
-        base.__name__ == "GraphModule" and base.__module__.startswith("torch.fx") for base in bases
-    )
+    for base in type(model).__mro__:
+        if base.__name__ == "GraphModule" and base.__module__.startswith("torch.fx"):
+            return True
+    return False
 
 
 def _has_pairs(model: Any) -> bool:
@@ -181,11 +171,11 @@ def _is_pair(node: Any) -> bool:
 
 
 def _observers(model: Any) -> list[str]:
+    """Names of the modules with which prepare_pt2e watches values; none in what is no graph."""
     if not _is_graph(model):
         return []
-    return [
-        name for name, _ in model.named_children() if name.startswith("activation_post_process")
-    ]
+    children = dict(model.named_children())
+    return [name for name in children if name.startswith("activation_post_process")]
 
 
 def _quantizer(placed: Any) -> Quantizer:
@@ -203,11 +193,17 @@ def _quantizer(placed: Any) -> Quantizer:
 
 
 def _is_symmetric(module: Any) -> bool:
-    return not _array(module.zero_point).any() and module.low in (-128, -127) and module.high == 127
+    """Whether the grid is symmetric and signed, full or narrow."""
+    if _array(module.zero_point).any():
+        return False
+    return (module.low, module.high) in ((-128, 127), (-127, 127))
 
 
 def _array(value: Any) -> np.ndarray:
-    return np.atleast_1d(np.asarray(value.detach().cpu() if hasattr(value, "detach") else value))
+    """A number, or the numbers of a tensor, as an array with at least one axis."""
+    if hasattr(value, "detach"):
+        value = value.detach().cpu()
+    return np.atleast_1d(np.asarray(value))
 
 
 def _problem(module: Any) -> str | None:
@@ -217,13 +213,11 @@ def _problem(module: Any) -> str | None:
         "not above 0": scale <= 0,
     }
     for fault, where in faults.items():
-        if where.any():
-            which = (
-                "its scale"
-                if where.size == 1
-                else f"the scale of {int(where.sum())} of {where.size} channels"
-            )
-            return f"{which} is {fault}"
+        number = int(where.sum())
+        if number and where.size == 1:
+            return f"its scale is {fault}"
+        if number:
+            return f"the scale of {number} of {where.size} channels is {fault}"
     if ((zero_point < module.low) | (zero_point > module.high)).any():
         return f"its zero point is not between {module.low} and {module.high}"
     if (scale == 1).all() and not zero_point.any():

@@ -5,13 +5,14 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from itertools import chain, count
+from operator import attrgetter
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
 from sensitivity.errors import ModelError
+from sensitivity.quantizers.ranges import shape_along
 from sensitivity.records import Role
 
 NAMESPACE = "quantized_decomposed"
@@ -24,6 +25,8 @@ QUANTIZE = {
     torch.ops.quantized_decomposed.quantize_per_tensor.default,
     torch.ops.quantized_decomposed.quantize_per_channel.default,
 }
+OF_PAIRS = {*DEQUANTIZE, *QUANTIZE}
+"""The ops that pairs are made of."""
 GUARDS = "_guards_fn"
 """What torch.export adds to check inputs by; a graph with it cannot be exported again."""
 
@@ -53,8 +56,10 @@ class PairQuantizer(nn.Module):
         return levels.sub_(zero_point).mul_(scale)
 
     def _along(self, value: Any, x: Tensor) -> Any:
-        shape = [-1 if at == self.axis else 1 for at in range(x.ndim)]
-        return value if self.axis is None else value.to(x.device).reshape(shape)
+        """A scale or zero point of each channel, so that it broadcasts against x."""
+        if self.axis is None:
+            return value
+        return value.to(x.device).reshape(shape_along(self.axis, x.ndim))
 
 
 @dataclass(frozen=True)
@@ -78,13 +83,14 @@ class Operation(nn.Module):
         self.training = False
 
     def forward(self, *values: Any) -> Any:
-        given = [
-            getattr(self, self.fed[at])(value) if at in self.fed else value
-            for at, value in enumerate(values)
-        ]
-        args, kwargs = fx.node.map_aggregate(
-            self.template, lambda a: given[a.at] if isinstance(a, _Slot) else a
-        )
+        given = list(values)
+        for at, attribute in self.fed.items():
+            given[at] = getattr(self, attribute)(given[at])
+
+        def filled(argument: Any) -> Any:
+            return given[argument.at] if isinstance(argument, _Slot) else argument
+
+        args, kwargs = fx.node.map_aggregate(self.template, filled)
         return self.target(*args, **kwargs)
 
 
@@ -116,12 +122,16 @@ class View:
     def __init__(self, model: fx.GraphModule) -> None:
         _check_ops(model)
         self.module = fx.GraphModule(model, copy.deepcopy(model.graph))
-        for name, value in vars(model).items():
-            # those of torch.export only raise
-            if name not in vars(self.module) and name not in ("train", "eval"):
-                setattr(self.module, name, value)
+        missing = {**vars(model)}
+        # `train` and `eval` of torch.export only raise.
+        for name in [*vars(self.module), "train", "eval"]:
+            missing.pop(name, None)
+        for name, value in missing.items():
+            setattr(self.module, name, value)
         self.module.training = False
-        self._modules = {path for node in model.graph.nodes for path, _ in _stack(node)}
+        self._modules: set[str] = set()
+        for node in model.graph.nodes:
+            self._modules.update(dict(_stack(node)))
         self._floats = _unused_floats(model)
         self._layers: dict[str, str] = {}  # of each new module
         self._shared: dict[Any, PairQuantizer] = {}
@@ -133,24 +143,26 @@ class View:
     def _rewrite(self) -> None:
         graph = self.module.graph
         for node in list(graph.nodes):
-            is_guard = node.op == "call_module" and node.target == GUARDS
-            reads_values = node.op == "output" or node.target in QUANTIZE
-            if is_guard:
+            if (node.op, node.target) == ("call_module", GUARDS):
                 graph.erase_node(node)
-            elif reads_values:
-                for source in filter(_is_pair, node.all_input_nodes):
-                    node.replace_input_with(source, self._output(source))
+            elif node.op == "output" or node.target in QUANTIZE:
+                self._move_pairs(node)
             elif node.op == "call_function" and node.target not in DEQUANTIZE:
                 self._operation(node)
         self._erase_unread()
         graph.lint()
         self.module.recompile()
 
+    def _move_pairs(self, node: fx.Node) -> None:
+        """Let an output, or a further pair, read quantizers in the place of pairs."""
+        for source in filter(_is_pair, node.all_input_nodes):
+            node.replace_input_with(source, self._output(source))
+
     def _erase_unread(self) -> None:
         """Take out pairs that nothing reads any more, and the constants that they read."""
-        graph, of_pairs = self.module.graph, {*DEQUANTIZE, *QUANTIZE}
+        graph = self.module.graph
         for node in reversed(list(graph.nodes)):
-            is_of_pair = node.op == "get_attr" or node.target in of_pairs
+            is_of_pair = node.op == "get_attr" or node.target in OF_PAIRS
             if is_of_pair and not node.users:
                 graph.erase_node(node)
 
@@ -183,17 +195,20 @@ class View:
         """What the operation reads in the place of a dequantized value, and the attribute of the
         quantizer for it."""
         value, folded = self._unquantized(source)
-        role: Role = "weight" if value.op == "get_attr" else "input"
-        taken = sum(name.startswith(f"{role}_quantizer") for name in operation._modules)
-        attribute = f"{role}_quantizer_{taken}" if taken else f"{role}_quantizer"
+        role: Role = "input"
+        weight = None
+        if value.op == "get_attr":
+            role, weight = "weight", str(value.target)
+        attribute = f"{role}_quantizer"
+        taken = sum(name.startswith(attribute) for name in operation._modules)
+        if taken:
+            attribute = f"{attribute}_{taken}"
         # A layer that is called again reads the same weight through the same quantizer.
         key = (layer, value, str(source.args[1:]))
         if key not in self._shared:
-            self._shared[key] = self._quantizer(source)
-            weight = str(value.target) if role == "weight" else None
-            self._found.append(
-                Placed(f"{path}.{attribute}", layer, role, self._shared[key], folded, weight)
-            )
+            quantizer = self._shared[key] = self._quantizer(source)
+            name = f"{path}.{attribute}"
+            self._found.append(Placed(name, layer, role, quantizer, folded, weight))
         operation.add_module(attribute, self._shared[key])
         return value, attribute
 
@@ -225,21 +240,26 @@ class View:
         module that is called again is the same layer at another path.
         """
         path, kind = (("", ""), *_stack(node))[-1]
-        if path and (has_weight or kind.startswith("torch.nn.")):
+        is_module = has_weight or kind.startswith("torch.nn.")
+        if path and is_module:
             return path, self._free(path)
-        name = str(
-            node.target if node.op == "placeholder" else getattr(node.target, "__name__", node.name)
-        )
+        if node.op == "placeholder":
+            name = str(node.target)
+        else:
+            name = str(getattr(node.target, "__name__", node.name))
         name = name.partition(".")[0].rstrip("_")
         whole = self._free(f"{path}.{name}".removeprefix("."), but=self._modules)
         return whole, whole
 
     def _free(self, path: str, but: Collection[str] = ()) -> str:
         """The path, or the first with a number behind it where something has it."""
-        names = chain([path], (f"{path}_{number}" for number in count(1)))
         # Only the path itself may be that of a module of the user's code.
         taken = {*self._layers, *but, *(self._modules - {path})}
-        return next(name for name in names if name not in taken)
+        name, number = path, 0
+        while name in taken:
+            number += 1
+            name = f"{path}_{number}"
+        return name
 
     def _put(self, path: str, module: nn.Module, layer: str) -> None:
         """Put a module at this path, with the weights and modules that were there."""
@@ -258,22 +278,20 @@ class View:
     def _unquantized(self, dequantize: fx.Node) -> tuple[fx.Node, bool]:
         """The node of the value before the pair; for an integer weight one of its float values, and
         True where those had to be made from the integers."""
-        quantized = dequantize.args[0]
-        assert isinstance(quantized, fx.Node)
+        quantized = _first_input(dequantize)
         if quantized.target in QUANTIZE:
-            value = quantized.args[0]
-            assert isinstance(value, fx.Node)
-            return value, False
+            return _first_input(quantized), False
         name, folded = self._float_of(str(quantized.target), dequantize)
         graph = self.module.graph
-        existing = graph.find_nodes(op="get_attr", target=name)
+        for existing in graph.find_nodes(op="get_attr", target=name):
+            return existing, folded
         with graph.inserting_before(quantized):
-            return next(iter(existing), None) or graph.get_attr(name), folded
+            return graph.get_attr(name), folded
 
     def _float_of(self, frozen: str, dequantize: fx.Node) -> tuple[str, bool]:
         """Name of the float weight that quantizes to exactly these integers; else it is made, by
         dequantizing them."""
-        levels, pair = _attribute(self.module, frozen), self._quantizer(dequantize)
+        levels, pair = attrgetter(frozen)(self.module), self._quantizer(dequantize)
         with torch.no_grad():
             restored = dequantize.target(levels, *_arguments(self.module, dequantize))  # type: ignore[operator]
             for name, weight in self._floats.items():
@@ -302,7 +320,7 @@ class View:
 
 def _check_ops(model: fx.GraphModule) -> None:
     for node in model.graph.nodes:
-        if is_pt2e_op(node) and node.target not in {*DEQUANTIZE, *QUANTIZE}:
+        if is_pt2e_op(node) and node.target not in OF_PAIRS:
             raise ModelError(
                 f"Expected quantize and dequantize ops with fixed scales, got {node.target} at "
                 f"{node.name}; use a quantizer with static, per-tensor or per-channel quantization."
@@ -320,30 +338,32 @@ def _is_pair(node: fx.Node) -> bool:
 
 def _is_weight(node: fx.Node) -> bool:
     """Whether this is a weight or buffer, or one behind its pair."""
-    while node.target in DEQUANTIZE or node.target in QUANTIZE:
-        node = node.args[0]  # type: ignore[assignment]
+    while node.target in OF_PAIRS:
+        node = _first_input(node)
     return node.op == "get_attr"
+
+
+def _first_input(node: fx.Node) -> fx.Node:
+    """What an op of a pair quantizes or dequantizes."""
+    value = node.args[0]
+    assert isinstance(value, fx.Node)
+    return value
 
 
 def _stack(node: fx.Node) -> list[tuple[str, str]]:
     """(path, class) of the modules of the user's code that the op came from, outermost first."""
-    return [
-        (str(path), str(kind)) for path, kind in (node.meta.get("nn_module_stack") or {}).values()
-    ]
+    stack = node.meta.get("nn_module_stack") or {}
+    return [(str(path), str(kind)) for path, kind in stack.values()]
 
 
 def _arguments(module: nn.Module, node: fx.Node) -> list[Any]:
     """Arguments of a dequantize op behind the first, scales and zero points of channels as
     tensors."""
-    return [
-        _attribute(module, str(a.target)) if isinstance(a, fx.Node) else a for a in node.args[1:]
-    ]
 
+    def value_of(argument: fx.Node) -> Any:
+        return attrgetter(str(argument.target))(module)
 
-def _attribute(module: Any, path: str) -> Any:
-    for name in path.split("."):
-        module = getattr(module, name)
-    return module
+    return list(fx.map_arg(node.args[1:], value_of))
 
 
 def _submodule(module: nn.Module, path: str) -> nn.Module | None:
@@ -355,9 +375,8 @@ def _submodule(module: nn.Module, path: str) -> nn.Module | None:
 
 def _unused_floats(model: fx.GraphModule) -> dict[str, Tensor]:
     """Float parameters that the graph does not read: what folding leaves behind."""
-    read = {str(node.target) for node in model.graph.nodes if node.op == "get_attr"}
-    return {
-        name: value
-        for name, value in model.named_parameters()
-        if name not in read and value.is_floating_point()
-    }
+    unused: dict[str, Tensor] = dict(model.named_parameters())
+    for node in model.graph.nodes:
+        if node.op == "get_attr":
+            unused.pop(str(node.target), None)
+    return {name: value for name, value in unused.items() if value.is_floating_point()}
