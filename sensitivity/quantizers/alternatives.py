@@ -9,8 +9,15 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-from sensitivity.errors import ModelError, unknown_name
-from sensitivity.quantizers.base import QuantizedModel, Recalibratable, file_grid, form_of
+from sensitivity.errors import ModelError
+from sensitivity.quantizers.base import (
+    QuantizedModel,
+    Recalibratable,
+    amax_of,
+    file_grid,
+    form_of,
+    known_names,
+)
 from sensitivity.records import Finding, Grid, Quantizer, Range, names_of
 
 
@@ -40,38 +47,42 @@ class Alternatives:
 
     @contextmanager
     def disabled(self, names: Iterable[str]) -> Iterator[None]:
-        wanted = frozenset(names)
-        for name in sorted(wanted - set(names_of(self.quantizers))):
-            raise unknown_name("a quantizer's name", name, names_of(self.quantizers))
+        wanted = known_names(names, names_of(self.quantizers))
         with (
             self._set(in_use(self.quantizers, wanted, self.ranges)),
             self.own.disabled(wanted - self.ranges.keys()),
         ):
             yield
 
+    @contextmanager
+    def _in_use(self, name: str) -> Iterator[str]:
+        """Inside the `with` the range of this key is that of its quantizer, whose name this gives;
+        for the name of a quantizer all stays as it is."""
+        offered = self.ranges.get(name)
+        if offered is None:
+            yield name
+            return
+        with self._set([offered]):
+            yield offered.quantizer
+
     def grid(self, name: str) -> Grid:
-        if name not in self.ranges:
-            return self.own.grid(name)
-        with self._set([self.ranges[name]]):
-            return self.own.grid(self.ranges[name].quantizer)
+        with self._in_use(name) as own:
+            return self.own.grid(own)
 
     def file_grid(self, name: str) -> Grid:
         return self.grid(name) if name in self.ranges else file_grid(self.own, name)
 
     def amax(self, name: str) -> Any:
         """As the adapter has it; None for models that are quantized otherwise."""
-        find = getattr(self.own, "amax", None)
-        if find is None or name not in self.ranges:
-            return find(name) if find else None
-        with self._set([self.ranges[name]]):
-            return find(self.ranges[name].quantizer)
+        with self._in_use(name) as own:
+            return amax_of(self.own, own)
 
     def module(self, name: str) -> Any:
         """The user's own module; for a range offered, a copy that has it."""
         if name not in self.ranges:
             return self.model.get_submodule(name)
-        with self._set([self.ranges[name]]):
-            return copy.deepcopy(self.model.get_submodule(self.ranges[name].quantizer))
+        with self._in_use(name) as own:
+            return copy.deepcopy(self.model.get_submodule(own))
 
     def fingerprint(self) -> str:
         return self.own.fingerprint()
@@ -92,13 +103,20 @@ def with_alternatives(source: QuantizedModel, ranges: Iterable[Range]) -> Quanti
     return Alternatives(source, ranges) if ranges else source
 
 
+def ranges_on_offer(source: QuantizedModel) -> dict[str, Range]:
+    """The ranges that a model offers, by their key; none for any but `Alternatives`."""
+    return source.ranges if isinstance(source, Alternatives) else {}
+
+
 def replacing(quantizers: Iterable[Quantizer], switched: Iterable[str]) -> dict[str, str]:
     """Quantizer -> key of the range that takes its place when these names are switched."""
     switched = frozenset(switched)
     found: dict[str, str] = {}
     for quantizer in quantizers:
         original = quantizer.replaces
-        if original is not None and quantizer.name in switched and original not in switched:
+        if original is None or original in switched:
+            continue
+        if quantizer.name in switched:
             found.setdefault(original, quantizer.name)
     return found
 

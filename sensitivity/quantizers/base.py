@@ -92,6 +92,13 @@ def file_grid(source: QuantizedModel, name: str) -> Grid:
     return source.file_grid(name) if isinstance(source, WithFileGrids) else source.grid(name)
 
 
+def amax_of(source: QuantizedModel, name: str) -> Any:
+    """The largest absolute value that a quantizer can give, as a tensor that broadcasts against
+    what it quantizes; None for models whose grids come from no range of values."""
+    find = getattr(source, "amax", None)
+    return find(name) if find else None
+
+
 @runtime_checkable
 class Recalibratable(Protocol):
     """A calibrated model whose quantizers can take other ranges: what shared scales and

@@ -9,11 +9,13 @@ from typing import Any
 
 from sensitivity import optional
 from sensitivity.quantizers.torch.calls import call, device_of, to_device
+from sensitivity.quantizers.torch.modules import class_names
 from sensitivity.records import Finding
 
 QUANTIZED_PACKAGES = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized", "bitsandbytes")
 """Packages whose modules compute in integers, or hold integer weights, and have no switch."""
-FAKE_QUANTIZERS = ("TensorQuantizer", "FakeQuantize", "FusedMovingAvgObsFakeQuantize")
+FAKE_QUANTIZERS = {"TensorQuantizer", "FakeQuantize", "FusedMovingAvgObsFakeQuantize"}
+"""Classes of modules that quantize to a grid and back."""
 
 
 def still_quantized(model: Any, switched: Collection[Any]) -> tuple[Finding, ...]:
@@ -22,15 +24,13 @@ def still_quantized(model: Any, switched: Collection[Any]) -> tuple[Finding, ...
 
     switched: the quantizer modules that the source knows, enabled or disabled by the user.
     """
-    known = {id(module) for module in switched}
-    found = [
-        (name, type(module))
-        for name, module in model.named_modules()
-        if id(module) not in known
-        and _quantizes(module)
-        and not getattr(module, "_disabled", False)
-    ]
-    return tuple(left_quantized(name or "the model", f"a {kind.__name__}") for name, kind in found)
+    known = set(map(id, switched))
+    found = []
+    for name, module in model.named_modules():
+        is_off = id(module) in known or getattr(module, "_disabled", False)
+        if _quantizes(module) and not is_off:
+            found.append(left_quantized(name or "the model", f"a {type(module).__name__}"))
+    return tuple(found)
 
 
 def left_quantized(where: str, what: str) -> Finding:
@@ -67,7 +67,6 @@ def reached(model: Any, quantizers: Mapping[str, Any], inputs: Any) -> frozenset
 
 
 def _quantizes(module: Any) -> bool:
-    kinds = type(module).__mro__
-    if any(kind.__name__ in FAKE_QUANTIZERS for kind in kinds):
+    if FAKE_QUANTIZERS.intersection(class_names(module)):
         return True
-    return any(kind.__module__.startswith(QUANTIZED_PACKAGES) for kind in kinds)
+    return any(kind.__module__.startswith(QUANTIZED_PACKAGES) for kind in type(module).__mro__)

@@ -21,7 +21,9 @@ def arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """
     if isinstance(inputs, (tuple, list)):
         return tuple(inputs), {}
-    return ((), dict(inputs)) if isinstance(inputs, Mapping) else ((inputs,), {})
+    if isinstance(inputs, Mapping):
+        return (), dict(inputs)
+    return (inputs,), {}
 
 
 def call(model: Any, inputs: Any) -> Any:
@@ -87,44 +89,58 @@ def to_device(value: Any, device: Any) -> Any:
 def with_types_known(value: Any) -> Any:
     """The same value, after torch was told of the dataclasses and named tuples in it: only then can
     it take a nest of them apart, follow it in a trace, and write it down."""
-    kind = type(value)
-    is_dataclass = dataclasses.is_dataclass(value) and not isinstance(value, type)
+    kind, pytree = type(value), optional.pytree
     is_named_tuple = isinstance(value, tuple) and hasattr(value, "_fields")
-    if is_dataclass and kind not in optional.pytree.SUPPORTED_NODES:
-        optional.pytree.register_pytree_node(
-            kind,
-            _fields_that_are_set,
-            lambda values, names: kind(**dict(zip(names, values, strict=True))),
-            serialized_type_name=_full_name(kind),
-            flatten_with_keys_fn=_fields_with_keys,
-        )
-    if is_named_tuple and kind not in optional.pytree.SUPPORTED_SERIALIZED_TYPES:
-        optional.pytree._register_namedtuple(kind, serialized_type_name=_full_name(kind))
+    if is_named_tuple and kind not in pytree.SUPPORTED_SERIALIZED_TYPES:
+        pytree._register_namedtuple(kind, serialized_type_name=_full_name(kind))
+    if _is_dataclass(value) and kind not in pytree.SUPPORTED_NODES:
+        _register_dataclass(kind)
     for item in _items(value):
         with_types_known(item)
     return value
 
 
+def _is_dataclass(value: Any) -> bool:
+    """Whether this is an instance of a dataclass, and not the class itself."""
+    return dataclasses.is_dataclass(value) and not isinstance(value, type)
+
+
+def _register_dataclass(kind: type) -> None:
+    def made(values: Iterable[Any], names: Iterable[str]) -> Any:
+        return kind(**dict(zip(names, values, strict=True)))
+
+    optional.pytree.register_pytree_node(
+        kind,
+        _fields_that_are_set,
+        made,
+        serialized_type_name=_full_name(kind),
+        flatten_with_keys_fn=_fields_with_keys,
+    )
+
+
 def _items(value: Any) -> Iterable[Any]:
-    if dataclasses.is_dataclass(value) and not isinstance(value, (type, dict)):
-        return [getattr(value, field.name) for field in dataclasses.fields(value)]
+    """What a nest holds directly; nothing for what is no nest."""
     if isinstance(value, dict):
         return list(value.values())
+    if _is_dataclass(value):
+        return [getattr(value, field.name) for field in dataclasses.fields(value)]
     return value if isinstance(value, (tuple, list)) else ()
 
 
 def _fields_that_are_set(value: Any) -> tuple[list[Any], list[str]]:
     """Values and names; None is what models give for an output that was not asked for."""
-    fields = [field.name for field in dataclasses.fields(value) if field.init]
-    names = [name for name in fields if getattr(value, name) is not None]
-    return [getattr(value, name) for name in names], names
+    found: dict[str, Any] = {}
+    for field in dataclasses.fields(value):
+        if field.init:
+            found[field.name] = getattr(value, field.name)
+    are_set = {name: item for name, item in found.items() if item is not None}
+    return list(are_set.values()), list(are_set)
 
 
 def _fields_with_keys(value: Any) -> tuple[list[tuple[Any, Any]], list[str]]:
     values, names = _fields_that_are_set(value)
-    return [
-        (optional.pytree.GetAttrKey(name), item) for name, item in zip(names, values, strict=True)
-    ], names
+    keys = map(optional.pytree.GetAttrKey, names)
+    return list(zip(keys, values, strict=True)), names
 
 
 def _full_name(kind: type) -> str:

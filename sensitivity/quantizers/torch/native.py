@@ -4,6 +4,7 @@ arithmetic."""
 from __future__ import annotations
 
 import copy
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -11,11 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from sensitivity.errors import ModelError
-from sensitivity.quantizers.base import QuantizedModel
+from sensitivity.quantizers.alternatives import ranges_on_offer
+from sensitivity.quantizers.base import QuantizedModel, amax_of
 from sensitivity.quantizers.torch.biases import BiasChange, Delta, mark_biases
 from sensitivity.quantizers.torch.rounded import RoundedWeight
 from sensitivity.quantizers.torch.tensor_quantizer import SMALLEST_AMAX
-from sensitivity.records import Range
+from sensitivity.records import names_of
 
 
 @torch.library.custom_op("sensitivity::quantizer", mutates_args=())
@@ -52,14 +54,15 @@ def marked_copy(source: QuantizedModel) -> nn.Module:
     """
     model = source.model
     marked = model_copy(model, shared=(*model.parameters(), *model.buffers()))
-    indices: dict[str, list[int]] = {}
+    indices: defaultdict[str, list[int]] = defaultdict(list)
     for index, each in enumerate(source.quantizers):
-        indices.setdefault(each.replaces or each.name, []).append(index)
+        indices[each.replaces or each.name].append(index)
     marks = {id(marked.get_submodule(name)): _Mark(places) for name, places in indices.items()}
     put_in_place(marked, marks)
-    biases: dict[str, list[tuple[int, int]]] = {}
+    biases: defaultdict[str, list[tuple[int, int]]] = defaultdict(list)
     for number, (index, delta) in enumerate(bias_changes(source), len(source.quantizers)):
-        biases.setdefault(source.quantizers[index].layer, []).append((number, len(delta)))
+        layer = source.quantizers[index].layer
+        biases[layer].append((number, len(delta)))
     if biases:
         mark_biases(marked, torch.ops.sensitivity.quantizer, biases)
     return marked
@@ -68,9 +71,13 @@ def marked_copy(source: QuantizedModel) -> nn.Module:
 def bias_changes(source: QuantizedModel) -> list[tuple[int, Delta]]:
     """(index into `source.quantizers`, what is added to the layer's bias) for each range on offer
     that changes a bias."""
-    ranges: Mapping[str, Range] = getattr(source, "ranges", {})
-    place = {each.name: index for index, each in enumerate(source.quantizers)}
-    return [(place[key], one.bias) for key, one in ranges.items() if one.bias is not None]
+    ranges = ranges_on_offer(source)
+    changes = []
+    for index, each in enumerate(source.quantizers):
+        offered = ranges.get(each.name)
+        if offered is not None and offered.bias is not None:
+            changes.append((index, offered.bias))
+    return changes
 
 
 def model_copy(model: nn.Module, *, shared: Iterable[Tensor] = ()) -> nn.Module:
@@ -88,9 +95,9 @@ def put_in_place(model: nn.Module, others: Mapping[int, nn.Module]) -> None:
     others: id of a module inside of `model` -> what takes its place.
     """
     for module in list(model.modules()):
-        for attribute, child in list(module._modules.items()):
-            if id(child) in others:
-                module._modules[attribute] = others[id(child)]
+        children = module._modules
+        for attribute, child in list(children.items()):
+            children[attribute] = others.get(id(child), child)
         for value in vars(module).values():
             if isinstance(value, list):
                 value[:] = [others.get(id(item), item) for item in value]
@@ -115,10 +122,7 @@ class GridQuantizer:
     fresh = True
 
     def __init__(self, source: QuantizedModel, name: str) -> None:
-        grid = source.grid(name)
-        # sources whose grids come from a range of values have it
-        find = getattr(source, "amax", None)
-        amax = find(name) if find else None
+        grid, amax = source.grid(name), amax_of(source, name)
         if grid.zero_point != 0 or not isinstance(amax, Tensor):
             raise ModelError(
                 f"Expected {name} to be symmetric with a fixed amax, got zero point "
@@ -141,7 +145,8 @@ class GridQuantizer:
 
     def in_layout(self, x: Tensor) -> Tensor:
         """The same; images with their channels last stay so."""
-        values = x.float() if _flat(x) is not None else x.contiguous().float()
+        in_order = x if _flat(x) is not None else x.contiguous()
+        values = in_order.float()
         return self._quantized(values, torch.empty_like(values)).to(x.dtype)
 
     def overwrite(self, x: Tensor) -> Tensor:
@@ -190,9 +195,9 @@ class OwnQuantizer:
     fresh = False
 
     def __init__(self, source: QuantizedModel, name: str) -> None:
-        # a range offered has no module of its own
-        find = getattr(source, "module", source.model.get_submodule)
-        self._module: Any = find(name)
+        # A range on offer has no module of its own.
+        module_of = getattr(source, "module", source.model.get_submodule)
+        self._module: Any = module_of(name)
 
     def __call__(self, x: Tensor) -> Tensor:
         return self._module(x)  # type: ignore[no-any-return]
@@ -207,22 +212,15 @@ def native_quantizers(source: QuantizedModel, *, own: bool = False) -> list[Nati
     """One for each of `source.quantizers`: on its grid where it has one, else (or if `own`) the
     user's own module. Behind them one for each of `bias_changes`."""
     make = OwnQuantizer if own else _native
-    quantizers: list[NativeQuantizer] = [
-        _rounded(source, each.name, make(source, each.name)) for each in source.quantizers
-    ]
+    ranges = ranges_on_offer(source)
+    quantizers: list[NativeQuantizer] = []
+    for name in names_of(source.quantizers):
+        quantizer: NativeQuantizer = make(source, name)
+        offered = ranges.get(name)
+        if offered is not None and offered.rounding is not None:
+            quantizer = RoundedWeight(quantizer, source.grid(name), offered.rounding)
+        quantizers.append(quantizer)
     return [*quantizers, *(BiasChange(delta) for _, delta in bias_changes(source))]
-
-
-def _rounded(
-    source: QuantizedModel, name: str, quantizer: GridQuantizer | OwnQuantizer
-) -> NativeQuantizer:
-    """The quantizer with the rounding of the range on offer that it stands for."""
-    ranges: Mapping[str, Range] = getattr(source, "ranges", {})
-    if name not in ranges or ranges[name].rounding is None:
-        return quantizer
-    rounding = ranges[name].rounding
-    assert rounding is not None
-    return RoundedWeight(quantizer, source.grid(name), rounding)
 
 
 def _native(source: QuantizedModel, name: str) -> GridQuantizer | OwnQuantizer:

@@ -41,9 +41,10 @@ class _Call(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        operands = _operands(func, args, kwargs or {})
+        kwargs = kwargs or {}
+        operands = _operands(func, args, kwargs)
         if self.inner_calls or operands is None:
-            return func(*args, **(kwargs or {}))
+            return func(*args, **kwargs)
         first, second = self._change(self._sums, *operands)
         self._sums += 1
         if func in IN_PLACE and first is not operands[0]:
@@ -54,10 +55,13 @@ class _Call(TorchFunctionMode):
 
 def _operands(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
     """Both operands of a sum of two tensors; None for anything else."""
-    if func not in SUMS or set(kwargs) - set(OPERANDS):
+    if func not in SUMS or kwargs.keys() - OPERANDS:
         return None
-    operands = (*args, *(kwargs[name] for name in OPERANDS if name in kwargs))
-    are_tensors = len(operands) == 2 and all(isinstance(each, Tensor) for each in operands)
+    # By the order of their names, "input" comes before "other".
+    operands = (*args, *map(kwargs.__getitem__, sorted(kwargs)))
+    if len(operands) != 2:
+        return None
+    are_tensors = all(isinstance(each, Tensor) for each in operands)
     return operands if are_tensors else None
 
 
@@ -92,7 +96,9 @@ class QuantizedSums:
         if position not in self._added:
             return first, second
         index, added = self._added[position]
-        return (first, added(second)) if index else (added(first), second)
+        if index == 0:
+            return added(first), second
+        return first, added(second)
 
 
 class _Before:
@@ -132,7 +138,8 @@ def restore_sums(model: nn.Module) -> None:
     """Undo `change_sums`."""
     for module in model.modules():
         for hooks in (module._forward_pre_hooks, module._forward_hooks):
-            for key in [key for key, hook in hooks.items() if isinstance(hook, (_Before, _After))]:
+            own = [key for key, hook in hooks.items() if isinstance(hook, (_Before, _After))]
+            for key in own:
                 del hooks[key]
                 # No two hooks have the same key.
                 module._forward_hooks_always_called.pop(key, None)

@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 from sensitivity.errors import ModelError
+from sensitivity.quantizers.torch.modules import class_names, named_modules
 
 INSIDE = {
     "DataParallel": "module",
@@ -30,7 +31,7 @@ def unwrapped(model: Any) -> Any:
             "cannot be switched; give the model as it was before torch.jit.script or "
             "torch.jit.trace."
         )
-    for name, module in model.named_modules() if hasattr(model, "named_modules") else ():
+    for name, module in named_modules(model).items():
         is_compiled = type(module).__name__ == "OptimizedModule" or _compiled_in_place(module)
         if is_compiled or _is_script(module):
             what = "torch.compile" if is_compiled else "TorchScript"
@@ -47,4 +48,4 @@ def _compiled_in_place(module: Any) -> bool:
 
 
 def _is_script(module: Any) -> bool:
-    return any(base.__name__ == "ScriptModule" for base in type(module).__mro__)
+    return "ScriptModule" in class_names(module)

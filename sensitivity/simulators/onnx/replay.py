@@ -9,6 +9,7 @@ numbers are the same.
 from __future__ import annotations
 
 import os
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -224,9 +225,10 @@ def offered_grids(source: QuantizedModel) -> Offered:
     if not isinstance(source, Alternatives):
         return {}
     own: Any = source.own
-    found: dict[str, dict[str, NewGrid]] = {}
-    for key, one in source.ranges.items():
-        found.setdefault(one.quantizer, {})[key] = own.new_grids([one])[one.quantizer]
+    found: defaultdict[str, dict[str, NewGrid]] = defaultdict(dict)
+    for key, offered in source.ranges.items():
+        grids = own.new_grids([offered])
+        found[offered.quantizer][key] = grids[offered.quantizer]
     return found
 
 
