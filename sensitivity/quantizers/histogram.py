@@ -12,18 +12,21 @@ HALF = 2048
 """Bins on each side of 0."""
 
 ENTROPY_LEVELS = 128
-"""Into how many bins the search by entropy merges them, as TensorRT and ONNX Runtime do."""
+"""Into how many bins the search by entropy merges those of the histogram, as TensorRT and ONNX
+Runtime do."""
 
 ENTROPY_STRIDE = 16
-"""How many bins it goes on from one range to the next."""
+"""How many bins the search by entropy goes on from one range to the next."""
 
 LEAST_SHARE = 1e-6
 """What the quantized distribution has at least where the other has anything, for a finite
 divergence."""
 
 CANDIDATES = 48
-"""Ends of a range that are tried on each side of 0, and in how many rounds."""
+"""How many ends of a range are tried on each side of 0."""
+
 ROUNDS = 2
+"""In how many rounds they are tried."""
 
 Ends = tuple[float, float]
 """The smallest and the largest value that does not clip; 0 lies between them."""
@@ -45,16 +48,15 @@ class Histogram:
     def add(self, values: NDArray[np.floating]) -> None:
         """values: of any shape; what is not finite counts for nothing."""
         flat = np.asarray(values, np.float32).reshape(-1)
-        flat = flat if np.isfinite(flat).all() else flat[np.isfinite(flat)]
+        is_finite = np.isfinite(flat)
+        if not is_finite.all():
+            flat = flat[is_finite]
         if not flat.size:
             return
         low, high = float(flat.min()), float(flat.max())
         self._widen(max(abs(low), abs(high)))
-        self.low, self.high, self.total = (
-            min(self.low, low),
-            max(self.high, high),
-            self.total + flat.size,
-        )
+        self.low, self.high = min(self.low, low), max(self.high, high)
+        self.total += flat.size
         if self._top == 0:
             self._counts[HALF] += flat.size
             return
@@ -68,11 +70,17 @@ class Histogram:
         """
         if self._top == 0:
             return {}
+        lowest_mse = self._symmetric_mse if symmetric else self._mse
         tried = {f"percentile {share}": self._percentile(share, symmetric) for share in PERCENTILES}
         tried["entropy"] = self._entropy()
-        tried["mse"] = self._symmetric_mse(levels) if symmetric else self._mse(levels)
-        found = {method: _symmetric(ends) if symmetric else ends for method, ends in tried.items()}
-        return {method: (low, high) for method, (low, high) in found.items() if high > low}
+        tried["mse"] = lowest_mse(levels)
+        found: dict[str, Ends] = {}
+        for method, (low, high) in tried.items():
+            if symmetric:
+                low, high = _symmetric(low, high)
+            if high > low:
+                found[method] = low, high
+        return found
 
     def bins(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Middles of the bins that hold values, float64[n], and how many each holds; that of 0 has
@@ -110,11 +118,15 @@ class Histogram:
             running = np.cumsum(self._magnitudes)
             end = float(edges[HALF + 1 + int(np.searchsorted(running, self.total - out))])
             return self._within(-end, end)
-        out = out / 2 if self.low < 0 < self.high else out
+        if self.low < 0 < self.high:
+            out = out / 2
         running = np.cumsum(self._counts)
-        low = edges[int(np.searchsorted(running, out, side="right"))] if self.low < 0 else 0.0
-        high = edges[1 + int(np.searchsorted(running, self.total - out))] if self.high > 0 else 0.0
-        return self._within(float(low), float(high))
+        low = high = 0.0
+        if self.low < 0:
+            low = float(edges[int(np.searchsorted(running, out, side="right"))])
+        if self.high > 0:
+            high = float(edges[1 + int(np.searchsorted(running, self.total - out))])
+        return self._within(low, high)
 
     def _entropy(self) -> Ends:
         """The same end on both sides, with which the distribution of the quantized values diverges
@@ -153,8 +165,9 @@ class Histogram:
         return np.asarray((quantized - centres) ** 2 @ self._counts[seen])
 
 
-def _symmetric(ends: Ends) -> Ends:
-    largest = max(-ends[0], ends[1])
+def _symmetric(low: float, high: float) -> Ends:
+    """The smallest symmetric range around one."""
+    largest = max(-low, high)
     return -largest, largest
 
 

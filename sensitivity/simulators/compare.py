@@ -34,10 +34,15 @@ def difference(one: Any, other: Any) -> float:
 
 
 def _leaf(one: Any, other: Any) -> float:
-    tensor, equal = optional.torch.Tensor, optional.torch.equal
-    if not isinstance(one, tensor) or not isinstance(other, tensor):
-        is_same = type(one) is type(other) and one == other
-        return 0.0 if is_same else math.inf
+    tensor = optional.torch.Tensor
+    if isinstance(one, tensor) and isinstance(other, tensor):
+        return _tensors(one, other)
+    is_same = type(one) is type(other) and one == other
+    return 0.0 if is_same else math.inf
+
+
+def _tensors(one: Tensor, other: Tensor) -> float:
+    equal = optional.torch.equal
     if (one.shape, one.dtype) != (other.shape, other.dtype):
         return math.inf
     if equal(one, other):
@@ -53,6 +58,7 @@ def _leaf(one: Any, other: Any) -> float:
 
 def _relative(one: Tensor, other: Tensor) -> float:
     """The largest difference of finite values over the largest magnitude of `one`."""
-    if one.numel() == 0 or optional.torch.equal(one, other):
+    if one.numel() == 0:
         return 0.0
-    return float((one - other).abs().max()) / max(float(one.abs().max()), 1e-30)
+    largest = float(one.abs().max())
+    return float((one - other).abs().max()) / max(largest, 1e-30)

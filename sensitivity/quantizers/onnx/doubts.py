@@ -52,7 +52,7 @@ def float_doubts(model: OnnxModel, inputs: Any) -> tuple[Finding, ...]:
 
 def _integer_weights(model: OnnxModel) -> Iterator[str]:
     weights, _ = weights_and_activations(model.uses)
-    stored = {use.pair.source.name for use in weights if use.pair.quantize is None}
+    stored = {use.pair.source.name for use in weights if use.pair.is_compact}
     if stored:
         yield f"of {len(stored)} weights it has integers only, whose rounding cannot be undone"
 
@@ -89,8 +89,11 @@ def _beyond(model: OnnxModel, inputs: Any) -> Iterator[str]:
 
 def _ranges_of_computed(model: OnnxModel, off: ir.Model) -> dict[str, tuple[float, float]]:
     """The same as `_ranges`, of tensors that nodes of the unquantized graph compute."""
-    computed = {value.name for node in off.graph for value in node.outputs}
-    return {name: ends for name, ends in _ranges(model).items() if name in computed}
+    ranges = _ranges(model)
+    computed: set[str] = set()
+    for node in off.graph:
+        computed.update(map(value_name, node.outputs))
+    return {name: ranges[name] for name in ranges if name in computed}
 
 
 def _ranges(model: OnnxModel) -> dict[str, tuple[float, float]]:

@@ -303,22 +303,24 @@ def _first_difference(model: OnnxModel, known: FloatModel, arrays: Arrays, toler
 def _common_tensors(own: ir.Graph, theirs: ir.Graph) -> dict[str, str]:
     """Tensor -> the same in the float model, in the order of the graph, without constants and the
     graphs' outputs."""
-    alignment = align(own, theirs)
-    named = {value.name: value for node in theirs for value in node.outputs}
+    aligned, named = align(own, theirs).values, _inner_values(theirs)
+    known = set(named.values())
     found = {}
-    for node in own:
-        for value in node.outputs:
-            other = alignment.values.get(value, named.get(value.name))
-            if _is_inner(value) and _is_inner(other):
-                found[value_name(value)] = value_name(other)
+    for name, value in _inner_values(own).items():
+        other = aligned.get(value, named.get(name))
+        if other in known:
+            found[name] = value_name(other)
     return found
 
 
-def _is_inner(value: ir.Value | None) -> bool:
-    """Whether an operation gives the value, under a name, and the graph does not give it on."""
-    if value is None or value.name is None:
-        return False
-    return value.producer() is not None and not value.is_graph_output()
+def _inner_values(graph: ir.Graph) -> dict[str, ir.Value]:
+    """Name -> value, of all that operations give and the graph does not give on, in its order."""
+    found = {}
+    for node in graph:
+        for value in node.outputs:
+            if value.name is not None and not value.is_graph_output():
+                found[value.name] = value
+    return found
 
 
 def _told(known: FloatModel) -> str:

@@ -284,7 +284,10 @@ def output_axis(model: OnnxModel, use: Use) -> int | None:
     weight = qdq.constant(source)
     if weight is None or weight.ndim < 2 or not can_be_per_channel(model.graph):
         return None
-    axes = {_axis_of(path, weight.ndim) for path in model.paths if path.root is source}
+    axes: set[int | None] = set()
+    for path in model.paths:
+        if path.root is source:
+            axes.add(_axis_of(path, weight.ndim))
     return axes.pop() if len(axes) == 1 else None
 
 
@@ -292,11 +295,12 @@ def _axis_of(path: Path, rank: int) -> int | None:
     """The axis of the output channels of the weight in which a path ends; None where something
     stands between the pair and the operation, and for grouped transposed convolutions."""
     node = path.user
-    is_direct = path.is_weight and len(path.links) == 1
-    if node is None or not is_direct:
+    if node is None or not path.is_weight:
         return None
     groups = node.attributes.get_int("group", 1)
-    if node.op_type == "ConvTranspose" and groups > 1:
+    is_grouped = node.op_type == "ConvTranspose" and groups > 1
+    is_behind_mover = len(path.links) > 1
+    if is_grouped or is_behind_mover:
         return None
     return qdq.output_axis(node, rank)
 

@@ -93,7 +93,7 @@ def with_types_known(value: Any) -> Any:
     is_named_tuple = isinstance(value, tuple) and hasattr(value, "_fields")
     if is_named_tuple and kind not in pytree.SUPPORTED_SERIALIZED_TYPES:
         pytree._register_namedtuple(kind, serialized_type_name=_full_name(kind))
-    if _is_dataclass(value) and kind not in pytree.SUPPORTED_NODES:
+    elif _is_dataclass(value) and kind not in pytree.SUPPORTED_NODES:
         _register_dataclass(kind)
     for item in _items(value):
         with_types_known(item)
@@ -129,11 +129,11 @@ def _items(value: Any) -> Iterable[Any]:
 
 def _fields_that_are_set(value: Any) -> tuple[list[Any], list[str]]:
     """Values and names; None is what models give for an output that was not asked for."""
-    found: dict[str, Any] = {}
+    are_set: dict[str, Any] = {}
     for field in dataclasses.fields(value):
-        if field.init:
-            found[field.name] = getattr(value, field.name)
-    are_set = {name: item for name, item in found.items() if item is not None}
+        item = getattr(value, field.name) if field.init else None
+        if item is not None:
+            are_set[field.name] = item
     return list(are_set.values()), list(are_set)
 
 

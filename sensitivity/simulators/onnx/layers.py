@@ -3,7 +3,8 @@ the next one reads it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import onnx_ir as ir
@@ -64,20 +65,24 @@ class Layers:
         last_reader: dict[Value, Value] = {}
         for value in order:
             last_reader.update(dict.fromkeys(network.reads(value), value))
-        held = [self._given(piece) for piece in self._pieces]
+        # Value -> what nobody reads behind it.
+        read_last: defaultdict[Value, list[Value]] = defaultdict(list)
+        for read, reader in last_reader.items():
+            read_last[reader].append(read)
+        held = list(map(self._given, self._pieces))
         for value in order:
             self._advance(value, held)
             if value in names:
                 self._change(names[value], value, held, change)
-            for read in set(network.reads(value)):
-                if last_reader[read] == value:
-                    _let_go(read, held)
+            for values in held:
+                _let_go(values, read_last[value])
 
     def _given(self, arrays: Mapping[str, NDArray[Any]]) -> Held:
-        return {
-            (node, 0): [ort_value(arrays[name]), arrays[name]]
-            for name, node in self._split.inputs.items()
-        }
+        held: Held = {}
+        for name, node in self._split.inputs.items():
+            array = arrays[name]
+            held[node, 0] = [ort_value(array), array]
+        return held
 
     def _advance(self, value: Value, held: list[Held]) -> None:
         action: Action = (value[0], self._split.network.reads(value), value)
@@ -96,12 +101,13 @@ class Layers:
 
     def _change(self, name: str, value: Value, held: list[Held], change: Change) -> None:
         changed = change(name, [values[value][0].numpy() for values in held])
-        if changed is not None:
-            for values, array in zip(held, changed, strict=True):
-                # the array comes last, since an OrtValue does not keep the memory that it is of
-                values[value] = [ort_value(array), *values[value][1:], array]
+        if changed is None:
+            return
+        for values, array in zip(held, changed, strict=True):
+            # the array comes last, since an OrtValue does not keep the memory that it is of
+            values[value] = [ort_value(array), *values[value][1:], array]
 
 
-def _let_go(value: Value, held: list[Held]) -> None:
-    for values in held:
-        del values[value]
+def _let_go(values: Held, keys: Iterable[Key]) -> None:
+    for key in keys:
+        del values[key]

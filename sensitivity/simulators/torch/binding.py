@@ -102,10 +102,10 @@ def functional(node: fx.Node) -> tuple[Run | None, fx.Node | None]:
     schema = target._schema
     if not schema.is_mutable:
         return target, None
-    first, *others = map(_is_written, schema.arguments)
+    written = list(map(_is_written, schema.arguments))
+    only_first_is_written = written[0] and sum(written) == 1
     changed = node.args[0]
     plain = _without_underscore(schema)
-    only_first_is_written = first and not any(others)
     if plain is None or not only_first_is_written or not isinstance(changed, fx.Node):
         return None, None
     return plain, changed
@@ -121,9 +121,7 @@ def _without_underscore(schema: Any) -> Run | None:
     namespace, _, name = schema.name.partition("::")
     if not name.endswith("_"):
         return None
-    packet = getattr(getattr(torch.ops, namespace), name.removesuffix("_"), None)
-    found: Run | None = getattr(packet, schema.overload_name or "default", None)
-    return found
+    return _overload(getattr(torch.ops, namespace), name.removesuffix("_"), schema)
 
 
 def is_fresh(target: Any) -> bool:
@@ -182,17 +180,22 @@ def updates_statistics(node: fx.Node) -> bool:
 def in_place(target: Any, node: fx.Node, deps: Sequence[fx.Node]) -> Run | None:
     """The op's in-place form, bound; None where there is none, or where its result does not fit
     into the first dep."""
-    if not isinstance(target, torch._ops.OpOverload) or not deps or node.args[0] is not deps[0]:
+    if not isinstance(target, torch._ops.OpOverload):
         return None
     schema = target._schema
     name = schema.name.removeprefix("aten::")
-    if name not in OVERWRITES:
+    reads_first = deps[:1] == list(node.args[:1])
+    if name not in OVERWRITES or not reads_first or not _have_one_form(node, deps[0]):
         return None
-    packet = getattr(torch.ops.aten, f"{name}_", None)
-    overload = getattr(packet, schema.overload_name or "default", None)
-    if overload is None or not _have_one_form(node, deps[0]):
-        return None
-    return bind(overload, node, deps)
+    overload = _overload(torch.ops.aten, f"{name}_", schema)
+    return None if overload is None else bind(overload, node, deps)
+
+
+def _overload(namespace: Any, name: str, schema: Any) -> Run | None:
+    """The op of this name with the overload of a schema; None where there is none."""
+    packet = getattr(namespace, name, None)
+    found: Run | None = getattr(packet, schema.overload_name or "default", None)
+    return found
 
 
 def _have_one_form(one: fx.Node, other: fx.Node) -> bool:

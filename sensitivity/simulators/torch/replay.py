@@ -338,11 +338,11 @@ def _tries(leaves: Iterable[Any], length: int, largest: int) -> list[int]:
 
     length: samples of the batch. largest: bytes of the largest value of its forward.
     """
-    tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
-    devices = {tensor.device.type for tensor in tensors}
-    if not devices <= {"cpu"}:
-        return []
-    return list(dict.fromkeys(_parts(length, largest, limit) for limit in LARGEST_VALUES))
+    for leaf in leaves:
+        if isinstance(leaf, Tensor) and leaf.device.type != "cpu":
+            return []
+    ways = (_parts(length, largest, limit) for limit in LARGEST_VALUES)
+    return list(dict.fromkeys(ways))
 
 
 def _parts(length: int, largest: int, limit: int) -> int:
