@@ -89,7 +89,9 @@ class WithFileGrids(Protocol):
 
 def file_grid(source: QuantizedModel, name: str) -> Grid:
     """What an exported file has to say of one quantizer. Raises ModelError where none can."""
-    return source.file_grid(name) if isinstance(source, WithFileGrids) else source.grid(name)
+    if isinstance(source, WithFileGrids):
+        return source.file_grid(name)
+    return source.grid(name)
 
 
 def amax_of(source: QuantizedModel, name: str) -> Any:
@@ -231,7 +233,9 @@ class Ordered(Protocol):
 
 
 def ends(source: QuantizedModel, units: Iterable[Unit]) -> tuple[tuple[str, ...], ...]:
-    """For each end of the graph its units, the nearest first: of the inputs, then of each output.
+    """The units that are nearest to each end of the graph, the nearest first.
+
+    The first end is that of the inputs; the outputs follow, one by one.
 
     A model that does not know its graph is taken to compute its units in order, and to have one
     output.

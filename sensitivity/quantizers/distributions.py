@@ -16,7 +16,7 @@ CHANNELS = 64
 """Channels at most whose largest values are kept."""
 
 MOST_VALUES = 2**18
-"""Of one tensor and batch, at most."""
+"""The most values that are looked at in one tensor of one batch."""
 
 Array = NDArray[np.float64]
 
@@ -110,7 +110,7 @@ def _short(value: float) -> float:
 
 
 def thinned(values: NDArray[np.floating]) -> NDArray[np.floating]:
-    """Of a large tensor so many evenly spaced values that `MOST_VALUES` hold, with its ends."""
+    """At most `MOST_VALUES` evenly spaced values of a large tensor, and its ends."""
     flat = values.reshape(-1)
     if flat.size <= MOST_VALUES:
         return flat

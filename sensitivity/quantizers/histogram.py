@@ -33,8 +33,8 @@ Ends = tuple[float, float]
 
 
 class Histogram:
-    """Of bins as wide on both sides of 0. Where values are larger than its ends, pairs of bins
-    become one.
+    """Counts of values in bins of one width on both sides of 0. Where values are larger than its
+    ends, pairs of bins become one.
 
     total: how many finite values were added. low, high: the smallest and the largest of them.
     """
@@ -129,8 +129,8 @@ class Histogram:
         return self._within(low, high)
 
     def _entropy(self) -> Ends:
-        """The same end on both sides, with which the distribution of the quantized values diverges
-        least (Kullback-Leibler).
+        """The symmetric range with which the distribution of the quantized values diverges least
+        (Kullback-Leibler).
 
         ONNX Runtime's own search over as many bins takes seconds for each tensor.
         """
@@ -144,7 +144,8 @@ class Histogram:
         return -end, end
 
     def _mse(self, levels: int) -> Ends:
-        """Each end in turn, with the other as it is."""
+        """The range with the smallest squared error, found for each end in turn with the other end
+        as it is."""
         low, high = self._within(-np.inf, np.inf)
         parts = np.linspace(1, CANDIDATES, CANDIDATES) / CANDIDATES
         lows, highs = low * parts, high * parts
@@ -172,8 +173,8 @@ def _symmetric(low: float, high: float) -> Ends:
 
 
 def _divergence(counts: NDArray[np.float64], half: int) -> float:
-    """Of the values within `half` bins of 0, those beyond added to the last bins, from what 128
-    levels make of them."""
+    """How far the distribution of the values, clipped to `half` bins on each side of 0, diverges
+    from what 128 levels make of it."""
     middle = len(counts) // 2
     window = counts[middle - half : middle + half]
     clipped = window.copy()

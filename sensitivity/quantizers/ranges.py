@@ -230,7 +230,8 @@ def lowest_divergence(
 
 
 def _divergence(counts: NDArray[np.float64], end: int, bins: int) -> float:
-    """Of the counts clipped to the first `end`, from what merging them into `bins` leaves."""
+    """How far the counts, clipped to the first `end`, diverge from what merging them into `bins`
+    leaves of them."""
     kept = counts[:end]
     filled = kept != 0
     merged = np.digitize(np.arange(end), np.linspace(0, end, bins + 1)) - 1

@@ -49,7 +49,7 @@ class Network:
 
     @cached_property
     def upstream(self) -> tuple[int, ...]:
-        """For each node the bits of all quantizers that its value depends on."""
+        """The bits of all quantizers that the value of each node depends on."""
         upstream: list[int] = []
         for deps, bits in zip(self.deps, self.switch, strict=True):
             for dep in deps:
@@ -152,7 +152,7 @@ def schedule(
     again, those needed farthest in the future first. One forward of one variant is never split, so
     `peak` can stay above `memory`.
     """
-    bits = list(dict.fromkeys(bit for bit in network.switch if bit))
+    bits = list(dict.fromkeys(filter(None, network.switch)))
     ranked = [(index, masks[index]) for index in order(masks, bits)]
     dropped: set[Value] = set()
     draft = best = _draft(network, ranked, dropped)
@@ -211,7 +211,9 @@ def value_of(network: Network, node: int, mask: int) -> Value:
         node = network.deps[node][0]
     # an enabled quantizer's own bit is not in the mask
     upstream = network.upstream[node] & ~network.switch[node]
-    return network.twins[node] if network.twins else node, mask & upstream
+    if network.twins:
+        node = network.twins[node]
+    return node, mask & upstream
 
 
 def needed(
@@ -235,7 +237,8 @@ def needed(
 
 def _reads_of_moment(network: Network, value: Value) -> list[Value]:
     """As `Network.reads`, without those of fixed values, which are computed once beforehand."""
-    return [] if network.fixed[value[0]] else network.reads(value)
+    node, _ = value
+    return [] if network.fixed[node] else network.reads(value)
 
 
 def _add(network: Network, draft: _Draft, held: dict[Value, int], value: Value) -> None:
@@ -252,7 +255,7 @@ def _add(network: Network, draft: _Draft, held: dict[Value, int], value: Value) 
 
 
 def _lives(draft: _Draft) -> list[int]:
-    """For each slot the moment it is last read."""
+    """The moment at which each slot is last read."""
     last = [-1] * len(draft.values)
     for moment, (_, reads, out) in enumerate(draft.moments):
         for slot in reads:
@@ -263,7 +266,7 @@ def _lives(draft: _Draft) -> list[int]:
 
 
 def _holds(network: Network, draft: _Draft) -> list[int]:
-    """For each slot the moment its memory can go: when its last view was last read."""
+    """The moment at which the memory of each slot can go: when its last view was last read."""
     holds = _lives(draft)
     for node, reads, out in reversed(draft.moments):
         if node == HANDOUT or network.fresh[node]:
@@ -355,14 +358,13 @@ def _finish(network: Network, draft: _Draft, peak: int) -> Schedule:
 
 
 def _exclusive(network: Network) -> list[bool]:
-    """For each node, whether no other value ever shares its memory. A disabled quantizer counts as
+    """Whether no other value ever shares the memory of each node. A disabled quantizer counts as
     what it reads."""
-    exclusive = [bool(deps) for deps in network.deps]
+    exclusive = list(map(bool, network.deps))
     for node, deps in enumerate(network.deps):
-        if network.fixed[node]:
+        if network.fixed[node] or not network.fresh[node]:
             exclusive[node] = False
         if not network.fresh[node]:
-            exclusive[node] = False
             for source in deps:
                 _mark_shared(source, network, exclusive)
     return exclusive

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from sensitivity.quantizers.alternatives import replacing
 from sensitivity.quantizers.base import known_names
-from sensitivity.records import NOTHING, Quantizer
+from sensitivity.records import NOTHING, Quantizer, names_of
 
 
 class Switches:
@@ -18,7 +18,7 @@ class Switches:
     def __init__(self, quantizers: Sequence[Quantizer]) -> None:
         self._quantizers = quantizers
         self._offered = {each.name for each in quantizers if each.replaces}
-        self.bits = bits_by_name(each.name for each in quantizers)
+        self.bits = bits_by_name(names_of(quantizers))
 
     @property
     def everything(self) -> int:

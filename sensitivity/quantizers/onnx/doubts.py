@@ -88,7 +88,7 @@ def _beyond(model: OnnxModel, inputs: Any) -> Iterator[str]:
 
 
 def _ranges_of_computed(model: OnnxModel, off: ir.Model) -> dict[str, tuple[float, float]]:
-    """The same as `_ranges`, of tensors that nodes of the unquantized graph compute."""
+    """`_ranges` without the tensors that no operation of the unquantized graph computes."""
     ranges = _ranges(model)
     computed: set[str] = set()
     for node in off.graph:

@@ -42,7 +42,8 @@ TOLERANCES: dict[ir.DataType | None, float] = {
     ir.DataType.FLOAT16: 2e-2,
     ir.DataType.BFLOAT16: 1e-1,
 }
-"""The same where something is computed in this type: rounding adds up to some 1e-3 and 1e-2."""
+"""`TOLERANCE` for models that compute something in one of these types, in which rounding adds up
+to some 1e-3 and 1e-2."""
 
 LAST_BITS = 2.0**-22
 """Part of a number in FP32 that rounding may change."""
@@ -181,7 +182,7 @@ def _spread(values: Array, axis: int | None) -> Array:
     whole = values.std() + 1e-30
     if axis is None:
         return np.asarray(whole + 0.02 * np.abs(values).max())
-    others = tuple(one for one in range(values.ndim) if one != axis)
+    others = tuple(other for other in range(values.ndim) if other != axis)
     largest = np.abs(values).max(others, keepdims=True)
     return np.asarray(values.std(others, keepdims=True) + 0.02 * largest + 1e-3 * whole)
 

@@ -222,8 +222,8 @@ class OnnxQdqModel:
         return (*left, *(_integer_output(name) for name, _ in rounded_outputs(plain)))
 
     def executed(self, inputs: Any) -> frozenset[str]:
-        """Those whose values reach an output, and do not stand in a branch that an If did not take
-        on these inputs."""
+        """The quantizers whose values reach an output and do not stand in a branch that an If did
+        not take on these inputs."""
         live = reaching_outputs(self.model.graph.graph)
         idle = self.model.branches_not_taken(inputs)
         executed: set[str] = set()

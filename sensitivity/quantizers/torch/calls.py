@@ -87,8 +87,8 @@ def to_device(value: Any, device: Any) -> Any:
 
 
 def with_types_known(value: Any) -> Any:
-    """The same value, after torch was told of the dataclasses and named tuples in it: only then can
-    it take a nest of them apart, follow it in a trace, and write it down."""
+    """Tell torch of the dataclasses and named tuples in a value, and give the value itself: only
+    then can torch take a nest of them apart, follow it in a trace, and write it down."""
     kind, pytree = type(value), optional.pytree
     is_named_tuple = isinstance(value, tuple) and hasattr(value, "_fields")
     if is_named_tuple and kind not in pytree.SUPPORTED_SERIALIZED_TYPES:

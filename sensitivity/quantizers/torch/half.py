@@ -22,25 +22,18 @@ def half_type(model: Any) -> str | None:
     """The type, "BF16" or "FP16", of the first parameter or buffer that is of such a type; None
     where there is none."""
     names = {optional.torch.bfloat16: "BF16", optional.torch.float16: "FP16"}
-    return next(
-        (
-            names[one.dtype]
-            for one in chain(model.parameters(), model.buffers())
-            if one.dtype in names
-        ),
-        None,
-    )
+    for tensor in chain(model.parameters(), model.buffers()):
+        if tensor.dtype in names:
+            return names[tensor.dtype]
+    return None
 
 
 def as_float32(value: Any) -> Any:
     """The same nest with every BF16 and FP16 tensor in FP32."""
 
     def cast(tensor: Any) -> Any:
-        return (
-            tensor.float()
-            if tensor.dtype in (optional.torch.bfloat16, optional.torch.float16)
-            else tensor
-        )
+        is_half = tensor.dtype in (optional.torch.bfloat16, optional.torch.float16)
+        return tensor.float() if is_half else tensor
 
     return optional.pytree.tree_map_only(optional.torch.Tensor, cast, with_types_known(value))
 

@@ -76,11 +76,11 @@ class ModelOptModel(TensorQuantizerModel):
 
     def _format(self, module: Any) -> str:
         own_format = super()._format(module)
-        sizes = []
-        for axis, size in _block_sizes(module).items():
-            if isinstance(axis, int):
-                sizes.append(size)
-        return f"{own_format} in blocks of {sizes[0]}" if len(sizes) == 1 else own_format
+        told = _block_sizes(module)
+        axes = [axis for axis in told if isinstance(axis, int)]
+        if len(axes) != 1:
+            return own_format
+        return f"{own_format} in blocks of {told[axes[0]]}"
 
     def file_grid(self, name: str) -> Grid:
         """As `quantizers.base.WithFileGrids` says."""

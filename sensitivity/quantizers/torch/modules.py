@@ -9,11 +9,11 @@ from collections.abc import Collection, Iterator
 from typing import Any
 
 HEAD = re.compile(r"detect|(?<!multi)head", re.IGNORECASE)
-"""Of a class or attribute name: Detect, YoloHead, bbox_head, ...; an attention's heads are
-something else."""
+"""What the class or attribute of a detection head is called: Detect, YoloHead, bbox_head, ...; an
+attention's heads are something else."""
 
 LARGEST_HEAD = 0.6
-"""Part of all layers: the whole of a "DetectionModel" is no head."""
+"""The largest part of all layers that a head has: the whole of a "DetectionModel" is no head."""
 
 REPVGG = re.compile(r"rep_?(vgg|conv)|mobileone", re.IGNORECASE)
 REPARAMETERISED = ("rbr_reparam", "reparam_conv", "reparam")

@@ -94,13 +94,17 @@ def put_in_place(model: nn.Module, others: Mapping[int, nn.Module]) -> None:
 
     others: id of a module inside of `model` -> what takes its place.
     """
+
+    def other(item: Any) -> Any:
+        return others.get(id(item), item)
+
     for module in list(model.modules()):
         children = module._modules
         for attribute, child in list(children.items()):
-            children[attribute] = others.get(id(child), child)
+            children[attribute] = other(child)
         for value in vars(module).values():
             if isinstance(value, list):
-                value[:] = [others.get(id(item), item) for item in value]
+                value[:] = map(other, value)
 
 
 PIECE = 2**17
@@ -144,19 +148,22 @@ class GridQuantizer:
         return self.in_layout(x.contiguous())
 
     def in_layout(self, x: Tensor) -> Tensor:
-        """The same; images with their channels last stay so."""
+        """The quantized values, laid out as x where that is contiguous or has channels last."""
         in_order = x if _flat(x) is not None else x.contiguous()
         values = in_order.float()
         return self._quantized(values, torch.empty_like(values)).to(x.dtype)
 
     def overwrite(self, x: Tensor) -> Tensor:
-        """The same, into the memory of x where its type and layout allow."""
-        return self.overwrite_in_layout(x) if x.is_contiguous() else self(x)
+        """The quantized values, in the memory of x where its type and layout allow."""
+        if not x.is_contiguous():
+            return self(x)
+        return self.overwrite_in_layout(x)
 
     def overwrite_in_layout(self, x: Tensor) -> Tensor:
-        """As `in_layout`, into the memory of x."""
-        fits = x.dtype == torch.float32 and _flat(x) is not None
-        return self._quantized(x, x) if fits else self.in_layout(x)
+        """As `in_layout`, in the memory of x where its type and layout allow."""
+        if x.dtype != torch.float32 or _flat(x) is None:
+            return self.in_layout(x)
+        return self._quantized(x, x)
 
     def _quantized(self, x: Tensor, result: Tensor) -> Tensor:
         """Fill `result`. Four passes over memory are made piece by piece, while each piece is in a

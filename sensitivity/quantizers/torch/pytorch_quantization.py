@@ -85,11 +85,12 @@ class PytorchQuantizationModel(TensorQuantizerModel):
         return low, high
 
     def _problem(self, module: Any) -> str | None:
+        problem = super()._problem(module)
         stored = getattr(module, "_amax", None)
-        if stored is not None and not module._learn_amax and module._if_quant:
-            # A scale_amax of 0.5 must not hide that the calibrated amax itself is broken.
-            return range_problem(array(stored)) or super()._problem(module)
-        return super()._problem(module)
+        if stored is None or module._learn_amax or not module._if_quant:
+            return problem
+        # A scale_amax of 0.5 must not hide that the calibrated amax itself is broken.
+        return range_problem(array(stored)) or problem
 
     def _not_an_integer_grid(self, module: Any) -> str | None:
         faults = {
@@ -110,7 +111,9 @@ class PytorchQuantizationModel(TensorQuantizerModel):
 
 def _learned(module: Any) -> tuple[Any, ...]:
     """The learned bounds, lower and upper; empty where the range is not learned."""
-    return (module.clip.clip_value_min, module.clip.clip_value_max) if module._learn_amax else ()
+    if not module._learn_amax:
+        return ()
+    return module.clip.clip_value_min, module.clip.clip_value_max
 
 
 def _has_pre_quant_scale(module: Any) -> bool:

@@ -279,7 +279,7 @@ class TensorQuantizerModel:
         raise NotImplementedError
 
     def _format(self, module: Any) -> str:
-        """Of the quantized values, in words."""
+        """The format of the quantized values, in words."""
         if isinstance(module._num_bits, int):
             return f"INT{module._num_bits}"
         exponent, mantissa = module._num_bits
@@ -332,8 +332,12 @@ class TensorQuantizerModel:
         return name, attribute
 
     def _holds_quantizers(self, name: str, module: Any) -> bool:
-        """Whether the module is no layer, but only holds quantizers of one."""
-        return _is_list(name, module) or self._is_container(module)
+        """Whether the module is no layer, but only holds quantizers of one.
+
+        Recurrent layers hold lists of quantizers, one for each of their own layers and directions.
+        """
+        is_list = type(module).__name__ == "ModuleList" and name.endswith("quantizers")
+        return is_list or self._is_container(module)
 
     def _wrong_axis(self, axis: int | None) -> str | None:
         """What is wrong with this channel axis of the weight of a transposed convolution.
@@ -358,13 +362,12 @@ class TensorQuantizerModel:
         if amax is None:
             return told
         dimensions = int(amax.ndim)
-        several_values = np.greater(tuple(amax.shape), 1)
-        if several_values.any():
-            is_one_axis = several_values.sum() == 1 and dimensions > 1
-            return int(several_values.argmax()) if is_one_axis else None
-        if told is None or dimensions == 0:
+        along = np.flatnonzero(np.greater(tuple(amax.shape), 1)).tolist()
+        if len(along) > 1 or dimensions == 0:
             return None
-        return told % dimensions
+        if along:
+            return int(along[0]) if dimensions > 1 else None
+        return None if told is None else told % dimensions
 
     def _problem(self, module: Any) -> str | None:
         if not module._if_quant:
@@ -442,15 +445,11 @@ def add_tensors(digest: Any, model: Any) -> None:
 
 
 def _is_enabled(module: Any) -> bool:
+    if module._disabled:
+        return False
     # Interrupted calibration leaves quantization off and collecting on: not the user's choice, so
     # it is listed.
-    return not module._disabled and (module._if_quant or module._if_calib)
-
-
-def _is_list(name: str, module: Any) -> bool:
-    """Recurrent layers hold lists of quantizers, one for each of their own layers and
-    directions."""
-    return type(module).__name__ == "ModuleList" and name.endswith("quantizers")
+    return bool(module._if_quant or module._if_calib)
 
 
 def _role(attribute: str) -> Role:

@@ -207,7 +207,8 @@ class _Splitter:
         if (node, index) in self._own_nodes or value in self._at:
             return False
         array = qdq.constant(value)
-        return array is None or array.nbytes <= EMBEDDED
+        is_large = array is not None and array.nbytes > EMBEDDED
+        return not is_large
 
     def _call(
         self,
@@ -385,12 +386,15 @@ def _recipe(
 def _values_read(nodes: Sequence[ir.Node], renamed: Container[int]) -> dict[str, ir.Value]:
     """Name -> value, of all that the nodes read. renamed: places of inputs of the first node that
     are left out."""
-    first, *others = nodes
-    values = [given(first, index) for index in range(len(first.inputs)) if index not in renamed]
-    values += _captured(first)
-    for node in others:
-        values += (*node.inputs, *_captured(node))
-    return {value_name(value): value for value in values if value is not None}
+    values: list[ir.Value] = []
+    for index, value in enumerate(nodes[0].inputs):
+        if value is not None and index not in renamed:
+            values.append(value)
+    for node in nodes[1:]:
+        values += inputs(node)
+    for node in nodes:
+        values += _captured(node)
+    return dict(zip(map(value_name, values), values, strict=True))
 
 
 def _captured(node: ir.Node) -> list[ir.Value]:

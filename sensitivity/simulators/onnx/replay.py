@@ -237,7 +237,7 @@ def _actions(leg: Leg) -> list[Action]:
 
 
 def _bytes(value: Any) -> int:
-    """Of an OrtValue; 0 for an output that the file leaves out."""
+    """How many bytes an OrtValue takes; 0 for an output that the file leaves out."""
     return 0 if value is None else int(value.tensor_size_in_bytes())
 
 

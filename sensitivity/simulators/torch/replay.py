@@ -118,12 +118,13 @@ class ReplaySimulator:
 
     @property
     def smallest(self) -> int | None:
-        """Of the first graph traced; None before that, and where the graph holds for one length
-        only."""
+        """The smallest batch of the first graph traced; None before that, and where the graph holds
+        for one length only."""
         if not self._graphs:
             return None
-        low, high = self._graphs[0][1].batches
-        return low if low < high else None
+        _, graph = self._graphs[0]
+        shortest, longest = graph.batches
+        return shortest if shortest < longest else None
 
     @property
     def warnings(self) -> tuple[str, ...]:
