@@ -40,10 +40,12 @@ class Alternatives:
         self.warnings = source.warnings
         self.own: QuantizedModel = source
         self._set = source.with_ranges
-        self.ranges = {one.key: one for one in ranges}
-        by_name = {quantizer.name: quantizer for quantizer in source.quantizers}
-        offered = tuple(_as_quantizer(by_name[one.quantizer], one) for one in self.ranges.values())
-        self.quantizers = (*source.quantizers, *offered)
+        self.ranges = {offered.key: offered for offered in ranges}
+        by_name = dict(zip(names_of(source.quantizers), source.quantizers, strict=True))
+        on_offer = [
+            _as_quantizer(by_name[offered.quantizer], offered) for offered in self.ranges.values()
+        ]
+        self.quantizers = (*source.quantizers, *on_offer)
 
     @contextmanager
     def disabled(self, names: Iterable[str]) -> Iterator[None]:
@@ -70,7 +72,9 @@ class Alternatives:
             return self.own.grid(own)
 
     def file_grid(self, name: str) -> Grid:
-        return self.grid(name) if name in self.ranges else file_grid(self.own, name)
+        if name in self.ranges:
+            return self.grid(name)
+        return file_grid(self.own, name)
 
     def amax(self, name: str) -> Any:
         """As the adapter has it; None for models that are quantized otherwise."""
@@ -93,14 +97,17 @@ class Alternatives:
     def executed(self, inputs: Any) -> frozenset[str]:
         """A range that is offered is executed where its quantizer is."""
         own = self.own.executed(inputs)
-        return own | {key for key, one in self.ranges.items() if one.quantizer in own}
+        offered = (key for key, offered in self.ranges.items() if offered.quantizer in own)
+        return own.union(offered)
 
 
 def with_alternatives(source: QuantizedModel, ranges: Iterable[Range]) -> QuantizedModel:
     """The model itself where there are no ranges. Raises ModelError where its ranges cannot be
     changed."""
     ranges = tuple(ranges)
-    return Alternatives(source, ranges) if ranges else source
+    if not ranges:
+        return source
+    return Alternatives(source, ranges)
 
 
 def ranges_on_offer(source: QuantizedModel) -> dict[str, Range]:

@@ -103,14 +103,14 @@ def other_ranges(
     Quantizers for which there is nothing else, and those that no batch reaches or that have no
     integer grid, get nothing. forward: runs the model on the calibration data.
     """
-    by_name = {quantizer.name: quantizer for quantizer in source.quantizers}
-    asked = [by_name[name] for name in dict.fromkeys(names)]
+    by_name = dict(zip(names_of(source.quantizers), source.quantizers, strict=True))
+    asked = map(by_name.__getitem__, dict.fromkeys(names))
     wanted = [quantizer for quantizer in asked if _has_one_range(source, quantizer)]
     weights, activations = weights_and_activations(wanted)
     found = _calibrated(source, activations, forward)
     for quantizer in weights:
         found[quantizer.name] = per_channel(source, quantizer)
-    in_order = (found[quantizer.name] for quantizer in wanted)
+    in_order = map(found.__getitem__, names_of(wanted))
     return tuple(chain.from_iterable(in_order))
 
 
@@ -128,9 +128,11 @@ def per_channel(source: TensorQuantizerModel, quantizer: Quantizer) -> tuple[Ran
     convolutions: TensorRT takes no quantized ones."""
     layer = source.model.get_submodule(quantizer.layer)
     weight = getattr(layer, "weight", None)
+    if weight is None or weight.ndim < 2:
+        return ()
     axis = channel_axis(layer)
-    is_grouped = axis != 0 and layer.groups > 1
-    if weight is None or weight.ndim < 2 or is_grouped:
+    is_transposed = axis != 0
+    if is_transposed and layer.groups > 1:
         return ()
     amax = weight.detach().abs().transpose(0, axis).flatten(1).amax(dim=1)
     if not bool((amax > 0).any()):

@@ -99,7 +99,7 @@ def joined(parts: Sequence[Sequence[NDArray[Any]]], samples: int | None) -> Any:
     if len(parts) == 1:
         whole = list(parts[0])
     else:
-        whole = [np.concatenate(same) for same in zip(*parts, strict=True)]
+        whole = list(map(np.concatenate, zip(*parts, strict=True)))
     # `[:None]` takes all of an array.
     return nested([output[:samples] if output.ndim else output for output in whole])
 

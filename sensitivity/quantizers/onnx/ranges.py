@@ -172,7 +172,9 @@ def float_weight(model: OnnxModel, use: Use) -> NDArray[Any] | None:
     name = value_name(pair.source)
     if name in model.weights:
         return np.asarray(model.weights[name])
-    return dequantized(pair) if pair.is_compact else qdq.constant(pair.source)
+    if pair.is_compact:
+        return dequantized(pair)
+    return qdq.constant(pair.source)
 
 
 def _known_weight(model: OnnxModel, use: Use) -> NDArray[Any]:
@@ -191,7 +193,7 @@ def other_ranges(
     float. Weights with one range per tensor whose float values are known: one per output channel.
     All else gets nothing. forward: runs the model on the calibration data.
     """
-    asked = [uses[name] for name in dict.fromkeys(names)]
+    asked = map(uses.__getitem__, dict.fromkeys(names))
     wanted = list(filter(_has_one_range, asked))
     weights, activations = weights_and_activations(wanted)
     found = _calibrated(model, activations, forward)
@@ -256,7 +258,8 @@ def _zero_point(pair: qdq.Pair) -> int:
 def _is_symmetric(pair: qdq.Pair) -> bool:
     """Whether the zero point is in the middle of the type."""
     kind = stored_type(pair)
-    return _zero_point(pair) == (0 if kind.is_signed() else 2 ** (kind.bitwidth - 1))
+    middle = 0 if kind.is_signed() else 2 ** (kind.bitwidth - 1)
+    return _zero_point(pair) == middle
 
 
 def _per_channel(model: OnnxModel, use: Use) -> tuple[Range, ...]:

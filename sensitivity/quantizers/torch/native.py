@@ -149,8 +149,8 @@ class GridQuantizer:
 
     def in_layout(self, x: Tensor) -> Tensor:
         """The quantized values, laid out as x where that is contiguous or has channels last."""
-        in_order = x if _flat(x) is not None else x.contiguous()
-        values = in_order.float()
+        dense = x if _is_dense(x) else x.contiguous()
+        values = dense.float()
         return self._quantized(values, torch.empty_like(values)).to(x.dtype)
 
     def overwrite(self, x: Tensor) -> Tensor:
@@ -161,7 +161,7 @@ class GridQuantizer:
 
     def overwrite_in_layout(self, x: Tensor) -> Tensor:
         """As `in_layout`, in the memory of x where its type and layout allow."""
-        if x.dtype != torch.float32 or _flat(x) is None:
+        if x.dtype != torch.float32 or not _is_dense(x):
             return self.in_layout(x)
         return self._quantized(x, x)
 
@@ -177,22 +177,23 @@ class GridQuantizer:
 
 
 def _pieces(x: Tensor, result: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """Views of the same PIECE values of both, which are laid out alike and without gaps."""
-    sources, targets = _flat(x), _flat(result)
-    assert sources is not None
-    assert targets is not None
-    pairs = zip(sources.split(PIECE), targets.split(PIECE), strict=True)  # type: ignore[no-untyped-call]
-    return list(pairs)
+    """Views of the same PIECE values of both, which are dense and laid out alike."""
+    sources, targets = _flat(x).split(PIECE), _flat(result).split(PIECE)  # type: ignore[no-untyped-call]
+    return list(zip(sources, targets, strict=True))
 
 
-def _flat(x: Tensor) -> Tensor | None:
-    """A view of the values in their order in memory; None where that is neither the tensor's own
-    nor that of images with channels last."""
+def _is_dense(x: Tensor) -> bool:
+    """Whether the values fill their memory without gaps, in the tensor's own order or in that of
+    images with channels last."""
     if x.is_contiguous():
-        return x.view(-1)
-    if x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last):
-        return x.permute(0, 2, 3, 1).reshape(-1)
-    return None
+        return True
+    return x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last)
+
+
+def _flat(x: Tensor) -> Tensor:
+    """A view of the values of a dense tensor in their order in memory."""
+    in_order = x if x.is_contiguous() else x.permute(0, 2, 3, 1)
+    return in_order.view(-1)
 
 
 class OwnQuantizer:

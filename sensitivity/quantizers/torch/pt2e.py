@@ -16,7 +16,7 @@ from sensitivity.errors import ModelError
 from sensitivity.quantizers.base import known_names, weights_and_activations
 from sensitivity.quantizers.proofs import left_quantized
 from sensitivity.quantizers.torch.modules import class_names
-from sensitivity.quantizers.torch.tensor_quantizer import add_tensors, array, shown_in_float
+from sensitivity.quantizers.torch.tensor_quantizer import add_tensors, array, is_a, shown_in_float
 from sensitivity.records import Finding, Grid, Quantizer
 
 if TYPE_CHECKING:
@@ -154,10 +154,7 @@ def _is_program(model: Any) -> bool:
 
 
 def _is_graph(model: Any) -> bool:
-    for base in type(model).__mro__:
-        if base.__name__ == "GraphModule" and base.__module__.startswith("torch.fx"):
-            return True
-    return False
+    return is_a(model, "GraphModule", "torch")
 
 
 def _has_pairs(model: Any) -> bool:

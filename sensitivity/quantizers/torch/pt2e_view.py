@@ -376,7 +376,6 @@ def _submodule(module: nn.Module, path: str) -> nn.Module | None:
 def _unused_floats(model: fx.GraphModule) -> dict[str, Tensor]:
     """Float parameters that the graph does not read: what folding leaves behind."""
     unused: dict[str, Tensor] = dict(model.named_parameters())
-    for node in model.graph.nodes:
-        if node.op == "get_attr":
-            unused.pop(str(node.target), None)
+    for node in model.graph.find_nodes(op="get_attr"):
+        unused.pop(str(node.target), None)
     return {name: value for name, value in unused.items() if value.is_floating_point()}

@@ -384,11 +384,8 @@ class TensorQuantizerModel:
 def is_a(module: Any, kind: str, package: str) -> bool:
     """Whether a module is of this class of a package, found by name: the package need not be
     imported."""
-    for base in type(module).__mro__:
-        own_package = base.__module__.partition(".")[0]
-        if (base.__name__, own_package) == (kind, package):
-            return True
-    return False
+    names = [(base.__name__, base.__module__.partition(".")[0]) for base in type(module).__mro__]
+    return (kind, package) in names
 
 
 def shown_in_float(source: Any, see: Seer) -> AbstractContextManager[None]:
@@ -462,8 +459,10 @@ def _role(attribute: str) -> Role:
 
 def _bits(module: Any) -> int:
     """Bits of the quantized values; a float format is told by its exponent and mantissa bits."""
-    bits = module._num_bits
-    return bits if isinstance(bits, int) else 1 + sum(bits)
+    bits: int | tuple[int, int] = module._num_bits
+    if isinstance(bits, int):
+        return bits
+    return 1 + sum(bits)
 
 
 def _describe(fault: str, where: NDArray[np.bool_]) -> str | None:
