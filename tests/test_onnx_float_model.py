@@ -495,6 +495,21 @@ def test_a_wrong_float_file_is_an_error_that_names_the_first_tensor_that_differs
     assert "10 of 10 quantized constants were found in it" in finding.message
 
 
+def test_a_wrong_float_file_without_a_tensor_in_common_is_an_error_that_says_so(
+    tmp_path: Path,
+) -> None:
+    scales = {"s": np.float32(0.05), "z": np.int8(0)}
+    weight = np.eye(4, dtype=np.float32)
+    body = "q = QuantizeLinear(x, s, z) d = DequantizeLinear(q, s, z) y = MatMul(d, w)"
+    path = qdq_file(tmp_path / "int8.onnx", body, {**scales, "w": weight})
+    other = qdq_file(tmp_path / "other.onnx", "y = MatMul(x, w)", {"w": 2 * weight})
+    source = quantized_model(OnnxModel(path, float_path=other))
+    batch = np.random.default_rng(0).random((8, 4), np.float32)
+    (finding,) = source.float_findings(batch)  # type: ignore[attr-defined]
+    assert finding.code == "float-differs"
+    assert "they share no tensor" in finding.message
+
+
 def test_a_weight_that_the_float_file_does_not_have_is_named(tmp_path: Path) -> None:
     original = activated_file(tmp_path / "float.onnx")
     path = static_file(original, tmp_path / "int8.onnx")

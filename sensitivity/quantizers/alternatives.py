@@ -110,9 +110,16 @@ def with_alternatives(source: QuantizedModel, ranges: Iterable[Range]) -> Quanti
     return Alternatives(source, ranges)
 
 
-def ranges_on_offer(source: QuantizedModel) -> dict[str, Range]:
-    """The ranges that a model offers, by their key; none for any but `Alternatives`."""
-    return source.ranges if isinstance(source, Alternatives) else {}
+OWN = Range("", "own", ())
+"""Stands for the range of a quantizer that is none on offer: no bias, bits or rounding of its
+own."""
+
+
+def ranges_on_offer(source: QuantizedModel) -> list[Range]:
+    """The range that each quantizer of a model stands for, in their order: `OWN` for all but those
+    that `Alternatives` add."""
+    offered = source.ranges if isinstance(source, Alternatives) else {}
+    return [offered.get(name, OWN) for name in names_of(source.quantizers)]
 
 
 def replacing(quantizers: Iterable[Quantizer], switched: Iterable[str]) -> dict[str, str]:

@@ -36,11 +36,9 @@ def simulator_for(
     if form_of(source) == "onnx":
         from sensitivity.simulators.onnx.whole import WholeFile, onnx_simulator
 
-        return (
-            WholeFile(source)
-            if exact_toggle
-            else onnx_simulator(source, example_inputs, memory=memory)
-        )
+        if exact_toggle:
+            return WholeFile(source)
+        return onnx_simulator(source, example_inputs, memory=memory)
     if exact_toggle:
         return ToggleSimulator(source)
     from sensitivity.simulators.torch.replay import ReplaySimulator

@@ -81,9 +81,11 @@ def to_device(value: Any, device: Any) -> Any:
     if isinstance(value, Mapping) and not isinstance(value, dict):
         value = dict(value)
     with_types_known(value)
-    return optional.pytree.tree_map_only(
-        optional.torch.Tensor, lambda tensor: tensor.to(device, non_blocking=True), value
-    )
+
+    def moved(tensor: Any) -> Any:
+        return tensor.to(device, non_blocking=True)
+
+    return optional.pytree.tree_map_only(optional.torch.Tensor, moved, value)
 
 
 def with_types_known(value: Any) -> Any:
@@ -124,7 +126,9 @@ def _items(value: Any) -> Iterable[Any]:
         return list(value.values())
     if _is_dataclass(value):
         return [getattr(value, field.name) for field in dataclasses.fields(value)]
-    return value if isinstance(value, (tuple, list)) else ()
+    if isinstance(value, (tuple, list)):
+        return value
+    return ()
 
 
 def _fields_that_are_set(value: Any) -> tuple[list[Any], list[str]]:

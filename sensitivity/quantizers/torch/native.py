@@ -71,13 +71,8 @@ def marked_copy(source: QuantizedModel) -> nn.Module:
 def bias_changes(source: QuantizedModel) -> list[tuple[int, Delta]]:
     """(index into `source.quantizers`, what is added to the layer's bias) for each range on offer
     that changes a bias."""
-    ranges = ranges_on_offer(source)
-    changes = []
-    for index, each in enumerate(source.quantizers):
-        offered = ranges.get(each.name)
-        if offered is not None and offered.bias is not None:
-            changes.append((index, offered.bias))
-    return changes
+    biases = [offered.bias for offered in ranges_on_offer(source)]
+    return [(index, bias) for index, bias in enumerate(biases) if bias is not None]
 
 
 def model_copy(model: nn.Module, *, shared: Iterable[Tensor] = ()) -> nn.Module:
@@ -220,12 +215,11 @@ def native_quantizers(source: QuantizedModel, *, own: bool = False) -> list[Nati
     """One for each of `source.quantizers`: on its grid where it has one, else (or if `own`) the
     user's own module. Behind them one for each of `bias_changes`."""
     make = OwnQuantizer if own else _native
-    ranges = ranges_on_offer(source)
     quantizers: list[NativeQuantizer] = []
-    for name in names_of(source.quantizers):
+    names = names_of(source.quantizers)
+    for name, offered in zip(names, ranges_on_offer(source), strict=True):
         quantizer: NativeQuantizer = make(source, name)
-        offered = ranges.get(name)
-        if offered is not None and offered.rounding is not None:
+        if offered.rounding is not None:
             quantizer = RoundedWeight(quantizer, source.grid(name), offered.rounding)
         quantizers.append(quantizer)
     return [*quantizers, *(BiasChange(delta) for _, delta in bias_changes(source))]

@@ -66,8 +66,10 @@ def onnx_simulator(
     first = pieces(arrays, fixed_batch(source.model))[0]
     names = names_of(source.quantizers)
     variants = [frozenset[str](), frozenset(names), frozenset(names[::2]), frozenset(names[1::2])]
+    if memory is None:
+        memory = host_memory() // 4
     try:
-        replay = OnnxReplay(source, host_memory() // 4 if memory is None else memory)
+        replay = OnnxReplay(source, memory)
         ours = dict(replay.outputs(first, variants))
     except Unsplittable as error:
         whole.reason = f"the file cannot be run in parts, since {error}"

@@ -82,7 +82,8 @@ class ReplaySimulator:
         self._marked = _marked(source)
         self._own = OwnQuantizer in set(map(type, self._quantizers))
         self._graphs: list[tuple[Any, Graph]] = []
-        self._parts: dict[Any, int] = {} if cuts is None else cuts.setdefault(own, {})
+        found_before = {} if cuts is None else cuts
+        self._parts: dict[Any, int] = found_before.setdefault(own, {})
         self._refused: dict[Any, Untraceable] = {}
         self._checked: set[Any] = set()
         self._needed = 0
