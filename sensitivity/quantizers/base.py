@@ -273,7 +273,9 @@ class HasRole(Protocol):
     """What quantizes either a weight or an activation."""
 
     @property
-    def role(self) -> Role: ...
+    def role(self) -> Role:
+        """What it quantizes: a weight, or the input or output of an operation."""
+        ...
 
 
 OfARole = TypeVar("OfARole", bound=HasRole)

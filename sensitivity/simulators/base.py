@@ -11,18 +11,20 @@ class Simulator(Protocol):
 
     name: "toggle", "replay", ... as shown in reports and kept in the journal's head.
     reason: one sentence that says why this one was chosen.
-    smallest: a batch may be cut down to so many samples; None where it has to stay whole.
-    warnings: what the reader of a run must know, of the batches so far.
     """
 
     name: str
     reason: str
 
     @property
-    def smallest(self) -> int | None: ...
+    def smallest(self) -> int | None:
+        """How many samples a batch may be cut down to; None where it has to stay whole."""
+        ...
 
     @property
-    def warnings(self) -> tuple[str, ...]: ...
+    def warnings(self) -> tuple[str, ...]:
+        """What the reader of a run must know of the batches so far, a sentence each."""
+        ...
 
     def outputs(self, inputs: Any, variants: Sequence[frozenset[str]]) -> Iterator[tuple[int, Any]]:
         """Yield (index into `variants`, outputs of the model on `inputs` with exactly those

@@ -71,8 +71,7 @@ def shared_objects(model: Any, quantizers: Collection[str]) -> tuple[tuple[str, 
         holder = name.rpartition(".")[0]
         if id(module) in holders:
             holders[id(module)].setdefault(id(modules[holder]), holder)
-    shared = [tuple(names.values()) for names in holders.values()]
-    return tuple(names for names in shared if len(names) > 1)
+    return tuple(tuple(names.values()) for names in holders.values() if len(names) > 1)
 
 
 def class_names(module: Any) -> list[str]:

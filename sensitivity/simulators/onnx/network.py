@@ -85,9 +85,13 @@ Offered = Mapping[str, Mapping[str, NewGrid]]
 
 
 def split(source: OnnxModel, bits: dict[str, int], offered: Offered = NOTHING) -> Split:
-    """The network of a file. bits: name of a use or key of a range -> its bit; uses that are not in
-    it are always enabled. A use with ranges on offer is a chain of switches on one value, its own
-    first: the last that is enabled gives what the operation reads."""
+    """The network of a file.
+
+    bits: name of a use or key of a range -> its bit; uses that are not in it are always enabled.
+    offered: ranges on offer. A use with ranges on offer is a chain of switches on one value, its
+    own first: the last that is enabled gives what the operation reads. Raises Unsplittable for a
+    file that cannot be run operation by operation.
+    """
     return _Splitter(source, bits, offered).split()
 
 
@@ -169,8 +173,8 @@ class _Splitter:
             self._at[value] = (at, output)
 
     def _input(self, node: ir.Node, index: int) -> Place | None:
-        """Where an input of an operation is had from; None where it is left out or stays in the
-        operation."""
+        """The place from which an input of an operation comes; None where the input is left out or
+        stays in the operation."""
         value, biased = given(node, index), self._biased.get((node, index))
         before = None
         if value is not None and not self._is_embedded(node, index, value):
@@ -222,7 +226,7 @@ class _Splitter:
         return self._add(deps, _recipe(nodes, reads, renamed), fixed=fixed)
 
     def _reached(self, user: ir.Node | None, index: int, value: ir.Value) -> Place:
-        """Where an input of an operation, or an output of the graph, is had from."""
+        """The place from which an input of an operation, or an output of the graph, comes."""
         path, corrected = self._paths.get((user, index)), self._corrected.get((user, index))
         if corrected is not None:
             return self._switched_bias(corrected), 0
@@ -245,7 +249,7 @@ class _Splitter:
         return self._call([link], {value_name(first_input(link)): before, **others}), 0
 
     def _places(self, values: Iterable[ir.Value | None]) -> dict[str, Place]:
-        """Name -> where it is had from, of those of the values that the network computes."""
+        """Name -> place, for those of the values that the network computes."""
         return {value_name(value): self._at[value] for value in values if value in self._at}
 
     def _switched(self, use: Use, before: Place | None) -> int:

@@ -64,8 +64,12 @@ class Prepared:
 
 
 class OnnxReplay:
-    """memory: bytes for values that wait for a later variant; None: no limit. threads: pieces of a
-    batch run at a time."""
+    """Recomputes, for each variant of a Q/DQ file, only what differs from the variants before it.
+
+    memory: bytes for values that wait for a later variant; None for no limit. threads: how many
+    pieces of a batch run at a time; None for as many as there are cores. Raises Unsplittable for a
+    file that cannot be run in parts.
+    """
 
     name = "replay"
 
@@ -103,7 +107,8 @@ class OnnxReplay:
     def _run(
         self, plan: Prepared, parts: Sequence[Arrays], samples: int | None
     ) -> Iterator[tuple[int, Any]]:
-        """While the caller judges a variant the next one is computed."""
+        """Yield (index of the variant, its outputs); while the caller judges a variant, the next
+        one is computed."""
         states = [self._start(plan.schedule, part) for part in parts]
         with ThreadPoolExecutor(min(self._threads, len(states))) as pool:
 

@@ -202,9 +202,12 @@ class ReplaySimulator:
         return None
 
     def _measured_parts(self, leaves: list[Any], spec: Any) -> int:
-        """As many parts as are fastest, and as let one forward fit in half of the memory; as far as
-        no bit of the outputs changes. That depends on the kernels, which are chosen by the shape
-        and the number of threads: tried here."""
+        """The number of parts that is fastest and lets one forward fit in half of the memory, as
+        far as no bit of the outputs changes.
+
+        Whether bits change depends on the kernels, which are chosen by the shape and the number of
+        threads, so it is tried.
+        """
         whole, length = self._graph(leaves, spec), _length(leaves)
         if length is None or whole.goes_by_place(leaves):
             return 1
@@ -348,7 +351,8 @@ def _tries(leaves: Iterable[Any], length: int, largest: int) -> list[int]:
 
 
 def _parts(length: int, largest: int, limit: int) -> int:
-    """As few parts as the limit allows; equal ones where twice as many are not needed for it."""
+    """The fewest parts that the limit allows, or up to twice as many where these are of one
+    length."""
     few = max(1, min(length, -(-largest // limit)))
     for parts in range(few, min(2 * few, length) + 1):
         if length % parts == 0:
