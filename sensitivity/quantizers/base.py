@@ -307,8 +307,10 @@ def first_fault(faults: Mapping[str, bool]) -> str | None:
 
     faults: a clause for each fault -> whether it is there.
     """
-    found = (fault for fault, is_there in faults.items() if is_there)
-    return next(found, None)
+    for fault, is_there in faults.items():
+        if is_there:
+            return fault
+    return None
 
 
 def quantizers_of(names: Iterable[str], units: Iterable[Unit]) -> frozenset[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 from sensitivity import optional
@@ -52,15 +53,12 @@ def reached(model: Any, quantizers: Mapping[str, Any], inputs: Any) -> frozenset
     """
     names: set[str] = set()
 
-    def hook_for(name: str) -> Any:
-        def hook(module: Any, args: Any, output: Any) -> None:
-            names.add(name)
-
-        return hook
+    def note(name: str, module: Any, args: Any, output: Any) -> None:
+        names.add(name)
 
     with ExitStack() as stack:
         for name, module in quantizers.items():
-            stack.callback(module.register_forward_hook(hook_for(name)).remove)
+            stack.callback(module.register_forward_hook(partial(note, name)).remove)
         with optional.torch.no_grad():
             call(model, to_device(inputs, device_of(model)))
     return frozenset(names)

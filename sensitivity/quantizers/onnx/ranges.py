@@ -230,10 +230,10 @@ def _passes_integers(node: ir.Node) -> bool:
 def lacks_float_weights(model: OnnxModel, uses: Mapping[str, Use]) -> bool:
     """Whether weights have one range per tensor, and one per channel gains nothing since only
     integers of them are known."""
-    weights, _ = weights_and_activations(uses.values())
+    weights, _ = weights_and_activations(filter(_has_one_range, uses.values()))
     for use in weights:
         can_have_channels = output_axis(model, use) is not None
-        if can_have_channels and _has_one_range(use) and not _is_known(model, use):
+        if can_have_channels and not _is_known(model, use):
             return True
     return False
 

@@ -71,8 +71,11 @@ def marked_copy(source: QuantizedModel) -> nn.Module:
 def bias_changes(source: QuantizedModel) -> list[tuple[int, Delta]]:
     """(index into `source.quantizers`, what is added to the layer's bias) for each range on offer
     that changes a bias."""
-    biases = [offered.bias for offered in ranges_on_offer(source)]
-    return [(index, bias) for index, bias in enumerate(biases) if bias is not None]
+    changes = []
+    for index, offered in enumerate(ranges_on_offer(source)):
+        if offered.bias is not None:
+            changes.append((index, offered.bias))
+    return changes
 
 
 def model_copy(model: nn.Module, *, shared: Iterable[Tensor] = ()) -> nn.Module:

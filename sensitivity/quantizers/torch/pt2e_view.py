@@ -162,8 +162,9 @@ class View:
         """Take out pairs that nothing reads any more, and the constants that they read."""
         graph = self.module.graph
         for node in reversed(list(graph.nodes)):
-            is_of_pair = node.op == "get_attr" or node.target in OF_PAIRS
-            if is_of_pair and not node.users:
+            if node.users:
+                continue
+            if node.op == "get_attr" or node.target in OF_PAIRS:
                 graph.erase_node(node)
 
     def _operation(self, node: fx.Node) -> None:

@@ -138,11 +138,11 @@ def restore_sums(model: nn.Module) -> None:
     """Undo `change_sums`."""
     for module in model.modules():
         for hooks in (module._forward_pre_hooks, module._forward_hooks):
-            own = [key for key, hook in hooks.items() if isinstance(hook, (_Before, _After))]
-            for key in own:
-                del hooks[key]
-                # No two hooks have the same key.
-                module._forward_hooks_always_called.pop(key, None)
+            for key, hook in list(hooks.items()):
+                if isinstance(hook, (_Before, _After)):
+                    del hooks[key]
+                    # No two hooks have the same key.
+                    module._forward_hooks_always_called.pop(key, None)
 
 
 @contextmanager

@@ -119,7 +119,7 @@ class TensorQuantizerModel:
     @classmethod
     def recognises(cls, model: Any) -> bool:
         """Whether the model holds quantizers of this toolkit, enabled or not."""
-        return hasattr(model, "modules") and any(map(cls._is_quantizer, model.modules()))
+        return any(map(cls._is_quantizer, named_modules(model).values()))
 
     @contextmanager
     def disabled(self, names: Iterable[str]) -> Iterator[None]:
@@ -367,7 +367,9 @@ class TensorQuantizerModel:
             return None
         if along:
             return int(along[0]) if dimensions > 1 else None
-        return None if told is None else told % dimensions
+        if told is None:
+            return None
+        return told % dimensions
 
     def _problem(self, module: Any) -> str | None:
         if not module._if_quant:

@@ -193,9 +193,9 @@ class _Splitter:
         """A chain of switches on the bias, as on the weight that it goes with."""
         name = place.weight.name
         grids = self._grids_of(name)
-        biased = next(grid for grid in grids.values() if grid.bias is not None)
         bias = self._source.float_bias(place)
         if bias is None:
+            biased = next(grid for grid in grids.values() if grid.bias is not None)
             bias = biased.no_bias
         at = self._constant(bias)
         if before is not None and name not in grids:

@@ -88,9 +88,10 @@ def fills_vectors(value: Any) -> bool:
 def has_channels_last(value: Any) -> bool:
     """Whether it is a batch of images in memory by place, then channel, and not the other way
     round too."""
-    if not isinstance(value, Tensor) or value.ndim != 4 or value.is_contiguous():
+    if not isinstance(value, Tensor) or value.ndim != 4:
         return False
-    return value.is_contiguous(memory_format=torch.channels_last)
+    is_plain = value.is_contiguous()
+    return not is_plain and value.is_contiguous(memory_format=torch.channels_last)
 
 
 def with_channels_last(value: Any) -> Any:
