@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from PIL import Image
 from support.commands import verb
@@ -82,9 +84,14 @@ def test_float_is_run_once_for_a_batch_as_long_as_there_is_room(
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with float.onnx, int8.onnx, images without labels and alone.npz."""
+    """A folder with float.onnx, int8.onnx, open.onnx (float, of images of any size), images
+    without labels and alone.npz."""
     folder = tmp_path_factory.mktemp("alone")
     static_file(float_file(folder / "float.onnx"), folder / "int8.onnx")
+    model = onnx.load(folder / "float.onnx")
+    for side in model.graph.input[0].type.tensor_type.shape.dim[2:]:
+        side.Clear()
+    onnx.save(model, folder / "open.onnx")
     np.savez(folder / "alone.npz", x=images(60, 3))
     rng = np.random.default_rng(0)
     (folder / "photos").mkdir()
@@ -95,14 +102,14 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_float_file_and_inputs_alone_are_enough_for_a_run(made: Path) -> None:
+    """The files of open sides are timed with the sizes of a sample."""
     words = ("--no-recalibrate", "--rounds", "3", "--threads", "1", "--out", made / "run")
-    ended = verb("run", made / "float.onnx", "--data", made / "alone.npz", *words)
+    ended = verb("run", made / "open.onnx", "--data", made / "alone.npz", *words)
     assert ended in (0, 2)
+    assert json.loads((made / "run/export.json").read_text())["sizes"] == {"x": [1, 3, 12, 12]}
     page = (made / "run/plan.json").read_text()
     assert '"agreement with float"' in page
-    task = onnx_task(
-        made / "run/quantized.onnx", made / "alone.npz", float_path=made / "float.onnx"
-    )
+    task = onnx_task(made / "run/quantized.onnx", made / "alone.npz", float_path=made / "open.onnx")
     (inputs, outputs) = next(iter(task.data["holdout"]))
     assert agreement(outputs.arrays[0], outputs).tolist() == [1.0] * len(inputs)
 

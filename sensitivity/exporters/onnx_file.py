@@ -33,6 +33,7 @@ from sensitivity.onnx_graph import qdq
 from sensitivity.onnx_graph.canonical import canonical
 from sensitivity.onnx_graph.clamps import RESTORED
 from sensitivity.onnx_graph.load import load_model
+from sensitivity.onnx_graph.passes.fake_quant_pairs import FakeQuantPairs
 from sensitivity.onnx_graph.passes.scalar_scales import ScalarScales
 from sensitivity.onnx_graph.passes.skip_uses import MICROSOFT, PER_CHANNEL_FROM, wide_domain
 from sensitivity.onnx_graph.uses import paths, uses
@@ -76,13 +77,14 @@ def export_onnx(
 
 
 def _same_file(model: OnnxModel, made: ir.Model, path: Path) -> Path:
-    """Copy the user's file. Weights stored beside it are included, and scales of shape [1] become
-    scalars."""
+    """Copy the user's file. Weights stored beside it are included, scales of shape [1] become
+    scalars, and TensorFlow's fake-quant operations become pairs."""
     original = load_model(model.path)
     tensors = [value.const_value for value in original.graph.initializers.values()]
     if any(isinstance(tensor, ir.ExternalTensor) for tensor in tensors):
         return save(made, path)
-    if ScalarScales()(original).modified:
+    has_new_pairs = FakeQuantPairs()(original).modified
+    if ScalarScales()(original).modified or has_new_pairs:
         return save(original, path)
     write_whole(path, model.path.read_bytes())
     return path

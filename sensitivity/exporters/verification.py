@@ -116,6 +116,8 @@ class Verification:
     finished: file that the task made of a verified one -> what was found about it.
     engines: file that TensorRT-RTX built -> the engine.
     not_built: file that TensorRT-RTX should have built -> why it did not.
+    sizes: input of an ONNX source -> shape of one sample, which gives the sides that the files
+        leave open.
     """
 
     files: tuple[FileCheck, ...]
@@ -128,6 +130,7 @@ class Verification:
     finished: dict[str, str] = field(default_factory=dict)
     engines: dict[str, EngineStructure] = field(default_factory=dict)
     not_built: dict[str, str] = field(default_factory=dict)
+    sizes: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
     def is_of(self, plan: Plan) -> bool:
         """Return whether the files belong to this plan."""

@@ -14,6 +14,7 @@ import onnx_ir as ir
 
 from sensitivity.errors import OnnxFileError, SensitivityError
 from sensitivity.onnx_graph.load import load_model
+from sensitivity.onnx_graph.passes.fake_quant_pairs import is_fake_quant
 from sensitivity.onnx_graph.qdq import PAIR
 from sensitivity.onnx_graph.refusals import is_quantized_otherwise
 from sensitivity.quantizers.onnx.batches import Arrays
@@ -72,11 +73,11 @@ def is_float(path: Path) -> bool:
     model = load_model(path)
     bodies = (function.all_nodes() for function in model.functions.values())
     nodes = chain(model.graph.all_nodes(), *bodies)
-    return not any(map(_is_of_quantizer, nodes))
+    return not any(_is_of_quantizer(node) for node in nodes)
 
 
 def _is_of_quantizer(node: ir.Node) -> bool:
-    return node.op_type in PAIR or is_quantized_otherwise(node)
+    return node.op_type in PAIR or is_quantized_otherwise(node) or is_fake_quant(node)
 
 
 def float_file(path: Path, shapes: Mapping[str, Sequence[int | str]]) -> FloatFile:

@@ -128,7 +128,7 @@ def bench_run(
     if not isinstance(held, HeldOut):
         held = held_out_of(run_dir, held, progress) if settings.accuracy else None
     check_files(files.values())
-    inputs = random_inputs(files["float"])
+    inputs = random_inputs(files["float"], sizes=exported.sizes)
     same = same_files(run_dir.canonical())
     distinct = {
         variant: file for variant, file in files.items() if same.get(variant, variant) == variant

@@ -19,6 +19,7 @@ from sensitivity.exporters.verification import Verification
 from sensitivity.exporters.verify import verify
 from sensitivity.quantizers.alternatives import with_alternatives
 from sensitivity.quantizers.base import form_of
+from sensitivity.quantizers.onnx.float_model import sample_sizes
 from sensitivity.quantizers.torch.half import in_float32
 from sensitivity.records import EngineStructure, Plan, Scores
 from sensitivity.rules.base import PlanNames
@@ -202,4 +203,5 @@ def _exported_onnx(
         )
         copies = faithful_copies(files, session.example, scoring=scoring, left_out=refused)
         advance(1, 0)
-    return replace(verification, lowered=copies, left_out=refused or {})
+    sizes = sample_sizes(source.model, session.example)
+    return replace(verification, lowered=copies, left_out=refused or {}, sizes=sizes)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -23,37 +24,48 @@ def check_files(files: Iterable[Path]) -> None:
         check_scales(load_model(file), file.name)
 
 
-def random_inputs(file: Path, *, batch: int = 1, seed: int | None = None) -> Tensors:
-    """Seeded normal values for every input of the file; its first axis, if dynamic, becomes
-    `batch`.
+def random_inputs(
+    file: Path,
+    *,
+    batch: int = 1,
+    seed: int | None = None,
+    sizes: Mapping[str, Sequence[int]] | None = None,
+) -> Tensors:
+    """Seeded normal values for every input of the file.
 
-    The latency of convolutions and matrix products does not depend on the values.
-    Raises OnnxFileError where another axis is dynamic: its size cannot be guessed.
+    sizes: name of an input -> the shape of one sample of it, for the sides that the file leaves
+    open; without them its first axis, if open, becomes `batch`. The latency of convolutions and
+    matrix products does not depend on the values. Raises OnnxFileError where the size of another
+    axis is not known.
     """
     rng = generator(seed)
     model = load_model(file)
+    known = sizes or {}
     return {
-        str(value.name): rng.standard_normal(_shape(value, batch, file)).astype(_dtype(value, file))
+        str(value.name): rng.standard_normal(
+            _shape(value, known.get(str(value.name), (batch,)), file)
+        ).astype(_dtype(value, file))
         for value in model.graph.inputs
         if value.name not in model.graph.initializers
     }
 
 
-def _shape(value: ir.Value, batch: int, file: Path) -> list[int]:
+def _shape(value: ir.Value, sample: Sequence[int], file: Path) -> list[int]:
+    """sample: the first sides of a sample of this input, or all of them."""
     if value.shape is None:
         raise OnnxFileError(
             f"Expected input {value.name!r} of {file} to have a shape, got none; export it with "
             "one."
         )
-    first, *rest = value.shape
-    known = [size for size in rest if isinstance(size, int)]
-    if len(known) < len(rest):
+    sides = zip_longest(value.shape, sample)
+    shape = [side if isinstance(side, int) else size for side, size in sides]
+    if None in shape:
         raise OnnxFileError(
             f"Expected only the first axis of input {value.name!r} of {file} to be dynamic, got "
             f"{value.shape}; give a float file its sizes with --shape when the run begins, or "
             "export it with fixed ones."
         )
-    return [first if isinstance(first, int) else batch, *known]
+    return shape
 
 
 def _dtype(value: ir.Value, file: Path) -> np.dtype[np.generic]:

@@ -197,6 +197,13 @@ def first_samples(arrays: Arrays, samples: int) -> Arrays:
     return of_samples(arrays, slice(samples))
 
 
+def sample_sizes(model: OnnxModel, batch: Any) -> dict[str, tuple[int, ...]]:
+    """Input -> the shape of one sample of a batch, as `feed` takes it; the whole one where an array
+    has no entry for each sample."""
+    given = feed(batch, [value.name for value in model.get_inputs()])
+    return {name: array.shape for name, array in first_samples(given, 1).items()}
+
+
 def _comparable_outputs(graph: ir.Model, known: FloatModel) -> dict[str, str]:
     """Output of the Q/DQ file -> that of the float model: all of them, or none."""
     own, theirs = ports(graph.graph.outputs, known.original.graph.outputs)

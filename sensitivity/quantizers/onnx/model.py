@@ -22,6 +22,7 @@ from sensitivity.onnx_graph.canonical import canonical
 from sensitivity.onnx_graph.clamps import clamping_pairs, clamps_of
 from sensitivity.onnx_graph.float_model import FloatModel, Form, float_model, with_batchnorm_folded
 from sensitivity.onnx_graph.load import load_model
+from sensitivity.onnx_graph.passes.fake_quant_pairs import FakeQuantPairs
 from sensitivity.onnx_graph.passes.skip_uses import NewGrid, SkipUses, Weights, dequantized
 from sensitivity.onnx_graph.refusals import check_switchable
 from sensitivity.onnx_graph.uses import integer_biases, paths, uses
@@ -58,7 +59,7 @@ class OnnxModel:
     ) -> None:
         self.path = Path(path)
         self.custom_ops = custom_ops
-        self.graph = canonical(_loaded(self.path))
+        self.graph = canonical(with_pairs(_loaded(self.path)))
         check_switchable(self.graph, self.path.name, custom_ops=custom_ops is not None)
         self.paths = paths(self.graph.graph)
         self.float: FloatModel | None = None
@@ -289,6 +290,13 @@ class OnnxModel:
 def _joined(parts: Sequence[NDArray[Any]]) -> NDArray[Any]:
     """One output of all pieces of a batch; that of the first piece where it has no axis."""
     return np.concatenate(parts) if parts[0].ndim else parts[0]
+
+
+def with_pairs(model: ir.Model) -> ir.Model:
+    """The same with a Q/DQ pair in place of each fake-quant operation of TensorFlow. Raises
+    OnnxFileError for one that no pair can stand for."""
+    FakeQuantPairs()(model)
+    return model
 
 
 def float_forms(path: Path, custom_ops: str | Path | None = None) -> list[Form]:
