@@ -286,11 +286,11 @@ INPUTS: Mapping[str, Callable[[np.random.Generator], dict[str, Array]]] = {
     "bytes": text,
     "tokens": tokens,
     "audio_43844": lambda rng: {"x": audio(rng, 43844)[..., None]},
-    "audio_144160": lambda rng: {"x": audio(rng, 144160, 16)},
+    "audio_144160": lambda rng: {"x": audio(rng, 144160)},
     "frames_161": lambda rng: {"x": frames(rng, 50, 161)},
     "frames_513": lambda rng: {"x": frames(rng, 50, 513)},
-    "spectrum_901_161": lambda rng: {"x": frames(rng, 901, 161, 16)},
-    "spectrum_900_120": lambda rng: {"x": frames(rng, 900, 120, 16)},
+    "spectrum_901_161": lambda rng: {"x": frames(rng, 901, 161)},
+    "spectrum_900_120": lambda rng: {"x": frames(rng, 900, 120)},
     "vad": vad,
     "vad_rate": lambda rng: {**vad(rng), "sr": np.array(16000)},
     "vad_sequence": lambda rng: {
@@ -307,8 +307,8 @@ INPUTS: Mapping[str, Callable[[np.random.Generator], dict[str, Array]]] = {
     },
     "eeg": lambda rng: {"x": audio(rng, 100 * 60).reshape(SAMPLES, 100, 60)},
     "spindle": lambda rng: {
-        "raw_signal": audio(rng, 7500, 16)[:, None],
-        "spectrogram": rng.normal(size=(16, 15, 7500)).astype(np.float32),
+        "raw_signal": audio(rng, 7500)[:, None],
+        "spectrogram": rng.normal(size=(SAMPLES, 15, 7500)).astype(np.float32),
     },
 }  # fmt: skip
 

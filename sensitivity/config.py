@@ -21,7 +21,7 @@ from sensitivity.records import Mode, Target
 ExportTarget = Literal["all", "tensorrt", "openvino", "onnxruntime"]
 QuantizeFor = Literal["tensorrt", "openvino", "onnxruntime"]
 CostName = Literal["macs", "table", "engine"]
-DecodeName = Literal["yolo", "yolox", "yolov5", "end2end", "raw", "rtdetr"]
+DecodeName = Literal["yolo", "yolox", "yolov5", "corners", "end2end", "raw", "rtdetr"]
 Colours = Literal["rgb", "bgr"]
 UnitName = Literal["layer", "group", "quantizer"]
 ReportFormat = Literal["html", "markdown", "junit", "sarif", "netron"]

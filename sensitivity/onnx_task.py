@@ -47,6 +47,7 @@ from sensitivity.tasks.onnx_pixels import (
     Pixels,
     Scale,
     channels,
+    scale_between,
 )
 from sensitivity.tasks.yolo_data import train_apart
 
@@ -77,11 +78,13 @@ def task():
 
 @dataclass(frozen=True)
 class ImageInput:
-    """size: (height, width) in pixels. dtype: numpy's name of the input's type."""
+    """size: (height, width) in pixels. dtype: numpy's name of the input's type. told: the pixels
+    that the levels of a quantized input stand for; None where the file does not tell."""
 
     size: tuple[int, int]
     layout: Layout
     dtype: str = "float32"
+    told: Scale | None = None
 
 
 class File(Protocol):
@@ -321,7 +324,14 @@ def image_input(model: File, size: Size | None = None) -> ImageInput:
             f"Expected to know the size of the images that {model.path.name} takes, got {listed}, "
             "whose sides are open; give it with --imgsz, as in 640 or 384,640 (height, width)."
         )
-    return ImageInput((height, width), layout, found[0].dtype)
+    return ImageInput((height, width), layout, found[0].dtype, _told_scale(found[0].codes))
+
+
+def _told_scale(codes: Codes | None) -> Scale | None:
+    """The pixels that numbers of 8 bits stand for; None where these are none of the usual."""
+    if codes is None or np.dtype(codes.dtype).itemsize > 1:
+        return None
+    return scale_between(*codes.ends)
 
 
 def image_layout(found: Sequence[Port]) -> Layout | None:
@@ -373,7 +383,7 @@ def _image_splits(
     colours = choices.colours or "rgb"
     # ultralytics classifies images as they are, and scales their shorter side to that of the crop
     usual, resize = (Scale(), 1.0) if told.task else (IMAGENET.ordered(colours), RESIZE)
-    scale = choices.scale(usual, image.dtype)
+    scale = choices.scale(image.told or usual, image.dtype)
     transform = ClassifierPixels(image.size, colours, scale, image.dtype, resize)
     splits = onnx_data.split_folders(
         found, transform, image.layout, CLASSIFICATION_BATCH, set_aside=reading.set_aside
@@ -413,9 +423,8 @@ def _detection(model: File, labels: LabelledImages, reading: Reading, told: Expo
         name = onnx_decode.decode_name(shapes, image.size, len(labels.names), more=told.has_more)
     usual = onnx_decode.PIXELS[name]
     colours = reading.pixels.colours or usual.colours
-    pixels = Pixels(
-        colours, reading.pixels.scale(usual.scale, image.dtype), image.layout, image.dtype
-    )
+    scale = reading.pixels.scale(image.told or usual.scale, image.dtype)
+    pixels = Pixels(colours, scale, image.layout, image.dtype)
     splits = _detection_splits(labels, reading)
     taken = "" if reading.decode or told.task else onnx_decode.reading(name, shapes)
     given = f"{taken} {pixels_in_words(colours, pixels.scale)} {SAY_OTHERWISE}".strip()

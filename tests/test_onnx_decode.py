@@ -30,9 +30,20 @@ torch = pytest.importorskip("torch")
     ([["n", 300, 4], ["n", 300, 80]], "rtdetr"), ([[1, 300, 6]], "end2end"),
     ([[1, 144, 80, 80], [1, 144, 40, 40], [1, 144, 20, 20]], "raw"),
     ([[1, 64, 8400], [1, 80, 8400]], "raw"), ([[1, 84, 8400], [1, 144, 80, 80]], "yolo"),
+    ([[1, 8400, 4], [1, 8400, 80]], "corners"), ([[1, 80, 8400], [1, 8400, 4]], "corners"),
 ])  # fmt: skip
 def test_outputs_are_told_by_their_shapes(shapes: list[list[Any]], name: str) -> None:
     assert decode_name(shapes, 640, 80) == name
+
+
+def test_boxes_and_confidences_that_are_given_apart() -> None:
+    boxes = np.array([[[1, 2, 3, 4], [5, 6, 7, 8], [9, 10, 11, 12]]], np.float32)
+    confidences = np.array([[[0.5, 0.25, 0], [1, 0, 0.75]]], np.float32)
+    by_anchor = np.moveaxis(confidences, 1, 2)
+    for outputs in ((boxes, by_anchor), (by_anchor, boxes), [boxes, confidences]):
+        found = Decode("corners", 64, 2)(outputs)
+        assert found[0].tolist() == boxes.tolist()
+        assert found[1].tolist() == confidences.tolist()
 
 
 def test_queries_become_corners_in_pixels() -> None:

@@ -218,6 +218,28 @@ def test_pixels_are_scaled_and_moved_as_told(
     assert inputs[at, :, 0, 0].tolist() == pytest.approx(expected, abs=1e-4)
 
 
+@pytest.mark.parametrize(("codes", "expected"), [
+    ("int8 0.00392157 -128", [0, 100 / 255, 250 / 255]),
+    ("uint8 0.0078125 128", [-1, 100 / 127.5 - 1, 250 / 127.5 - 1]),
+    ("int8 0.0078431 -1", [-1, 100 / 127.5 - 1, 250 / 127.5 - 1]),
+    ("uint8 1.0 0", [0, 100, 250]),
+    # none of the usual: as ImageNet models have it
+    ("int8 0.0186 -14", [-2.1179, -0.2850, 2.5529]),
+    ("int16 0.0000305 0", [-2.1179, -0.2850, 2.5529]),
+])  # fmt: skip
+def test_levels_of_a_quantized_input_tell_its_pixels(
+    classes: Path, codes: str, expected: list[float]
+) -> None:
+    file = File(["batch", 32, 32, 3], ["batch", 3], {"codes of images": codes})
+    task = task_of(file, classes, Reading())
+    inputs = np.concatenate([batch for split in task.data.values() for batch, _ in split])
+    at = int(np.argmin(inputs[:, 0, 0, 0]))  # of the first class
+    assert inputs[at, 0, 0].tolist() == pytest.approx(expected, abs=1e-3)
+    task = task_of(file, classes, Reading(pixels=PixelChoices(top=255.0)))
+    inputs, _ = next(iter(task.data["rank"]))
+    assert inputs.max() == 250, "what is said counts"
+
+
 def test_a_detector_takes_a_mean_too(data: Path) -> None:
     plain, moved = (
         next(iter(task_of(YOLO, data / "yolo", Reading(pixels=choices)).data["rank"]))[0]

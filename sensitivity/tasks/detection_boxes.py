@@ -110,6 +110,19 @@ def decode_shares(outputs: Any, size: Size, classes: int) -> tuple[Floats, Float
     return _scaled(np.moveaxis(raw[:, :4], 1, 2), size), raw[:, 4 : 4 + classes]
 
 
+def decode_boxes_and_classes(outputs: Any, classes: int) -> tuple[Floats, Floats]:
+    """The same for YOLO-NAS, PP-YOLOE and their like, which give boxes and confidences apart.
+
+    outputs: boxes [n, anchors, 4] as x1 y1 x2 y2 in input pixels, and confidences after the sigmoid
+    [n, anchors, classes] or [n, classes, anchors], in any order.
+    """
+    arrays = [np.asarray(as_numpy(output), np.float32) for output in outputs]
+    boxes = next(each for each in arrays if each.shape[2] == 4)
+    confidences = next(each for each in arrays if each is not boxes)
+    has_classes_last = confidences.shape[1] == boxes.shape[1]
+    return boxes, np.moveaxis(confidences, 2, 1) if has_classes_last else confidences
+
+
 def decode_objectness(outputs: Any) -> tuple[Floats, Floats]:
     """The same for YOLOv5, v6 and v7 of their own repositories.
 

@@ -36,6 +36,13 @@ class Codes:
     scale: float
     zero_point: int
 
+    @property
+    def ends(self) -> tuple[float, float]:
+        """What the smallest and the largest number mean."""
+        kind = np.iinfo(self.dtype)
+        low, high = ((end - self.zero_point) * self.scale for end in (kind.min, kind.max))
+        return low, high
+
 
 @dataclass(frozen=True)
 class Port:

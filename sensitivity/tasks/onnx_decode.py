@@ -12,6 +12,7 @@ from sensitivity.errors import TaskError
 from sensitivity.tasks.detection_boxes import (
     Floats,
     Suppression,
+    decode_boxes_and_classes,
     decode_chosen,
     decode_objectness,
     decode_queries,
@@ -41,8 +42,9 @@ def decode_name(
     raise TaskError(
         "Expected the file's outputs to be those of YOLOX without decoding or of YOLOv5 [n, "
         f"anchors, {5 + classes}], of ultralytics' YOLO [n, {4 + classes}, anchors], of its "
-        "export with the choice of boxes [n, 300, 6], of its head without decoding, or of RT-DETR "
-        f"[n, 300, {4 + classes}] for {classes} class{'es' * (classes > 1)}, got "
+        "export with the choice of boxes [n, 300, 6], of its head without decoding, of YOLO-NAS "
+        f"[n, anchors, 4] and [n, anchors, {classes}], or of RT-DETR [n, 300, {4 + classes}] for "
+        f"{classes} class{'es' * (classes > 1)}, got "
         f"{_listed(shapes)} at input size {shown_size(size)}; say which it is with --decode, or "
         "write a task file with a `decode` of your own, see docs/onnx.md."
     )
@@ -99,7 +101,9 @@ def _of_several(shapes: Sequence[Shape], size: Size, classes: int) -> DecodeName
         has_queries = _cells(size, shapes[0][1]) == NO_CELLS
         if has_queries:
             return "rtdetr"
-        return None
+        return "corners"
+    if 4 in columns and classes in rows:
+        return "corners"
     if classes in rows:
         return "raw"
     return None
@@ -117,6 +121,7 @@ MEANINGS: Mapping[DecodeName, str] = {
     "yolo": "that of ultralytics' YOLO",
     "yolox": "that of YOLOX without decoding",
     "yolov5": "that of YOLOv5 or v7",
+    "corners": "that of YOLO-NAS or PP-YOLOE, corners and confidences apart",
     "end2end": "chosen boxes (end2end: corners, confidence, class), not YOLOX",
     "raw": "that of ultralytics' YOLO without decoding",
     "rtdetr": "that of RT-DETR",
@@ -156,6 +161,7 @@ class Decode:
             "yolo": partial(decode_ultralytics, classes=classes),
             "yolox": partial(decode_yolox, size=size),
             "yolov5": decode_objectness,
+            "corners": partial(decode_boxes_and_classes, classes=classes),
             "end2end": partial(decode_chosen, classes=classes),
             "raw": partial(decode_raw, size=size, classes=classes),
             "rtdetr": partial(decode_queries, size=size, classes=classes),
@@ -173,6 +179,7 @@ PIXELS: Mapping[DecodeName, Pixels] = {
     "yolo": RGB_TO_ONE,
     "yolox": Pixels("bgr", Scale(255.0)),
     "yolov5": RGB_TO_ONE,
+    "corners": RGB_TO_ONE,
     "end2end": RGB_TO_ONE,
     "raw": RGB_TO_ONE,
     "rtdetr": RGB_TO_ONE,

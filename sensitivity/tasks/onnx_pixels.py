@@ -114,6 +114,24 @@ TO_ONE = Scale()
 
 IMAGENET = Scale(1.0, IMAGENET_MEAN, IMAGENET_STD)
 
+AROUND_ZERO = Scale(1.0, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+"""Pixels from -1 to 1."""
+
+
+def scale_between(low: float, high: float) -> Scale | None:
+    """The usual scale of pixels whose black and white are the ends of a range of 256 levels, two
+    levels more or less; None where none of them is.
+
+    >>> scale_between(-1.0, 0.9921875).std
+    (0.5, 0.5, 0.5)
+    """
+    off = 2 * (high - low) / 255
+    for scale in (TO_ONE, AROUND_ZERO, Scale(255.0)):
+        black, white = scale(np.array([[0] * 3, [255] * 3]))[:, 0]
+        if max(abs(black - low), abs(white - high)) <= off:
+            return scale
+    return None
+
 
 @dataclass(frozen=True)
 class Pixels:
