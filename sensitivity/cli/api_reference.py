@@ -125,14 +125,23 @@ def _members(kind: type[Any]) -> Iterator[tuple[str, str]]:
 
 
 def _docstring(thing: Any) -> Iterator[str]:
-    """Yield a docstring as Markdown, with its parameters and "Raises" as items of a list."""
-    text = inspect.getdoc(thing) or ""
-    text = re.sub(r"^(\w+(?:, \w+)*): ", _list_item, text, flags=re.MULTILINE)
-    yield re.sub(r"(?<=\S\n)Raises ", "- Raises ", text) + "\n"
+    paragraphs = (inspect.getdoc(thing) or "").split("\n\n")
+    yield "\n\n".join(map(_with_list, paragraphs)) + "\n"
 
 
-def _list_item(names: re.Match[str]) -> str:
-    return f"- `{names[1].replace(', ', '`, `')}`: "
+def _with_list(paragraph: str) -> str:
+    """Return a paragraph of a docstring with its parameters and "Raises" as items of a list."""
+    text, items = "", []
+    for part in re.split(r"\n(?=\w+(?:, \w+)*: |Raises )", paragraph):
+        names = re.match(r"(\w+(?:, \w+)*): ", part)
+        if names is not None:
+            items.append(f"- `{names[1].replace(', ', '`, `')}`: {part[names.end() :]}")
+        elif items:
+            items.append(f"- {part}")
+        else:
+            text = part
+    listed = "\n".join(_item(" ".join(item.split())) for item in items)
+    return "\n\n".join(filter(None, (text, listed)))
 
 
 def _text(function: Any) -> str:
