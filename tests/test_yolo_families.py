@@ -7,12 +7,9 @@ import numpy as np
 import pytest
 import torch
 from support.yolo_models import NAMES, coco, images, save, yolo
+from support.yolo_way import whole_way
 
-from sensitivity.config import ScanSettings, YoloSettings
-from sensitivity.exporters.torch_model import export_files
-from sensitivity.exporters.verify import verify
-from sensitivity.measure.scan import scan
-from sensitivity.session import open_session
+from sensitivity.config import YoloSettings
 from sensitivity.tasks.detection_boxes import (
     Suppression,
     decode_corners,
@@ -54,30 +51,8 @@ def test_a_family_goes_the_whole_way_from_weights_to_verified_files(family, tmp_
             weights=weights, data=data, out=tmp_path / "run", end2end=family in END2END, **SIZE
         )
     )
-    # Two units, since a scan of all would take minutes for nothing new.
-    halves = ScanSettings(task=own.task, group=("stem=model.0*", "rest=model.[1-9]*"))
-    with open_session(own.task, tmp_path / "run", resume=False, choices=halves) as session:
-        assert not any("dfl" in quantizer.name for quantizer in session.source.quantizers)
-        assert {unit.name for unit in session.units} == {"stem", "rest"}
-        effects = scan(session.study, "disable").effects
-        assert {effect.unit for effect in effects} == {"stem", "rest"}
-        made = (session.source, session.example, session.units, ["stem"])
-        files = export_files(*made, tmp_path / "run", fingerprint="tiny")
-        source, example, units, skip = made
-        checks = {
-            check.variant: check for check in verify(source, files, example, units, skip).files
-        }
-        assert (
-            checks["float"].quantizers
-            == 0
-            < checks["partial"].quantizers
-            < checks["int8"].quantizers
-        )
-        assert (session.task.finish is not None) == (family in CHOOSES)
-        if session.task.finish:
-            assert set(session.task.finish(files["partial"], example)) == {
-                "model.partial.end2end.onnx"
-            }
+    task = whole_way(own.task, tmp_path / "run", "model.0*", "model.[1-9]*")
+    assert (task.finish is not None) == (family in CHOOSES)
 
 
 def test_re_parameterised_blocks_of_v9_and_v10_are_plain_convolutions_and_named():

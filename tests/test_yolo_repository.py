@@ -1,7 +1,7 @@
 """YOLOs of their own repositories: the templates run on stand-ins with the same blocks, entry
 points and outputs.
 
-The repositories' own code and weights are not here, so no real YOLOv5, v6 or v7 has been run.
+The repositories' own code is not here; `test_yolo_checkouts` runs it where it is.
 """
 
 from __future__ import annotations

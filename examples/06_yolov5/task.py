@@ -8,8 +8,9 @@ Weights of this repository are pickles of its classes: its own loader reads them
 that they hold. Use files that you trust. YOLOv5u weights are of the ultralytics package:
 `sensitivity yolo run` takes them.
 
-Run in the tests on a small stand-in with the same blocks and entry points; no real weights of this
-repository were at hand, so no real YOLOv5 has been run.
+Run in the tests on a model that the repository builds, with random weights, where YOLOV5 names a
+checkout, and on a small stand-in with the same blocks and entry points; no trained weights of this
+repository were at hand.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ import sys
 from sensitivity.tasks.base import Task
 from sensitivity.workflows.yolo_repository import repository_task
 
+SIZE = int(os.environ.get("YOLO_IMGSZ", "640"))
+
 
 def task() -> Task:
     sys.path.insert(0, os.environ["YOLOV5"])
@@ -27,4 +30,4 @@ def task() -> Task:
 
     model = attempt_load(os.environ["YOLOV5_WEIGHTS"], device="cpu")  # folds BatchNorm
     model.model[-1].export = True  # gives [n, anchors, 5 + classes] without the feature maps
-    return repository_task(model, os.environ["YOLO_DATA"], names=model.names.values(), imgsz=640)
+    return repository_task(model, os.environ["YOLO_DATA"], names=model.names.values(), imgsz=SIZE)
