@@ -321,7 +321,8 @@ def table(files: list[File], found: Mapping[str, Any]) -> str:
     )  # fmt: skip
     rows = [_row(file, Row(**found[file.name])) for file in files if file.name in found]
     lines = [f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows)]
-    return HEAD + "\n".join(lines) + "\n"
+    run_so_far = f"{len(rows)} of {len(files)} files have been run.\n\n"
+    return HEAD + run_so_far + "\n".join(lines) + "\n"
 
 
 HEAD = f"""# Public float ONNX files, one plain command each
@@ -332,9 +333,8 @@ FILE --data DATA --no-recalibrate`, quantized by the rules of ONNX Runtime, 1 pt
 with float is R2 of its outputs on held-out inputs, which are COCO images or drawn: it says what
 rounding does to these numbers, and nothing of a benchmark that the model was made for. Samples are
 few, to be quick: a plan that is "not proven" or "missed" may be as good as any. Seconds are of one
-core. Where there are no numbers, the command ended in the one sentence that stands there.
-
-"""
+core. Where there are no numbers, the command ended in the one sentence that stands there. Rows are
+of commits of one day. """
 
 
 def _row(file: File, row: Row) -> list[str]:

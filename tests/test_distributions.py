@@ -44,6 +44,13 @@ def test_one_wide_channel_takes_all_steps_from_the_others() -> None:
     assert of_each.on_grid.step == (0.01, 1.0)
 
 
+@pytest.mark.parametrize("value", [0.0, -10000.0, -3.4028235e38])
+def test_a_constant_of_one_value_has_a_distribution(value: float) -> None:
+    """Such as what an attention mask adds."""
+    found = of_weight(WEIGHT, np.full((3, 2), value), grid(1.0), None)
+    assert sum(found.counts) == 6
+
+
 def test_clipping_begins_half_a_step_behind_the_last_level() -> None:
     found = of_weight(WEIGHT, np.array([127.4, -129.0, 254.0]), grid(1.0), None)
     assert found.on_grid.clipped == pytest.approx(2 / 3, rel=1e-3)

@@ -52,7 +52,8 @@ def of_weight(
 
 def _distribution(quantizer: Quantizer, values: Array, counts: Array) -> Distribution:
     low, high = float(values.min()), float(values.max())
-    ends = (low, max(high, low + 1e-12))
+    widened = low + 1e-12 * max(1.0, abs(low))  # all values may be the same
+    ends = (low, max(high, widened))
     binned, _ = np.histogram(values, BINS, range=ends, weights=counts)
     whole = tuple(binned.astype(int).tolist())
     return Distribution(quantizer.name, quantizer.role, _short(low), _short(high), whole)
