@@ -10,7 +10,7 @@ from support.scripts import load_script
 
 # Figures of the code as it is. Lower a limit whenever a change lowers its figure; never raise one.
 LIMITS = {
-    "complexity_per_line": 0.334,
+    "complexity_per_line": 0.297,
     "dense": 0,
     "lines_over_100": 0,
     "imports_in_functions": 40,

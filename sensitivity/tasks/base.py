@@ -1,5 +1,4 @@
-"""What a user's Python file returns: a calibrated model, its data by split, and how outputs become
-scores."""
+"""Tasks: what a user's Python file returns, a calibrated model with its data and its metric."""
 
 from __future__ import annotations
 
@@ -15,8 +14,11 @@ from sensitivity.records import Scores
 
 
 class Batches(Protocol):
-    """Batches of (inputs, targets), such as a list or a DataLoader without shuffling: iterable
-    again and again in the same order. The first axis of every tensor is the sample."""
+    """Batches of (inputs, targets), such as a list or a DataLoader without shuffling.
+
+    They can be iterated any number of times, always in the same order. The first axis of every
+    tensor is the sample.
+    """
 
     def __len__(self) -> int: ...
 
@@ -24,8 +26,8 @@ class Batches(Protocol):
 
 
 Finish = Callable[[Path, Any], Mapping[str, str]]
-"""(exported file, example inputs) -> name of each file written beside it, and in words what was
-checked of it."""
+"""(exported file, example inputs) -> the name of each file that was written beside it, with a
+sentence that says what was checked of it."""
 
 
 Soft = Callable[[Any, Any], ArrayLike]
@@ -34,14 +36,14 @@ Soft = Callable[[Any, Any], ArrayLike]
 
 @runtime_checkable
 class Fittable(Protocol):
-    """A soft drop with parameters that labels can tell."""
+    """A soft drop whose parameters are fitted to labelled samples."""
 
     def fit(self, outputs: Sequence[Any], targets: Sequence[Any]) -> tuple[float, ...]:
-        """The parameters, from the float model's outputs on batches of labelled samples."""
+        """Return the parameters that fit the float model's outputs on labelled batches."""
         ...
 
     def fitted(self, parameters: tuple[float, ...]) -> Soft:
-        """The soft drop with these parameters."""
+        """Return the soft drop with these parameters."""
         ...
 
 
@@ -52,29 +54,32 @@ def mean(scores: Scores) -> float:
 
 @dataclass(frozen=True)
 class Task:
-    """A model to analyse and how to judge it.
+    """A calibrated model, its data by split, and how its outputs become scores.
 
-    model: calibrated, in eval mode, on the device where it shall run.
-    data: batches for the splits "rank", "confirm" and "holdout"; different samples in each, drawn
-    at random from
-        the same population, and none of them used for calibration. "calib", where it is there, is
-        what other ranges are calibrated on, which else takes `rank`. "unlabeled", where it is
-        there, are more samples of the same population: only `soft` looks at them.
-    score: (outputs, targets) -> per-sample scores float[n] or float[n, k], higher is better, all
-    finite.
-    aggregate: scores of any number of samples -> the metric, higher is better; the mean by default.
-    metric: its name in reports. full_scale: its largest value; "1pt" is a hundredth of it.
-    inputs: model(*inputs) for a tuple, model(**inputs) for a dict, model(inputs) otherwise.
-    float_model: the user's own unquantized model, another object than `model`; before a scan,
-    `model` with everything
-        disabled is shown to compute the same. None where it is not at hand.
-    soft: (the float model's outputs, a variant's) -> per sample float[n] what float itself expects
-        to lose by the other answer, in the unit of the score and without a label; for a metric that
-        is the mean of one score for each sample. One that is `Fittable` is fitted to labelled
-        samples of `confirm` and `rank` first. None where nothing of the kind is known.
-    finish: what is made of each exported file once it is verified; for ends of a graph that cannot
-    be compared value by
-        value, such as the choice of the best boxes.
+    model: the calibrated model, in eval mode, on the device where it shall run.
+    data: batches of each split. "rank", "confirm" and "holdout" are required; they hold different
+        samples, drawn at random from the same population, and none that was used for calibration.
+        "calib" is optional: other ranges are calibrated on it, or on "rank" where it is missing.
+        "unlabeled" is optional: further samples of the same population, which only `soft` reads.
+    score: (outputs, targets) -> per-sample scores float[n] or float[n, k]; higher is better, and
+        all are finite.
+    aggregate: the scores of any number of samples -> the metric; higher is better. The mean by
+        default.
+    metric: the name of the metric in reports.
+    full_scale: the largest value of the metric; "1pt" is a hundredth of it.
+    finish: called with each exported file once it is verified, to write further files beside it
+        whose ends cannot be compared value by value, such as a choice of the best boxes. None
+        writes no further files.
+    float_model: the user's own unquantized model, another object than `model`. Before a scan,
+        `model` with all quantizers disabled is shown to compute the same. None skips that proof.
+    soft: (outputs of the float model, outputs of a variant) -> float[n], the loss that the float
+        model itself expects from each sample's other answer, in the unit of the score and without
+        labels. Only for a metric that is the mean of one score for each sample. A `Fittable` one
+        is first fitted to the labelled samples of "rank" and "confirm". None where no such
+        estimate is known.
+
+    Inputs of a batch are passed as `model(*inputs)` for a tuple, `model(**inputs)` for a dict, and
+    `model(inputs)` otherwise.
     """
 
     model: Any
@@ -90,13 +95,19 @@ class Task:
 
 @dataclass(frozen=True)
 class EvaluateTask:
-    """For a user who only has `evaluate(model) -> float`, higher is better.
+    """A calibrated model and a plain `evaluate(model) -> float`.
 
-    Slower (each variant is a whole evaluation) and without intervals. `confirm` and `holdout` are
-    evaluations on other samples; None means that `evaluate` serves for them too, and the reported
-    accuracy is then not held out.
-    example_inputs: one batch of inputs, needed for export and bench only. float_model: as in
-    `Task`; compared on `example_inputs`.
+    A scan of it is slower than that of a `Task`, since each variant is a whole evaluation, and its
+    effects have no intervals.
+
+    model: the calibrated model, in eval mode.
+    evaluate: model -> the metric; higher is better.
+    confirm, holdout: the same on other samples. None uses `evaluate` for them too, and the reported
+        accuracy is then not held out.
+    example_inputs: one batch of inputs, which only export and bench need. None where there is none.
+    metric: the name of the metric in reports.
+    full_scale: the largest value of the metric; "1pt" is a hundredth of it.
+    float_model: as in `Task`; compared on `example_inputs`.
     """
 
     model: Any
