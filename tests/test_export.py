@@ -1,5 +1,6 @@
 """Export of ModelOpt models to canonical Q/DQ files, and the checks that a file must pass."""
 
+import copy
 import dataclasses
 import json
 
@@ -201,6 +202,39 @@ def test_a_linear_layer_on_tokens_and_inputs_in_a_dict(tmp_path):
     assert {layer.layer: layer.difference is not None for layer in found.files[1].layers} == {
         "first": True, "second": True,
     }  # fmt: skip
+
+
+class Shortcut(nn.Module):
+    """A residual block that quantizes its own shortcut, as those of pytorch-quantization do."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv1 = nn.Conv2d(8, 8, 3, padding=1)
+        self.conv2 = nn.Conv2d(8, 8, 3, padding=1)
+        self.residual_quantizer = nn.Identity()
+
+    def forward(self, x):
+        return self.conv2(torch.relu(self.conv1(x))) + self.residual_quantizer(x)
+
+
+def test_a_block_with_a_quantizer_of_its_own_is_not_compared_alone(tmp_path):
+    inputs = torch.randn(4, 8, 8, 8)
+    model = models.quantized(nn.Sequential(Shortcut(), Shortcut()).eval(), inputs)
+    for block in model:
+        block.residual_quantizer = copy.deepcopy(block.conv1.input_quantizer)
+    source = ModelOptModel(model)
+    units = layers(source.quantizers)
+    # With the layers inside the second block in float, nothing in it is rounded differently.
+    skip = ["1.conv1", "1.conv2"]
+    files = export_files(source, inputs, units, skip, tmp_path, fingerprint="f00d")
+    checks = {
+        check.variant: {layer.layer: layer.difference is not None for layer in check.layers}
+        for check in verify(source, files, inputs, units, skip).files
+    }
+    assert not checks["int8"]["0"]
+    assert checks["int8"]["0.conv1"]
+    assert not checks["int8"]["1"]
+    assert checks["partial"]["1"]
 
 
 def test_the_users_model_is_left_as_it_was(branches):

@@ -45,7 +45,7 @@ class LayerCheck:
     """One quantized layer of the file, alone, against the model's own module on the same input.
 
     difference: largest difference relative to the largest output; None if the layer could not be
-        cut out of the graph.
+        cut out of the graph, or holds another quantized layer.
     moved: fraction of the input's values that were first moved off a rounding boundary, where file
         and model may round differently.
     """
