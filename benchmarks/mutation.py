@@ -52,7 +52,9 @@ TESTS = {
     "planners": (
         "test_cost_planner",
         "test_culprits",
+        "test_formats_planner",
         "test_greedy",
+        "test_guests",
         "test_raced",
         "test_rule_planner",
         "test_selection",

@@ -15,7 +15,7 @@ from sensitivity.planners.exhaustive import ExhaustivePlanner
 from sensitivity.planners.greedy import GreedyPlanner
 from sensitivity.planners.loss_model import Weights, first_guess, fitted
 from sensitivity.planners.pinned import PinnedPlanner, given
-from sensitivity.planners.program import Program
+from sensitivity.planners.program import Program, _Rows
 from sensitivity.records import Border, CostModel
 
 UNITS = ("a", "b", "c", "d")
@@ -390,6 +390,27 @@ def test_with_pins_the_cost_of_the_rest_is_that_of_the_whole() -> None:
         for size in range(len(free) + 1):
             for chosen in combinations([unit for (unit,) in free], size):
                 assert left.of(chosen) == pytest.approx(one.cost.of((*chosen, *skip)))
+
+
+@pytest.mark.parametrize("ends", [("", "conv"), ("conv", "")])
+def test_a_border_to_the_outside_stays_one_whichever_end_is_named_first(ends) -> None:
+    cost = CostModel("table", "ms", 1.0, {"conv": 0.5, "fc": 0.5}, (Border(*ends, 0.25),))
+    left = given(cost, [], ["fc"])
+    assert [border.cost for border in left.borders] == [0.25]
+    # What is outside runs in float, so the border is paid where the unit is in INT8.
+    assert left.of([]) == cost.of([]) == 1.25
+    assert left.of(["conv"]) == cost.of(["conv"]) == 1.5
+
+
+@pytest.mark.parametrize("heavier", [True, False])
+def test_a_product_in_a_program_says_that_neither_unit_is_skipped(heavier: bool) -> None:
+    rows = _Rows(3)
+    rows.both(0, 1, 2, heavier=heavier)
+    constraint = rows.constraint()
+    for i, j in product((0, 1), repeat=2):
+        values = [z for z in (0, 1) if (constraint.A @ [z, i, j] <= constraint.ub).all()]
+        neither = int(not i and not j)
+        assert values == ([z for z in (0, 1) if z >= neither] if heavier else [*range(neither + 1)])
 
 
 def test_a_pinned_plan_is_the_cheapest_one_that_obeys() -> None:

@@ -122,6 +122,31 @@ def test_a_planner_of_the_free_units_sees_what_whole_sets_do_to_the_outputs() ->
     assert asked == [("b", "c"), ("b",)]
 
 
+def test_engines_of_whole_sets_are_measured_for_a_planner_of_the_free_units() -> None:
+    measured = []
+
+    def probe(skips):
+        measured.extend(skips)
+        return [1.0 for _ in skips]
+
+    goal = Goal(0.5, 1.0, probe=probe).measured_as(lambda skip: (*skip, "pinned"))
+    assert goal.probe is not None
+    assert goal.probe([("a",), ()]) == [1.0, 1.0]
+    assert measured == [("a", "pinned"), ("pinned",)]
+    assert Goal(0.5, 1.0).measured_as(lambda skip: skip).probe is None
+
+
+@pytest.mark.parametrize("searches", [True, False])
+def test_a_planner_of_the_free_units_searches_where_its_planner_does(searches: bool) -> None:
+    class Other:
+        name = "other"
+
+    Other.searches = searches
+    assert PinnedPlanner(Other(), [], []).searches is searches
+    assert PinnedPlanner(GreedyPlanner(), [], []).searches is True
+    assert PinnedPlanner(GreedyPlanner(), [], []).name == "greedy"
+
+
 @pytest.mark.parametrize(("doubt", "climbs"), [(0.0, True), (0.5, False)])
 def test_a_decline_that_may_be_chance_starts_no_search_of_single_units(
     doubt: float, climbs: bool
