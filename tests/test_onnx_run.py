@@ -14,6 +14,7 @@ from support.commands import verb
 from support.onnx_models import float_file, images, labelled, run_file, static_file
 
 from sensitivity.errors import TaskError
+from sensitivity.exporters.onnx_file import most_agree
 from sensitivity.onnx_task import onnx_task
 from sensitivity.quantizers.onnx.model import OnnxModel
 from sensitivity.tasks.base import EvaluateTask
@@ -304,3 +305,24 @@ def test_a_file_that_has_collapsed_is_scanned_with_one_operation_quantized_at_a_
     assert (scanned.effect > 0).all(), "what each costs alone"
     assert verb("scan", f"{task}:task", "--mode", "disable", "--out", tmp_path / "asked") == 0
     assert json.loads((tmp_path / "asked/run.json").read_text())["mode"] == "disable"
+
+
+def test_outputs_of_a_file_may_differ_by_a_flip_in_few_samples_and_not_in_most() -> None:
+    rng = np.random.default_rng(0)
+    unquantized = [rng.normal(size=(6, 3, 5)), rng.normal(size=(6, 4))]
+    expected = [output + rng.normal(0, 0.1, output.shape) for output in unquantized]
+
+    def moved(samples: list[int], by: float) -> list[np.ndarray]:
+        outputs = [output.copy() for output in expected]
+        for output in outputs:
+            output[samples] += by
+        return outputs
+
+    assert most_agree(moved([4], 0.05), expected, unquantized, 0.005)
+    assert not most_agree(moved([0, 2, 4], 0.05), expected, unquantized, 0.005)
+    # More than quantization changes is no rounding, and neither is what is no number.
+    assert not most_agree(moved([4], 0.5), expected, unquantized, 0.005)
+    assert not most_agree(moved([4], np.nan), expected, unquantized, 0.005)
+    # An output without an axis for the samples cannot be taken apart.
+    single = [np.zeros(1), np.zeros((6, 2))]
+    assert not most_agree(single, single, single, 0.005)

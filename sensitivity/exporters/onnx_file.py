@@ -9,6 +9,7 @@ TensorRT-RTX needs that for INT8; the values are the same.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -125,7 +126,9 @@ def verify_onnx(
         rms = relative_rms(outputs, reference[variant], reference["float"])
         own = relative_rms(reference["float"], reference[variant], reference["float"])
         limit = max(OUTPUT_TOLERANCE * own, FLOAT_TOLERANCE)
-        if not rms <= limit:
+        if not rms <= limit and not most_agree(
+            outputs, reference[variant], reference["float"], limit
+        ):
             raise ExportError(
                 f"Expected outputs of {file.name} to differ from what was measured by at most "
                 f"{limit:.2g} (relative RMS), got {rms:.2g}; this is a fault of the export: please "
@@ -261,6 +264,38 @@ def _metadata(model: ir.Model) -> list[Any]:
 def _simulated(simulator: Simulator, disabled: frozenset[str], inputs: Any) -> Any:
     ((_, outputs),) = simulator.outputs(inputs, [disabled])
     return outputs
+
+
+def most_agree(
+    outputs: Sequence[np.ndarray],
+    expected: Sequence[np.ndarray],
+    unquantized: Sequence[np.ndarray],
+    limit: float,
+) -> bool:
+    """Return whether more than half of the samples differ by at most the limit, and no sample by
+    more than quantization changes it.
+
+    A value near a rounding boundary may flip where the file's sums have another last bit, and in a
+    deep model one flip changes many outputs of its sample. A fault of the export shows in all of
+    them.
+
+    outputs, expected, unquantized: the outputs of the file, of the simulated model and of the float
+        model, each float[n, ...].
+    limit: largest relative RMS.
+    """
+    counts = {len(output) if output.ndim else 0 for output in (*outputs, *expected)}
+    if len(counts) > 1:
+        return False
+    differences, changes = [], []
+    for at in range(counts.pop()):
+        file = [output[at] for output in outputs]
+        simulated = [output[at] for output in expected]
+        float_model = [output[at] for output in unquantized]
+        differences.append(relative_rms(file, simulated, float_model))
+        changes.append(relative_rms(float_model, simulated, float_model))
+    agreeing = sum(difference <= limit for difference in differences)
+    is_rounding = all(map(operator.le, differences, changes))
+    return is_rounding and agreeing > len(differences) / 2
 
 
 def _flat(outputs: Any) -> list[np.ndarray]:
