@@ -73,12 +73,14 @@ TESTS = {
     "units": ("test_export_placement", "test_groups", "test_onnx_groups", "test_residuals"),
     "onnx_graph/passes": (
         "test_clip_passes",
+        "test_equalization",
         "test_export",
         "test_export_lowering",
         "test_export_passes",
         "test_for_onnxruntime",
         "test_lower_onnxruntime",
         "test_lower_passes",
+        "test_onnx_fake_quant",
         "test_onnx_float_model",
         "test_onnx_graph",
         "test_onnx_ranges",
@@ -86,6 +88,7 @@ TESTS = {
         "test_onnx_source",
         "test_residuals",
         "test_scalar_scales",
+        "test_skip_uses",
         "test_yolo_end2end",
     ),
 }

@@ -9,6 +9,7 @@ import pytest
 from support.onnx_text import network_of
 
 from sensitivity.onnx_graph.passes.fold_batchnorm import FoldBatchNorm
+from sensitivity.onnx_graph.passes.fold_channel_scales import links
 from sensitivity.onnx_graph.passes.one_pair_per_value import OnePairPerValue
 from sensitivity.onnx_graph.passes.transposed_weights import TransposedWeights
 
@@ -144,3 +145,22 @@ def test_what_can_compute_in_integers_reads_the_quantized_value_too(mover: str) 
     assert OnePairPerValue()(network).modified == can
     node = next(node for node in network.graph if node.op_type == mover)
     assert node.inputs[0].name == ("d" if can else "x")
+
+
+@pytest.mark.parametrize(("group", "inner", "found"), [(4, 1, 1), (2, 2, 0), (1, 4, 0)])
+def test_channels_are_linked_where_a_depthwise_convolution_reads_them(
+    group: int, inner: int, found: int
+) -> None:
+    network = network_of(
+        f"""<ir_version: 8, opset_import: ["" : 17]>
+        net (float[2,3,6,6] x) => (float[2,4,2,2] y)
+        <float s = {{0.02}}, int8 z = {{0}}> {{
+            c = Conv (x, w)
+            q = QuantizeLinear (c, s, z)
+            d = DequantizeLinear (q, s, z)
+            y = Conv <group = {group}> (d, v)
+        }}""",
+        w=RNG.normal(size=(4, 3, 3, 3)).astype(np.float32),
+        v=RNG.normal(size=(4, inner, 3, 3)).astype(np.float32),
+    )
+    assert len(list(links(network.graph))) == found
