@@ -78,6 +78,7 @@ TESTS = {
         "test_export_lowering",
         "test_export_passes",
         "test_for_onnxruntime",
+        "test_fused_layers",
         "test_lower_onnxruntime",
         "test_lower_passes",
         "test_onnx_fake_quant",
