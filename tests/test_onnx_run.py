@@ -14,7 +14,7 @@ from support.commands import verb
 from support.onnx_models import float_file, images, labelled, run_file, static_file
 
 from sensitivity.errors import TaskError
-from sensitivity.exporters.onnx_file import most_agree
+from sensitivity.exporters.agreement import most_agree
 from sensitivity.onnx_task import onnx_task
 from sensitivity.quantizers.onnx.model import OnnxModel
 from sensitivity.tasks.base import EvaluateTask

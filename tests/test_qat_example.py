@@ -1,14 +1,11 @@
 """The example that compares four calibrators and fine-tunes ResNet-20."""
 
-import importlib.util
 import os
-from pathlib import Path
 
 import pytest
 import torch
 from modelopt.torch.quantization.nn import TensorQuantizer
-
-FLOW = Path(__file__).parents[1] / "examples/14_qat/flow.py"
+from support.scripts import load_script
 
 pytestmark = pytest.mark.skipif(
     "SENSITIVITY_ASSETS" not in os.environ,
@@ -18,10 +15,7 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def flow():
-    spec = importlib.util.spec_from_file_location("qat_flow", FLOW)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("examples/14_qat/flow.py")
 
 
 @pytest.fixture(scope="module")

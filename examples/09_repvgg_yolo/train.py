@@ -10,7 +10,7 @@ unused.
 from __future__ import annotations
 
 import argparse
-import time
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,6 +24,9 @@ from torch import Tensor
 from sensitivity.tasks.detection import ImageBatches
 from sensitivity.tasks.yolo_data import labelled
 from sensitivity.workflows.yolo_weights import ultralytics
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from yolo_training import fit
 
 NAMES = tuple(f"digit {digit}" for digit in range(10))
 SIZE, BATCH = 96, 32
@@ -59,29 +62,8 @@ def trained(data: Path, epochs: int) -> Any:
     model.names, model.args = dict(enumerate(NAMES)), GAINS
     wanted = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.SGD(wanted, RATE, momentum=0.9, nesterov=True, weight_decay=DECAY)
-    steps = epochs * (len(images) // BATCH)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, RATE, total_steps=steps, pct_start=0.1
-    )
-    model.train()
-    start = time.monotonic()
-    for epoch in range(epochs):
-        total = 0.0
-        for some in torch.randperm(len(images))[: len(images) // BATCH * BATCH].reshape(-1, BATCH):
-            loss = model.loss(batch(some))[0].sum() / BATCH
-            optimizer.zero_grad()
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 10.0)
-            optimizer.step()
-            schedule.step()
-            total += loss.item()
-        print(
-            f"epoch {epoch + 1} of {epochs}: loss {total / (len(images) // BATCH):.2f}, "
-            f"{time.monotonic() - start:.0f} s",
-            flush=True,
-        )
-    del model.criterion, model.args
-    return model.eval()
+    count = len(images)
+    return fit(model, optimizer, batch, images=count, size=BATCH, epochs=epochs, rising=0.1)
 
 
 def loaded(data: Path) -> tuple[Tensor, Any]:

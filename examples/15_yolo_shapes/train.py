@@ -6,7 +6,7 @@ python train.py segment shapes_segment.pt --data shapes
 from __future__ import annotations
 
 import argparse
-import time
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,6 +22,9 @@ from sensitivity.tasks.detection_labels import LabelForm, LabelledImage
 from sensitivity.tasks.detection_rotated import around
 from sensitivity.tasks.yolo_data import labelled
 from sensitivity.workflows.yolo_weights import ultralytics
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from yolo_training import fit
 
 BATCH, EPOCHS, RATE = 16, 6, 0.002
 GAINS = SimpleNamespace(
@@ -65,30 +68,12 @@ def trained(task: str, data: Path, epochs: int) -> Any:
     images = torch.cat([(inputs * 255).round().to(torch.uint8) for inputs, _ in reader])
     wanted = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(wanted, RATE, weight_decay=5e-4)
-    steps = epochs * (len(images) // BATCH)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, RATE, total_steps=steps, pct_start=0.2
-    )
-    model.train()
-    start = time.monotonic()
-    for epoch in range(epochs):
-        total = 0.0
-        for some in torch.randperm(len(images))[: len(images) // BATCH * BATCH].reshape(-1, BATCH):
-            batch = batch_of(task, images[some], [found[at] for at in some])
-            loss = model.loss(batch)[0].sum() / BATCH
-            optimizer.zero_grad()
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 10.0)
-            optimizer.step()
-            schedule.step()
-            total += loss.item()
-        print(
-            f"epoch {epoch + 1} of {epochs}: loss {total / (len(images) // BATCH):.2f}, "
-            f"{time.monotonic() - start:.0f} s",
-            flush=True,
-        )
-    del model.criterion, model.args
-    return model.eval()
+
+    def batch(some: Tensor) -> dict[str, Tensor]:
+        return batch_of(task, images[some], [found[at] for at in some])
+
+    count = len(found)
+    return fit(model, optimizer, batch, images=count, size=BATCH, epochs=epochs, rising=0.2)
 
 
 def batch_of(task: str, images: Tensor, labels: list[LabelledImage]) -> dict[str, Tensor]:

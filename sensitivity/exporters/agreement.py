@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -27,6 +28,33 @@ def relative_rms(outputs: Outputs, others: Outputs, unit: Outputs) -> float:
         error = float(np.mean(np.square(output.astype(np.float64) - other)))
         parts.append(error / power if power else float(error > 0))
     return float(np.sqrt(np.mean(parts)))
+
+
+def most_agree(outputs: Outputs, expected: Outputs, unquantized: Outputs, limit: float) -> bool:
+    """Return whether more than half of the samples differ by at most the limit, and no sample by
+    more than quantization changes it.
+
+    A value near a rounding boundary may flip where the file's sums have another last bit, and in a
+    deep model one flip changes many outputs of its sample. A fault of the export shows in all of
+    them.
+
+    outputs, expected, unquantized: the outputs of the file, of the simulated model and of the float
+        model, each float[n, ...].
+    limit: largest relative RMS.
+    """
+    counts = {len(output) if output.ndim else 0 for output in (*outputs, *expected)}
+    if len(counts) > 1:
+        return False
+    differences, changes = [], []
+    for at in range(counts.pop()):
+        file = [output[at] for output in outputs]
+        simulated = [output[at] for output in expected]
+        float_model = [output[at] for output in unquantized]
+        differences.append(relative_rms(file, simulated, float_model))
+        changes.append(relative_rms(float_model, simulated, float_model))
+    agreeing = sum(difference <= limit for difference in differences)
+    is_rounding = all(map(operator.le, differences, changes))
+    return is_rounding and agreeing > len(differences) / 2
 
 
 def agreed(

@@ -9,7 +9,6 @@ TensorRT-RTX needs that for INT8; the values are the same.
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -19,7 +18,7 @@ import numpy as np
 import onnx_ir as ir
 
 from sensitivity.errors import ExportError
-from sensitivity.exporters.agreement import relative_rms
+from sensitivity.exporters.agreement import most_agree, relative_rms
 from sensitivity.exporters.evaluate import check_metric, input_ports, outputs_of
 from sensitivity.exporters.torch_model import FILES, disabled_by_variant, file_facts, in_variant
 from sensitivity.exporters.verification import (
@@ -264,38 +263,6 @@ def _metadata(model: ir.Model) -> list[Any]:
 def _simulated(simulator: Simulator, disabled: frozenset[str], inputs: Any) -> Any:
     ((_, outputs),) = simulator.outputs(inputs, [disabled])
     return outputs
-
-
-def most_agree(
-    outputs: Sequence[np.ndarray],
-    expected: Sequence[np.ndarray],
-    unquantized: Sequence[np.ndarray],
-    limit: float,
-) -> bool:
-    """Return whether more than half of the samples differ by at most the limit, and no sample by
-    more than quantization changes it.
-
-    A value near a rounding boundary may flip where the file's sums have another last bit, and in a
-    deep model one flip changes many outputs of its sample. A fault of the export shows in all of
-    them.
-
-    outputs, expected, unquantized: the outputs of the file, of the simulated model and of the float
-        model, each float[n, ...].
-    limit: largest relative RMS.
-    """
-    counts = {len(output) if output.ndim else 0 for output in (*outputs, *expected)}
-    if len(counts) > 1:
-        return False
-    differences, changes = [], []
-    for at in range(counts.pop()):
-        file = [output[at] for output in outputs]
-        simulated = [output[at] for output in expected]
-        float_model = [output[at] for output in unquantized]
-        differences.append(relative_rms(file, simulated, float_model))
-        changes.append(relative_rms(float_model, simulated, float_model))
-    agreeing = sum(difference <= limit for difference in differences)
-    is_rounding = all(map(operator.le, differences, changes))
-    return is_rounding and agreeing > len(differences) / 2
 
 
 def _flat(outputs: Any) -> list[np.ndarray]:
