@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.scripts import load_benchmark
+from support.scripts import load_script
 
 from sensitivity.config import PlanSettings, check_numbers, target_of
 from sensitivity.errors import SensitivityError
@@ -17,7 +17,7 @@ from sensitivity.errors import SensitivityError
 
 @pytest.fixture(scope="module")
 def promise() -> Any:
-    return load_benchmark("promise")
+    return load_script("benchmarks/promise.py")
 
 
 def row(build: str, drop: float, skipped: int, status: str = "met") -> dict[str, Any]:

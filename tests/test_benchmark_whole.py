@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.scripts import ROOT, load_benchmark
+from support.scripts import ROOT, load_script
 
 
 @pytest.fixture(scope="module")
 def whole() -> Any:
-    return load_benchmark("whole")
+    return load_script("benchmarks/whole.py")
 
 
 def row(seconds: float, skipped: int = 2, status: str = "met", peak: float = 100.0) -> Any:

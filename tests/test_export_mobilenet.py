@@ -1,10 +1,9 @@
 """Export and lowering of a real model: MobileNetV1 x0.25 on ImageNet images."""
 
 import os
-import sys
-from pathlib import Path
 
 import pytest
+from support.scripts import load_script
 
 from sensitivity.exporters.lower import lower_file
 from sensitivity.exporters.torch_model import export_files
@@ -14,7 +13,6 @@ from sensitivity.quantizers.base import layers
 from sensitivity.quantizers.torch.modelopt import ModelOptModel
 from sensitivity.tasks.scoring import Scoring
 
-EXAMPLE = Path(__file__).parents[1] / "examples" / "01_mobilenet"
 SKIP = ["stage1.1.0"]
 SAMPLES = 50
 
@@ -26,11 +24,7 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
-    sys.path.insert(0, str(EXAMPLE))
-    try:
-        import task
-    finally:
-        sys.path.remove(str(EXAMPLE))
+    task = load_script("examples/01_mobilenet/task.py")
     images = task.imagenet()
     source = ModelOptModel(
         task.calibrated(task.batches(images.take(range(task.CALIBRATION_IMAGES))))
