@@ -26,7 +26,9 @@ from support.warm import DIED, PID_FILE
 from sensitivity import doctor
 from sensitivity.cli.render import ranking_table
 from sensitivity.distribution import install_line
+from sensitivity.exporters.verification import Verification
 from sensitivity.journal.journal import Journal
+from sensitivity.run_dir import RunDir
 
 
 @pytest.fixture(scope="module")
@@ -173,6 +175,15 @@ def test_each_verb_works_alone_on_a_run_directory(
     assert verb("report", out) == 0
     assert (out / "scan.csv").read_bytes() == (done / "scan.csv").read_bytes()
     assert "sensitivity bench" in (out / "report.html").read_text()
+
+    lowered = set(RunDir(out).read("export.json", Verification).lowered)
+    assert verb("export", out, "--for", "openvino") == 0
+    again = RunDir(out).read("export.json", Verification)
+    assert set(again.lowered) == lowered, "the files for other runtimes are as they were"
+    (out / "model.int8.tensorrt.onnx").unlink()
+    assert verb("export", out, "--for", "openvino") == 0
+    again = RunDir(out).read("export.json", Verification)
+    assert set(again.lowered) == lowered - {"model.int8.tensorrt.onnx"}
 
 
 def test_a_task_with_only_evaluate_is_served_and_told_what_it_lacks(

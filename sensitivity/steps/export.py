@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from sensitivity.errors import TaskError
+from sensitivity.errors import RunDirError, TaskError
 from sensitivity.exporters.for_onnxruntime import faithful_copies
 from sensitivity.exporters.half_baseline import NAME as HALF
 from sensitivity.exporters.half_baseline import half_baseline
@@ -15,7 +15,7 @@ from sensitivity.exporters.lower import TARGETS
 from sensitivity.exporters.lowered import lower_files
 from sensitivity.exporters.onnx_file import export_onnx, verify_onnx
 from sensitivity.exporters.torch_model import disabled_by_variant, export_files
-from sensitivity.exporters.verification import Verification
+from sensitivity.exporters.verification import LoweringCheck, Verification
 from sensitivity.exporters.verify import verify
 from sensitivity.quantizers.alternatives import with_alternatives
 from sensitivity.quantizers.base import form_of
@@ -78,11 +78,32 @@ def export_plan(
                 session, chosen, targets, scoring, {} if forgiving else None
             )
         ranges = tuple(new_range.key for new_range in chosen.every_range)
-        verification = _built(
-            session, chosen, replace(verification, skip=chosen.skip, ranges=ranges)
-        )
+        verification = replace(verification, skip=chosen.skip, ranges=ranges)
+        if form_of(source) != "onnx":
+            kept = _lowered_before(session, chosen, targets)
+            verification = replace(verification, lowered=kept | verification.lowered)
+        verification = _built(session, chosen, verification)
         run_dir.write("export.json", verification)
     return verification
+
+
+def _lowered_before(
+    session: Session, chosen: Plan, targets: Sequence[LowerTarget]
+) -> dict[str, LoweringCheck]:
+    """Return the checks of files that an earlier export of this plan lowered for other runtimes."""
+    run_dir = session.run_dir
+    try:
+        earlier = run_dir.read_if_there("export.json", Verification)
+    except RunDirError:
+        return {}  # a damaged record is what a new export replaces
+    if earlier is None or not earlier.is_of(chosen):
+        return {}
+    others = TARGETS.keys() - set(targets)
+    return {
+        name: check
+        for name, check in earlier.lowered.items()
+        if check.target in others and (run_dir.folder / name).exists()
+    }
 
 
 def _scoring(session: Session, chosen: Plan) -> Scoring | None:
