@@ -1,11 +1,11 @@
-"""Object detectors judged by COCO's mAP50-95, image by image; see `detection_parts` for masks and
-key points.
+"""Object detectors whose metric is COCO's mAP50-95; `detection_parts` adds masks and key points.
 
     labels = coco_images(Path("instances.json"), Path("images"))
     task = detection_task(model, random_splits(labels.images, seed=0), labels.names, size=640)
 
-Per-image scores are records, not single numbers (see `detection_map`): the metric of any subset or
-resample of images comes from them at once, so intervals are had by resampling images.
+The score of an image is a record, not a single number; see `detection_map`. The metric of any
+subset or resample of the images is computed from their records, so intervals come from a bootstrap
+over images.
 """
 
 from __future__ import annotations
@@ -58,21 +58,25 @@ from sensitivity.tasks.detection_parts import (
 from sensitivity.tasks.images import Size
 
 Decode = Callable[[Any], tuple[Floats, Floats]]
-"""Model outputs -> boxes float[n, anchors, 4] (x1 y1 x2 y2 in input pixels), confidences float[n,
-classes, anchors]."""
+"""Model outputs -> boxes float[n, anchors, 4] (x1 y1 x2 y2 in input pixels) and confidences
+float[n, classes, anchors]."""
 
 SIZES: Mapping[str, float] = {"rank": 0.25, "confirm": 0.5, "holdout": 0.25}
-"""Signals rank detectors on few images; it is the choice of a plan by mAP that takes many."""
+"""Share of the images in each split. "confirm" is the largest: a ranking by signals needs few
+images, while choosing a plan by mAP needs many."""
 
 Aggregate = Callable[[Scores], Any]
+"""Records of any number of images -> what they amount to, such as a metric."""
 
 MEANS: Mapping[str, Callable[[Scores, int], float]] = {
     "mAP50-95": mean_average_precision,
     "mAP50": mean_average_precision_50,
 }
+"""Name of a metric -> (rows of `image_scores`, number of classes) -> its value."""
 
 CACHE_BYTES = 1 << 29
-"""Letterboxed images kept in memory for each split; the rest is read again on each pass."""
+"""Bytes of letterboxed images kept in memory for each split; other images are read again on each
+pass."""
 
 
 def detection_task(
@@ -87,15 +91,19 @@ def detection_task(
     part: Part | None = None,
     stretched: bool = False,
 ) -> Task:
-    """A task whose metric is mAP50-95, 0..1; with `part` the mean of that of boxes and that of
-    masks or key points.
+    """A task whose metric is mAP50-95, 0..1.
 
-    model: calibrated, takes float32[n, 3, height, width], RGB 0..1. splits: images for "rank",
-    "confirm" and "holdout".
-    names: of the classes, as many as the model has. size: side of the square input in pixels, or
-    (height, width). decode: what the model's outputs mean. rule: which boxes are reported;
-    ultralytics' validation settings by default. part: what it gives with each box, which is judged
-    too. stretched: images are stretched over the input, as RT-DETR is validated.
+    model: the calibrated detector, which takes float32[n, 3, height, width], RGB in the range
+        0 to 1.
+    splits: images for "rank", "confirm" and "holdout".
+    names: the class names, as many as the model has classes.
+    size: side of the square input in pixels, or (height, width).
+    decode: turns the model's outputs into boxes and confidences.
+    rule: which candidates become detections. None uses the settings of ultralytics' validator.
+    part: masks or key points that the model gives with each box. The metric is then the mean of
+        the mAP50-95 of the boxes and that of the part. None judges boxes alone.
+    stretched: whether images are stretched over the whole input, as RT-DETR is validated, rather
+        than letterboxed.
     """
     data = {
         name: ImageBatches(images, size=size, batch=batch, part=part, stretched=stretched)
@@ -108,21 +116,29 @@ def detection_task(
 def random_splits(
     images: Sequence[LabelledImage], *, sizes: Mapping[str, float] = SIZES, seed: int | None = None
 ) -> dict[str, tuple[LabelledImage, ...]]:
-    """Disjoint random splits "rank", "confirm" and "holdout"; sizes and errors as in
-    `random_parts`."""
+    """Draw the disjoint splits "rank", "confirm" and "holdout" at random.
+
+    sizes, seed, errors: as in `random_parts`.
+    """
     parts = random_parts(len(images), sizes, seed)
-    return {name: tuple(images[at] for at in part) for name, part in parts.items()}
+    return {name: tuple(images[number] for number in part) for name, part in parts.items()}
 
 
 @dataclass(frozen=True, eq=False)
 class ImageBatches:
-    """Letterboxed batches of (inputs, targets), in the given order, again and again.
+    """Letterboxed batches of (inputs, targets) in the order of `images`. They can be iterated any
+    number of times.
 
-    inputs: float32[n, 3, height, width], RGB 0..1. targets: a dict of tensors, the image first in
-    each: boxes float64[n, most, 4] in image pixels, classes int64[n, most] (-1 where there is no
-    box), crowd bool[n, most], geometry float64[n, 6], and those of `part`; `most` is the same in
-    all batches. part: what is judged beside boxes. stretched: over the input, whatever their
-    proportions.
+    The inputs of a batch are float32[n, 3, height, width], RGB in the range 0 to 1. Its targets are
+    a dict of tensors whose first axis is the image: "boxes" float64[n, most, 4] in image pixels,
+    "classes" int64[n, most] (-1 where there is no box), "crowd" bool[n, most], "geometry"
+    float64[n, 6], and those of `part`. `most` is the same in all batches.
+
+    images: at least one. TaskError is raised for none.
+    size: side of the square input in pixels, or (height, width).
+    batch: images in a batch; the last batch may have fewer.
+    part: what is judged beside boxes. None for boxes alone.
+    stretched: whether images are stretched over the whole input, whatever their proportions.
     """
 
     images: Sequence[LabelledImage]
@@ -140,17 +156,14 @@ class ImageBatches:
         return -(-len(self.images) // self.batch)
 
     def __iter__(self) -> Iterator[tuple[Any, dict[str, Any]]]:
+        from_numpy = optional.torch.from_numpy
         for pixels, targets in self.arrays():
-            inputs = (
-                optional.torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous().float().div_(255)
-            )
-            yield (
-                inputs,
-                {name: optional.torch.from_numpy(value) for name, value in targets.items()},
-            )
+            channels_first = from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
+            inputs = channels_first.float().div_(255)
+            yield inputs, {name: from_numpy(value) for name, value in targets.items()}
 
     def arrays(self) -> Iterator[tuple[NDArray[np.uint8], dict[str, NDArray[Any]]]]:
-        """Batches of images uint8[n, height, width, 3] in RGB, and targets, as numpy arrays."""
+        """Batches of (RGB images uint8[n, height, width, 3], targets) as numpy arrays."""
         for start in range(0, len(self.images), self.batch):
             numbers = range(start, min(start + self.batch, len(self.images)))
             pixels, geometry = zip(*(self._letterboxed(number) for number in numbers), strict=True)
@@ -160,11 +173,12 @@ class ImageBatches:
     def _targets(self, images: Sequence[LabelledImage]) -> dict[str, NDArray[Any]]:
         truth = pad_truth(images, self.most)
         targets = {"boxes": truth.boxes, "classes": truth.classes, "crowd": truth.crowd}
-        more = {} if self.part is None else self.part.truth(images, self.most)
-        return targets | more
+        if self.part is None:
+            return targets
+        return targets | self.part.truth(images, self.most)
 
     def alone(self, image: LabelledImage) -> tuple[Any, dict[str, Any]]:
-        """The batch of one image that need not be among these."""
+        """A batch of this one image, which need not be among `images`."""
         return next(iter(replace(self, images=[image], batch=1, _kept={})))
 
     @property
@@ -176,10 +190,10 @@ class ImageBatches:
         if number in self._kept:
             return self._kept[number]
         image = self.images[number]
-        made = self._placed(load_rgb(image.file, image.size))
-        if (len(self._kept) + 1) * made[0].nbytes <= CACHE_BYTES:
-            self._kept[number] = made
-        return made
+        pixels, geometry = self._placed(load_rgb(image.file, image.size))
+        if (len(self._kept) + 1) * pixels.nbytes <= CACHE_BYTES:
+            self._kept[number] = pixels, geometry
+        return pixels, geometry
 
     def _placed(self, image: Any) -> tuple[NDArray[np.uint8], Geometry]:
         if not self.stretched:
@@ -189,11 +203,17 @@ class ImageBatches:
 
 @dataclass(frozen=True)
 class DetectionScore:
-    """(outputs, targets) -> one record per image, float64[n, 2 * rule.limit + classes]; see
-    `detection_map`, and `detection_parts` for those with a part.
+    """(outputs, targets) -> one record per image, float64[n, 2 * rule.limit + classes].
 
-    reading: a sentence on what the outputs were taken for, where nobody said so; told where float
-    finds nothing. part: what is judged beside boxes, None for boxes alone.
+    `detection_map` describes the records, `detection_parts` those of a model with masks or key
+    points.
+
+    names: the class names, in the order of the model's outputs.
+    decode: turns the model's outputs into boxes and confidences.
+    rule: which candidates become detections.
+    reading: a sentence that says how the outputs were understood, where the user did not say so.
+        It is quoted when the float model finds nothing.
+    part: what is judged beside boxes. None for boxes alone.
     """
 
     names: tuple[str, ...]
@@ -233,41 +253,45 @@ class DetectionScore:
         classes = len(self.names)
         if self.part is None:
             return {"mAP50": partial(mean_average_precision_50, classes=classes)}
-        rows: dict[str, Aggregate] = {"box": self.box_rows, self.part.name: self.part_rows}
-        return {
-            f"{of} {name}": Figure(taken, mean, classes)
-            for name, mean in MEANS.items()
-            for of, taken in rows.items()
-        }
+        figures: dict[str, Aggregate] = {}
+        for metric, mean in MEANS.items():
+            figures[f"box {metric}"] = Figure(self.box_rows, mean, classes)
+            figures[f"{self.part.name} {metric}"] = Figure(self.part_rows, mean, classes)
+        return figures
 
     def box_rows(self, scores: Scores) -> Scores:
-        """Of records those of the boxes."""
-        return scores if self.part is None else box_rows(scores, len(self.names))
+        """The part of the records that judges boxes, as rows of `image_scores`."""
+        if self.part is None:
+            return scores
+        return box_rows(scores, len(self.names))
 
     def part_rows(self, scores: Scores) -> Scores:
-        """Of records those of the masks or key points, in the same form."""
+        """The part of the records that judges masks or key points, in the same form."""
         return part_rows(scores, len(self.names))
 
     def precision(self, scores: Scores) -> NDArray[np.float64]:
-        """AP float64[10, classes] of each class by the metric; nan for a class that is not
-        shown."""
+        """AP float64[10, classes] by the metric, at each overlap threshold; nan for a class that no
+        image shows."""
         classes = len(self.names)
         of_boxes = average_precision(self.box_rows(scores), classes)
         if self.part is None:
             return of_boxes
         of_parts = average_precision(self.part_rows(scores), classes)
-        # a class may have boxes alone, such as people without a labelled key point
-        return (of_boxes + np.where(np.isnan(of_parts), of_boxes, of_parts)) / 2
+        # A class may have boxes alone, such as people without a labelled key point.
+        known_parts = np.where(np.isnan(of_parts), of_boxes, of_parts)
+        return (of_boxes + known_parts) / 2
 
     def detections(self, outputs: Any, targets: Mapping[str, Any]) -> Detections:
-        """What the model reports, in pixels of the original images."""
+        """The detections of a batch, with boxes in pixels of the original images."""
         found = detections(*self.decoded(outputs), self.rule)
         boxes = to_image(found.boxes, as_numpy(targets["geometry"]))
         return replace(found, boxes=boxes)
 
     def decoded(self, outputs: Any) -> tuple[Floats, Floats]:
-        """Boxes and confidences. Raises TaskError where they are those of other classes, or no
-        numbers."""
+        """Boxes and confidences as `decode` gives them.
+
+        Raises TaskError if the number of classes is not that of `names`, or a confidence is NaN.
+        """
         boxes, confidences = self.decode(outputs)
         if confidences.shape[1] != len(self.names):
             raise TaskError(
@@ -276,18 +300,23 @@ class DetectionScore:
                 "was trained for, or another `decode`."
             )
         if np.isnan(confidences.sum()):
-            bad = int(np.argwhere(np.isnan(confidences).any(axis=(1, 2)))[0, 0])
+            has_nan = np.isnan(confidences).any(axis=(1, 2))
+            sample = int(np.flatnonzero(has_nan)[0])
             raise TaskError(
-                f"Expected confidences that are numbers, got NaN for sample {bad}; check the model "
-                "on it."
+                f"Expected confidences that are numbers, got NaN for sample {sample}; check the "
+                "model on it."
             )
         return boxes, confidences
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A number of a part of the records. taken: records -> that part. mean: the number of its
-    rows."""
+    """A metric that is computed from a part of each record.
+
+    taken: records -> that part of each.
+    mean: (those parts, number of classes) -> the metric.
+    classes: the number of classes.
+    """
 
     taken: Aggregate
     mean: Callable[[Scores, int], float]
@@ -298,7 +327,7 @@ class Figure:
 
 
 def pad_truth(images: Sequence[LabelledImage], most: int) -> Truth:
-    """The images' boxes as arrays of `most` boxes each."""
+    """The labelled boxes as arrays, padded to `most` boxes for each image."""
     truth = Truth(
         np.zeros((len(images), most, 4)),
         np.full((len(images), most), -1),

@@ -1,5 +1,5 @@
-"""What a detector's mean average precision hides: the classes that lost, and the images that lost
-most."""
+"""What a detector's mean average precision hides: the classes and the images that lose most in
+INT8."""
 
 from __future__ import annotations
 
@@ -17,13 +17,20 @@ from sensitivity.tasks.detection_map import Truth, match
 from sensitivity.tasks.detection_thresholds import ThresholdResult
 
 VARIANTS = ("float", "int8", "partial")
+"""The float model, the fully quantized one, and the plan's."""
+
 SHOWN_CONFIDENCE = 0.25
-"""Boxes below it are not drawn; they count for the metric all the same."""
+"""The lowest confidence of a box that is drawn. The metric counts the boxes below it too."""
 
 
 @dataclass(frozen=True)
 class ClassResult:
-    """AP50-95 of one class, 0..1, by variant. boxes: how many there are to be found."""
+    """The average precision of one class.
+
+    name: the class name.
+    boxes: the number of labelled boxes of the class.
+    precision: variant -> AP50-95, 0..1.
+    """
 
     name: str
     boxes: int
@@ -32,8 +39,15 @@ class ClassResult:
 
 @dataclass(frozen=True)
 class ShownBox:
-    """x, y, width, height: shares of the image. outcome: found, false (nothing is there) or missed
-    (nothing found it)."""
+    """A detection, or a labelled box that was missed, as it is drawn.
+
+    x, y: the left upper corner, in fractions of the image.
+    width, height: in fractions of the image.
+    name: the class name.
+    confidence: 0..1; None for a missed box.
+    outcome: "found"; "false" for a detection of nothing; or "missed" for a labelled box that no
+        detection matches.
+    """
 
     x: float
     y: float
@@ -46,8 +60,14 @@ class ShownBox:
 
 @dataclass(frozen=True)
 class ShownImage:
-    """picture: a data URI. loss: of the metric on these images that this one causes in INT8, in the
-    metric's unit."""
+    """An image with the boxes of each variant.
+
+    file: the name of the image file.
+    picture: the image as a data URI.
+    width, height: of the picture in pixels.
+    loss: the part of the metric's loss in INT8 that this image causes, in the metric's unit.
+    boxes: variant -> the boxes to draw.
+    """
 
     file: str
     picture: str
@@ -59,10 +79,15 @@ class ShownImage:
 
 @dataclass(frozen=True)
 class DetectionDetail:
-    """detection.json: of float, INT8 and the plan on the first `n` images of rank.
+    """The content of detection.json: results of the float model, of INT8 and of the plan.
 
-    metrics: name of a metric -> variant -> its value. skip: of the plan. thresholds: None in files
-    of earlier versions, and where no image holds a box.
+    n: the number of images; they are the first ones of "rank".
+    skip: the plan's skip set.
+    metrics: name of a metric -> variant -> its value.
+    classes: the classes that occur, the one that loses most in INT8 first.
+    images: the images that lose most.
+    thresholds: the best confidence thresholds. None where no image holds a box, and in files of
+        earlier versions.
     """
 
     n: int
@@ -74,66 +99,72 @@ class DetectionDetail:
 
 
 def class_results(scores: Mapping[str, Scores], judge: DetectionScore) -> tuple[ClassResult, ...]:
-    """One for each class that occurs, the most hurt by INT8 first. scores: variant -> records of
-    `judge`."""
+    """The result of each class that occurs, the class that loses most in INT8 first.
+
+    scores: variant -> the records that `judge` gave.
+    """
     names = judge.names
     precision = {variant: judge.precision(rows).mean(axis=0) for variant, rows in scores.items()}
     counts = judge.box_rows(scores["float"])[:, -len(names) :].sum(axis=0)
-    found = [
-        ClassResult(
-            names[at],
-            int(counts[at]),
-            {variant: float(values[at]) for variant, values in precision.items()},
-        )
-        for at in np.flatnonzero(counts).tolist()
-    ]
-    return tuple(sorted(found, key=lambda one: one.precision["int8"] - one.precision["float"]))
+    results = []
+    for label in np.flatnonzero(counts).tolist():
+        of_class = {variant: float(values[label]) for variant, values in precision.items()}
+        results.append(ClassResult(names[label], int(counts[label]), of_class))
+    return tuple(sorted(results, key=_gain_in_int8))
+
+
+def _gain_in_int8(result: ClassResult) -> float:
+    return result.precision["int8"] - result.precision["float"]
 
 
 def shown_boxes(
     found: Detections, truth: Truth, image: LabelledImage, names: Sequence[str]
 ) -> tuple[ShownBox, ...]:
-    """Of a batch of one image: what is reported with some confidence, and the boxes that are
-    missed, at an overlap of half.
+    """The detections of at least `SHOWN_CONFIDENCE`, and the labelled boxes that they miss.
 
-    Boxes are in pixels of the image.
+    A detection matches a labelled box at an overlap of half or more. Boxes are in pixels of the
+    image.
+
+    found, truth: a batch of this one image.
+    names: the class names.
     """
-    sure = found.confidences[0] >= SHOWN_CONFIDENCE
-    some = Detections(found.boxes[:, sure], found.confidences[:, sure], found.classes[:, sure])
-    hits, ignored = (bits[0] & 1 for bits in match(some, truth))
+    is_confident = found.confidences[0] >= SHOWN_CONFIDENCE
+    confident = Detections(
+        found.boxes[:, is_confident],
+        found.confidences[:, is_confident],
+        found.classes[:, is_confident],
+    )
+    hits, ignored = (bits[0] & 1 for bits in match(confident, truth))
     width, height = image.size or (1, 1)
 
     def box(
         corners: NDArray[np.float64], label: int, confidence: float | None, outcome: str
     ) -> ShownBox:
-        x1, y1, x2, y2 = (
-            float(value) for value in corners / np.array([width, height, width, height])
-        )
+        fractions = corners / np.array([width, height, width, height])
+        x1, y1, x2, y2 = fractions.tolist()
         return ShownBox(x1, y1, x2 - x1, y2 - y1, names[label], confidence, outcome)
 
-    reported = [
-        box(
-            some.boxes[0, at],
-            int(some.classes[0, at]),
-            float(some.confidences[0, at]),
-            "found" if hits[at] else "false",
-        )
-        for at in range(some.classes.shape[1])
-        if not ignored[at]
-    ]
-    missed = [
-        box(truth.boxes[0, at], int(truth.classes[0, at]), None, "missed")
-        for at in np.flatnonzero(_missed(some, truth))
-    ]
-    return (*reported, *missed)
+    shown = []
+    for number in np.flatnonzero(ignored == 0):
+        label = int(confident.classes[0, number])
+        confidence = float(confident.confidences[0, number])
+        outcome = "found" if hits[number] else "false"
+        shown.append(box(confident.boxes[0, number], label, confidence, outcome))
+    for number in np.flatnonzero(_missed(confident, truth)):
+        label = int(truth.classes[0, number])
+        shown.append(box(truth.boxes[0, number], label, None, "missed"))
+    return tuple(shown)
 
 
 def _missed(found: Detections, truth: Truth) -> Bools:
-    """bool[most]: ground truth that no detection takes at an overlap of half: adding it as a
-    detection would be a hit."""
-    real = (truth.classes[0] >= 0) & ~truth.crowd[0]
-    missed = np.zeros(len(real), bool)
-    for at in np.flatnonzero(real):
-        alone = Truth(truth.boxes[:, [at]], truth.classes[:, [at]], truth.crowd[:, [at]])
-        missed[at] = not (match(found, alone)[0] & 1).any()
+    """Which labelled boxes no detection matches at an overlap of half, bool[most].
+
+    Each box is matched alone, so that a box counts as found even where its detection matched
+    another one.
+    """
+    is_labelled = (truth.classes[0] >= 0) & ~truth.crowd[0]
+    missed = np.zeros(len(is_labelled), bool)
+    for box in np.flatnonzero(is_labelled):
+        alone = Truth(truth.boxes[:, [box]], truth.classes[:, [box]], truth.crowd[:, [box]])
+        missed[box] = not (match(found, alone)[0] & 1).any()
     return missed

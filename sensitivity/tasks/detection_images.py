@@ -1,4 +1,5 @@
-"""Images of any size and kind to the input of a detector, and boxes back to the image."""
+"""From images of any size and kind to the input of a detector, and from its boxes back to the
+image."""
 
 from __future__ import annotations
 
@@ -17,26 +18,36 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 PAD = 114
-"""Grey level of the border, as ultralytics and YOLOX train with it."""
+"""Grey level of the border, which ultralytics and YOLOX use in training."""
+
+EXIF_ORIENTATION = 0x0112
+"""The EXIF tag that says how an image must be turned to be upright."""
+
+FIRST_TURNED = 5
+"""The smallest value of that tag with which width and height change places."""
 
 Geometry = NDArray[np.float64]
-"""float64[..., 6]: image pixels per input pixel in x and y; left and top border in input pixels;
-its width, height."""
+"""Where an image lies in the input, float64[..., 6]: image pixels per input pixel in x and y; left
+and top border in input pixels; width and height of the image in its own pixels."""
 
 
 def image_size(file: Path) -> tuple[int, int]:
-    """(width, height) as shown: EXIF orientation applied. Reads only the head of the file."""
+    """(width, height) in pixels of an image with its EXIF orientation applied. Only the header of
+    the file is read."""
     with _open(file) as image:
-        turned = image.getexif().get(0x0112, 1) >= 5
-        return (image.height, image.width) if turned else (image.width, image.height)
+        is_turned = image.getexif().get(EXIF_ORIENTATION, 1) >= FIRST_TURNED
+        if is_turned:
+            return image.height, image.width
+        return image.width, image.height
 
 
 def load_rgb(file: Path, size: tuple[int, int] | None = None) -> Image:
-    """The image in RGB, whatever its mode (grey, palette, alpha).
+    """Read an image as RGB, whatever its mode (grey, palette, alpha).
 
-    size: (width, height) of its labels, which says whether they were made with or without EXIF
-    orientation; None applies it. Raises TaskError where the file is no image, is cut off, or has
-    another size than its labels.
+    size: (width, height) for which its labels were made. It tells whether they were made with or
+        without the EXIF orientation applied. None applies the orientation.
+    Raises TaskError if the file is not an image, is truncated, or has another size than its
+    labels.
     """
     with _open(file) as image:
         try:
@@ -54,17 +65,19 @@ def load_rgb(file: Path, size: tuple[int, int] | None = None) -> Image:
 
 
 def letterbox(image: Image, size: Size) -> tuple[NDArray[np.uint8], Geometry]:
-    """The image scaled to fit an input of this size, centred on grey: uint8[height, width, 3], and
-    its geometry.
+    """Scale the image to fit the input and centre it on grey: uint8[height, width, 3], and its
+    geometry.
 
-    Plain bilinear sampling, without the smoothing that Pillow's `resize` adds when it shrinks:
-    detectors are trained with OpenCV's, which has none; the two agree to one grey level.
+    The sampling is plain bilinear, without the smoothing that Pillow's `resize` adds when it
+    shrinks an image: detectors are trained with OpenCV's sampling, which has none. The two agree to
+    one grey level.
     """
     return placed(image, size, fit(image.width, image.height, size))
 
 
 def placed(image: Image, size: Size, geometry: Geometry) -> tuple[NDArray[np.uint8], Geometry]:
-    """The image where the geometry puts it in an input of this size, and the geometry."""
+    """Put the image where `geometry` says, in an input of this size: uint8[height, width, 3], and
+    the geometry."""
     scale_x, scale_y, left, top = geometry[:4].tolist()
     matrix = (scale_x, 0.0, -left * scale_x, 0.0, scale_y, -top * scale_y)
     grey = (PAD, PAD, PAD)
@@ -75,8 +88,8 @@ def placed(image: Image, size: Size, geometry: Geometry) -> tuple[NDArray[np.uin
 
 
 def fit(width: int, height: int, size: Size) -> Geometry:
-    """Where ultralytics' LetterBox puts an image of this size, float64[6]; each side keeps at least
-    one pixel.
+    """The geometry float64[6] that ultralytics' LetterBox gives an image of `width` x `height`
+    pixels. Each side keeps at least one pixel.
 
     >>> fit(640, 480, 320).tolist()
     [2.0, 2.0, 0.0, 40.0, 640.0, 480.0]
@@ -85,15 +98,15 @@ def fit(width: int, height: int, size: Size) -> Geometry:
     """
     rows, columns = sides(size)
     ratio = min(columns / width, rows / height)
-    inner = max(round(width * ratio), 1), max(round(height * ratio), 1)
-    # An odd border gets its extra pixel right and below.
-    left, top = round((columns - inner[0]) / 2 - 0.1), round((rows - inner[1]) / 2 - 0.1)
-    return np.array([width / inner[0], height / inner[1], left, top, width, height])
+    inner_width, inner_height = max(round(width * ratio), 1), max(round(height * ratio), 1)
+    # An odd border gets its extra pixel at the right and at the bottom.
+    left, top = round((columns - inner_width) / 2 - 0.1), round((rows - inner_height) / 2 - 0.1)
+    return np.array([width / inner_width, height / inner_height, left, top, width, height])
 
 
 def stretch(width: int, height: int, size: Size) -> Geometry:
-    """An image of this size over all of the input, whatever its proportions, as RT-DETR is
-    validated with.
+    """The geometry float64[6] that stretches an image of `width` x `height` pixels over the whole
+    input, whatever its proportions, as RT-DETR is validated.
 
     >>> stretch(640, 480, (240, 160)).tolist()
     [4.0, 2.0, 0.0, 0.0, 640.0, 480.0]
@@ -103,18 +116,30 @@ def stretch(width: int, height: int, size: Size) -> Geometry:
 
 
 def to_image(boxes: Floats, geometry: Geometry) -> NDArray[np.float64]:
-    """Boxes [..., m, 4] of the input in image pixels, cut at the image's border. geometry: [...,
-    6]."""
-    scale, border, extent = (np.tile(geometry[..., None, at : at + 2], 2) for at in (0, 2, 4))
+    """Boxes in image pixels, clipped to the image.
+
+    boxes: [..., m, 4], x1 y1 x2 y2 in input pixels.
+    geometry: [..., 6].
+    """
+    scale, border, extent = (_per_corner(geometry, first) for first in (0, 2, 4))
     inside: NDArray[np.float64] = np.clip((boxes - border) * scale, 0, extent)
     return inside
 
 
 def to_input(boxes: Floats, geometry: Geometry) -> NDArray[np.float64]:
-    """The reverse: boxes [..., m, 4] of the image in pixels of the input."""
-    scale, border = (np.tile(geometry[..., None, at : at + 2], 2) for at in (0, 2))
-    placed: NDArray[np.float64] = boxes / scale + border
-    return placed
+    """Boxes in input pixels: the inverse of `to_image`.
+
+    boxes: [..., m, 4], x1 y1 x2 y2 in image pixels.
+    geometry: [..., 6].
+    """
+    scale, border = (_per_corner(geometry, first) for first in (0, 2))
+    in_input: NDArray[np.float64] = boxes / scale + border
+    return in_input
+
+
+def _per_corner(geometry: Geometry, first: int) -> NDArray[np.float64]:
+    """The x and y at `first` of a geometry, for both corners of each box: [..., 1, 4]."""
+    return np.tile(geometry[..., None, first : first + 2], 2)
 
 
 def _open(file: Path) -> Image:
@@ -129,8 +154,8 @@ def _open(file: Path) -> Image:
 
 
 def _unreadable(file: Path, error: Exception) -> TaskError:
-    # ultralytics replaces Image.open by one that looks for pi_heif where the format is unknown, and
-    # misses it.
+    # ultralytics replaces Image.open by a function that imports pi_heif for an unknown format, and
+    # fails where that package is missing.
     got = "no format that Pillow knows" if isinstance(error, ImportError) else error
     return TaskError(
         f"Expected a readable image at {file}, got: {got}; replace or remove the file."

@@ -1,7 +1,7 @@
-"""Key points: how alike those of a detection and of an object are, as COCO judges poses.
+"""Key points: how similar those of a detection are to those of an object, as COCO judges poses.
 
-Source: object key-point similarity of COCO (cocodataset.org/#keypoints-eval), computed as
-COCOeval.computeOks of pycocotools does.
+Source: COCO's object key-point similarity (cocodataset.org/#keypoints-eval), computed as
+COCOeval.computeOks of pycocotools computes it.
 """
 
 from __future__ import annotations
@@ -29,27 +29,37 @@ COCO_SIGMAS = (
     0.026, 0.025, 0.025, 0.035, 0.035, 0.079, 0.079, 0.072, 0.072, 0.062, 0.062, 0.107, 0.107,
     0.087, 0.087, 0.089, 0.089,
 )  # fmt: skip
-"""How far annotators differ on each of COCO's 17 points of a body, as a share of its size."""
+"""How far annotators differ on each of COCO's 17 points of a body, as a fraction of its size."""
 
 PER_CLASS = 20
-"""Detections of one class in an image that COCO's metric of key points counts."""
+"""The most detections of one class in an image that COCO's key-point metric counts."""
 
 TINY = float(np.spacing(1))
 """Added to areas, as pycocotools does."""
 
 
 def usual_sigmas(points: int, numbers: int) -> tuple[float, ...]:
-    """Of 17 points with visibility those of COCO; of any others 1 / points for each, as
-    ultralytics takes."""
-    return COCO_SIGMAS if (points, numbers) == (17, 3) else (1 / points,) * points
+    """The sigma of each key point that ultralytics validates with: COCO's for 17 points with
+    visibility, 1 / points for any others.
+
+    points: key points of an object.
+    numbers: numbers of a key point; 2 for x and y, 3 with visibility.
+    """
+    if (points, numbers) == (17, 3):
+        return COCO_SIGMAS
+    return (1 / points,) * points
 
 
 @dataclass(frozen=True)
 class KeyPoints:
     """Key points of a pose YOLO of ultralytics.
 
-    classes: how many. points: of an object. numbers: 2 for x and y, 3 with visibility. sigmas: one
-    for each point. chosen: the model chooses its boxes itself, [n, most, 6 + points * numbers].
+    classes: the number of classes.
+    points: key points of an object.
+    numbers: numbers of a key point; 2 for x and y, 3 with visibility.
+    sigmas: one for each key point, as a fraction of the object's size.
+    chosen: whether the model chooses its boxes itself; its output is then
+        [n, most, 6 + points * numbers].
     """
 
     classes: int
@@ -61,12 +71,13 @@ class KeyPoints:
     name = "key-point"
 
     def truth(self, images: Sequence[LabelledImage], most: int) -> dict[str, NDArray[Any]]:
-        """{"keypoints": float64[n, most, points, 3], "areas": float64[n, most]}."""
+        """{"keypoints": float64[n, most, points, 3], "areas": float64[n, most]}, in pixels and
+        square pixels of the image."""
         keypoints = np.zeros((len(images), most, self.points, 3))
         object_areas = np.zeros((len(images), most))
         for row, image in enumerate(images):
             if image.keypoints is None or image.areas is None:
-                continue  # such as an image that only calibrates
+                continue  # An image without labels, such as one that is used for calibration only.
             keypoints[row, : len(image.boxes)] = image.keypoints
             object_areas[row, : len(image.boxes)] = image.areas
         return {"keypoints": keypoints, "areas": object_areas}
@@ -78,26 +89,24 @@ class KeyPoints:
         outputs: Any,
         targets: Mapping[str, NDArray[Any]],
     ) -> Overlaps:
-        """Similarities of key points. Objects without a labelled point are ignored, as crowds
-        are."""
-        (given,) = self.reported(outputs)
+        """The similarity of the key points of each detection and each object. Objects without a
+        labelled key point are ignored, as crowds are."""
+        (candidates,) = self.reported(outputs)
         assert found.anchors is not None
-        rows = np.take_along_axis(given, found.anchors[:, :, None], axis=1)
-        points = rows.reshape(*rows.shape[:2], self.points, self.numbers)[..., :2]
-        corners = np.concatenate([points, points], axis=-1).reshape(len(points), -1, 4)
-        placed = to_image(corners, targets["geometry"])[..., :2].reshape(points.shape)
+        points = self._positions(candidates, found.anchors)
+        # `to_image` takes boxes, so each point is given to it as a box of no extent.
+        as_boxes = np.concatenate([points, points], axis=-1).reshape(len(points), -1, 4)
+        in_image = to_image(as_boxes, targets["geometry"])[..., :2].reshape(points.shape)
         labelled = targets["keypoints"]
-        values = np.stack(
-            [self._similar(*each) for each in zip(
-                placed, labelled, truth.boxes, targets["areas"], strict=True
-            )]
-        )  # fmt: skip
+        images = zip(in_image, labelled, truth.boxes, targets["areas"], strict=True)
+        similarities = np.stack([self._similar(*image) for image in images])
         is_empty = ~(labelled[..., 2] > 0).any(axis=-1)
-        counted = np.stack([rank_in_class(each) < PER_CLASS for each in found.classes])
-        return Overlaps(values, truth.crowd | is_empty, counted)
+        counted = np.stack([rank_in_class(classes) < PER_CLASS for classes in found.classes])
+        return Overlaps(similarities, truth.crowd | is_empty, counted)
 
     def reported(self, outputs: Any) -> list[Floats]:
-        """Key points float32[n, anchors, points * numbers], in pixels of the input."""
+        """The key points of all candidates, float32[n, anchors, points * numbers], in pixels of the
+        input. Raises TaskError if the model gives another number of them."""
         given = more_values(outputs, self.classes, chosen=self.chosen)
         if given.shape[2] != self.points * self.numbers:
             raise TaskError(
@@ -110,35 +119,48 @@ class KeyPoints:
     def lost(
         self, boxes: Floats, anchors: NDArray[np.int64], own: list[Floats], other: list[Floats]
     ) -> Floats:
-        """1 less the similarity of key points, float[n, k]."""
-        shape = (*anchors.shape, self.points, self.numbers)
-        one, two = (
-            np.take_along_axis(given[0], anchors[:, :, None], axis=1).reshape(shape)[..., :2]
-            for given in (own, other)
-        )
-        size = np.maximum(areas(boxes), 1) * BODY_SHARE
-        away = ((one - two) ** 2).sum(axis=-1)
-        return 1 - np.asarray(self._alike(away, size[..., None]).mean(axis=-1))
+        """1 minus the similarity of the key points of both models, float[n, k]."""
+        own_points, other_points = (self._positions(model[0], anchors) for model in (own, other))
+        object_areas = np.maximum(areas(boxes), 1) * BODY_SHARE
+        squared_distances = ((own_points - other_points) ** 2).sum(axis=-1)
+        similarities = self._point_similarity(squared_distances, object_areas[..., None])
+        return 1 - np.asarray(similarities.mean(axis=-1))
+
+    def _positions(self, candidates: Floats, anchors: NDArray[np.int64]) -> Floats:
+        """The x and y of the key points of these candidates, [n, k, points, 2]."""
+        rows = np.take_along_axis(candidates, anchors[:, :, None], axis=1)
+        return rows.reshape(*anchors.shape, self.points, self.numbers)[..., :2]
 
     def _similar(self, points: Floats, true: Floats, boxes: Floats, size: Floats) -> Floats:
-        """Similarity float64[limit, most] of points [limit, k, 2] and objects [most, k, 3].
+        """The similarity float64[limit, most] of detections and objects of one image.
 
-        Where no point of an object is labelled, points far outside of its box are unlike it.
+        An object without a labelled key point is compared by its box: the distance of a point is
+        how far it lies outside the box grown by its own size on each side.
+
+        points: [limit, k, 2] of the detections.
+        true: [most, k, 3] of the objects.
+        boxes: [most, 4] of the objects.
+        size: areas [most] of the objects in square pixels.
         """
-        visible = true[None, :, :, 2] > 0
-        apart = points[:, None] - true[None, :, :, :2]
+        is_labelled = true[None, :, :, 2] > 0
+        from_label = points[:, None] - true[None, :, :, :2]
         extent = boxes[:, 2:] - boxes[:, :2]
         low, high = boxes[:, :2] - extent, boxes[:, 2:] + extent
-        outside = np.maximum(low[:, None] - points[:, None], 0)
-        outside += np.maximum(points[:, None] - high[:, None], 0)
-        has_points = np.any(visible, axis=-1, keepdims=True)
-        away = (np.where(has_points[..., None], apart, outside) ** 2).sum(axis=-1)
-        counted = visible | ~has_points
-        alike = self._alike(away, (size + TINY)[None, :, None])
-        return np.asarray((alike * counted).sum(axis=-1) / counted.sum(axis=-1))
+        from_box = np.maximum(low[:, None] - points[:, None], 0)
+        from_box += np.maximum(points[:, None] - high[:, None], 0)
+        has_labels = np.any(is_labelled, axis=-1, keepdims=True)
+        distances = np.where(has_labels[..., None], from_label, from_box)
+        squared_distances = (distances**2).sum(axis=-1)
+        counted = is_labelled | ~has_labels
+        similarities = self._point_similarity(squared_distances, (size + TINY)[None, :, None])
+        return np.asarray((similarities * counted).sum(axis=-1) / counted.sum(axis=-1))
 
-    def _alike(self, away: Floats, size: Floats) -> Floats:
-        """Of squared distances, in the areas of the objects."""
-        spread = (2 * np.array(self.sigmas)) ** 2
-        alike: Floats = np.exp(-away / spread / size / 2)
-        return alike
+    def _point_similarity(self, squared_distances: Floats, size: Floats) -> Floats:
+        """The similarity of each point, 0..1.
+
+        squared_distances: [..., points] in square pixels.
+        size: areas of the objects in square pixels, to be broadcast.
+        """
+        variances = (2 * np.array(self.sigmas)) ** 2
+        similarities: Floats = np.exp(-squared_distances / variances / size / 2)
+        return similarities

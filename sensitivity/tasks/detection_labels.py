@@ -1,4 +1,4 @@
-"""Images with what is to be found in them, from COCO JSON or YOLO text files."""
+"""Images with their labelled objects, from COCO JSON or YOLO text files."""
 
 from __future__ import annotations
 
@@ -16,22 +16,27 @@ from sensitivity.tasks.detection_images import image_size
 from sensitivity.tasks.images import image_files
 
 BODY_SHARE = 0.53
-"""The area of an object as a share of its box, where labels do not say it; as ultralytics does."""
+"""The area of an object as a fraction of its box, where the labels do not say it. ultralytics uses
+the same."""
 
 
 @dataclass(frozen=True, eq=False)
 class LabelledImage:
-    """An image file and the boxes in it.
+    """An image file and its labelled objects.
 
-    boxes: float64[g, 4], x1 y1 x2 y2 in pixels of the image. classes: int64[g], index into the
-    class names.
-    crowd: bool[g], regions of many objects where detections are not judged.
-    size: (width, height) that the labels were made for; None to take the image as it is shown (EXIF
-    applied).
-    outlines: for each object polygons in pixels of the image, or run lengths, as COCO has them in
-    `segmentation`. keypoints: float64[g, k, 3], x y in pixels of the image, and 0 where a point is
-    not labelled. areas: float64[g] of the objects in square pixels. corners: float64[g, 4, 2], x y
-    in pixels of the image, of rotated boxes. Each is None where it was not asked for.
+    Coordinates and areas are in pixels of the image. `outlines`, `keypoints`, `areas` and `corners`
+    are None where they were not asked for.
+
+    file: the image file.
+    boxes: float64[g, 4], x1 y1 x2 y2.
+    classes: int64[g], indices into the class names.
+    crowd: bool[g], whether a box is a region of many objects, in which detections are not judged.
+    size: (width, height) for which the labels were made. None takes the image as it is shown, with
+        its EXIF orientation applied.
+    outlines: for each object its polygons or its run lengths, as in COCO's `segmentation`.
+    keypoints: float64[g, k, 3], x, y, and 0 where a point is not labelled.
+    areas: float64[g], the areas of the objects.
+    corners: float64[g, 4, 2], x and y of the corners of rotated boxes.
     """
 
     file: Path
@@ -47,11 +52,12 @@ class LabelledImage:
 
 @dataclass(frozen=True)
 class LabelForm:
-    """What is wanted of labels.
+    """What to read from labels.
 
-    kind: "boxes"; "outlines", boxes with the outline of each object; "corners", the four of each
-    rotated box; or "keypoints", boxes with `points` key points of `numbers` numbers each: x, y and,
-    as a third, whether it is labelled.
+    kind: "boxes"; "outlines", boxes with the outline of each object; "corners", the four corners of
+        each rotated box; or "keypoints", boxes with key points.
+    points: key points of an object.
+    numbers: numbers of a key point; 2 for x and y, 3 if the third says whether it is labelled.
     """
 
     kind: Literal["boxes", "outlines", "corners", "keypoints"] = "boxes"
@@ -64,57 +70,68 @@ BOXES = LabelForm()
 
 @dataclass(frozen=True, eq=False)
 class LabelledImages:
-    """images: in the order of the labels. names: of the classes, in the order of the model's
-    outputs."""
+    """A data set of labelled images.
+
+    images: in the order of the labels.
+    names: the class names, in the order of the model's outputs.
+    """
 
     images: tuple[LabelledImage, ...]
     names: tuple[str, ...]
 
 
 def unlabelled(file: Path) -> LabelledImage:
-    """An image of which only the pixels are wanted."""
+    """An image without labels, of which only the pixels are used."""
     return LabelledImage(file, np.zeros((0, 4)), np.zeros(0, np.int64), np.zeros(0, bool))
 
 
 def coco_images(annotations: Path, folder: Path, form: LabelForm = BOXES) -> LabelledImages:
-    """All images of a COCO instances or key-point file, also those without objects. Classes are
-    numbered by rising category id.
+    """All images of a COCO instances or key-point file, including those without objects.
 
-    folder: where the images lie under their `file_name`. Raises TaskError where the file or an
-    image is missing, an annotation names an unknown image or category, or lacks what is wanted.
+    Classes are numbered in the order of their category ids.
+
+    annotations: the JSON file.
+    folder: the folder that holds the images under their `file_name`.
+    form: what to read from the annotations.
+    Raises TaskError if the file or an image is missing, or if an annotation names an unknown image
+    or category or lacks what `form` asks for.
     """
     content = _read_json(annotations)
     categories = sorted(content["categories"], key=lambda category: category["id"])
     index = {category["id"]: number for number, category in enumerate(categories)}
-    grouped: dict[Any, list[Mapping[str, Any]]] = {image["id"]: [] for image in content["images"]}
+    by_image: dict[Any, list[Mapping[str, Any]]] = {image["id"]: [] for image in content["images"]}
     for annotation in content["annotations"]:
-        if annotation["image_id"] not in grouped or annotation["category_id"] not in index:
+        if annotation["image_id"] not in by_image or annotation["category_id"] not in index:
             raise TaskError(
                 f"Expected every annotation of {annotations} to name an image and a category of "
                 f"that file, got image {annotation['image_id']} and category "
                 f"{annotation['category_id']}."
             )
-        grouped[annotation["image_id"]].append(annotation)
-    images = tuple(
-        replace(
-            _coco_image(image, grouped[image["id"]], index, folder),
-            **_coco_more(grouped[image["id"]], form, annotations),
-        )
-        for image in content["images"]
-    )
+        by_image[annotation["image_id"]].append(annotation)
+    images = []
+    for image in content["images"]:
+        own = by_image[image["id"]]
+        boxes = _coco_image(image, own, index, folder)
+        images.append(replace(boxes, **_coco_more(own, form, annotations)))
     _require_files(images, folder)
-    return LabelledImages(images, tuple(str(category["name"]) for category in categories))
+    names = tuple(str(category["name"]) for category in categories)
+    return LabelledImages(tuple(images), names)
 
 
 def yolo_images(
     folder: Path, labels: Path, names: Sequence[str], form: LabelForm = BOXES
 ) -> LabelledImages:
-    """All images below `folder`, sorted by name, with the text files of the same relative name
-    below `labels`.
+    """All images below `folder`, sorted by name, with their YOLO text files.
 
-    A line is `class x y width height` or `class x1 y1 x2 y2 ...` (an outline, whose box is taken),
-    in fractions of the image; with key points `class x y width height x1 y1 v1 ...`. An image
-    without a file holds no object; no file at all is a TaskError, as is a line that cannot be read.
+    A line of a text file is `class x y width height`, or `class x1 y1 x2 y2 ...`, an outline whose
+    bounding box is taken. With key points it is `class x y width height x1 y1 v1 ...`. All numbers
+    after the class are fractions of the image, except whether a point is labelled. An image without
+    a text file holds no object.
+
+    labels: the folder that holds the text files, under the same relative names as the images.
+    names: the class names, in the order of their numbers.
+    form: what to read from the lines.
+    Raises TaskError if there is no text file at all, or a line cannot be read.
     """
     files = image_files(folder)
     texts = [(labels / file.relative_to(folder)).with_suffix(".txt") for file in files]
@@ -129,11 +146,15 @@ def yolo_images(
 def labelled_files(
     files: Sequence[Path], texts: Sequence[Path], classes: int, form: LabelForm = BOXES
 ) -> tuple[LabelledImage, ...]:
-    """Images with their YOLO text files, in this order. A text file that is not there means that
-    nothing is shown."""
-    return tuple(
-        _yolo_image(file, text, classes, form) for file, text in zip(files, texts, strict=True)
-    )
+    """Labelled images from image files and their YOLO text files, in this order.
+
+    texts: one for each image. A file that does not exist means that the image shows no object.
+    classes: the number of classes.
+    form: what to read from the lines.
+    Raises TaskError if a line cannot be read.
+    """
+    pairs = zip(files, texts, strict=True)
+    return tuple(_yolo_image(file, text, classes, form) for file, text in pairs)
 
 
 def _read_json(annotations: Path) -> dict[str, Any]:
@@ -145,9 +166,8 @@ def _read_json(annotations: Path) -> dict[str, Any]:
         raise TaskError(
             f"Expected COCO annotations at {annotations}, got a file that is not JSON: {error}."
         ) from error
-    missing = {"images", "annotations", "categories"} - set(
-        content if isinstance(content, dict) else ()
-    )
+    keys = set(content) if isinstance(content, dict) else set()
+    missing = {"images", "annotations", "categories"} - keys
     if missing:
         raise TaskError(
             f"Expected {annotations} to hold the COCO lists images, annotations and categories, "
@@ -162,30 +182,26 @@ def _coco_image(
     index: Mapping[Any, int],
     folder: Path,
 ) -> LabelledImage:
-    corners = _table([annotation["bbox"] for annotation in annotations])
-    corners[:, 2:] += corners[:, :2]
+    boxes = _table([annotation["bbox"] for annotation in annotations])
+    boxes[:, 2:] += boxes[:, :2]
+    classes = [index[annotation["category_id"]] for annotation in annotations]
+    crowd = [bool(annotation.get("iscrowd", 0)) for annotation in annotations]
+    has_size = "width" in image and "height" in image
     return LabelledImage(
         folder / image["file_name"],
-        corners,
-        np.array([index[annotation["category_id"]] for annotation in annotations], np.int64),
-        np.array([bool(annotation.get("iscrowd", 0)) for annotation in annotations], bool),
-        (image["width"], image["height"]) if "width" in image and "height" in image else None,
+        boxes,
+        np.array(classes, np.int64),
+        np.array(crowd, bool),
+        (image["width"], image["height"]) if has_size else None,
     )
 
 
 def _coco_more(
     annotations: Sequence[Mapping[str, Any]], form: LabelForm, file: Path
 ) -> dict[str, Any]:
-    """Fields of a LabelledImage beside its boxes."""
+    """The fields of a LabelledImage beside its boxes that `form` asks for."""
     if form.kind == "outlines":
-        missing = [each.get("id") for each in annotations if not each.get("segmentation")]
-        if missing:
-            raise TaskError(
-                f"Expected every annotation of {file} to hold a `segmentation` for a segmentation "
-                f"model, got none in annotation {missing[0]}; give the annotations that it is "
-                "validated on."
-            )
-        return {"outlines": tuple(each["segmentation"] for each in annotations)}
+        return {"outlines": _coco_outlines(annotations, file)}
     if form.kind == "keypoints":
         return _coco_keypoints(annotations, form.points, file)
     if form.kind == "corners":
@@ -193,39 +209,62 @@ def _coco_more(
     return {}
 
 
+def _coco_outlines(annotations: Sequence[Mapping[str, Any]], file: Path) -> tuple[Any, ...]:
+    for annotation in annotations:
+        if not annotation.get("segmentation"):
+            raise TaskError(
+                f"Expected every annotation of {file} to hold a `segmentation` for a segmentation "
+                f"model, got none in annotation {annotation.get('id')}; give the annotations that "
+                "it is validated on."
+            )
+    return tuple(annotation["segmentation"] for annotation in annotations)
+
+
 def _coco_corners(annotations: Sequence[Mapping[str, Any]], file: Path) -> NDArray[np.float64]:
-    """float64[g, 4, 2]: each outline must be one polygon of four points."""
-    given = [each.get("segmentation") for each in annotations]
-    for each, outline in zip(annotations, given, strict=True):
+    """float64[g, 4, 2]. Each outline must be one polygon of four points."""
+    outlines = []
+    for annotation in annotations:
+        outline = annotation.get("segmentation")
         if not isinstance(outline, list) or [len(points) for points in outline] != [8]:
             raise TaskError(
                 f"Expected every annotation of {file} to hold the four corners of a rotated box as "
                 f"`segmentation`, one polygon of 8 numbers, got another in annotation "
-                f"{each.get('id')}; give YOLO label files of lines class x1 y1 x2 y2 x3 y3 x4 y4."
+                f"{annotation.get('id')}; give YOLO label files of lines "
+                "class x1 y1 x2 y2 x3 y3 x4 y4."
             )
-    return np.array(given, np.float64).reshape(-1, 4, 2)
+        outlines.append(outline)
+    return np.array(outlines, np.float64).reshape(-1, 4, 2)
 
 
 def _coco_keypoints(
     annotations: Sequence[Mapping[str, Any]], points: int, file: Path
 ) -> dict[str, Any]:
-    nothing = [0.0] * (3 * points)
-    rows = [each.get("keypoints") or nothing for each in annotations]
-    wrong = [len(row) for row in rows if len(row) != len(nothing)]
-    if wrong:
-        raise TaskError(
-            f"Expected {points} key points of x, y and visibility for each object in {file}, as "
-            f"the model has, got {wrong[0]} numbers; give the data that it was trained for."
-        )
-    given = [each.get("area") for each in annotations]
-    areas = [
-        BODY_SHARE * each["bbox"][2] * each["bbox"][3] if area is None else float(area)
-        for each, area in zip(annotations, given, strict=True)
-    ]
+    """{"keypoints": float64[g, points, 3], "areas": float64[g]}. Objects without key points get
+    unlabelled ones."""
+    unlabelled_points = [0.0] * (3 * points)
+    rows, areas = [], []
+    for annotation in annotations:
+        row = annotation.get("keypoints") or unlabelled_points
+        if len(row) != 3 * points:
+            raise TaskError(
+                f"Expected {points} key points of x, y and visibility for each object in {file}, "
+                f"as the model has, got {len(row)} numbers; give the data that it was trained for."
+            )
+        rows.append(row)
+        areas.append(_area(annotation))
     return {
         "keypoints": np.array(rows, np.float64).reshape(-1, points, 3),
         "areas": np.array(areas, np.float64),
     }
+
+
+def _area(annotation: Mapping[str, Any]) -> float:
+    """The area of an annotated object in square pixels, from its box where it is not given."""
+    area = annotation.get("area")
+    if area is not None:
+        return float(area)
+    _, _, width, height = annotation["bbox"]
+    return float(BODY_SHARE * width * height)
 
 
 def _require_files(images: Sequence[LabelledImage], folder: Path) -> None:
@@ -238,8 +277,12 @@ def _require_files(images: Sequence[LabelledImage], folder: Path) -> None:
 
 
 class _Line(NamedTuple):
-    """A line of a YOLO text file, in fractions of the image. box: its corners. more: the points of
-    an outline, or numbers of key points."""
+    """A line of a YOLO text file, in fractions of the image.
+
+    label: the class index.
+    box: x1 y1 x2 y2.
+    more: the points of an outline, or the numbers of key points. Empty for a box alone.
+    """
 
     label: int
     box: list[float]
@@ -247,18 +290,14 @@ class _Line(NamedTuple):
 
 
 def _yolo_image(file: Path, text: Path, classes: int, form: LabelForm) -> LabelledImage:
-    lines = text.read_text().splitlines() if text.is_file() else []
-    read = [
-        _yolo_line(line, f"{text}:{number}", classes, form)
-        for number, line in enumerate(lines, 1)
-        if line.strip()
-    ]
-    boxes = _table([line.box for line in read])
-    size = np.array(image_size(file) if read else (1, 1), np.float64)
+    lines = _yolo_lines(text, classes, form)
+    boxes = _table([line.box for line in lines])
+    # The size of an image without objects is not needed, so its file is not read.
+    size = np.array(image_size(file) if lines else (1, 1), np.float64)
     boxes *= np.tile(size, 2)
-    labels = np.array([line.label for line in read], np.int64)
-    image = LabelledImage(file, boxes, labels, np.zeros(len(read), bool))
-    more = [line.more for line in read]
+    labels = np.array([line.label for line in lines], np.int64)
+    image = LabelledImage(file, boxes, labels, np.zeros(len(lines), bool))
+    more = [line.more for line in lines]
     if form.kind == "outlines":
         return replace(image, outlines=tuple(_in_pixels(points, size) for points in more))
     if form.kind == "corners":
@@ -270,21 +309,33 @@ def _yolo_image(file: Path, text: Path, classes: int, form: LabelForm) -> Labell
     return image
 
 
+def _yolo_lines(text: Path, classes: int, form: LabelForm) -> list[_Line]:
+    """The lines of a text file that are not blank; none if there is no such file."""
+    if not text.is_file():
+        return []
+    lines = enumerate(text.read_text().splitlines(), 1)
+    return [
+        _yolo_line(line, f"{text}:{number}", classes, form)
+        for number, line in lines
+        if line.strip()
+    ]
+
+
 def _in_pixels(points: list[float], size: NDArray[np.float64]) -> list[list[float]]:
-    """An outline as COCO has it: a list of its only polygon x1 y1 x2 y2 ..., in pixels."""
+    """An outline in COCO's form: a list of one polygon x1 y1 x2 y2 ..., in pixels."""
     return [(np.array(points).reshape(-1, 2) * size).ravel().tolist()]
 
 
 def _yolo_keypoints(
     rows: list[list[float]], form: LabelForm, size: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """float64[g, k, 3]. Points of two numbers are labelled where neither is below 0."""
-    given = np.array(rows, np.float64).reshape(-1, form.points, form.numbers)
-    places = given[..., :2]
-    labelled = given[..., 2:3]
+    """float64[g, k, 3]. A point of two numbers is labelled if neither is below 0."""
+    points = np.array(rows, np.float64).reshape(-1, form.points, form.numbers)
+    positions = points[..., :2]
+    labelled = points[..., 2:3]
     if form.numbers == 2:
-        labelled = np.all(places >= 0, axis=-1, keepdims=True).astype(np.float64)
-    return np.concatenate([places * size, labelled], axis=-1)
+        labelled = np.all(positions >= 0, axis=-1, keepdims=True).astype(np.float64)
+    return np.concatenate([positions * size, labelled], axis=-1)
 
 
 def _yolo_line(line: str, where: str, classes: int, form: LabelForm) -> _Line:
@@ -326,9 +377,11 @@ def _keypoint_line(label: int, numbers: list[float], where: str, form: LabelForm
 
 
 def _corners(box: list[float]) -> list[float]:
+    """x1 y1 x2 y2 of a box given as centre and size."""
     x, y, width, height = box
     return [x - width / 2, y - height / 2, x + width / 2, y + height / 2]
 
 
 def _table(boxes: ArrayLike) -> NDArray[np.float64]:
+    """[g, 4], also for no boxes."""
     return np.array(boxes, np.float64).reshape(-1, 4)

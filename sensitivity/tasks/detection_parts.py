@@ -1,13 +1,14 @@
-"""What a detector reports with each box, a mask or key points, and the metric of both.
+"""Masks or key points that a detector reports with each box, and the metric of both.
 
-The metric is the mean of two mAP50-95: one where boxes must overlap, one where masks or key points
-must. Each is COCO's, from one record per image; see `detection_map`. A row holds
+The metric is the mean of two mAP50-95: one from the overlap of boxes, one from that of masks or key
+points. Each is COCO's, from one record per image; see `detection_map`. A row holds
 3 * limit + 2 * classes + 1 numbers:
 
-    the row of the boxes          2 * limit + classes numbers
-    outcomes[limit], counts[classes]   the same of the masks or key points; confidences are shared
-    overlap                       of all pairs that may match, summed up: it counts for nothing, but
-                                  changes too small for any threshold are seen in it
+    the row of the boxes               2 * limit + classes numbers
+    outcomes[limit], counts[classes]   those of the masks or key points, whose confidences are those
+                                       of the boxes
+    overlap                            the sum over all pairs that may match; the metric does not
+                                       count it, but it shows changes too small for any threshold
 """
 
 from __future__ import annotations
@@ -33,57 +34,68 @@ Arrays = Mapping[str, NDArray[Any]]
 
 
 class MoreTruth(Protocol):
-    """What is to be found beside boxes."""
+    """Ground truth beside boxes."""
 
     def truth(self, images: Sequence[LabelledImage], most: int) -> dict[str, NDArray[Any]]:
-        """Arrays by name, [n, most, ...]."""
+        """The labels of these images: name -> array [n, most, ...], padded to `most` objects."""
         ...
 
 
 class Part(MoreTruth, Protocol):
-    """Masks or key points: their truth, and how far those that are reported meet it.
+    """Masks or key points: their ground truth, and how far the reported ones overlap it.
 
-    name: as in "mask".
+    name: what reports call the part, such as "mask".
     """
 
     @property
     def name(self) -> str: ...
 
     def overlaps(self, found: Detections, truth: Truth, outputs: Any, targets: Arrays) -> Overlaps:
-        """Of detections in pixels of the image. targets: truth and geometry of the batch."""
+        """How far the masks or key points of the detections and of the objects overlap.
+
+        found: detections with boxes in pixels of the image.
+        targets: the ground truth of the part, and the "geometry" of the batch.
+        """
         ...
 
     def reported(self, outputs: Any) -> list[Floats]:
-        """The outputs that `lost` compares, the image first in each."""
+        """The arrays that `lost` compares; the first axis of each is the image."""
         ...
 
     def lost(
         self, boxes: Floats, anchors: NDArray[np.int64], own: list[Floats], other: list[Floats]
     ) -> Floats:
-        """What candidates lack of an overlap of 1 with those of the float model, float[n, k].
+        """1 minus the overlap of a variant's candidates with those of the float model, float[n, k].
 
-        boxes: float[n, k, 4], the float model's, in pixels of the input. anchors: int[n, k]. own,
-        other: of the float model and a variant.
+        boxes: float[n, k, 4], the float model's boxes in pixels of the input.
+        anchors: int[n, k], the candidates that are compared.
+        own: what `reported` gives for the float model.
+        other: what `reported` gives for the variant.
         """
         ...
 
 
 def both_scores(found: Detections, truth: Truth, overlaps: Overlaps, classes: int) -> Scores:
-    """One row per image. overlaps: of masks or key points."""
+    """One row for each image, as described at the top of the module.
+
+    overlaps: of the masks or key points.
+    classes: the number of classes.
+    """
     boxes = image_scores(found, truth, classes)
     part = overlap_scores(found, truth, overlaps, classes)
     limit = found.classes.shape[1]
-    seen = overlaps.values.sum(axis=(1, 2))[:, None]
-    return np.concatenate([boxes, part[:, limit:], seen], axis=1, dtype=np.float64)
+    overlap_sums = overlaps.values.sum(axis=(1, 2))[:, None]
+    return np.concatenate([boxes, part[:, limit:], overlap_sums], axis=1, dtype=np.float64)
 
 
 def box_rows(scores: Scores, classes: int) -> Scores:
-    """Of rows of both those of the boxes, as `image_scores` gives them."""
+    """The part of rows of `both_scores` that judges boxes, as rows of `image_scores`."""
     return scores[:, : 2 * _limit(scores, classes) + classes]
 
 
 def part_rows(scores: Scores, classes: int) -> Scores:
-    """Of rows of both those of the part, in the same form."""
+    """The part of rows of `both_scores` that judges masks or key points, as rows of
+    `image_scores`."""
     limit = _limit(scores, classes)
     return np.concatenate([scores[:, :limit], scores[:, 2 * limit + classes : -1]], axis=1)
 
@@ -96,4 +108,5 @@ def mean_of_both(scores: Scores, classes: int) -> float:
 
 
 def _limit(scores: Scores, classes: int) -> int:
+    """The number of detections in each of these rows."""
     return int(scores.shape[1] - 2 * classes - 1) // 3
