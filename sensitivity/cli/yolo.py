@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 def run(settings: YoloSettings, teller: Teller) -> int:
     """Load, quantize, scan, plan, export, bench and report.
 
-    Folds BatchNorm, re-parameterises RepVGG blocks, quantizes convolutions by rules that fit
-    TensorRT and calibrates them with ModelOpt; then does what `sensitivity run` does. DFL and the
-    decoding of boxes stay float.
+    The model is prepared first: BatchNorm is folded, RepVGG blocks are re-parameterised, and
+    convolutions are quantized by rules that fit TensorRT and calibrated with ModelOpt. DFL and the
+    decoding of boxes stay float. Then follows what `sensitivity run` does.
 
-    The run directory then holds a task file, task.py, to read and change; every other verb works on
-    it.
+    The run directory then holds a task file, task.py, which you can read and change. Every other
+    verb works on that directory.
 
     \b
     sensitivity yolo run --weights yolov8n.pt --data coco.yaml --max-drop 0.3pt
@@ -42,11 +42,12 @@ def run(settings: YoloSettings, teller: Teller) -> int:
 
 @click.group("yolo")
 def command() -> None:
-    """A YOLO of the ultralytics package lost accuracy in INT8: which layers stay out of it?
+    """Find the layers that a YOLO of the ultralytics package needs in float to keep its accuracy.
 
-    Give a weights file (v5u, v8, v9, v10, 11, 12, 26, RT-DETR, YOLO-World; detection, segmentation,
-    poses, rotated boxes, classification) and labelled images. YOLOv5, v6 and v7 of their own
-    repositories: examples/06 to 08. Only an ONNX file: give it to `sensitivity run`.
+    It takes a weights file (v5u, v8, v9, v10, 11, 12, 26, RT-DETR, YOLO-World; detection,
+    segmentation, poses, rotated boxes, classification) and labelled images. For YOLOv5, v6 and v7
+    of their own repositories see examples/06 to 08. If you have only an ONNX file, give it to
+    `sensitivity run`.
     """
 
 

@@ -3,8 +3,8 @@
     settings = YoloSettings(weights=Path("yolov8n.pt"), data=Path("coco.yaml"), max_drop="0.3pt")
     api.run(prepare(settings))
 
-A task file lies in the run directory afterwards, so every verb works on it alone and it can be
-changed.
+The run directory then holds a task file, which can be changed, and every verb works on the
+directory alone.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, fields, replace
 from functools import partial
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,8 @@ from sensitivity.workflows.yolo_validator import validator_task
 from sensitivity.workflows.yolo_weights import Yolo, give_raw, load_yolo
 
 SET_ASIDE: Mapping[str, float] = {"calib": 0.2, "rank": 0.2, "confirm": 0.4, "holdout": 0.2}
+"""Share of the images in each split, where no other images are given for calibration."""
+
 NO_SUPPRESSION = 1.0
 """An overlap that no two boxes exceed."""
 
@@ -76,10 +78,10 @@ def task():
 
 
 def prepare(settings: YoloSettings) -> RunSettings:
-    """Write the task file into the run directory, and return the settings of the run of it.
+    """Write the task file into the run directory, and return the settings to run it with.
 
-    With `resume` a task file that is there is kept as it is. Raises RunDirError where the folder
-    holds another run, WriteError where it cannot be written.
+    With `resume`, an existing task file is kept as it is. Raises RunDirError if the folder holds
+    another run, and WriteError if it cannot be written.
     """
     out = settings.out or Path("runs") / settings.weights.stem
     refuse_used(RunDir(out).journal, settings.resume)
@@ -87,24 +89,22 @@ def prepare(settings: YoloSettings) -> RunSettings:
     if not (settings.resume and file.exists()):
         with locked(out):
             write_whole(file, task_file(settings).encode())
-    # what the task file holds, whatever it is called elsewhere
-    mine = {field.name for field in fields(YoloChoices)}
-    shared = [
-        field.name
-        for field in fields(RunSettings)
-        if field.name not in mine and hasattr(settings, field.name)
-    ]
-    own = {name: getattr(settings, name) for name in shared}
-    return RunSettings(**own | {"task": f"{file}:task", "out": out})
+    # The task file holds the fields of `YoloChoices`, so they are not settings of the run, even
+    # where `RunSettings` has a field of the same name.
+    in_task_file = {field.name for field in fields(YoloChoices)}
+    names = [field.name for field in fields(RunSettings) if field.name not in in_task_file]
+    shared = {name: getattr(settings, name) for name in names if hasattr(settings, name)}
+    return RunSettings(**shared | {"task": f"{file}:task", "out": out})
 
 
 def task_file(choices: YoloChoices) -> str:
-    """The text of a task file with these choices; those that are as by default are left out, paths
-    are absolute."""
+    """The text of a task file with these choices. Choices that have their default are left out,
+    and paths are made absolute."""
     lines = []
     for field in fields(YoloChoices):
         value = getattr(choices, field.name)
-        if field.default is MISSING or value != field.default or field.name == "imgsz":
+        is_written = field.default is MISSING or value != field.default or field.name == "imgsz"
+        if is_written:
             shown = str(_absolute(value)) if isinstance(value, Path) else value
             lines.append(f"        {field.name}={shown!r},")
     return TASK_FILE.format(
@@ -113,16 +113,18 @@ def task_file(choices: YoloChoices) -> str:
 
 
 def task(weights: str | Path, data: str | Path, **choices: Any) -> Task | EvaluateTask:
-    """The task of a weights file on labelled images. choices: the other fields of `YoloChoices`.
+    """The task of a weights file on labelled images.
 
+    weights: a weights file of ultralytics, ending in .pt.
+    data: a data YAML, COCO JSON, or a folder of labelled images.
+    choices: the other fields of `YoloChoices`.
     Raises MissingPackage, and TaskError for weights or data that cannot be used.
     """
-    paths = {
-        name: Path(choices[name])
-        for name in ("image_folder", "calib")
-        if choices.get(name) is not None
-    }
-    settings = YoloChoices(**{"weights": Path(weights), "data": Path(data)} | choices | paths)
+    paths = {"weights": Path(weights), "data": Path(data)}
+    for name in ("image_folder", "calib"):
+        if choices.get(name) is not None:
+            paths[name] = Path(choices[name])
+    settings = YoloChoices(**choices | paths)
     for name in ("batch", "limit", "calib_images"):
         value = getattr(settings, name)
         if value is not None and value < 1:
@@ -145,10 +147,10 @@ def _check_size(size: ImageSize, stride: int, name: str) -> None:
 
 def _detector(yolo: Yolo, settings: YoloChoices) -> Task | EvaluateTask:
     part, form = reported_part(yolo, settings), label_form(yolo)
-    found = labelled(
+    data_set = labelled(
         settings.data, yolo.names, split=settings.split, folder=settings.image_folder, form=form
     )
-    splits, calib = splits_of(found.images, settings)
+    splits, calib = splits_of(data_set.images, settings)
     decode = _decode(yolo, settings)
     batches = ImageBatches(calib, settings.imgsz, settings.batch, stretched=yolo.is_rtdetr)
     model = quantized(
@@ -157,20 +159,26 @@ def _detector(yolo: Yolo, settings: YoloChoices) -> Task | EvaluateTask:
         method=settings.calib_method,
         dfl=settings.quantize_dfl,
     )
-    rule = Suppression(iou=NO_SUPPRESSION) if yolo.chooses else Suppression()
-    names, size, batch = found.names, settings.imgsz, settings.batch
     if settings.evaluator == "ultralytics":
         return validator_task(model, yolo, splits, settings)
+    names = data_set.names
     if yolo.kind == "obb":
-        found_task = _rotated_task(model, splits, yolo, settings)
+        detector = _rotated_task(model, splits, yolo, settings)
     else:
-        found_task = detection_task(
-            model, splits, names, size=size, batch=batch, decode=decode, rule=rule, part=part,
+        detector = detection_task(
+            model,
+            splits,
+            names,
+            size=settings.imgsz,
+            batch=settings.batch,
+            decode=decode,
+            rule=Suppression(iou=NO_SUPPRESSION) if yolo.chooses else Suppression(),
+            part=part,
             stretched=yolo.is_rtdetr,
-        )  # fmt: skip
+        )
     if yolo.chooses and settings.output == "decoded":
-        return replace(found_task, finish=partial(with_best_boxes, classes=len(names)))
-    return found_task
+        return replace(detector, finish=partial(with_best_boxes, classes=len(names)))
+    return detector
 
 
 def _rotated_task(
@@ -179,7 +187,7 @@ def _rotated_task(
     yolo: Yolo,
     settings: YoloChoices,
 ) -> Task:
-    """Of a model of rotated boxes."""
+    """The task of a model that detects rotated boxes."""
     decode = partial(decode_rotated, classes=len(yolo.names))
     rule = rotated_rule(chain.from_iterable(splits.values()), suppress=not yolo.end2end)
     score = RotatedScore(yolo.names, decode, rule)
@@ -191,7 +199,7 @@ def _rotated_task(
 
 
 def reported_part(yolo: Yolo, settings: YoloChoices) -> Part | None:
-    """What the model gives with each box, which is judged too."""
+    """The masks or key points that the model gives with each box; None if it gives boxes alone."""
     classes = len(yolo.names)
     if yolo.kind == "segment":
         return Masks(classes, settings.imgsz)
@@ -202,7 +210,7 @@ def reported_part(yolo: Yolo, settings: YoloChoices) -> Part | None:
 
 
 def label_form(yolo: Yolo) -> LabelForm:
-    """What is wanted of the labels."""
+    """What to read from the labels for a model of this kind."""
     if yolo.kind == "segment":
         return LabelForm("outlines")
     if yolo.kind == "pose":
@@ -213,7 +221,8 @@ def label_form(yolo: Yolo) -> LabelForm:
 
 
 def _decode(yolo: Yolo, settings: YoloChoices) -> Decode:
-    """What the outputs of the model mean; with --output raw the model is changed to give those."""
+    """The function that turns the model's outputs into boxes and confidences. With --output raw,
+    the model is changed to give raw outputs."""
     if settings.output == "raw":
         give_raw(yolo)
         strides = tuple(int(step) for step in yolo.head.stride)
@@ -228,51 +237,60 @@ def _decode(yolo: Yolo, settings: YoloChoices) -> Decode:
 def splits_of(
     images: Sequence[LabelledImage], settings: YoloChoices
 ) -> tuple[dict[str, tuple[LabelledImage, ...]], list[LabelledImage]]:
-    """Images for "rank", "confirm" and "holdout", and those to calibrate with."""
+    """The images of "rank", "confirm" and "holdout", and the images to calibrate with.
+
+    Calibration uses the images that the settings name, or else the train part of a data YAML. Where
+    there are neither, a share of `images` is set aside for it.
+    """
     images = _drawn(images, settings.limit)
-    source = settings.calib or (settings.data if has_train_images(settings.data) else None)
-    least = round(1 / min((SET_ASIDE if source is None else SIZES).values()))
+    source = settings.calib
+    if source is None and has_train_images(settings.data):
+        source = settings.data
+    sizes = SET_ASIDE if source is None else SIZES
+    least = round(1 / min(sizes.values()))
     if len(images) < least:
         raise TaskError(
             f"Expected at least {least} images for calib, rank, confirm and holdout, got "
             f"{len(images)}; give more with --data, or a higher --limit."
         )
     if source is None:
-        parts = random_splits(images, sizes=SET_ASIDE)
-        return parts, list(parts.pop("calib"))[: settings.calib_images]
+        splits = random_splits(images, sizes=SET_ASIDE)
+        return splits, list(splits.pop("calib"))[: settings.calib_images]
     files = calibration_files(source)
-    order = generator().permutation(len(files))[: settings.calib_images]
-    return random_splits(images, sizes=SIZES), [unlabelled(files[at]) for at in sorted(order)]
+    drawn = generator().permutation(len(files))[: settings.calib_images]
+    calib = [unlabelled(files[number]) for number in sorted(drawn)]
+    return random_splits(images, sizes=SIZES), calib
 
 
 def _drawn(images: Sequence[LabelledImage], limit: int | None) -> tuple[LabelledImage, ...]:
-    """At most `limit` of the images, drawn at random, in their order."""
+    """At most `limit` of the images, drawn at random, in their order. None draws all of them."""
     if limit is None or limit >= len(images):
         return tuple(images)
-    return tuple(images[at] for at in sorted(random_parts(len(images), {"drawn": limit})["drawn"]))
+    drawn = random_parts(len(images), {"drawn": limit})["drawn"]
+    return tuple(images[number] for number in sorted(drawn))
 
 
 def _classifier(yolo: Yolo, settings: YoloChoices) -> Task:
-    """Top-1 on a folder with one folder per class, prepared as ultralytics does it."""
-    if not settings.data.is_dir():
-        raise TaskError(
-            f"Expected --data to be a folder with one folder per class, got {settings.data}."
-        )
-    root = (
-        settings.data / settings.split
-        if (settings.data / settings.split).is_dir()
-        else settings.data
-    )
+    """The task of a classifier on a folder with one folder per class, whose images are prepared as
+    by ultralytics. Its metric is top-1."""
+    root = settings.data
+    if not root.is_dir():
+        raise TaskError(f"Expected --data to be a folder with one folder per class, got {root}.")
+    if (root / settings.split).is_dir():
+        root = root / settings.split
     transform = centre_crop(
         settings.imgsz, resize=settings.imgsz, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)
     )
     splits = from_folder(root, transform=transform, batch=settings.batch)
-    some = -(-settings.calib_images // settings.batch)
-    inputs = (inputs for number, (inputs, _) in enumerate(splits.pop("calib")) if number < some)
+    calib_batches = -(-settings.calib_images // settings.batch)
+    inputs = (inputs for inputs, _ in islice(splits.pop("calib"), calib_batches))
     model = quantized(yolo.model, inputs, method=settings.calib_method)
     return classification_task(model, splits)
 
 
 def _absolute(path: Path) -> Path:
-    """Absolute, except for the bare name of a data set that comes with ultralytics."""
-    return path.resolve() if path.exists() or path.parent != Path() else path
+    """The absolute path. The bare name of a data set that comes with ultralytics stays as it is."""
+    is_bare_name = path.parent == Path() and not path.exists()
+    if is_bare_name:
+        return path
+    return path.resolve()

@@ -1,9 +1,9 @@
-"""Files that choose the best boxes themselves, for one-to-one heads (v10, 26), made from the files
-that are verified.
+"""ONNX files that choose the best boxes themselves, for one-to-one heads (v10, 26).
 
-Which boxes are the best, and in which order, turns on the last bit of near ties, so a model that
-chooses could be neither scanned nor compared value by value. So all candidates are compared; the
-choice is put behind them afterwards, and checked on the very candidates that it is given.
+The last bit of near ties decides which boxes are the best and in which order. A model that chooses
+could therefore be neither scanned nor compared value by value. For that reason the model that is
+scanned and exported gives all its candidates. The choice is appended to the verified file
+afterwards, and checked on the candidates that this file gives.
 """
 
 from __future__ import annotations
@@ -24,70 +24,80 @@ from sensitivity.runtimes.base import Tensors
 from sensitivity.runtimes.onnxruntime import OnnxRuntime
 
 MOST = 300
-"""As many as ultralytics chooses."""
+"""The number of boxes that ultralytics chooses."""
 
 SAMPLES = 2
+"""Samples on which the choice is checked."""
 
 
 def with_best_boxes(
     file: Path, example_inputs: Any, *, classes: int, most: int = MOST
 ) -> dict[str, str]:
-    """Write model.<...>.end2end.onnx beside a file that gives candidates, and return what was
-    checked of it by its name.
+    """Write model.<...>.end2end.onnx beside a file that gives candidates, and return its name with
+    a sentence that says what was checked of it.
 
-    Its first output is [n, most, 6 + more]: x1 y1 x2 y2, confidence, class, and coefficients of
-    masks or key points; most confident first. Raises ExportError where it does not choose the best
-    of the candidates that `file` gives.
+    The first output of the new file is [n, most, 6 + more]: x1 y1 x2 y2, confidence, class, and
+    mask coefficients or key points; the most confident box comes first.
+
+    file: the verified file.
+    example_inputs: a batch of inputs, the first samples of which are used for the check.
+    classes: the number of classes.
+    most: the number of boxes to choose.
+    Raises ExportError if the new file does not choose the best of the candidates that `file` gives.
     """
-    made = save(
+    chooser = save(
         BestBoxes(classes, most)(load_model(file)).model,
         file.with_name(f"{file.stem}.end2end.onnx"),
     )
     names, tensors = flat_inputs(first_samples(example_inputs, SAMPLES))
-    inputs = {
-        name: tensor.detach().cpu().numpy() for name, tensor in zip(names, tensors, strict=True)
-    }
-    (candidates, *others), (found, *same) = _outputs(file, inputs), _outputs(made, inputs)
-    wrong = sum(
-        not chosen_best(rows, each.T, classes, most)
-        for rows, each in zip(found, candidates, strict=True)
-    ) or not all(np.array_equal(one, other) for one, other in zip(others, same, strict=True))
-    if wrong:
+    arrays = [tensor.detach().cpu().numpy() for tensor in tensors]
+    inputs = dict(zip(names, arrays, strict=True))
+    candidates, *other_outputs = _outputs(file, inputs)
+    chosen, *same_outputs = _outputs(chooser, inputs)
+    are_best = [
+        chosen_best(rows, of_image.T, classes, most)
+        for rows, of_image in zip(chosen, candidates, strict=True)
+    ]
+    are_same = [
+        np.array_equal(before, after)
+        for before, after in zip(other_outputs, same_outputs, strict=True)
+    ]
+    if not all(are_best + are_same):
         raise ExportError(
-            f"Expected {made.name} to choose the best {found.shape[1]} of the candidates of "
+            f"Expected {chooser.name} to choose the best {chosen.shape[1]} of the candidates of "
             f"{file.name}, got others; this is a fault of the export: please report it."
         )
     return {
-        made.name: f"{file.name} and the choice of {found.shape[1]} boxes, the best of its "
-        f"candidates on {len(found)} samples"
+        chooser.name: f"{file.name} and the choice of {chosen.shape[1]} boxes, the best of its "
+        f"candidates on {len(chosen)} samples"
     }
 
 
 def chosen_best(rows: NDArray[Any], candidates: NDArray[Any], classes: int, most: int) -> bool:
-    """Whether rows [most, 6 + more] are the most confident pairs of anchor and class, most
-    confident first.
+    """Whether these rows are the most confident pairs of anchor and class, the most confident
+    first. Of several equally confident pairs at the end, any may be chosen.
 
-    candidates: [anchors, 4 + classes + more]. Among equals at the end any may be chosen.
+    rows: [most, 6 + more], the chosen boxes of one image.
+    candidates: [anchors, 4 + classes + more], the candidates of the same image.
     """
     confidences = candidates[:, 4 : 4 + classes]
     best = np.sort(confidences, axis=None)[::-1][: min(most, len(candidates))]
     if not np.array_equal(rows[:, 4], best):
         return False
-    anchors, labels = np.nonzero(confidences > best[-1])
-    expected = np.column_stack(
-        [
-            candidates[anchors, :4],
-            confidences[anchors, labels],
-            labels,
-            candidates[anchors, 4 + classes :],
-        ]
-    )
-    return np.array_equal(
-        _sorted(rows[rows[:, 4] > best[-1]]), _sorted(expected.astype(rows.dtype))
-    )
+    lowest = best[-1]
+    anchors, labels = np.nonzero(confidences > lowest)
+    columns = [
+        candidates[anchors, :4],
+        confidences[anchors, labels],
+        labels,
+        candidates[anchors, 4 + classes :],
+    ]
+    expected = np.column_stack(columns).astype(rows.dtype)
+    return np.array_equal(_sorted(rows[rows[:, 4] > lowest]), _sorted(expected))
 
 
 def _sorted(rows: NDArray[Any]) -> NDArray[Any]:
+    """The same rows in an order that depends on their values alone."""
     return rows[np.lexsort(rows.T)]
 
 

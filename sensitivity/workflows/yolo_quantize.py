@@ -1,4 +1,5 @@
-"""A float YOLO to a calibrated one: INT8 by ModelOpt where TensorRT runs INT8, and nowhere else."""
+"""Quantizes and calibrates a float YOLO with ModelOpt, in INT8 where TensorRT runs INT8 and nowhere
+else."""
 
 from __future__ import annotations
 
@@ -14,24 +15,36 @@ from sensitivity.errors import MissingPackage
 from sensitivity.quantizers.ranges import lowest_divergence, lowest_error
 
 PERCENTILE = 99.99
+"""Per cent of the absolute values that the range of the percentile method covers."""
+
 STRIDE = 8
-"""Bins between the ranges that are tried for entropy, of 2,048: 1/256 of the range apart."""
+"""Bins between two ranges that the entropy method tries, out of 2,048: 1/256 of the full range."""
+
+CHANNEL_AXES = {"nn.Conv2d": 0, "nn.ConvTranspose2d": 1, "nn.Linear": 0}
+"""Class of a layer -> the axis of its weight that holds the output channels."""
 
 LEVELS = 127
+"""Positive levels of symmetric INT8."""
+
 RESIDUAL = "residual_quantizer"
+"""The attribute of a block that quantizes the input which its shortcut adds."""
 
 
 def quantized(
     model: Any, batches: Iterable[Any], *, method: CalibrationMethod = "max", dfl: bool = False
 ) -> Any:
-    """The model quantized in place and calibrated.
+    """Quantize a model in place, calibrate it, and return it.
 
-    Weights get a range per output channel, inputs of convolutions and linear layers one for the
-    tensor. Pooling, activations, attention's products and the decoding of boxes stay float. The
-    input that a shortcut adds shares the quantizer of the convolution that reads it too, so that
-    the Add can run in INT8.
-    batches: inputs float32[n, 3, h, w] that no split holds. dfl: quantize the convolution in DFL
-    too.
+    Weights get one scale per output channel; the inputs of convolutions and linear layers get one
+    scale per tensor. Pooling, activation functions, the matrix products of attention and the
+    decoding of boxes stay float. The input that a shortcut adds shares the quantizer of the
+    convolution that also reads it, so that the Add can run in INT8.
+
+    model: the float model, in eval mode.
+    batches: inputs float32[n, 3, h, w] to calibrate with, of images that no split holds.
+    method: how the ranges of activations are found.
+    dfl: whether to quantize the convolution in DFL too.
+    Raises MissingPackage without ModelOpt.
     """
     try:
         import modelopt.torch.quantization as mtq
@@ -45,34 +58,33 @@ def quantized(
             model(batch)
 
     with optional.torch.no_grad():
-        model = mtq.quantize(
-            model, config(method, dfl), forward if method == "max" else None
-        ).eval()
-        if method != "max":
+        if method == "max":
+            model = mtq.quantize(model, config(method, dfl), forward).eval()
+        else:
+            model = mtq.quantize(model, config(method, dfl), None).eval()
             _calibrate(model, forward, method)
     share_residual_quantizers(model)
     return model
 
 
 def config(method: CalibrationMethod, dfl: bool) -> dict[str, Any]:
-    """ModelOpt's configuration of these rules."""
+    """ModelOpt's configuration of the rules that `quantized` describes."""
     calibrator = "max" if method == "max" else "histogram"
     rules: list[dict[str, Any]] = [{"quantizer_name": "*", "enable": False}]
-    # The output channels of a transposed convolution are the second axis of its weight.
-    for kind, axis in {"nn.Conv2d": 0, "nn.ConvTranspose2d": 1, "nn.Linear": 0}.items():
-        weight, given = (
-            {"num_bits": 8, "axis": axis},
-            {"num_bits": 8, "axis": None, "calibrator": calibrator},
-        )
-        rules.append({"quantizer_name": "*weight_quantizer", "parent_class": kind, "cfg": weight})
-        rules.append({"quantizer_name": "*input_quantizer", "parent_class": kind, "cfg": given})
+    for kind, axis in CHANNEL_AXES.items():
+        per_channel = {"num_bits": 8, "axis": axis}
+        per_tensor = {"num_bits": 8, "axis": None, "calibrator": calibrator}
+        rules += [
+            {"quantizer_name": "*weight_quantizer", "parent_class": kind, "cfg": per_channel},
+            {"quantizer_name": "*input_quantizer", "parent_class": kind, "cfg": per_tensor},
+        ]
     if not dfl:
         rules.append({"quantizer_name": "*.dfl.*", "enable": False})
     return {"quant_cfg": rules, "algorithm": "max" if method == "max" else None}
 
 
 def _calibrate(model: Any, forward: Any, method: CalibrationMethod) -> None:
-    """Ranges of inputs from histograms, of weights by their largest value."""
+    """Set the ranges of inputs from histograms, and those of weights to their largest values."""
     from modelopt.torch.quantization.calib import HistogramCalibrator
     from modelopt.torch.quantization.model_calib import enable_stats_collection
 
@@ -88,14 +100,15 @@ def _calibrate(model: Any, forward: Any, method: CalibrationMethod) -> None:
 
 
 def _range(calibrator: Any, method: CalibrationMethod) -> Any:
-    """Amax from a histogram of absolute values. ModelOpt 0.47's own search by squared error is at
-    fault, and that by entropy is slow; see `ranges`."""
+    """The largest absolute value (amax) of the range, from a histogram of absolute values.
+
+    The search by squared error of ModelOpt 0.47 is faulty, and its search by entropy is slow; see
+    `ranges`.
+    """
     if method == "percentile":
         return calibrator.compute_amax(method, percentile=PERCENTILE)
-    counts, edges = (
-        np.asarray(each, np.float64)
-        for each in (calibrator._calib_hist, calibrator._calib_bin_edges)
-    )
+    counts = np.asarray(calibrator._calib_hist, np.float64)
+    edges = np.asarray(calibrator._calib_bin_edges, np.float64)
     if method == "mse":
         amax = lowest_error(counts, edges, LEVELS)
     else:
@@ -104,6 +117,7 @@ def _range(calibrator: Any, method: CalibrationMethod) -> Any:
 
 
 def _quantizers(model: Any) -> list[Any]:
+    """The enabled quantizers of the model."""
     from modelopt.torch.quantization.nn import TensorQuantizer
 
     return [
@@ -115,23 +129,24 @@ def _quantizers(model: Any) -> list[Any]:
 
 def share_residual_quantizers(model: Any) -> tuple[str, ...]:
     """Quantize the input that each shortcut adds with the quantizer of the convolution that reads
-    the same input.
+    the same input, and return the names of the blocks that were changed.
 
-    TensorRT runs an Add in INT8 only where both of its inputs are quantized; one scale for both
-    readers of a tensor costs no requantization. Only ultralytics' `Bottleneck` and its kin: x +
-    cv2(cv1(x)). Returns their names.
+    TensorRT runs an Add in INT8 only if both of its inputs are quantized, and one scale for all
+    readers of a tensor needs no requantization. Only ultralytics' `Bottleneck` and its subclasses
+    are changed, which compute x + cv2(cv1(x)).
     """
-    found = []
+    changed = []
     for name, module in model.named_modules():
-        kin = any(base.__name__ == "Bottleneck" for base in type(module).__mro__)
-        reader = getattr(
-            getattr(getattr(module, "cv1", None), "conv", None), "input_quantizer", None
-        )
-        if kin and module.add and reader is not None:
-            module.add_module(RESIDUAL, reader)
+        is_bottleneck = any(base.__name__ == "Bottleneck" for base in type(module).__mro__)
+        if not is_bottleneck or not module.add:
+            continue
+        first_conv = getattr(getattr(module, "cv1", None), "conv", None)
+        quantizer = getattr(first_conv, "input_quantizer", None)
+        if quantizer is not None:
+            module.add_module(RESIDUAL, quantizer)
             module.forward = types.MethodType(_residual_forward, module)
-            found.append(name)
-    return tuple(found)
+            changed.append(name)
+    return tuple(changed)
 
 
 def _residual_forward(block: Any, x: Any) -> Any:

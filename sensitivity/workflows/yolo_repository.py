@@ -1,7 +1,9 @@
-"""YOLOs of their own repositories: a loaded float model and labelled images to a task.
+"""YOLOs of their own repositories: from a loaded float model and labelled images to a task.
 
-model = attempt_load("yolov7.pt", map_location="cpu")
-return repository_task(model, "coco.yaml", names=model.names, imgsz=640)
+    model = attempt_load("yolov7.pt", map_location="cpu")
+    return repository_task(model, "coco.yaml", names=model.names, imgsz=640)
+
+The repository's own code loads the model, and its package must be importable.
 """
 
 from __future__ import annotations
@@ -35,21 +37,38 @@ def repository_task(
     calib_method: CalibrationMethod = "max",
     limit: int | None = None,
 ) -> Task:
-    """Merge RepVGG blocks, quantize and calibrate a float YOLO, and judge it by COCO mAP.
+    """Merge the RepVGG blocks of a float YOLO, quantize and calibrate it, and return a task whose
+    metric is COCO's mAP50-95.
 
-    model: takes float32[n, 3, height, width], RGB 0..1; gives [n, anchors, 5 + classes] (centre,
-    size in pixels, objectness, class confidences), alone or first; other outputs need another
-    `decode`. data, calib, limit: as in `sensitivity yolo run`. Raises TaskError, and ModelError
-    where merging changes the outputs.
+    model: takes float32[n, 3, height, width], RGB in the range 0 to 1. Its only or first output is
+        [n, anchors, 5 + classes]: centre and size in pixels, objectness, class confidences. Another
+        output needs another `decode`.
+    data: labelled images, in a form that `sensitivity yolo run` takes.
+    names: the class names, in the order of the outputs.
+    imgsz: side of the square input in pixels, or (height, width).
+    batch: images in a batch.
+    decode: turns the model's output into boxes and confidences.
+    calib: images to calibrate with. None takes the train part of a data YAML, or else a share of
+        `data`.
+    calib_images: the most images to calibrate with.
+    calib_method: how the ranges of activations are found.
+    limit: the most images that are used of `data`, drawn at random. None uses all of them.
+    Raises TaskError for data that cannot be used, and ModelError if merging changes the outputs.
     """
     choices = YoloChoices(
-        weights=Path("model"), data=Path(data), imgsz=imgsz, batch=batch, limit=limit,
+        weights=Path("model"),
+        data=Path(data),
+        imgsz=imgsz,
+        batch=batch,
+        limit=limit,
         calib=Path(calib) if calib else None,
-        calib_images=calib_images, calib_method=calib_method,
-    )  # fmt: skip
+        calib_images=calib_images,
+        calib_method=calib_method,
+    )
     classes = tuple(names)
-    splits, images = splits_of(labelled(choices.data, classes, split=choices.split).images, choices)
-    inputs = [inputs for inputs, _ in ImageBatches(images, size=imgsz, batch=batch)]
+    data_set = labelled(choices.data, classes, split=choices.split)
+    splits, calib_set = splits_of(data_set.images, choices)
+    inputs = [inputs for inputs, _ in ImageBatches(calib_set, size=imgsz, batch=batch)]
     model = FirstOutput(model.float().eval()).eval()
     reparameterised(model, inputs[0])
     model = quantized(model, inputs, method=calib_method)
@@ -57,7 +76,7 @@ def repository_task(
 
 
 class FirstOutput(nn.Module):
-    """A detector with its first output alone, so that no feature maps are exported."""
+    """A detector that gives its first output alone, so that no feature maps are exported."""
 
     def __init__(self, yolo: Any) -> None:
         super().__init__()

@@ -1,4 +1,5 @@
-"""ultralytics' own validator as the judge: one number for each whole evaluation."""
+"""A task that is judged by ultralytics' own validator, which gives one number for each whole
+evaluation."""
 
 from __future__ import annotations
 
@@ -26,20 +27,13 @@ def validator_task(
 ) -> EvaluateTask:
     """A task whose metric is mAP50-95 as `DetectionValidator` of ultralytics computes it, 0..1.
 
-    Raises TaskError for a model that is no detector, an output that it does not read, or a
-    torchvision that does not import.
+    model: the quantized and calibrated model.
+    yolo: the model that was loaded.
+    splits: images for "rank", "confirm" and "holdout".
+    Raises TaskError for a model that is not a plain detector, an output that the validator does not
+    read, an input that is not square, or a torchvision that cannot be imported.
     """
-    others = {
-        f"a model that does {yolo.kind}": yolo.kind != "detect",
-        "an RT-DETR": yolo.is_rtdetr,
-        "--end2end": yolo.end2end,
-        "--output raw": settings.output == "raw",
-    }
-    for got in (name for name, is_so in others.items() if is_so):
-        raise TaskError(
-            f"Expected a detector that gives decoded boxes for --evaluator ultralytics, got {got}; "
-            "leave one of them out."
-        )
+    _check_readable(yolo, settings)
     side, width = sides(settings.imgsz)
     if side != width:
         raise TaskError(
@@ -49,24 +43,45 @@ def validator_task(
     _require_torchvision()
     folder = Path(tempfile.mkdtemp(prefix="sensitivity-yolo-"))
     data = yaml_for_validator(folder, splits, yolo.names)
-    judge = Validator(data, side, settings.batch, folder)
-    first = ImageBatches(
-        splits["rank"][: settings.batch], size=settings.imgsz, batch=settings.batch
-    )
+    validator = Validator(data, side, settings.batch, folder)
+    first_images = splits["rank"][: settings.batch]
+    batches = ImageBatches(first_images, size=settings.imgsz, batch=settings.batch)
+    example_inputs, _ = next(iter(batches))
     return EvaluateTask(
         model,
-        evaluate=partial(judge, split="rank"),
-        confirm=partial(judge, split="confirm"),
-        holdout=partial(judge, split="holdout"),
-        example_inputs=next(iter(first))[0],
+        evaluate=partial(validator, split="rank"),
+        confirm=partial(validator, split="confirm"),
+        holdout=partial(validator, split="holdout"),
+        example_inputs=example_inputs,
         metric="mAP50-95",
     )
 
 
+def _check_readable(yolo: Yolo, settings: YoloChoices) -> None:
+    """Raise TaskError unless the model gives decoded boxes that the validator can read."""
+    unreadable = {
+        f"a model that does {yolo.kind}": yolo.kind != "detect",
+        "an RT-DETR": yolo.is_rtdetr,
+        "--end2end": yolo.end2end,
+        "--output raw": settings.output == "raw",
+    }
+    for got, applies in unreadable.items():
+        if applies:
+            raise TaskError(
+                "Expected a detector that gives decoded boxes for --evaluator ultralytics, got "
+                f"{got}; leave one of them out."
+            )
+
+
 @dataclass(frozen=True)
 class Validator:
-    """ultralytics' own validator. data: YAML that names the splits. size: of the images, which are
-    square. folder: for what it writes."""
+    """ultralytics' own validator.
+
+    data: a data YAML that names the splits.
+    size: side of the square images in pixels.
+    batch: images in a batch.
+    folder: the folder for what the validator writes.
+    """
 
     data: Path
     size: int
@@ -101,9 +116,9 @@ def _require_torchvision() -> None:
     try:
         import torchvision  # noqa: F401
     except Exception as error:
-        said = " ".join(str(error).split())[:150]
+        message = " ".join(str(error).split())[:150]
         raise TaskError(
             "Expected torchvision to import for --evaluator ultralytics, got "
-            f"{type(error).__name__}: {said}; install the build that belongs to your torch, or "
+            f"{type(error).__name__}: {message}; install the build that belongs to your torch, or "
             "leave --evaluator out."
         ) from error
