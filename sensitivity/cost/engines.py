@@ -39,7 +39,8 @@ OUT_OF_HAND = (
 
 
 def engine_sets(units: Sequence[str]) -> list[tuple[str, ...]]:
-    """Skip-sets to time: none, all, each unit alone, and random partitions of all units."""
+    """Return the skip-sets to time: none, all, each unit alone, and random partitions of all
+    units."""
     rng = generator()
     sets = [(), tuple(units), *((unit,) for unit in units)]
     number = max(2, round(len(units) / TOGETHER))

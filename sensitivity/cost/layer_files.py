@@ -21,8 +21,8 @@ is quantized."""
 
 
 def write_int8(shape: LayerShape, signed: bool, file: Path) -> Path:
-    """Integers in, integers out, as inside a run of INT8 layers. signed: the type of activations,
-    as the runtime likes."""
+    """Return the integers in, integers out, as inside a run of INT8 layers. signed: the type of
+    activations, as the runtime likes."""
     build = _Build(shape, signed)
     value = build.dequantized("x", "x")
     value = build.layer(value, build.quantized_weight())
@@ -35,7 +35,7 @@ def write_int8(shape: LayerShape, signed: bool, file: Path) -> Path:
 
 
 def write_float(shape: LayerShape, file: Path) -> Path:
-    """The layer on floats, without Q and DQ."""
+    """Return the layer on floats, without Q and DQ."""
     build = _Build(shape, signed=True)
     value = build.layer("x", build.constant("w", _noise(shape.weight)))
     for number, (op, attributes) in enumerate(shape.then):
@@ -45,7 +45,7 @@ def write_float(shape: LayerShape, file: Path) -> Path:
 
 
 def write_conversion(size: tuple[int, ...], signed: bool, to_int8: bool, file: Path) -> Path:
-    """One QuantizeLinear, or one DequantizeLinear, of a tensor of this size."""
+    """Return one QuantizeLinear, or one DequantizeLinear, of a tensor of this size."""
     shape = LayerShape("", "{}", size, (), size, False, ())
     build = _Build(shape, signed)
     if to_int8:

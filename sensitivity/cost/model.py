@@ -28,8 +28,8 @@ something else."""
 
 
 def unit_of_layer(layers: Sequence[Layer], units: Sequence[Unit]) -> dict[str, tuple[str, ...]]:
-    """Node -> the units that take it out of INT8: of single quantizers, that of its input and that
-    of its weight."""
+    """Return node -> the units that take it out of INT8: of single quantizers, that of its
+    input and that of its weight."""
     owner = dict[str, str]()
     for unit in units:
         owner |= dict.fromkeys(unit.quantizers, unit.name)
@@ -93,7 +93,7 @@ def _conversion(link: Link, table: Table) -> float:
 
 
 def _anchored(model: CostModel, int8_ms: float, float_ms: float) -> CostModel:
-    """The model tied to the times of two whole engines, as `table_cost` says."""
+    """Return the model tied to the times of two whole engines, as `table_cost` says."""
     every = tuple(model.units)
     span = model.of(every) - model.of(())
     scale = (float_ms - int8_ms) / span if span else 1.0
@@ -114,7 +114,7 @@ def _anchored(model: CostModel, int8_ms: float, float_ms: float) -> CostModel:
 def _per_unit(
     added: Mapping[str, float], owners: Mapping[str, tuple[str, ...]], units: Sequence[Unit]
 ) -> dict[str, float]:
-    """What each unit adds where it is left out. added: the same by node."""
+    """Return what each unit adds where it is left out. added: the same by node."""
     per_unit = dict.fromkeys(names_of(units), 0.0)
     for node, cost in added.items():
         for owner in owners[node]:
@@ -125,8 +125,8 @@ def _per_unit(
 def _between_units(
     borders: Sequence[tuple[str, str, float]], owners: Mapping[str, tuple[str, ...]]
 ) -> tuple[Border, ...]:
-    """What it costs where one of two units is left out and the other is not. borders: the same
-    between nodes, or a node and OUTSIDE."""
+    """Return what it costs where one of two units is left out and the other is not. borders: the
+    same between nodes, or a node and OUTSIDE."""
     # With single quantizers as units, the first one of a layer stands for it.
     first = {node: units[0] for node, units in owners.items() if units}
     merged = defaultdict[tuple[str, str], float](float)

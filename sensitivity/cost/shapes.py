@@ -16,13 +16,13 @@ from sensitivity.timing.inputs import random_inputs
 
 
 def work_of(file: Path) -> Work:
-    """What the quantized layers of a canonical file have to do."""
+    """Return what the quantized layers of a canonical file have to do."""
     model = load_model(file)
     return work(model, value_shapes(file, needed_values(model)))
 
 
 def value_shapes(file: Path, names: Collection[str]) -> dict[str, tuple[int, ...]]:
-    """Shapes of these float values, by name."""
+    """Return the shapes of these float values, by name."""
     proto = onnx.load(str(file))
     inputs = random_inputs(file)
     outputs = {value.name for value in proto.graph.output}

@@ -58,22 +58,23 @@ class Table:
     conversions: dict[str, ConversionTime]
 
     def layer(self, shape: LayerShape) -> LayerTime:
-        """What a layer of this shape took. Raises KeyError for one that was not measured."""
+        """Return what a layer of this shape took. Raises KeyError for one that was not measured."""
         return self.layers[key_of(shape)]
 
     def conversion(self, size: tuple[int, ...]) -> ConversionTime:
-        """What a tensor of this shape took. Raises KeyError for one that was not measured."""
+        """Return what a tensor of this shape took. Raises KeyError for one that was not
+        measured."""
         return self.conversions[size_key(size)]
 
 
 def key_of(shape: LayerShape) -> str:
-    """A short text that differs for different shapes, with the readable part in front."""
+    """Return a short text that differs for different shapes, with the readable part in front."""
     digest = hashlib.sha256(repr(shape).encode()).hexdigest()[:8]
     return f"{shape.op} {size_key(shape.input)} {size_key(shape.weight)} {digest}"
 
 
 def size_key(size: tuple[int, ...]) -> str:
-    """A shape as the table's keys have it: "1x64x56x56"; "" for a scalar."""
+    """Return a shape as the table's keys have it: "1x64x56x56"; "" for a scalar."""
     return "x".join(map(str, size))
 
 
@@ -86,8 +87,8 @@ def measured_table(
     threads: int,
     advance: Callable[[int, int], None] | None = None,
 ) -> Table:
-    """Times of every layer and conversion in `work`; what `file` holds of the same place is not
-    timed again.
+    """Return the times of every layer and conversion in `work`; what `file` holds of the same place
+    is not timed again.
 
     advance: called with (1, 0) for each shape and size. Written after each, so that a kill loses
     one. Raises what the runtime raises for a file that it cannot load.
@@ -117,7 +118,7 @@ def measured_table(
 
 
 def to_measure(work: Work) -> int:
-    """How many distinct shapes and sizes a table of this work has."""
+    """Return how many distinct shapes and sizes a table of this work has."""
     return len({key_of(layer.shape) for layer in work.layers}) + len(
         {size_key(link.size) for link in work.links}
     )
@@ -153,7 +154,7 @@ def _conversion_time(
 
 
 def _overhead(runtime: Runtime, threads: int) -> float:
-    """What it takes to call the runtime for almost nothing."""
+    """Return what it takes to call the runtime for almost nothing."""
     with tempfile.TemporaryDirectory() as name:
         file = write_conversion(
             (1, 1), SIGNED.get(runtime.name, True), True, Path(name) / "nothing.onnx"
@@ -164,7 +165,7 @@ def _overhead(runtime: Runtime, threads: int) -> float:
 def _medians(
     files: Mapping[str, tuple[Path, Mapping[str, np.ndarray]]], runtime: Runtime, threads: int
 ) -> dict[str, float]:
-    """Median milliseconds of each file, the files taking turns."""
+    """Return the median milliseconds of each file, the files taking turns."""
     with contextlib.ExitStack() as stack:
         engines = {}
         for name, (file, inputs) in files.items():

@@ -98,7 +98,7 @@ class Journal:
         return tuple(self._variants.values())
 
     def scores(self, variant: Variant, split: str, batch: int) -> Scores | None:
-        """Per-sample scores of one batch; None where they have not been measured."""
+        """Return per-sample scores of one batch; None where they have not been measured."""
         return self._scores.get((variant.key, split, batch))
 
     def add_task(self, task: Mapping[str, str]) -> None:
@@ -273,12 +273,13 @@ def refuse_used(path: Path, resume: bool) -> None:
 
 
 def is_used(path: Path) -> bool:
-    """Whether this journal holds measurements; its first line says what was to be measured."""
+    """Return whether this journal holds measurements; its first line says what was to be
+    measured."""
     return _content(path).count(b"\n") > 1
 
 
 def read_records(path: Path) -> list[Record]:
-    """All whole records, none where there is no file; a torn last line is cut off. Raises
+    """Return all whole records, none where there is no file; a torn last line is cut off. Raises
     RunDirError for damage elsewhere."""
     content = _content(path)
     whole = content[: content.rfind(b"\n") + 1]
@@ -296,7 +297,7 @@ def read_records(path: Path) -> list[Record]:
 
 
 def _content(path: Path) -> bytes:
-    """The content of the file; empty where there is none."""
+    """Return the content of the file; empty where there is none."""
     try:
         return path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
@@ -381,7 +382,7 @@ def differences(old: Any, new: Any, where: str = "") -> list[str]:
 
 
 def _short(value: Any) -> str:
-    """The value as JSON, its end left out where it is long."""
+    """Return the value as JSON, its end left out where it is long."""
     text = json.dumps(value)
     if len(text) <= 60:
         return text

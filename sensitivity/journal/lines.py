@@ -89,13 +89,14 @@ Record = Opened | TaskTold | RangeTried | VariantMade | BatchRead | Scored
 
 
 def sealed(record: Record) -> bytes:
-    """The record as a line, with its checksum and without a newline."""
+    """Return the record as a line, with its checksum and without a newline."""
     body = msgspec.json.encode(record).removesuffix(b"}")
     return body + b',"crc":"%08x"}' % zlib.crc32(body)
 
 
 def record_of(line: bytes, *, needs_seal: bool) -> Record:
-    """The record of a line. needs_seal: a line without a checksum is damaged. Raises Damaged."""
+    """Return the record of a line. needs_seal: a line without a checksum is damaged. Raises
+    Damaged."""
     seal = SEAL.search(line)
     if seal is None and needs_seal:
         raise Damaged("it has no checksum")
@@ -109,7 +110,7 @@ def record_of(line: bytes, *, needs_seal: bool) -> Record:
 
 
 def made_range(record: RangeTried) -> Range:
-    """The range that a line is of. Raises Damaged where its key is of another one."""
+    """Return the range that a line is of. Raises Damaged where its key is of another one."""
     told = msgspec.structs.asdict(record)
     made = Range(**{field: told[field] for field in Range.__dataclass_fields__})
     if made.key != record.key:
@@ -118,7 +119,7 @@ def made_range(record: RangeTried) -> Range:
 
 
 def made_variant(record: VariantMade, ranges: dict[str, Range]) -> Variant:
-    """The variant that a line is of. Raises Damaged where its key is of another one."""
+    """Return the variant that a line is of. Raises Damaged where its key is of another one."""
     unknown = [key for key in record.ranges if key not in ranges]
     if unknown:
         raise Damaged(f"the range {unknown[0]!r} is unknown")
@@ -130,13 +131,13 @@ def made_variant(record: VariantMade, ranges: dict[str, Range]) -> Variant:
 
 
 def packed(scores: Scores) -> str:
-    """Scores as text."""
+    """Return the scores as text."""
     raw = np.ascontiguousarray(scores, "<f8").tobytes()
     return base64.b64encode(zlib.compress(raw)).decode()
 
 
 def unpacked(record: Scored) -> Scores:
-    """The scores of a line. Raises Damaged where they are not of the shape that it names."""
+    """Return the scores of a line. Raises Damaged where they are not of the shape that it names."""
     try:
         raw = zlib.decompress(base64.b64decode(record.data, validate=True))
     except (binascii.Error, zlib.error) as error:

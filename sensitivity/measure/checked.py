@@ -15,8 +15,8 @@ from sensitivity.tasks.batches import scores_of
 
 
 def checked_scores(task: Task, output: Any, targets: Any, size: int, where: str) -> Scores:
-    """The task's scores of one batch, float64. Raises TaskError if the user's function fails or
-    returns anything else."""
+    """Return the task's scores of one batch, float64. Raises TaskError if the user's function fails
+    or returns anything else."""
     try:
         scores = scores_of(task.score(output, targets))
     except Exception as error:
@@ -47,7 +47,7 @@ def check_values(scores: Scores, before: tuple[int, ...], where: str) -> None:
 
 
 def user_error(what: str, where: str, error: Exception) -> SensitivityError:
-    """One sentence for an exception out of the user's own code, with the place where it was
+    """Return one sentence for an exception out of the user's own code, with the place where it was
     raised."""
     if isinstance(error, SensitivityError):
         return error
@@ -58,8 +58,8 @@ def user_error(what: str, where: str, error: Exception) -> SensitivityError:
 
 
 def _place(error: Exception) -> str:
-    """The last line of the user's own that an exception came through; "" where it came through
-    none."""
+    """Return the last line of the user's own that an exception came through; "" where it came
+    through none."""
     own = str(Path(__file__).parents[1])
     every = traceback.extract_tb(error.__traceback__)
     frames = [frame for frame in every if not frame.filename.startswith(own)]

@@ -82,7 +82,7 @@ def _scores(measurer: Measurer, variants: Sequence[Variant]) -> list[Scores]:
 
 
 def _losses(scores: dict[str, Scores], measurer: Measurer) -> Scores:
-    """How much of the loss of INT8 each image causes, float64[n]; their sum is the loss."""
+    """Return how much of the loss of INT8 each image causes, float64[n]; their sum is the loss."""
     if len(scores["float"]) < 2:
         return np.zeros(len(scores["float"]))
     float_, int8 = (
@@ -98,7 +98,7 @@ def _shown(
     at: int,
     loss: float,
 ) -> ShownImage:
-    """One image with the boxes of each variant. at: its place in `data`."""
+    """Return one image with the boxes of each variant. at: its place in `data`."""
     judge, image = measurer.task.score, data.images[at]
     assert isinstance(judge, DetectionScore)
     image = replace(image, size=image.size or image_size(image.file))
@@ -115,7 +115,7 @@ def _shown(
 
 
 def _picture(image: LabelledImage) -> tuple[str, int, int]:
-    """A small JPEG as a data URI, with its size."""
+    """Return a small JPEG as a data URI, with its size."""
     shown: Any = load_rgb(image.file, image.size)
     ratio = WIDTH / max(shown.size)
     shown = shown.resize((max(round(shown.width * ratio), 1), max(round(shown.height * ratio), 1)))

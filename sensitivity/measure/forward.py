@@ -88,8 +88,8 @@ class Forwarder:
             self._offered, self._simulator = wanted, None
 
     def outputs(self, variants: Sequence[Variant], inputs: Any) -> Iterator[tuple[int, Any]]:
-        """What each variant gives for these inputs, with its place in `variants`; nothing is scored
-        or kept."""
+        """Return what each variant gives for these inputs, with its place in `variants`; nothing is
+        scored or kept."""
         return self._simulator_for(variants).outputs(
             inputs, [variant.switched for variant in variants]
         )
@@ -101,7 +101,7 @@ class Forwarder:
         return self._simulator
 
     def offered_to(self, variants: Iterable[Variant]) -> tuple[Range, ...]:
-        """The ranges that are offered, those of these variants among them."""
+        """Return the ranges that are offered, those of these variants among them."""
         needed = frozenset[Range]().union(*(variant.ranges for variant in variants))
         if not needed.issubset(self._offered):
             self.offer([*self._offered, *sorted(needed, key=attrgetter("key"))])
@@ -117,7 +117,7 @@ class Forwarder:
         return None if one is None else Used(one.name, one.reason, tuple(one.warnings))
 
     def fitted_on(self, comparison: Comparison) -> int:
-        """Samples that were forwarded to fit the signal, if that was done."""
+        """Return the samples that were forwarded to fit the signal, if that was done."""
         return self._fits.get(comparison.fit, 0)
 
     def scored(
@@ -149,7 +149,8 @@ class Forwarder:
         return measured
 
     def _known_reference(self, comparison: Comparison, inputs: Any) -> Outputs:
-        """What the reference gives, kept for the next variants that are compared with it there."""
+        """Return what the reference gives, kept for the next variants that are compared with it
+        there."""
         place = comparison.place(batch_size(inputs))
         known: Outputs | None = self.references.get(place)
         if known is None:
@@ -158,7 +159,7 @@ class Forwarder:
         return known
 
     def _fitted(self, comparison: Comparison) -> Signal:
-        """The signal with its distance on the first samples of `rank`."""
+        """Return the signal with its distance on the first samples of `rank`."""
         signal = comparison.signal
         if signal.fitted is None:
             return signal
@@ -169,7 +170,7 @@ class Forwarder:
         return replace(signal, of=self._distances[key], fitted=None)
 
     def _references(self, comparison: Comparison) -> Iterator[Outputs]:
-        """What the reference gives on the first samples of `rank`, batch by batch."""
+        """Yield what the reference gives on the first samples of `rank`, batch by batch."""
         reader, open_ = Reader(self.task, "rank"), comparison.samples
         for batch in range(reader.count):
             inputs = _at_least(open_, reader.at(batch)[0], self.simulator)
@@ -185,7 +186,7 @@ class Forwarder:
 
 
 def _at_least(samples: int, inputs: Any, simulator: Simulator) -> Any:
-    """The first samples of a batch, all of it where it has to stay whole."""
+    """Return the first samples of a batch, all of it where it has to stay whole."""
     return (
         inputs
         if simulator.smallest is None

@@ -48,21 +48,22 @@ class Measurer(Forwarder):
             self.ranges = before
 
     def of(self, variant: Variant) -> Variant:
-        """The variant as it is measured: with the ranges of now, and none for what is disabled."""
+        """Return the variant as it is measured: with the ranges of now, and none for what is
+        disabled."""
         # The variant's own ranges come last: they stand in place of those of now.
         found = {tried.quantizer: tried for tried in (*self.ranges, *variant.ranges)}
         kept = [found[name] for name in found.keys() - variant.disabled]
         return replace(variant, ranges=frozenset(kept))
 
     def scores(self, variants: Sequence[Variant], split: str, what: str) -> list[Scores]:
-        """Per-sample scores float64[n] or [n, k] of each variant on all of `split`, in the order of
-        `variants`."""
+        """Return per-sample scores float64[n] or [n, k] of each variant on all of `split`, in the
+        order of `variants`."""
         batches = list(self.stream(variants, split, what))
         return [np.concatenate(parts) for parts in zip(*batches, strict=True)]
 
     def stream(self, variants: Sequence[Variant], split: str, what: str) -> Iterator[list[Scores]]:
-        """The same batch by batch, each measured when it is asked for: who has seen enough stops
-        asking."""
+        """Yield the same batch by batch, each measured when it is asked for: who has seen enough
+        stops asking."""
         variants = list(map(self.of, variants))
         count = len(self.task.data[split])
         missing = sum(len(self._missing(variants, split, batch)) for batch in range(count))
@@ -79,7 +80,7 @@ class Measurer(Forwarder):
     def batch(
         self, variants: Sequence[Variant], split: str, batch: int, reader: Reader, advance: Advance
     ) -> list[Scores]:
-        """Scores of each variant on one batch."""
+        """Return the scores of each variant on one batch."""
         variants = list(map(self.of, variants))
         missing = self._missing(distinct(variants), split, batch)
         if missing:
@@ -90,8 +91,8 @@ class Measurer(Forwarder):
     def distortion(
         self, signal: Signal, variants: Sequence[Variant], reference: Variant, samples: int
     ) -> list[Scores]:
-        """How far each variant's outputs are from those of `reference`: float64[n] on the first
-        samples of `rank`.
+        """Return how far each variant's outputs are from those of `reference`: float64[n] on the
+        first samples of `rank`.
 
         signal: its name is part of the journal's key. samples: how many; some more where batches
         have to stay whole, all where there are fewer.
@@ -113,8 +114,8 @@ class Measurer(Forwarder):
         return [np.concatenate(parts) for parts in zip(*found, strict=True)]
 
     def known(self, variant: Variant, split: str) -> Scores:
-        """Scores of the first batches of `split` that have been measured; of all, measured now,
-        where none has been."""
+        """Return the scores of the first batches of `split` that have been measured; of all,
+        measured now, where none has been."""
         variant = self.of(variant)
         parts = list[Scores]()
         while (scores := self.journal.scores(variant, split, len(parts))) is not None:
@@ -124,7 +125,8 @@ class Measurer(Forwarder):
         return self.scores([variant], split, variant.label)[0]
 
     def aggregate(self, scores: Scores) -> float:
-        """The task's metric of these scores. Raises TaskError if it raises or is not finite."""
+        """Return the task's metric of these scores. Raises TaskError if it raises or is not
+        finite."""
         try:
             value = float(self.task.aggregate(scores))
         except Exception as error:
@@ -197,7 +199,7 @@ class Measurer(Forwarder):
             )
 
     def _missing(self, variants: Iterable[Variant], split: str, batch: int) -> list[Variant]:
-        """The variants that have no scores of this batch yet."""
+        """Return the variants that have no scores of this batch yet."""
         return [
             variant for variant in variants if self.journal.scores(variant, split, batch) is None
         ]
@@ -209,7 +211,7 @@ class Measurer(Forwarder):
 
 
 def distinct(variants: Iterable[Variant]) -> list[Variant]:
-    """Each variant once, in their order."""
+    """Return each variant once, in their order."""
     return list({variant.key: variant for variant in variants}.values())
 
 

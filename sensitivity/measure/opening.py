@@ -48,7 +48,7 @@ class Opening:
 
 
 def crew_for(choices: WorkerChoices, given: Given, measures: Measures) -> Crew:
-    """The workers that the settings ask for, which open this task when there is work.
+    """Return the workers that the settings ask for, which open this task when there is work.
 
     Raises SensitivityError for a task that is in no file, MissingPackage without Ray.
     """
@@ -79,6 +79,6 @@ def _threads(choices: WorkerChoices) -> int | None:
 
 
 def reference_of(opening: Opening) -> str:
-    """The task's file and function, as this machine has them."""
+    """Return the task's file and function, as this machine has them."""
     here = Path(opening.place.rpartition(":")[0]).is_file()
     return opening.place if here else opening.near

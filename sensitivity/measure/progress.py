@@ -23,7 +23,8 @@ class Need:
     seconds: float = 0
 
     def at(self, pace: float, slowed: float = 1.0) -> float:
-        """Seconds of all of it. pace: seconds that a sample takes, as busy as the machine is.
+        """Return the seconds of all of it. pace: seconds that a sample takes, as busy as the
+        machine is.
         slowed: see `Stopwatch`.
 
         >>> Need(100, 5).at(0.5, slowed=2)

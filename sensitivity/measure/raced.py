@@ -76,8 +76,8 @@ class Budget:
     seconds: float | None = None
 
     def allows(self, samples: int, seconds: float) -> bool:
-        """Whether a batch may be begun with which so many samples will be measured, when so many
-        seconds have passed."""
+        """Return whether a batch may be begun with which so many samples will be measured, when so
+        many seconds have passed."""
         has_time = self.seconds is None or seconds <= self.seconds
         has_samples = self.samples is None or samples <= self.samples
         return has_time and has_samples
@@ -162,7 +162,7 @@ class _Race:
                     return
 
     def _first(self, budget: Budget, size: int) -> list[str]:
-        """The units that get the first batch. size: samples of a batch."""
+        """Return the units that get the first batch. size: samples of a batch."""
         entrants = list(self._entrants)
         if budget.samples is None:
             return entrants
@@ -189,8 +189,8 @@ class _Race:
         return score_bound(self._measurer.task, self.scores[self._reference])
 
     def gain(self, name: str) -> Scores:
-        """Per-sample gain of a unit over the reference, on the samples it was measured on; a loss
-        in mode `enable`."""
+        """Return per-sample gain of a unit over the reference, on the samples it was measured on; a
+        loss in mode `enable`."""
         own = len(self.scores.get(name, ()))
         return self._sign * (self._values(name, own) - self._values(self._reference, own))
 
@@ -213,8 +213,8 @@ class _Race:
         return order
 
     def _better(self, one: str, other: str) -> bool:
-        """Whether the metric proves that one unit is more sensitive than the other, all pairs of
-        units together."""
+        """Return whether the metric proves that one unit is more sensitive than the other, all
+        pairs of units together."""
         ours, theirs = self.gain(one), self.gain(other)
         shared = min(len(ours), len(theirs))
         if shared == 0:
@@ -247,8 +247,8 @@ class _Race:
 
 
 def score_bound(task: Task, scores: Scores) -> float | None:
-    """The largest difference that two scores of one sample can have; None where the metric does not
-    say.
+    """Return the largest difference that two scores of one sample can have; None where the metric
+    does not say.
 
     scores: of a baseline, to see that they keep to the metric's scale.
     """

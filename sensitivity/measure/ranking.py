@@ -15,8 +15,8 @@ Aggregate = Callable[[Scores], float]
 
 
 def per_sample(scores: Scores, aggregate: Aggregate) -> Scores:
-    """Values float[m] whose mean is the metric: the scores themselves for a mean, jackknife
-    pseudo-values otherwise."""
+    """Return the values float[m] whose mean is the metric: the scores themselves for a mean,
+    jackknife pseudo-values otherwise."""
     is_single = len(scores) < 2
     if scores.ndim == 1 and (aggregate is mean or is_single):
         return scores
@@ -26,20 +26,20 @@ def per_sample(scores: Scores, aggregate: Aggregate) -> Scores:
 
 
 def estimate(scores: Scores, aggregate: Aggregate) -> Estimate:
-    """The metric of these scores with its interval; n is the number of samples."""
+    """Return the metric of these scores with its interval; n is the number of samples."""
     return centred(mean_estimate(per_sample(scores, aggregate)), aggregate(scores), len(scores))
 
 
 def gain(base: Scores, other: Scores, aggregate: Aggregate) -> Estimate:
-    """How much the metric of `other` is above that of `base` on the same samples, with a paired
-    interval."""
+    """Return how much the metric of `other` is above that of `base` on the same samples, with a
+    paired interval."""
     effect = paired_effect(per_sample(base, aggregate), per_sample(other, aggregate))
     return centred(effect, aggregate(other) - aggregate(base), len(base))
 
 
 def centred(interval: Estimate, value: float, n: int) -> Estimate:
-    """The interval moved to a value that was computed directly: jackknife means differ from it by
-    their bias."""
+    """Return the interval moved to a value that was computed directly: jackknife means differ from
+    it by their bias."""
     low, high = interval.ends
     shift = value - interval.value
     return Estimate.between(value, low + shift, high + shift, n)
@@ -48,8 +48,8 @@ def centred(interval: Estimate, value: float, n: int) -> Estimate:
 def rank_effects(
     units: Sequence[Unit], scores: Sequence[Scores], base: Scores, aggregate: Aggregate, mode: Mode
 ) -> tuple[Effect, ...]:
-    """Units ordered by effect, largest first; equal effects in the model's order, and marked as
-    ties.
+    """Return the units ordered by effect, largest first; equal effects in the model's order, and
+    marked as ties.
 
     scores: per unit, of its variant. base: of the quantized model (mode `disable`) or the float one
     (mode `enable`).
@@ -70,7 +70,7 @@ def rank_effects(
 
 
 def _tie(order: Sequence[int], rank: int, values: Sequence[Scores]) -> int:
-    """The rank of the first unit that the data cannot tell from the one at `rank`."""
+    """Return the rank of the first unit that the data cannot tell from the one at `rank`."""
     own = values[order[rank - 1]]
     for above in range(1, rank):
         if not differs(values[order[above - 1]], own):

@@ -15,8 +15,8 @@ COLLAPSED = 0.1
 
 
 def has_collapsed(float_metric: float, quantized: float) -> bool:
-    """Whether the outputs of the quantized model are noise. A negative metric, such as -loss, is
-    then ten times float's.
+    """Return whether the outputs of the quantized model are noise. A negative metric, such as
+    -loss, is then ten times float's.
 
     >>> has_collapsed(0.8, 0.05), has_collapsed(-0.1, -0.2), has_collapsed(-0.1, -2.0)
     (True, False, True)
@@ -69,8 +69,8 @@ def scan(study: Study, mode: Mode) -> Scan:
 
 
 def usual_mode(study: Study) -> Mode:
-    """The mode that shows something: `enable` where everything in INT8 has collapsed on the first
-    batch of `rank`."""
+    """Return the mode that shows something: `enable` where everything in INT8 has collapsed on the
+    first batch of `rank`."""
     measurer = study.measurer
     variants = [study.baselines["float"], study.baselines["quantized"]]
     with measurer.progress("scan: has INT8 collapsed", len(variants)) as advance:

@@ -43,7 +43,7 @@ class Comparer:
         self._soft = SoftMeasurer(study) if has_soft_drop(study.measurer.task) else None
 
     def __call__(self, variants: Sequence[Variant], split: str, what: str) -> list[Compared]:
-        """Each variant on all of `split`."""
+        """Return each variant on all of `split`."""
         if self._soft is None:
             scored = self._measurer.scores(variants, split, what)
             return [Compared(scores, scores) for scores in scored]
@@ -111,12 +111,13 @@ class SoftMeasurer:
         return outputs, labels
 
     def values(self, variant: Variant, split: str, what: str) -> Pair:
-        """The same of the whole split."""
+        """Return the same of the whole split."""
         scores, soft = zip(*self.stream(variant, split, what), strict=True)
         return np.concatenate(scores), np.concatenate(soft)
 
     def known(self, variant: Variant, split: str) -> Pair:
-        """The same of those first batches that were measured before; nothing is measured now."""
+        """Return the same of those first batches that were measured before; nothing is measured
+        now."""
         measurer = self._study.measurer
         variant, key, count = measurer.of(variant), f"{split}: {self._name}", 0
         while measurer.journal.scores(variant, key, count) is not None:

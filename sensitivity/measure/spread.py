@@ -153,7 +153,7 @@ class SpreadMeasurer(Measurer):
 
 
 def _scores(asked: Asked, answers: Sequence[Measured]) -> list[tuple[Variant, Scores]]:
-    """Scores with their variants, in the order in which they were measured."""
+    """Return the scores with their variants, in the order in which they were measured."""
     found = []
     for part, answer in zip(asked.parts, answers, strict=True):
         found += [(part[index], scores) for index, scores in answer.measured]
@@ -161,7 +161,7 @@ def _scores(asked: Asked, answers: Sequence[Measured]) -> list[tuple[Variant, Sc
 
 
 def _chunks(variants: Sequence[Variant], parts: int) -> list[Sequence[Variant]]:
-    """Neighbours together, which share most of what is computed.
+    """Return the neighbours together, which share most of what is computed.
 
     >>> _chunks("abcde", 3)
     ['ab', 'cd', 'e']

@@ -52,16 +52,16 @@ class Study:
         return unit_variant(unit, self.quantizers, mode)
 
     def skip_variant(self, names: Iterable[str]) -> Variant:
-        """The model with a set of planners: units of bare names are left unquantized, others have
-        activations of 16 bits."""
+        """Return the model with a set of planners: units of bare names are left unquantized, others
+        have activations of 16 bits."""
         skip, wide = parts_of_set(names)
         ranges = chain.from_iterable(map(self.wide.__getitem__, wide))
         return replace(skip_variant(skip, self.units), ranges=frozenset(ranges))
 
     def widened(self, names: Iterable[str]) -> tuple[Widened, ...]:
-        """The units of such a set that have 16 bits."""
+        """Return the units of such a set that have 16 bits."""
         return tuple(Widened(unit, self.wide[unit]) for unit in parts_of_set(names)[1])
 
     def plan_variant(self, plan: Plan) -> Variant:
-        """The model as a plan wants it."""
+        """Return the model as a plan wants it."""
         return Variant("plan", frozenset(plan.quantizers), frozenset(plan.every_range))

@@ -44,7 +44,7 @@ MOST_CHANNELS, STRETCHES = 128, 16
 
 
 def mark_unjudged(study: Study, scanned: Scan) -> Scan:
-    """The scan with the units that the score cannot see marked, behind all others in the
+    """Return the scan with the units that the score cannot see marked, behind all others in the
     ranking."""
     names = not_judged(study, scanned.mode)
     if not names:
@@ -57,7 +57,7 @@ def mark_unjudged(study: Study, scanned: Scan) -> Scan:
 
 
 def not_judged(study: Study, mode: Mode) -> frozenset[str]:
-    """Names of units that the score cannot see.
+    """Return the names of units that the score cannot see.
 
     A unit that changed the score of a sample is seen. Of all others it is found out, on the first
     batch of `rank`, what they touch of the outputs when they alone are quantized; and whether the
@@ -78,15 +78,15 @@ def not_judged(study: Study, mode: Mode) -> frozenset[str]:
 
 
 def _answer(study: Study, variant: Variant) -> bool | None:
-    """Whether the score sees what this variant changes, as the journal has it; None where it does
-    not know yet."""
+    """Return whether the score sees what this variant changes, as the journal has it; None where it
+    does not know yet."""
     answer = study.measurer.journal.scores(study.measurer.of(variant), SPLIT, 0)
     return None if answer is None else bool(answer.all())
 
 
 def behind(effects: Sequence[Effect], names: frozenset[str]) -> tuple[Effect, ...]:
-    """The effects with those of `names` last, marked and without a value; ranks and ties are of the
-    new order."""
+    """Return the effects with those of `names` last, marked and without a value; ranks and ties are
+    of the new order."""
     seen = [effect for effect in effects if effect.unit not in names]
     unseen = [effect for effect in effects if effect.unit in names]
     old_ranks = [effect.rank for effect in seen]
@@ -143,7 +143,7 @@ def _scores(task: Task, outputs: Any, *, targets: Any, size: int) -> Scores:
 def _looked_at(
     measurer: Measurer, variants: Sequence[Variant], inputs: Any, reads: _Reads
 ) -> dict[int, bool]:
-    """Whether the score reads what each variant touches of float's outputs."""
+    """Return whether the score reads what each variant touches of float's outputs."""
     answers = dict[int, bool]()
     with measurer.progress("scan: what the score reads", len(variants)) as advance:
         for index, changed in measurer.outputs(variants, inputs):
@@ -164,8 +164,8 @@ class _Reads:
         self._known: dict[Any, bool] = {}
 
     def __call__(self, touched: Sequence[Block]) -> bool:
-        """True also where nothing is touched, and where a touched part holds no floating-point
-        numbers."""
+        """Return True also where nothing is touched, and where a touched part holds no
+        floating-point numbers."""
         key = tuple(map(_key, touched))
         if not any(key):
             return True
@@ -193,7 +193,7 @@ class _Reads:
 
 
 def _key(touched: Block) -> Hashable:
-    """What tells parts of one output from each other; None where nothing is touched."""
+    """Return what tells parts of one output from each other; None where nothing is touched."""
     if touched is None:
         return None
     return "part", *map(np.ndarray.tobytes, touched)
@@ -205,7 +205,7 @@ def _random(values: Array, largest: float) -> Array:
 
 
 def _turned(values: Array, largest: float) -> Array:
-    """The same values with other signs, each in the place of another."""
+    """Return the same values with other signs, each in the place of another."""
     drawn = generator(offset=1).permutation(values.reshape(-1)).reshape(values.shape)
     return np.asarray(-drawn)
 
@@ -218,8 +218,8 @@ OTHER_VALUES = (_random, _turned, _zero)
 
 
 def block(before: Array, after: Array) -> Block:
-    """The part of an output that differs: along each axis but the first the indices where anything
-    does.
+    """Return the part of an output that differs: along each axis but the first the indices where
+    anything does.
 
     >>> block(np.zeros((1, 3, 2)), np.array([[[0, 0], [0, 1.0], [0, 0]]]))
     (array([1]), array([1]))
@@ -238,12 +238,12 @@ def block(before: Array, after: Array) -> Block:
 
 
 def everything(array: Array) -> Block:
-    """The block that covers a whole output."""
+    """Return the block that covers a whole output."""
     return tuple(map(np.arange, array.shape[1:]))
 
 
 def every_part(arrays: Sequence[Array]) -> Iterator[list[Block]]:
-    """Each channel of each output, and each stretch of its positions, as something touched
+    """Yield each channel of each output, and each stretch of its positions, as something touched
     alone."""
     for number, array in enumerate(arrays):
         axes = list(map(np.arange, array.shape[1:]))
@@ -254,7 +254,7 @@ def every_part(arrays: Sequence[Array]) -> Iterator[list[Block]]:
 
 
 def _parts(axes: list[Array]) -> Iterator[tuple[Array, ...]]:
-    """All of a value for each sample; each part of every axis of a larger output."""
+    """Yield all of a value for each sample; each part of every axis of a larger output."""
     if not axes:
         yield ()
     for axis, indices in enumerate(axes):
@@ -266,7 +266,7 @@ def _parts(axes: list[Array]) -> Iterator[tuple[Array, ...]]:
 
 
 def leaves(outputs: Any) -> list[Any]:
-    """The tensors or arrays in a nest of tuples, lists, dicts and dataclasses, in order."""
+    """Return the tensors or arrays in a nest of tuples, lists, dicts and dataclasses, in order."""
     found = list[Any]()
 
     def seen(leaf: Any) -> Any:
@@ -278,7 +278,7 @@ def leaves(outputs: Any) -> list[Any]:
 
 
 def with_arrays(outputs: Any, arrays: Sequence[Array]) -> Any:
-    """The same nest with these values, of the kind that the leaves have."""
+    """Return the same nest with these values, of the kind that the leaves have."""
     left: Iterator[Array] = iter(arrays)
 
     def filled(leaf: Any) -> Any:
@@ -291,7 +291,7 @@ def with_arrays(outputs: Any, arrays: Sequence[Array]) -> Any:
 
 
 def mapped(value: Any, change: Callable[[Any], Any]) -> Any:
-    """The nest with each tensor or array changed; anything else stays."""
+    """Return the nest with each tensor or array changed; anything else stays."""
     is_array = hasattr(value, "shape") and hasattr(value, "dtype")
     if is_array:
         return change(value)

@@ -15,7 +15,7 @@ BASE_OF: dict[Mode, str] = {"disable": "quantized", "enable": "float"}
 
 
 def baselines(quantizers: Sequence[Quantizer]) -> dict[str, Variant]:
-    """The variants that all others are compared with, by their names in `BASELINES`."""
+    """Return the variants that all others are compared with, by their names in `BASELINES`."""
     every = frozenset(names_of(quantizers))
     weights = frozenset(quantizer.name for quantizer in quantizers if quantizer.role == "weight")
     disabled = {
@@ -37,6 +37,6 @@ def unit_variant(unit: Unit, quantizers: Sequence[Quantizer], mode: Mode) -> Var
 
 
 def skip_variant(skip: Iterable[str], units: Sequence[Unit]) -> Variant:
-    """The model with these units left unquantized."""
+    """Return the model with these units left unquantized."""
     skipped = set(skip)
     return Variant(f"skip {len(skipped)} of {len(units)}", quantizers_of(skipped, units))

@@ -73,7 +73,7 @@ class Hand:
         return Measured(measured, batch_digest(inputs, targets), size, used, fitted)
 
     def _read(self, split: str, batch: int) -> tuple[object, object]:
-        """The batch, from a reader that is opened anew where it is past it."""
+        """Return the batch, from a reader that is opened anew where it is past it."""
         reader, following = self._readers.get(split, (None, 0))
         if reader is None or batch < following:
             reader = Reader(self._forwarder.task, split)

@@ -100,14 +100,14 @@ class _Aligner:
             self._found.values[node.outputs[0]] = self._found.values[source]
 
     def _candidates(self, node: ir.Node) -> list[ir.Node]:
-        """Operations of the float model that this one can stand for."""
+        """Return the operations of the float model that this one can stand for."""
         found = chain(
             self._by_node_name(node), self._by_output_name(node), self._reading_the_same(node)
         )
         return [other for other in dict.fromkeys(found) if self._fits(node, other)]
 
     def _reading_the_same(self, node: ir.Node) -> list[ir.Node]:
-        """What reads the tensor that the first input stands for, of those that are known."""
+        """Return what reads the tensor that the first input stands for, of those that are known."""
         known = (value for value in node.inputs if value in self._found.values)
         first = next(known, None)
         if first is None:
@@ -115,37 +115,38 @@ class _Aligner:
         return _readers(self._found.values[first])
 
     def _by_node_name(self, node: ir.Node) -> list[ir.Node]:
-        """The operation of the same name, if there is one."""
+        """Return the operation of the same name, if there is one."""
         named = self._by_name.get(node.name or "")
         if named is None:
             return []
         return [named]
 
     def _by_output_name(self, node: ir.Node) -> Iterator[ir.Node]:
-        """The operation whose output has this name, or that before the activations whose output has
-        it."""
+        """Yield the operation whose output has this name, or that before the activations whose
+        output has it."""
         found = self._by_output.get(value_name(node.outputs[0]))
         while found is not None:
             yield found
             found = producer(found.inputs[0]) if found.op_type in CLAMPING else None
 
     def _fits(self, node: ir.Node, other: ir.Node) -> bool:
-        """Whether the other one is free, both are of one kind, and no input is known to stand for
-        another tensor."""
+        """Return whether the other one is free, both are of one kind, and no input is known to
+        stand for another tensor."""
         if other in self._taken or _kind(node) != _kind(other):
             return False
         theirs = (given(other, index) for index in range(len(node.inputs)))
         return all(map(self._may_agree, node.inputs, theirs))
 
     def _may_agree(self, own: ir.Value | None, theirs: ir.Value | None) -> bool:
-        """False where `own` is known to stand for another tensor than `theirs`."""
+        """Return False where `own` is known to stand for another tensor than `theirs`."""
         if own not in self._found.values:
             return True
         twin = self._found.values[own]
         return theirs is not None and _behind_passing(theirs) is _behind_passing(twin)
 
     def _rank(self, node: ir.Node, other: ir.Node) -> tuple[int, float]:
-        """Smallest first: the same name, then the same output's name, then the nearest weight."""
+        """Return the smallest first: the same name, then the same output's name, then the nearest
+        weight."""
         if node.name and node.name == other.name:
             return 0, 0.0
         if other in self._by_output_name(node):
@@ -161,8 +162,8 @@ class _Aligner:
                 self._found.limits[own] = limits
 
     def _behind_removed(self, own: ir.Value, theirs: ir.Value) -> tuple[ir.Value, Limits | None]:
-        """The tensor of the float model behind the activations that the Q/DQ file has no more, and
-        what they limit."""
+        """Return the tensor of the float model behind the activations that the Q/DQ file has no
+        more, and what they limit."""
         limits: Limits | None = UNLIMITED
         for removed in _removed(own, theirs):
             limits = within(limits, limits_of(removed))
@@ -171,12 +172,12 @@ class _Aligner:
 
 
 def _kind(node: ir.Node) -> tuple[str, str, int]:
-    """What two operations must have in common to stand for each other."""
+    """Return what two operations must have in common to stand for each other."""
     return node.op_type, node.domain, len(node.outputs)
 
 
 def _removed(own: ir.Value, theirs: ir.Value) -> list[ir.Node]:
-    """The activations behind `theirs`, each its only reader, that are no more behind `own`.
+    """Return the activations behind `theirs`, each its only reader, that are no more behind `own`.
 
     ONNX Runtime's quantizer gives the tensor the name that the last of them had. Without such a
     name they are those whose kind does not read `own`.
@@ -193,12 +194,12 @@ def _removed(own: ir.Value, theirs: ir.Value) -> list[ir.Node]:
 
 
 def _is_restored(activation: ir.Node) -> bool:
-    """Whether an activation was put back where the quantizer had removed it."""
+    """Return whether an activation was put back where the quantizer had removed it."""
     return name_of(activation).endswith(RESTORED)
 
 
 def _activations_behind(value: ir.Value) -> Iterator[ir.Node]:
-    """The run of activations behind the value, each of them its only reader."""
+    """Yield the run of activations behind the value, each of them its only reader."""
     found = match_or_none(_only_activation, value)
     while found is not None:
         yield found
@@ -206,7 +207,7 @@ def _activations_behind(value: ir.Value) -> Iterator[ir.Node]:
 
 
 def _only_activation(value: ir.Value) -> ir.Node:
-    """The Relu or Clip that alone reads the value. Raises NoMatch where there is none."""
+    """Return the Relu or Clip that alone reads the value. Raises NoMatch where there is none."""
     require(not value.is_graph_output())
     user = needed(only(_readers(value)))
     require(user.op_type in CLAMPING)
@@ -218,8 +219,8 @@ def _only_activation(value: ir.Value) -> ir.Node:
 def ports(
     own: Iterable[ir.Value], theirs: Iterable[ir.Value]
 ) -> tuple[list[ir.Value], list[ir.Value]]:
-    """Inputs (or outputs) that stand for each other: of one name, or all by position where there
-    are as many."""
+    """Return the inputs (or outputs) that stand for each other: of one name, or all by position
+    where there are as many."""
     ours, others = _without_initializers(own), _without_initializers(theirs)
     by_name = {value.name: value for value in others}
     named = [value for value in ours if value.name in by_name]
@@ -235,12 +236,12 @@ def _without_initializers(values: Iterable[ir.Value]) -> list[ir.Value]:
 
 
 def _readers(value: ir.Value) -> list[ir.Node]:
-    """The operations that read the value, perhaps through operations that pass it on."""
+    """Return the operations that read the value, perhaps through operations that pass it on."""
     return list(dict.fromkeys(readers(value, _passes)))
 
 
 def _behind_passing(value: ir.Value) -> ir.Value:
-    """The value that operations which only pass on give this one from."""
+    """Return the value that operations which only pass on give this one from."""
     return source(value, _passes)
 
 
@@ -249,8 +250,8 @@ def _passes(node: ir.Node) -> bool:
 
 
 def _weight_distance(node: ir.Node, other: ir.Node) -> float:
-    """How far apart the weights of two operations are, relative to the second; 0 where they cannot
-    be compared."""
+    """Return how far apart the weights of two operations are, relative to the second; 0 where they
+    cannot be compared."""
     own, theirs = map(_weight_values, (node, other))
     if own.shape != theirs.shape:
         return np.inf
@@ -258,7 +259,7 @@ def _weight_distance(node: ir.Node, other: ir.Node) -> float:
 
 
 def _weight_values(node: ir.Node) -> NDArray[Any]:
-    """The weight of an operation in float; empty where it has none that is known."""
+    """Return the weight of an operation in float; empty where it has none that is known."""
     value = given(node, qdq.WEIGHT_INPUT.get(node.op_type))
     pair = qdq.through_transpose(value)
     if pair is None:

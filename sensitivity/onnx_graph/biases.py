@@ -43,7 +43,7 @@ class BiasPlace(BiasInput):
 
 
 def bias_input(layer: ir.Node) -> BiasInput:
-    """The input that the bias of this operation with a weight comes by."""
+    """Return the input that the bias of this operation with a weight comes by."""
     add = read_by(layer.outputs[0], "Add")
     if layer.op_type != "MatMul" or add is None:
         return BiasInput(layer, BIAS_INPUT)
@@ -52,7 +52,8 @@ def bias_input(layer: ir.Node) -> BiasInput:
 
 
 def bias_place(path: Path) -> BiasPlace | None:
-    """The bias of the operation whose weight comes by this path; None where it has no bias that can
+    """Return the bias of the operation whose weight comes by this path; None where it has no bias
+    that can
     be changed: no weight, a bias that is computed or has a grid of its own, a MatMul without an
     Add.
     """
@@ -70,9 +71,9 @@ def _bias_place(path: Path) -> BiasPlace:
 
 
 def _can_change(layer: ir.Node, bias: ir.Value | None) -> bool:
-    """Whether the bias is a constant. Of a layer that has an input for it, it may also be left out,
-    or stored as INT32 in steps of the input's and weight's scales: that becomes float where the
-    weight changes."""
+    """Return whether the bias is a constant. Of a layer that has an input for it, it may also be
+    left out, or stored as INT32 in steps of the input's and weight's scales: that becomes float
+    where the weight changes."""
     is_constant = qdq.constant(bias) is not None
     if layer.op_type == "MatMul":
         return is_constant

@@ -13,8 +13,8 @@ CALL, NAME = "sensitivity.call.", "sensitivity.name"
 
 
 def written_out(model: ir.Model) -> ir.Model:
-    """The same model with every call of a local function replaced by the function's nodes, named
-    <call>/<node>.
+    """Return the same model with every call of a local function replaced by the function's nodes,
+    named <call>/<node>.
 
     A model without functions comes back as it is. Raises OnnxFileError for functions that cannot be
     written out, such as those of another opset than the file.

@@ -14,8 +14,8 @@ from sensitivity.onnx_graph.passes.one_grid_per_pair import OneGridPerPair
 
 
 def canonical(model: ir.Model) -> ir.Model:
-    """The same model with each DQ directly behind its Q (a Clip may stand between), both on one
-    grid.
+    """Return the same model with each DQ directly behind its Q (a Clip may stand between), both on
+    one grid.
 
     Model-local functions are written out first, since pairs may be in them, and names of bodies are
     made unique. The model given may be changed. Raises OnnxFileError where a function cannot be

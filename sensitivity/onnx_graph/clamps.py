@@ -44,7 +44,7 @@ Clamps = Mapping[str, Limits]
 
 
 def clamping_pairs(uses: Iterable[Use], inputs: Collection[ir.Value]) -> dict[str, Limits]:
-    """What pairs that clamp at 0 limit to, where the graph does not prove that the tensor is
+    """Return what pairs that clamp at 0 limit to, where the graph does not prove that the tensor is
     clamped already.
 
     A Relu there is harmless on a tensor that is never negative. Where the other end was clamped
@@ -57,8 +57,8 @@ def clamping_pairs(uses: Iterable[Use], inputs: Collection[ir.Value]) -> dict[st
 
 
 def _clamp_of(use: Use, inputs: Collection[ir.Value]) -> tuple[str, Limits]:
-    """The name of the tensor that a pair clamps at 0, and what it limits that to. Raises NoMatch
-    for a use of another pair. inputs: as for `clamping_pairs`."""
+    """Return the name of the tensor that a pair clamps at 0, and what it limits that to. Raises
+    NoMatch for a use of another pair. inputs: as for `clamping_pairs`."""
     source = use.pair.source
     require(use.role != "weight")
     require(source not in inputs)
@@ -70,25 +70,25 @@ def _clamp_of(use: Use, inputs: Collection[ir.Value]) -> tuple[str, Limits]:
 
 
 def _is_activated(pair: qdq.Pair) -> bool:
-    """Whether an activation of the graph reads what the pair gives."""
+    """Return whether an activation of the graph reads what the pair gives."""
     return any(reader.op_type in CLAMPING for reader in pair.output.consumers())
 
 
 def clamps_of(found: Mapping[str, Limits], known: Mapping[str, Limits]) -> dict[str, Limits]:
-    """The clamps to restore. found: by pairs that clamp. known: by the float model, which knows
-    better."""
+    """Return the clamps to restore. found: by pairs that clamp. known: by the float model, which
+    knows better."""
     return {name: limits for name, limits in {**found, **known}.items() if limits != UNLIMITED}
 
 
 def limits_of(activation: ir.Node) -> Limits | None:
-    """What a Relu or Clip limits its output to; None where the graph computes it."""
+    """Return what a Relu or Clip limits its output to; None where the graph computes it."""
     if activation.op_type == "Relu":
         return RELU
     return qdq.clip_limits(activation)
 
 
 def within(limits: Limits | None, others: Limits | None) -> Limits | None:
-    """The limits of one clamp behind another; None where one is not known."""
+    """Return the limits of one clamp behind another; None where one is not known."""
     if limits is None or others is None:
         return None
     low, high = others
@@ -96,8 +96,8 @@ def within(limits: Limits | None, others: Limits | None) -> Limits | None:
 
 
 def activation(limits: Limits, value: ir.Value, pair: qdq.Pair, opset: int) -> ir.Node:
-    """A Relu or Clip of the value, in no graph yet; the ends of a Clip are constants of the type
-    that the pair gives."""
+    """Return a Relu or Clip of the value, in no graph yet; the ends of a Clip are constants of the
+    type that the pair gives."""
     kind = "Relu" if limits == RELU else "Clip"
     name = f"{pair.source.name}_{kind}{RESTORED}"
     made = ir.Value(name=name, type=pair.source.type, shape=pair.source.shape)
@@ -112,13 +112,13 @@ def activation(limits: Limits, value: ir.Value, pair: qdq.Pair, opset: int) -> i
 
 
 def _finite(limits: Limits) -> dict[str, float]:
-    """The ends that limit anything, by their names."""
+    """Return the ends that limit anything, by their names."""
     ends = dict(zip(ENDS, limits, strict=True))
     return {key: end for key, end in ends.items() if np.isfinite(end)}
 
 
 def _ends(name: str, finite: Mapping[str, float], pair: qdq.Pair) -> list[ir.Value | None]:
-    """Both ends of a Clip as inputs, None for one that is left out."""
+    """Return both ends of a Clip as inputs, None for one that is left out."""
     scale = pair.scale
     kind = np.float32 if scale is None else scale.dtype
     made = {key: _constant(f"{name}_{key}", end, kind) for key, end in finite.items()}

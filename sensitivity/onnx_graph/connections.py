@@ -30,7 +30,7 @@ def connections(
     owners: Mapping[ir.Node, str],
     meetings: Collection[tuple[str, ...]] = (),
 ) -> ModelGraph:
-    """The layers of the main graph in its order, and between them only what joins values of
+    """Return the layers of the main graph in its order, and between them only what joins values of
     several.
 
     owners: operation -> the layer that it is of, or belongs to. meetings: as in `ModelGraph`. An
@@ -69,8 +69,8 @@ class _Found:
         self.sources |= dict.fromkeys(node.outputs, read)
 
     def place(self, kind: NodeKind, name: str, operation: str) -> int:
-        """The position of a node, which is a new one the first time that it is asked for. Its
-        operation is the last one with a weight, or else the first that has a name."""
+        """Return the position of a node, which is a new one the first time that it is asked for.
+        Its operation is the last one with a weight, or else the first that has a name."""
         at = self._at.setdefault((kind, name), len(self.nodes))
         if at == len(self.nodes):
             self.nodes.append(GraphNode(kind, name, operation))
@@ -84,7 +84,7 @@ class _Found:
         return (to,)
 
     def _read_by(self, node: ir.Node) -> tuple[int, ...]:
-        """The positions of the nodes whose values an operation reads and gives on."""
+        """Return the positions of the nodes whose values an operation reads and gives on."""
         if node.op_type in NO_VALUES:
             return ()
         places = (self.sources.get(value, ()) for value in values_read(node))
@@ -92,7 +92,8 @@ class _Found:
 
 
 def _in_few_joins(nodes: Sequence[GraphNode], edges: list[Edge]) -> list[Edge]:
-    """The edges, where what a join gives to nothing but another of its kind goes there itself."""
+    """Return the edges, where what a join gives to nothing but another of its kind goes there
+    itself."""
     for at, node in enumerate(nodes):
         readers = [after for before, after in edges if before == at]
         reader = only(readers)
@@ -102,7 +103,7 @@ def _in_few_joins(nodes: Sequence[GraphNode], edges: list[Edge]) -> list[Edge]:
 
 
 def _led_on(edges: Sequence[Edge], join: int, reader: int) -> list[Edge]:
-    """The edges without a join: what leads to it leads to its only reader."""
+    """Return the edges without a join: what leads to it leads to its only reader."""
     others, leading = [], []
     for before, after in edges:
         if after == join:
@@ -113,13 +114,13 @@ def _led_on(edges: Sequence[Edge], join: int, reader: int) -> list[Edge]:
 
 
 def _are_one_join(node: GraphNode, reader: GraphNode) -> bool:
-    """Whether two nodes in a row are one place where values meet."""
+    """Return whether two nodes in a row are one place where values meet."""
     are_alike = (node.kind, node.operation) == (reader.kind, reader.operation)
     return are_alike and node.kind == "join" and node.operation in MEETING
 
 
 def marked_owners(model: ir.Model, quantizers: Iterable[Quantizer]) -> dict[ir.Node, str]:
-    """Operation -> its layer, in a traced graph whose quantizers are still marked.
+    """Return operation -> its layer, in a traced graph whose quantizers are still marked.
 
     That of a layer with a weight reads the marked weight: its input may be marked for a sum too,
     which is no part of it. That of any other layer reads a marked input, or stands in front of a
@@ -138,7 +139,7 @@ def marked_owners(model: ir.Model, quantizers: Iterable[Quantizer]) -> dict[ir.N
 
 
 def _marks(graph: ir.Graph, quantizers: Iterable[Quantizer]) -> dict[ir.Node, Quantizer]:
-    """Every mark of these quantizers, in the graph's order."""
+    """Return every mark of these quantizers, in the graph's order."""
     known = {quantizer.name: quantizer for quantizer in quantizers}
     marks = {}
     for mark in marks_in(graph, "Quantizer"):
@@ -149,7 +150,7 @@ def _marks(graph: ir.Graph, quantizers: Iterable[Quantizer]) -> dict[ir.Node, Qu
 
 
 def _operations_of(mark: ir.Node, quantizer: Quantizer) -> Iterable[ir.Node]:
-    """The operations that read what is marked; of an output the mark itself."""
+    """Return the operations that read what is marked; of an output the mark itself."""
     if quantizer.role == "output":
         return [mark]
     return readers(mark.outputs[0], lambda node: node.op_type in MOVERS)

@@ -80,8 +80,8 @@ class FloatModel:
 def float_model(
     graph: ir.Graph, paths: Sequence[Path], forms: Sequence[Form], name: str
 ) -> FloatModel:
-    """The float model in that of its forms in which most weights and operations of the file are
-    found.
+    """Return the float model in that of its forms in which most weights and operations of the file
+    are found.
 
     graph, paths: of the Q/DQ file. name: of the float file. Raises OnnxFileError where no weight is
     found.
@@ -104,7 +104,7 @@ def float_model(
 
 
 def with_batchnorm_folded(model: ir.Model) -> ir.Model:
-    """A copy in which each BatchNormalization behind a layer is part of the layer's weight.
+    """Return a copy in which each BatchNormalization behind a layer is part of the layer's weight.
 
     Quantizing tools fold them first, so a Q/DQ file often has only such weights.
     """
@@ -129,18 +129,19 @@ class _Stored:
     path: Path
 
     def like(self, array: Array) -> Array:
-        """An array of as many values in the shape and the type of these."""
+        """Return an array of as many values in the shape and the type of these."""
         return array.reshape(self.values.shape).astype(self.values.dtype)
 
     def is_rounded(self, array: Array) -> bool:
-        """Whether these are an array of the same shape, rounded to the nearest step."""
+        """Return whether these are an array of the same shape, rounded to the nearest step."""
         values = self.values.astype(np.float64)
         off = np.abs(array.astype(np.float64) - values)
         near = off <= ROUNDED * self.step + 1e-6 * np.abs(values)
         return near.size == 0 or bool(near.mean() >= MOST)
 
     def is_learned(self, array: Array) -> bool:
-        """Whether these may be an array whose rounding was learned, or whose range was chosen."""
+        """Return whether these may be an array whose rounding was learned, or whose range was
+        chosen."""
         if array.shape != self.values.shape:
             return False
         off = array.astype(np.float64) - self.values.astype(np.float64)
@@ -193,8 +194,8 @@ class _Finder:
             self._weights[stored.name] = values
 
     def _nearest(self, stored: _Stored) -> Array | None:
-        """The constant of the operation that stands for the reader, of the same name, or else of
-        the same values."""
+        """Return the constant of the operation that stands for the reader, of the same name, or
+        else of the same values."""
         own = match_or_none(self._of_operation, stored.path)
         named = self._constants.get(stored.name.removesuffix("_quantized"))
         likely = [array for array in (own, named) if array is not None]
@@ -210,16 +211,16 @@ class _Finder:
         return stored.like(learned)
 
     def _bias_beside(self, stored: _Stored) -> Array | None:
-        """The bias beside the weight that was found: also where it was corrected; zeros where it
-        was added."""
+        """Return the bias beside the weight that was found: also where it was corrected; zeros
+        where it was added."""
         beside = match_or_none(self._bias_of_twin, stored)
         if beside is None:
             return self._nearest(stored)
         return beside
 
     def _bias_of_twin(self, stored: _Stored) -> Array:
-        """The bias of the float model's operation, zeros where it has none. Raises NoMatch where
-        the weight was not found, or the bias is of another size."""
+        """Return the bias of the float model's operation, zeros where it has none. Raises NoMatch
+        where the weight was not found, or the bias is of another size."""
         user = stored.path.operation
         twin = needed(self._alignment.nodes.get(user))
         require(self._has_weight(user))
@@ -235,8 +236,8 @@ class _Finder:
         self._weights.update(matches(self._corrected_bias, self._alignment.nodes.items()))
 
     def _corrected_bias(self, twins: tuple[ir.Node, ir.Node]) -> tuple[str, Array]:
-        """The name of an operation's bias and the float model's own values, zeros where it has
-        none. Raises NoMatch where the two are the same, or not known."""
+        """Return the name of an operation's bias and the float model's own values, zeros where it
+        has none. Raises NoMatch where the two are the same, or not known."""
         node, twin = twins
         require(self._has_weight(node))
         require((node, BIAS_INPUT) not in self._places)
@@ -247,19 +248,19 @@ class _Finder:
         return name, theirs
 
     def _has_weight(self, node: ir.Node) -> bool:
-        """Whether the node's weight is quantized, and is the float model's."""
+        """Return whether the node's weight is quantized, and is the float model's."""
         return not self._seen.isdisjoint(self._weight_names[node])
 
     def _of_operation(self, path: Path) -> Array:
-        """The float constant that the float model's operation for the one at the end of a path
-        reads. Raises NoMatch where the operation or the constant is not known."""
+        """Return the float constant that the float model's operation for the one at the end of a
+        path reads. Raises NoMatch where the operation or the constant is not known."""
         twin = needed(self._alignment.nodes.get(needed(path.user)))
         return _constant_input(twin, path.index)
 
 
 def _bias_like(own: Array, twin: ir.Node) -> Array:
-    """The constant bias of the float model's operation in the shape of the file's, zeros where it
-    has none. Raises NoMatch where it is of another size, or computed."""
+    """Return the constant bias of the float model's operation in the shape of the file's, zeros
+    where it has none. Raises NoMatch where it is of another size, or computed."""
     if len(twin.inputs) <= BIAS_INPUT:
         return np.zeros_like(own)
     theirs = _constant_input(twin, BIAS_INPUT)
@@ -268,13 +269,13 @@ def _bias_like(own: Array, twin: ir.Node) -> Array:
 
 
 def _stored(path: Path) -> Iterator[_Stored]:
-    """The constants that the pairs of a path quantize."""
+    """Return the constants that the pairs of a path quantize."""
     pairs = [use.pair for use in path.uses]
     return matches(lambda pair: _stored_in(pair, path), pairs)
 
 
 def _stored_in(pair: qdq.Pair, path: Path) -> _Stored:
-    """The constant that a pair quantizes. Raises NoMatch where it quantizes none."""
+    """Return the constant that a pair quantizes. Raises NoMatch where it quantizes none."""
     own_scale = needed(pair.scale).astype(np.float64)
     values = dequantized(pair) if pair.is_compact else needed(qdq.constant(pair.source))
     scale = np.abs(spread(own_scale, pair, values.shape))
@@ -284,32 +285,32 @@ def _stored_in(pair: qdq.Pair, path: Path) -> _Stored:
 
 
 def _constants(graph: ir.Graph) -> dict[str, Array]:
-    """Every float constant of the graph by name."""
+    """Return every float constant of the graph by name."""
     computed = all_outputs(of_kind(graph, "Constant"))
     return dict(matches(_named_constant, [*graph.initializers.values(), *computed]))
 
 
 def _named_constant(value: ir.Value) -> tuple[str, Array]:
-    """Name and array of a float constant. Raises NoMatch for anything else."""
+    """Return the name and array of a float constant. Raises NoMatch for anything else."""
     return value_name(value), _float_constant(value)
 
 
 def _float_constant(value: ir.Value) -> Array:
-    """The array of a float constant. Raises NoMatch for anything else."""
+    """Return the array of a float constant. Raises NoMatch for anything else."""
     array = needed(qdq.constant(value))
     require(array.dtype.kind == "f" or array.dtype.name == "bfloat16")
     return array
 
 
 def _constant_input(node: ir.Node, index: int) -> Array:
-    """The float constant that the operation reads there, in front of operations that only move
-    values. Raises NoMatch where it reads none."""
+    """Return the float constant that the operation reads there, in front of operations that only
+    move values. Raises NoMatch where it reads none."""
     value = needed(given(node, index))
     return _float_constant(source(value, lambda mover: mover.op_type in MOVERS))
 
 
 def _versions(array: Array, shape: tuple[int, ...]) -> Iterator[Array]:
-    """The array in this shape: as it is, with its axes in another order, or reshaped."""
+    """Yield the array in this shape: as it is, with its axes in another order, or reshaped."""
     if array.size != math.prod(shape):
         return
     # The first order of the axes is that of the array.

@@ -89,12 +89,12 @@ class _Layer:
 
 
 def _layers(graph: ir.Graph) -> Iterator[_Layer]:
-    """Every layer that may be fused, in the order of the graph's nodes."""
+    """Return every layer that may be fused, in the order of the graph's nodes."""
     return matches(_layer, qdq.weighted_nodes(graph))
 
 
 def _layer(node: ir.Node) -> _Layer:
-    """The layer of an operation with a weight. Raises NoMatch where it cannot be fused."""
+    """Return the layer of an operation with a weight. Raises NoMatch where it cannot be fused."""
     value, scale = qdq.weight(node), needed(input_scale(node))
     weight = needed(qdq.through_transpose(value))
     data = qdq.constant(weight.source)
@@ -103,13 +103,13 @@ def _layer(node: ir.Node) -> _Layer:
 
 
 def biases_of_another_scale(graph: ir.Graph) -> Iterator[OtherBias]:
-    """Every Gemm, and MatMul with an Add, that becomes a QGemm with a bias on another scale than
-    its own."""
+    """Return every Gemm, and MatMul with an Add, that becomes a QGemm with a bias on another scale
+    than its own."""
     return matches(_other_bias, _layers(graph))
 
 
 def _other_bias(layer: _Layer) -> OtherBias:
-    """The bias of the layer. Raises NoMatch where it is not ignored, or fits."""
+    """Return the bias of the layer. Raises NoMatch where it is not ignored, or fits."""
     require(layer.node.op_type != "Conv")
     pair = needed(qdq.pair_of(layer.bias.value))
     require(needed(qdq.constant(pair.source)).dtype == np.int32)
@@ -120,14 +120,14 @@ def _other_bias(layer: _Layer) -> OtherBias:
 
 
 def weights_of_another_axis(graph: ir.Graph) -> Iterator[OtherAxis]:
-    """Every layer that becomes an integer operator, with weight scales along another axis than its
-    outputs."""
+    """Return every layer that becomes an integer operator, with weight scales along another axis
+    than its outputs."""
     return matches(_other_axis, _layers(graph))
 
 
 def _other_axis(layer: _Layer) -> OtherAxis:
-    """The axis of the weight's scales. Raises NoMatch where it is not ignored, or that of the
-    outputs."""
+    """Return the axis of the weight's scales. Raises NoMatch where it is not ignored, or that of
+    the outputs."""
     pair, rank = layer.weight, len(layer.shape)
     require(rank > 0)
     require(pair.block is None)
@@ -141,15 +141,15 @@ def _other_axis(layer: _Layer) -> OtherAxis:
 
 
 def matmuls_of_other_scales(graph: ir.Graph) -> Iterator[ir.Node]:
-    """Every MatMul that becomes an integer one with weight scales of a shape that it cannot take:
-    several 8-bit blocks along the sum, or a scale per output of a weight of three axes, where it
-    also gets the zero points or quantizes its output."""
+    """Return every MatMul that becomes an integer one with weight scales of a shape that it cannot
+    take: several 8-bit blocks along the sum, or a scale per output of a weight of three axes, where
+    it also gets the zero points or quantizes its output."""
     return matches(_matmul_of_other_scales, _layers(graph))
 
 
 def _matmul_of_other_scales(layer: _Layer) -> ir.Node:
-    """The MatMul of the layer. Raises NoMatch for another operation, and for scales that an integer
-    MatMul can take."""
+    """Return the MatMul of the layer. Raises NoMatch for another operation, and for scales that an
+    integer MatMul can take."""
     require(layer.node.op_type == "MatMul")
     require(layer.transpose is None)
     require(len(layer.shape) > 0)
@@ -174,18 +174,18 @@ def _require_vectors(matmul: _Layer) -> None:
 
 
 def dilated_averages(graph: ir.Graph) -> Iterator[ir.Node]:
-    """Every AveragePool with dilations that becomes a QLinearAveragePool, ones included."""
+    """Return every AveragePool with dilations that becomes a QLinearAveragePool, ones included."""
     averages = of_kind(graph.all_nodes(), "AveragePool")
     return filter(_is_integer_dilated, averages)
 
 
 def _is_integer_dilated(average: ir.Node) -> bool:
-    """Whether an AveragePool names dilations, and becomes a QLinearAveragePool."""
+    """Return whether an AveragePool names dilations, and becomes a QLinearAveragePool."""
     return "dilations" in average.attributes and _between_8_bits(average)
 
 
 def _between_8_bits(node: ir.Node) -> bool:
-    """Whether an 8-bit pair stands in front of the operation and a Q behind it."""
+    """Return whether an 8-bit pair stands in front of the operation and a Q behind it."""
     quantizer = _quantizer_of(node)
     if quantizer is None or input_scale(node) is None:
         return False
@@ -194,15 +194,16 @@ def _between_8_bits(node: ir.Node) -> bool:
 
 
 def _quantizer_of(node: ir.Node) -> ir.Node | None:
-    """The Q that takes the output of a layer; None where there is none, or a Relu or Clip keeps the
-    two apart."""
+    """Return the Q that takes the output of a layer; None where there is none, or a Relu or Clip
+    keeps the two apart."""
     if _stays_in_float(node):
         return None
     return quantizer_behind(node.outputs[0])
 
 
 def _stays_in_float(node: ir.Node) -> bool:
-    """Whether a Relu or Clip follows that no Q behind it replaces: then the layer is not fused."""
+    """Return whether a Relu or Clip follows that no Q behind it replaces: then the layer is not
+    fused."""
     cut = read_by(node.outputs[0], *CUTS)
     if cut is None:
         return False
@@ -213,13 +214,14 @@ def _stays_in_float(node: ir.Node) -> bool:
 
 
 def cuts_below_zero(quantize: ir.Node) -> bool:
-    """Whether the zero point of a Q is the smallest value of its type, so that it is a Relu too."""
+    """Return whether the zero point of a Q is the smallest value of its type, so that it is a Relu
+    too."""
     zero = qdq.constant(qdq.zero_point_value(quantize))
     return zero is None or bool(np.all(zero == np.iinfo(zero.dtype).min))
 
 
 def _becomes_qgemm(layer: _Layer) -> bool:
-    """Whether a Gemm, or a MatMul with its Add, is fused with its int32 bias."""
+    """Return whether a Gemm, or a MatMul with its Add, is fused with its int32 bias."""
     attributes = layer.node.attributes
     factors = [attributes.get_float(name, 1.0) for name in ("alpha", "beta")]
     has_zero_point = layer.weight.zero_point is not None
@@ -239,18 +241,19 @@ def _ratio(layer: _Layer, bias: qdq.Pair) -> float:
 
 
 def _forgets_axis(layer: _Layer) -> bool:
-    """Whether ONNX Runtime makes an operator of the layer that has no axis."""
+    """Return whether ONNX Runtime makes an operator of the layer that has no axis."""
     forgets = FORGETS_AXIS.get(layer.node.op_type)
     return forgets is not None and forgets(layer)
 
 
 def _is_integer_conv(conv: _Layer) -> bool:
-    """Whether a Conv becomes a QLinearConv."""
+    """Return whether a Conv becomes a QLinearConv."""
     return conv.has_integer_bias and _quantizer_of(conv.node) is not None
 
 
 def _is_square_gemm(layer: _Layer) -> bool:
-    """Whether the count of the scales is that of the outputs, without which no QGemm is made."""
+    """Return whether the count of the scales is that of the outputs, without which no QGemm is
+    made."""
     has_zero_point = layer.weight.zero_point is not None
     is_square = len(layer.shape) == 2 and len(set(layer.shape)) == 1
     if layer.transpose is not None:
@@ -260,8 +263,8 @@ def _is_square_gemm(layer: _Layer) -> bool:
 
 
 def _is_integer_matmul(matmul: _Layer) -> bool:
-    """Whether a MatMul becomes an integer operator of its own. With an Add behind it that is so
-    where the other operand is no float constant with a value for each output, with which the two
+    """Return whether a MatMul becomes an integer operator of its own. With an Add behind it that is
+    so where the other operand is no float constant with a value for each output, with which the two
     become a Gemm in float."""
     if not matmul.has_add:
         return not _stays_in_float(matmul.node)

@@ -64,7 +64,7 @@ class Meeting:
 
 
 def meetings(model: ir.Model) -> tuple[Meeting, ...]:
-    """Quantizers that should share one scale, in the graph's order: unequal ones cost a
+    """Return the quantizers that should share one scale, in the graph's order: unequal ones cost a
     requantization in the engine.
 
     model: traced, with its quantizers still marked. Weights are in no group.
@@ -77,8 +77,8 @@ def meetings(model: ir.Model) -> tuple[Meeting, ...]:
 def met(
     graph: ir.Graph, readers: Iterable[tuple[ir.Value, str]], keeps: Callable[[ir.Node], bool]
 ) -> tuple[Meeting, ...]:
-    """Readers that see the same values, or parts of what one Concat joins, in the order of
-    `readers`.
+    """Return the readers that see the same values, or parts of what one Concat joins, in the order
+    of `readers`.
 
     keeps: whether an operation's output holds no other values than its first input.
     """
@@ -104,7 +104,7 @@ def met(
 
 
 def _values_kept(node: ir.Node, keeps: Callable[[ir.Node], bool]) -> list[ir.Value]:
-    """The computed inputs whose values are those of the output, or parts of them."""
+    """Return the computed inputs whose values are those of the output, or parts of them."""
     values = qdq.variable_inputs(node)
     if node.op_type == "Concat":
         return values
@@ -125,7 +125,7 @@ class _SameValues:
             self._parents[self.first(other)] = first
 
     def first(self, value: ir.Value) -> ir.Value:
-        """The tensor that stands for all that are joined with this one."""
+        """Return the tensor that stands for all that are joined with this one."""
         while self._parents.get(value, value) is not value:
             value = self._parents[value]
         return value
@@ -148,7 +148,7 @@ def residual_layers(model: ir.Model, layers: Collection[str]) -> tuple[tuple[str
 
 
 def _adds_two_values(node: ir.Node) -> bool:
-    """Whether this is an Add, and neither of its operands is a constant."""
+    """Return whether this is an Add, and neither of its operands is a constant."""
     return node.op_type == "Add" and len(qdq.variable_inputs(node)) == 2
 
 
@@ -179,7 +179,7 @@ def residual_operands(model: ir.Model) -> tuple[SumOperand, ...]:
 
 
 def _skip_connection(add: ir.Node) -> SumOperand:
-    """The operand that comes over the skip connection. Raises NoMatch where there is none to
+    """Return the operand that comes over the skip connection. Raises NoMatch where there is none to
     quantize."""
     require(_adds_two_values(add))
     operands = inputs(add)
@@ -195,20 +195,20 @@ def _skip_connection(add: ir.Node) -> SumOperand:
 
 
 def _operand_mark(add: ir.Node) -> ir.Node | None:
-    """The mark behind the second operand in the order of the model's code; None where no sum of it
-    gave the Add."""
+    """Return the mark behind the second operand in the order of the model's code; None where no sum
+    of it gave the Add."""
     first, second = add.inputs
     return mark_behind(second, "Operand") or mark_behind(first, "Operand")
 
 
 def _can_skip(operand: ir.Value, other: ir.Value) -> bool:
-    """Whether an operand of a sum has no quantizer, and the other one comes from a weighted
+    """Return whether an operand of a sum has no quantizer, and the other one comes from a weighted
     branch."""
     return _of_weighted(other) and mark_behind(operand, "Quantizer") is None
 
 
 def _givers(value: ir.Value, layers: Collection[str]) -> Iterator[str]:
-    """The layer that gives this value, and those whose quantizers it passed since."""
+    """Yield the layer that gives this value, and those whose quantizers it passed since."""
     for node in takewhile(_keeps_layer, before(value)):
         layer = _layer_of(node)
         if layer is None or layer not in layers:
@@ -219,13 +219,13 @@ def _givers(value: ir.Value, layers: Collection[str]) -> Iterator[str]:
 
 
 def _keeps_layer(node: ir.Node) -> bool:
-    """Whether what the node gives counts for the layer that gives its input."""
+    """Return whether what the node gives counts for the layer that gives its input."""
     return is_mark(node, "Quantizer", "Output") or is_activation(node)
 
 
 def _layer_of(node: ir.Node) -> str | None:
-    """The module that a mark of an output is of, or that holds its quantizer; None for another
-    node."""
+    """Return the module that a mark of an output is of, or that holds its quantizer; None for
+    another node."""
     if is_mark(node, "Output"):
         return module_of(node)
     if is_mark(node, "Quantizer"):
@@ -234,7 +234,7 @@ def _layer_of(node: ir.Node) -> str | None:
 
 
 def _never(_: ir.Node) -> bool:
-    """Whether an operation may be passed, where none may."""
+    """Return whether an operation may be passed, where none may."""
     return False
 
 
@@ -251,14 +251,14 @@ def is_activation(node: ir.Node, passes: Callable[[ir.Node], bool] = _never) -> 
 
 
 def _is_term(node: ir.Node) -> bool:
-    """Whether this sum is only a term of another one."""
+    """Return whether this sum is only a term of another one."""
     (value,) = node.outputs
     users = readers(value, lambda user: is_mark(user, "Output"))
     return bool(of_kind(users, *SUMS))
 
 
 def _terms(node: ir.Node) -> Iterator[ir.Value]:
-    """What a sum adds up, also by sums that are only terms of it."""
+    """Yield what a sum adds up, also by sums that are only terms of it."""
     for value in inputs(node):
         inner = made_by(_unmarked(value), *SUMS)
         if inner is None:
@@ -278,27 +278,27 @@ def _branch(value: ir.Value) -> tuple[ir.Value, str]:
 
 
 def _ends_branch(node: ir.Node) -> bool:
-    """Whether this may stand behind a convolution: a mark of an output, or BatchNorm."""
+    """Return whether this may stand behind a convolution: a mark of an output, or BatchNorm."""
     return is_mark(node, "Output") or node.op_type == "BatchNormalization"
 
 
 def _unquantized(value: ir.Value) -> ir.Value:
-    """The value before the marks behind it."""
+    """Return the value before the marks behind it."""
     return source(value, lambda node: node.domain == DOMAIN)
 
 
 def keeps_values(node: ir.Node) -> bool:
-    """Whether the output holds no other values than the first input."""
+    """Return whether the output holds no other values than the first input."""
     return node.op_type in SAME_VALUES or qdq.takes_nearest(node) or is_mark(node, "Output")
 
 
 def _unmarked(value: ir.Value) -> ir.Value:
-    """The value before the `Output` and `Operand` marks behind it."""
+    """Return the value before the `Output` and `Operand` marks behind it."""
     return source(value, lambda node: is_mark(node, "Output", "Operand"))
 
 
 def _of_weighted(value: ir.Value) -> bool:
-    """Whether an operation with a weight gives this value, perhaps through BatchNorm."""
+    """Return whether an operation with a weight gives this value, perhaps through BatchNorm."""
     norm = made_by(value, "BatchNormalization")
     end = value if norm is None else _unmarked(first_input(norm))
     return made_by(end, *qdq.WEIGHT_INPUT) is not None

@@ -54,8 +54,8 @@ class IntegerLayer:
     output: ir.Value
 
     def smallest_weight_scale(self) -> Array | None:
-        """The weight scales under which the bias no longer fits int32, in the shape of the weight's
-        scale.
+        """Return the weight scales under which the bias no longer fits int32, in the shape of the
+        weight's scale.
 
         None where the layer has no bias, or no weight scale that is known.
         """
@@ -78,13 +78,14 @@ def _smallest_weight_scale(layer: IntegerLayer) -> Array:
 
 
 def integer_layers(graph: ir.Graph) -> Iterator[IntegerLayer]:
-    """Every layer that ONNX Runtime makes an integer kernel of, in the order of the graph's
+    """Return every layer that ONNX Runtime makes an integer kernel of, in the order of the graph's
     nodes."""
     return matches(_integer_layer, qdq.weighted_nodes(graph))
 
 
 def _integer_layer(node: ir.Node) -> IntegerLayer:
-    """The layer of this operation with a weight. Raises NoMatch where it is computed in float."""
+    """Return the layer of this operation with a weight. Raises NoMatch where it is computed in
+    float."""
     end, scale = _with_bias(node), needed(input_scale(node))
     quantizer = needed(quantizer_behind(end.value))
     value = qdq.weight(node)
@@ -95,8 +96,8 @@ def _integer_layer(node: ir.Node) -> IntegerLayer:
 
 
 def moved_int8(model: ir.Model) -> Iterator[ir.Node]:
-    """Operations that move an int8 activation behind its pair, in a file that ONNX Runtime
-    therefore cannot load.
+    """Yield the operations that move an int8 activation behind its pair, in a file that ONNX
+    Runtime therefore cannot load.
 
     From opset 21 on it puts a pair behind them that is int8 by one attribute and uint8 by its zero
     point; not where what follows is a Q already.
@@ -108,7 +109,8 @@ def moved_int8(model: ir.Model) -> Iterator[ir.Node]:
 
 
 def _int8_activation(pair: qdq.Pair) -> ir.Value:
-    """What a pair gives that quantizes an activation to int8, with one zero point for the tensor.
+    """Return what a pair gives that quantizes an activation to int8, with one zero point for the
+    tensor.
     Raises NoMatch for another pair."""
     require(not pair.is_compact)
     require(not pair.of_weight)
@@ -119,14 +121,14 @@ def _int8_activation(pair: qdq.Pair) -> ir.Value:
 
 
 def _gets_a_pair(node: ir.Node) -> bool:
-    """Whether ONNX Runtime puts a pair behind this operation, where one stands in front."""
+    """Return whether ONNX Runtime puts a pair behind this operation, where one stands in front."""
     users = {user.op_type for user in node.outputs[0].consumers()}
     return node.op_type in GET_A_PAIR and users != {"QuantizeLinear"}
 
 
 def input_scale(node: ir.Node) -> float | None:
-    """The scale of the DQ that the layer reads; None where there is no such DQ, or it has several
-    scales."""
+    """Return the scale of the DQ that the layer reads; None where there is no such DQ, or it has
+    several scales."""
     before_movers = source(first_input(node), lambda mover: mover.op_type in PASSED_BY)
     dequantize = made_by(before_movers, "DequantizeLinear")
     return qdq.only_number(qdq.constant(given(dequantize, 1)))
@@ -141,8 +143,8 @@ class _End:
 
 
 def _with_bias(node: ir.Node) -> _End:
-    """The end of a layer. Raises NoMatch where its bias is no constant with one value a channel,
-    and for a MatMul without the Add that ONNX Runtime makes one Gemm of with it."""
+    """Return the end of a layer. Raises NoMatch where its bias is no constant with one value a
+    channel, and for a MatMul without the Add that ONNX Runtime makes one Gemm of with it."""
     place = bias_input(node)
     if place.value is None and node.op_type != "MatMul":
         return _End(node.outputs[0], None)
@@ -152,7 +154,8 @@ def _with_bias(node: ir.Node) -> _End:
 
 
 def quantizer_behind(value: ir.Value) -> ir.Node | None:
-    """The Q behind a layer that gives this value; None where its output goes anywhere else too."""
+    """Return the Q behind a layer that gives this value; None where its output goes anywhere else
+    too."""
     last = next(filterfalse(_stands_between, behind(value)), None)
     if not is_kind(last, "QuantizeLinear"):
         return None
@@ -160,5 +163,5 @@ def quantizer_behind(value: ir.Value) -> ir.Node | None:
 
 
 def _stands_between(node: ir.Node) -> bool:
-    """Whether this operation may stand between a layer and its Q."""
+    """Return whether this operation may stand between a layer and its Q."""
     return node.op_type in CUTS | PASSED_BY

@@ -26,7 +26,7 @@ OPSET = 17
 
 
 def level_type(name: str, grid: Grid) -> ir.DataType:
-    """The type of a grid's levels in a file. name: of the quantizer.
+    """Return the type of a grid's levels in a file. name: of the quantizer.
 
     Raises ExportError unless it is FP8 E4M3, or symmetric and signed with 4, 8 or 16 bits, full or
     narrow.
@@ -45,7 +45,7 @@ def level_type(name: str, grid: Grid) -> ir.DataType:
 
 
 def opset_of(name: str, grid: Grid) -> int:
-    """The first opset that has this grid; 0 where any will do. Errors as `level_type`."""
+    """Return the first opset that has this grid; 0 where any will do. Errors as `level_type`."""
     first = FIRST_OPSET.get(level_type(name, grid), 0)
     if grid.block is None:
         return first
@@ -58,7 +58,8 @@ def numpy_type(kind: ir.DataType) -> np.dtype[np.generic]:
 
 
 def nearest_levels(steps: NDArray[np.floating], kind: ir.DataType) -> Array:
-    """The levels that Q gives for values that were divided by their scales, as float32 of any
+    """Return the levels that Q gives for values that were divided by their scales, as float32 of
+    any
     shape: rounded half to even, and clipped to what the type holds.
 
     >>> nearest_levels(np.float32([0.5, 1.5, -200.0]), ir.DataType.INT8).tolist()
@@ -76,7 +77,7 @@ def nearest_levels(steps: NDArray[np.floating], kind: ir.DataType) -> Array:
 
 
 def limits_of(kind: ir.DataType) -> tuple[float, float]:
-    """Smallest and largest level of a type."""
+    """Return the smallest and largest level of a type."""
     if kind.is_floating_point():
         largest = float(ml_dtypes.finfo(kind.numpy()).max)  # type: ignore[no-untyped-call]
         return -largest, largest
@@ -86,7 +87,7 @@ def limits_of(kind: ir.DataType) -> tuple[float, float]:
 
 
 def spread(scale: Array, grid: Grid, shape: tuple[int, ...]) -> Array:
-    """A grid's scales, so that they broadcast against a tensor of this shape."""
+    """Return a grid's scales, so that they broadcast against a tensor of this shape."""
     if grid.block is not None and grid.axis is not None:
         size = shape[grid.axis]
         return np.repeat(scale, grid.block, axis=grid.axis).take(range(size), axis=grid.axis)

@@ -19,7 +19,7 @@ LARGEST_BYTES = 2**31 - 1
 
 
 def load_model(path: Path) -> ir.Model:
-    """The model in `path`, with external data found in its own folder only.
+    """Return the model in `path`, with external data found in its own folder only.
 
     Values of scales are not judged here: see `qdq.check_scales`.
     Raises OnnxFileError for a file that is missing, not ONNX, cut short, larger than 2 GB, or whose
@@ -103,7 +103,8 @@ def _check_external_data(proto: onnx.ModelProto, path: Path) -> None:
 
 
 def _checked_length(tensor: onnx.TensorProto, path: Path) -> int:
-    """How many bytes lie beside the file for a tensor. Raises OnnxFileError unless they do."""
+    """Return how many bytes lie beside the file for a tensor. Raises OnnxFileError unless they
+    do."""
     folder = path.parent.resolve()
     info = {entry.key: entry.value for entry in tensor.external_data}
     location = info.get("location", "")
@@ -135,7 +136,7 @@ def _checked_length(tensor: onnx.TensorProto, path: Path) -> int:
 
 
 def _all_tensors(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
-    """Every stored tensor: initializers and attributes, also of sub-graphs and functions."""
+    """Yield every stored tensor: initializers and attributes, also of sub-graphs and functions."""
     yield from _tensors(proto.graph)
     for function in proto.functions:
         for node in function.node:

@@ -50,8 +50,8 @@ class SumOperand:
 
 
 def module_outputs(value: ir.Value) -> tuple[ModuleOutput, ...]:
-    """Which modules gave this value, in the order that they did: a convolution, then the BatchNorm
-    folded into it."""
+    """Return which modules gave this value, in the order that they did: a convolution, then the
+    BatchNorm folded into it."""
     found: tuple[ModuleOutput, ...] = value.meta.get(OUTPUTS, ())
     return found
 
@@ -62,17 +62,18 @@ def add_module_outputs(value: ir.Value, outputs: tuple[ModuleOutput, ...]) -> No
 
 
 def is_mark(node: ir.Node | None, *kinds: str) -> TypeGuard[ir.Node]:
-    """Whether the node is one of ours. kinds: some of "Quantizer", "Output" and "Operand"."""
+    """Return whether the node is one of ours. kinds: some of "Quantizer", "Output" and
+    "Operand"."""
     return is_kind(node, *kinds) and node.domain == DOMAIN
 
 
 def marks_in(graph: ir.Graph, *kinds: str) -> list[ir.Node]:
-    """The marks of these kinds, in the graph's order."""
+    """Return the marks of these kinds, in the graph's order."""
     return [node for node in graph if is_mark(node, *kinds)]
 
 
 def mark_behind(value: ir.Value | None, *kinds: str) -> ir.Node | None:
-    """The mark of one of these kinds that gives the value; None where there is none."""
+    """Return the mark of one of these kinds that gives the value; None where there is none."""
     node = producer(value)
     if not is_mark(node, *kinds):
         return None
@@ -80,12 +81,12 @@ def mark_behind(value: ir.Value | None, *kinds: str) -> ir.Node | None:
 
 
 def module_of(mark: ir.Node) -> str:
-    """The module that an `Output` or an `Operand` is of."""
+    """Return the module that an `Output` or an `Operand` is of."""
     return mark.attributes.get_string("module")
 
 
 def quantizer_of(mark: ir.Node) -> str:
-    """The name of the quantizer that stood where a `Quantizer` is."""
+    """Return the name of the quantizer that stood where a `Quantizer` is."""
     return mark.attributes.get_string("name")
 
 
@@ -103,5 +104,5 @@ def remove(node: ir.Node) -> None:
 
 
 def all_marks(nodes: Iterable[ir.Node], kind: str) -> list[ir.Node]:
-    """The marks of this kind among these nodes."""
+    """Return the marks of this kind among these nodes."""
     return [node for node in nodes if is_mark(node, kind)]

@@ -22,7 +22,7 @@ class NoMatch(Exception):
 
 
 def needed(found: Found | None) -> Found:
-    """The object itself. Raises NoMatch where it is None."""
+    """Return the object itself. Raises NoMatch where it is None."""
     if found is None:
         raise NoMatch
     return found
@@ -35,7 +35,7 @@ def require(condition: object) -> None:
 
 
 def match_or_none(match: Callable[[Place], Found], place: Place) -> Found | None:
-    """What the function matches at this place; None where it raises NoMatch."""
+    """Return what the function matches at this place; None where it raises NoMatch."""
     try:
         return match(place)
     except NoMatch:
@@ -43,8 +43,8 @@ def match_or_none(match: Callable[[Place], Found], place: Place) -> Found | None
 
 
 def matches(match: Callable[[Place], Found], places: Iterable[Place]) -> Iterator[Found]:
-    """What the function matches, in the order of the places; where it raises NoMatch the place is
-    left out. Each place is matched when the iterator comes to it."""
+    """Yield what the function matches, in the order of the places; where it raises NoMatch the
+    place is left out. Each place is matched when the iterator comes to it."""
     for place in places:
         found = match_or_none(match, place)
         if found is not None:
@@ -60,14 +60,14 @@ class RewriteMatches(ir.passes.InPlacePass, Generic[Place, Found]):
 
     @abstractmethod
     def match(self, place: Place) -> Found:
-        """What is to be rewritten at this place. Raises NoMatch where nothing is."""
+        """Return what is to be rewritten at this place. Raises NoMatch where nothing is."""
 
     @abstractmethod
     def rewrite(self, graph: ir.Graph, found: Found) -> None:
         """Rewrite what was matched. graph: the main one."""
 
     def found(self, graph: ir.Graph) -> Iterable[Found]:
-        """What is rewritten."""
+        """Return what is rewritten."""
         return list(matches(self.match, self.places(graph)))
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:

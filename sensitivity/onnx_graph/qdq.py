@@ -134,14 +134,14 @@ class Pair:
 
 
 def pairs(graph: ir.Graph) -> Iterator[Pair]:
-    """Every pair, in the order of the graph's nodes."""
+    """Return every pair, in the order of the graph's nodes."""
     ends = (node.outputs[0] for node in of_kind(graph.all_nodes(), "DequantizeLinear"))
     return filter(None, map(pair_of, ends))
 
 
 def pair_of(value: ir.Value | None) -> Pair | None:
-    """The pair that ends in this value; None where there is none (an INT32 bias behind a DQ is one,
-    without a Q)."""
+    """Return the pair that ends in this value; None where there is none (an INT32 bias behind a DQ
+    is one, without a Q)."""
     node = made_by(value, "DequantizeLinear")
     levels = given(node, 0)
     if node is None or levels is None:
@@ -156,7 +156,7 @@ def pair_of(value: ir.Value | None) -> Pair | None:
 
 
 def _limiting_clip(value: ir.Value) -> ir.Node | None:
-    """The Clip of known limits that gives the value."""
+    """Return the Clip of known limits that gives the value."""
     clip = made_by(value, "Clip")
     if clip is None or clip_limits(clip) is None:
         return None
@@ -164,7 +164,7 @@ def _limiting_clip(value: ir.Value) -> ir.Node | None:
 
 
 def clip_limits(clip: ir.Node) -> tuple[float, float] | None:
-    """What a Clip limits its input to, -inf and inf where it does not; None where the graph
+    """Return what a Clip limits its input to, -inf and inf where it does not; None where the graph
     computes that."""
     low = _clip_end(clip, "min", 1, -np.inf)
     high = _clip_end(clip, "max", 2, np.inf)
@@ -174,7 +174,7 @@ def clip_limits(clip: ir.Node) -> tuple[float, float] | None:
 
 
 def _clip_end(clip: ir.Node, name: str, index: int, unlimited: float) -> float | None:
-    """One limit of a Clip: an attribute up to opset 10, an input from then on."""
+    """Return one limit of a Clip: an attribute up to opset 10, an input from then on."""
     value = given(clip, index)
     if value is None:
         return clip.attributes.get_float(name, unlimited)
@@ -185,8 +185,8 @@ def _clip_end(clip: ir.Node, name: str, index: int, unlimited: float) -> float |
 
 
 def moved_values(node: ir.Node) -> list[ir.Value]:
-    """The inputs whose values come out of this operation as they went in: rounding may stand before
-    or after it.
+    """Return the inputs whose values come out of this operation as they went in: rounding may stand
+    before or after it.
 
     Empty for operations that compute. A MaxPool counts: the largest rounded value is the largest
     value rounded.
@@ -199,7 +199,7 @@ def moved_values(node: ir.Node) -> list[ir.Value]:
 
 
 def _moves_first_input(node: ir.Node) -> bool:
-    """Whether the values of the first input come out as they went in."""
+    """Return whether the values of the first input come out as they went in."""
     if node.op_type == "MaxPool":
         # A second output holds indices, which the operation computes.
         return len(node.outputs) == 1
@@ -207,13 +207,13 @@ def _moves_first_input(node: ir.Node) -> bool:
 
 
 def takes_nearest(node: ir.Node) -> bool:
-    """Whether this is a Resize that makes no new values."""
+    """Return whether this is a Resize that makes no new values."""
     return node.op_type == "Resize" and node.attributes.get_string("mode", "nearest") == "nearest"
 
 
 def quantized(value: ir.Value | None) -> bool:
-    """Whether the value comes from integers, perhaps moved since: what is moved may be integers as
-    well."""
+    """Return whether the value comes from integers, perhaps moved since: what is moved may be
+    integers as well."""
     node = producer(value)
     if node is None:
         return False
@@ -224,8 +224,8 @@ def quantized(value: ir.Value | None) -> bool:
 
 
 def through_transpose(value: ir.Value | None) -> Pair | None:
-    """The pair that ends in this value, also where a Transpose stands between (a Linear layer as
-    MatMul)."""
+    """Return the pair that ends in this value, also where a Transpose stands between (a Linear
+    layer as MatMul)."""
     transpose = made_by(value, "Transpose")
     if transpose is None:
         return pair_of(value)
@@ -233,8 +233,8 @@ def through_transpose(value: ir.Value | None) -> Pair | None:
 
 
 def quantized_constant(pair: Pair) -> tuple[Array, Array, Array] | None:
-    """The constant that a Q quantizes, with its scale and its zero point; None where the graph
-    computes one of them, and for the compact form."""
+    """Return the constant that a Q quantizes, with its scale and its zero point; None where the
+    graph computes one of them, and for the compact form."""
     return match_or_none(_quantized_constant, pair)
 
 
@@ -245,7 +245,7 @@ def _quantized_constant(pair: Pair) -> tuple[Array, Array, Array]:
 
 
 def behind_relu(value: ir.Value) -> ir.Value:
-    """What the Relu gives that alone reads the value; the value itself where there is none.
+    """Return what the Relu gives that alone reads the value; the value itself where there is none.
     Runtimes compute a Relu within the operation before it."""
     relu = read_by(value, "Relu")
     if relu is None:
@@ -254,13 +254,13 @@ def behind_relu(value: ir.Value) -> ir.Value:
 
 
 def activation(node: ir.Node) -> ir.Value | None:
-    """The first input of an operation with a weight."""
+    """Return the first input of an operation with a weight."""
     return node.inputs[0]
 
 
 def weight(node: ir.Node) -> ir.Value | None:
-    """The weight input of a node, quantized or not; None for operations without one (also MatMul of
-    activations)."""
+    """Return the weight input of a node, quantized or not; None for operations without one (also
+    MatMul of activations)."""
     value = given(node, WEIGHT_INPUT.get(node.op_type))
     if not rooted_at_constant(value):
         return None
@@ -268,8 +268,8 @@ def weight(node: ir.Node) -> ir.Value | None:
 
 
 def output_axis(node: ir.Node, rank: int) -> int:
-    """Which axis of a weight of this rank holds the output channels: the only one that scales may
-    run along.
+    """Return which axis of a weight of this rank holds the output channels: the only one that
+    scales may run along.
 
     Per-channel weights of a grouped ConvTranspose have no such axis; lint has a rule for them.
     """
@@ -279,22 +279,25 @@ def output_axis(node: ir.Node, rank: int) -> int:
 
 
 def weighted_nodes(graph: ir.Graph) -> Iterator[ir.Node]:
-    """Every operation with a weight, bodies of an If or Loop included, in the graph's order."""
+    """Return every operation with a weight, bodies of an If or Loop included, in the graph's
+    order."""
     return filter(weight, graph.all_nodes())
 
 
 def variable_inputs(node: ir.Node) -> list[ir.Value]:
-    """The inputs that are no constant. A quantized constant counts, for its pair computes it."""
+    """Return the inputs that are no constant. A quantized constant counts, for its pair computes
+    it."""
     return [value for value in inputs(node) if constant(value) is None]
 
 
 def computed_inputs(node: ir.Node) -> list[ir.Value]:
-    """The inputs that depend on what the model is given: neither constants nor made from one."""
+    """Return the inputs that depend on what the model is given: neither constants nor made from
+    one."""
     return list(filterfalse(rooted_at_constant, inputs(node)))
 
 
 def rooted_at_constant(value: ir.Value | None) -> bool:
-    """Whether the value is a constant, or one behind Q, DQ, Transpose, Cast, Reshape or
+    """Return whether the value is a constant, or one behind Q, DQ, Transpose, Cast, Reshape or
     Identity. False for an input that is left out."""
     while value is not None and constant(value) is None:
         value = given(made_by(value, *KEEP_CONSTANT), 0)
@@ -302,7 +305,7 @@ def rooted_at_constant(value: ir.Value | None) -> bool:
 
 
 def constant(value: ir.Value | None) -> Array | None:
-    """The array of an initializer or of a Constant node; None for anything else."""
+    """Return the array of an initializer or of a Constant node; None for anything else."""
     if value is None:
         return None
     tensor = ir.convenience.get_const_tensor(value)
@@ -312,35 +315,37 @@ def constant(value: ir.Value | None) -> Array | None:
 
 
 def source_of(value: ir.Value | None) -> ir.Value | None:
-    """What the pair quantizes that ends in this value; the value itself where no pair does."""
+    """Return what the pair quantizes that ends in this value; the value itself where no pair
+    does."""
     pair = pair_of(value)
     return value if pair is None else pair.source
 
 
 def stored(value: ir.Value | None) -> Array | None:
-    """The constant that the value is, or that its pair quantizes; None for anything else."""
+    """Return the constant that the value is, or that its pair quantizes; None for anything else."""
     return constant(source_of(value))
 
 
 def only_number(array: Array | None) -> float | None:
-    """The number that an array of one value holds; None for any other, and for none."""
+    """Return the number that an array of one value holds; None for any other, and for none."""
     if array is None or array.size != 1:
         return None
     return float(array.item())
 
 
 def zero_point_value(node: ir.Node) -> ir.Value | None:
-    """The zero point input of a Q or DQ; None where it is left out."""
+    """Return the zero point input of a Q or DQ; None where it is left out."""
     return given(node, 2)
 
 
 def axis_of(node: ir.Node) -> int:
-    """The axis of a Q or DQ, also where the file leaves it to the default of opset 13 and later."""
+    """Return the axis of a Q or DQ, also where the file leaves it to the default of opset 13 and
+    later."""
     return node.attributes.get_int("axis", 1)
 
 
 def scales_of(node: ir.Node) -> Array:
-    """The scales of a Q or DQ; empty where the graph computes them."""
+    """Return the scales of a Q or DQ; empty where the graph computes them."""
     scale = constant(node.inputs[1])
     return np.zeros(0) if scale is None else scale
 
@@ -362,7 +367,7 @@ def check_scales(model: ir.Model, name: str) -> None:
 
 
 def _wrong_scales(node: ir.Node) -> Array:
-    """The scales of a Q or DQ that are not finite, or not positive."""
+    """Return the scales of a Q or DQ that are not finite, or not positive."""
     scale = scales_of(node)
     is_stored = node.op_type == "DequantizeLinear" and constant(node.inputs[0]) is not None
     lowest = -np.inf if is_stored else 0
@@ -370,5 +375,5 @@ def _wrong_scales(node: ir.Node) -> Array:
 
 
 def known(value: ir.Value | None) -> Array:
-    """The array of a value that is a constant for sure."""
+    """Return the array of a value that is a constant for sure."""
     return there(constant(value))

@@ -33,7 +33,8 @@ class Together:
 
 
 def belonging(graph: ir.Graph, paths: Sequence[Path]) -> tuple[Together, ...]:
-    """What belongs together, in the graph's order. paths: all of this graph, `uses.paths`."""
+    """Return what belongs together, in the graph's order. paths: all of this graph,
+    `uses.paths`."""
     readers = [(path.root, path.unit) for path in _computed(paths)]
     found = [
         Together(meeting.kind, meeting.quantizers) for meeting in met(graph, readers, _keeps_values)
@@ -51,7 +52,7 @@ def meeting_uses(graph: ir.Graph, paths: Sequence[Path]) -> tuple[tuple[str, ...
 
 
 def _computed(paths: Iterable[Path]) -> Iterator[Path]:
-    """The paths of what is computed, and not of weights."""
+    """Return the paths of what is computed, and not of weights."""
     return (path for path in paths if not qdq.rooted_at_constant(path.root))
 
 
@@ -64,12 +65,13 @@ def _is_passed(node: ir.Node) -> bool:
 
 
 def _residuals(graph: ir.Graph, units: Mapping[ir.Node, str]) -> Iterator[Together]:
-    """Each Add of two computed values with the weighted operations that give them, one or both."""
+    """Return each Add of two computed values with the weighted operations that give them, one or
+    both."""
     return matches(lambda add: _residual(add, units), of_kind(graph, "Add"))
 
 
 def _residual(add: ir.Node, units: Mapping[ir.Node, str]) -> Together:
-    """An Add with the weighted operations before it. Raises NoMatch where there is none."""
+    """Return an Add with the weighted operations before it. Raises NoMatch where there is none."""
     require(add in units)
     values = qdq.computed_inputs(add)
     require(len(values) == 2)
@@ -80,8 +82,8 @@ def _residual(add: ir.Node, units: Mapping[ir.Node, str]) -> Together:
 
 
 def _weighted(value: ir.Value) -> ir.Node | None:
-    """The weighted operation that gives this value, through pairs and activations; None where
-    another one does."""
+    """Return the weighted operation that gives this value, through pairs and activations; None
+    where another one does."""
     node = next(filterfalse(_is_between, before(value)), None)
     if node is None or qdq.weight(node) is None:
         return None
@@ -89,5 +91,5 @@ def _weighted(value: ir.Value) -> ir.Node | None:
 
 
 def _is_between(node: ir.Node) -> bool:
-    """Whether this is a pair's, a mover or an activation."""
+    """Return whether this is a pair's, a mover or an activation."""
     return _is_passed(node) or is_activation(node, _is_passed)

@@ -15,8 +15,8 @@ from sensitivity.records import names_of
 
 
 def quantized_nodes(model: ir.Model) -> Iterator[tuple[str, ir.Node]]:
-    """Every Q and DQ of the main graph, its bodies and the model-local functions, with a name to
-    find it by.
+    """Yield every Q and DQ of the main graph, its bodies and the model-local functions, with a name
+    to find it by.
 
     Those at integer inputs and outputs of the main graph are not among them: they are the form in
     which the file takes and gives its values (`rounded_outputs`).
@@ -28,22 +28,23 @@ def quantized_nodes(model: ir.Model) -> Iterator[tuple[str, ir.Node]]:
 
 
 def rounded_outputs(model: ir.Model) -> Iterator[tuple[str, ir.Node]]:
-    """Every Q whose integers are an output of the main graph and reach no DQ, with a name to find
-    it by."""
+    """Yield every Q whose integers are an output of the main graph and reach no DQ, with a name to
+    find it by."""
     for node in filter(_is_port, of_kind(model.graph.all_nodes(), "QuantizeLinear")):
         yield name_of(node), node
 
 
 def _is_port(node: ir.Node) -> bool:
-    """Whether a DQ reads an integer input of the model, or a Q gives an integer output of it,
-    perhaps moved."""
+    """Return whether a DQ reads an integer input of the model, or a Q gives an integer output of
+    it, perhaps moved."""
     if node.op_type == "DequantizeLinear":
         return _comes_from_input(node.inputs[0])
     return _goes_to_output(node.outputs[0])
 
 
 def _comes_from_input(value: ir.Value | None) -> bool:
-    """Whether the integers are an input of the graph, or only inputs that were moved since."""
+    """Return whether the integers are an input of the graph, or only inputs that were moved
+    since."""
     if value is None:
         return False
     node = value.producer()
@@ -54,7 +55,8 @@ def _comes_from_input(value: ir.Value | None) -> bool:
 
 
 def _goes_to_output(value: ir.Value) -> bool:
-    """Whether the integers only reach outputs, through nothing but operations that move them."""
+    """Return whether the integers only reach outputs, through nothing but operations that move
+    them."""
     readers = value.consumers()
     if not readers:
         return value.is_graph_output()
@@ -62,13 +64,14 @@ def _goes_to_output(value: ir.Value) -> bool:
 
 
 def _moves_to_output(node: ir.Node) -> bool:
-    """Whether the operation only moves integers, and all that it gives only reaches outputs."""
+    """Return whether the operation only moves integers, and all that it gives only reaches
+    outputs."""
     return bool(moved_places(node)) and all(map(_goes_to_output, node.outputs))
 
 
 def reaching_outputs(graph: ir.Graph) -> set[ir.Node]:
-    """The nodes of the main graph whose values reach an output; a sub-graph reads the values that
-    its nodes read."""
+    """Return the nodes of the main graph whose values reach an output; a sub-graph reads the values
+    that its nodes read."""
     return set(reached(producers(graph.outputs), _givers))
 
 
@@ -86,7 +89,8 @@ def nearest_outputs(graph: ir.Graph, paths: Sequence[Path]) -> tuple[tuple[str, 
 
 
 def _uses_by_distance(paths: Sequence[Path], index: int, output: ir.Value) -> tuple[str, ...]:
-    """The names of the uses that one output depends on, the nearest first. index: the output's."""
+    """Return the names of the uses that one output depends on, the nearest first. index: the
+    output's."""
     away = reached(producers([output]), _givers)
     # The output's own pairs are the nearest of all.
     own, before = [], []
@@ -100,12 +104,12 @@ def _uses_by_distance(paths: Sequence[Path], index: int, output: ir.Value) -> tu
 
 
 def _givers(node: ir.Node) -> list[ir.Node]:
-    """The operations that give what a node reads, also inside its sub-graphs."""
+    """Return the operations that give what a node reads, also inside its sub-graphs."""
     return producers(values_read(node))
 
 
 def values_read(node: ir.Node) -> Iterator[ir.Value]:
-    """What a node reads, also inside its sub-graphs."""
+    """Yield what a node reads, also inside its sub-graphs."""
     yield from inputs(node)
     for graph in bodies(node):
         yield from _read_inside(graph)

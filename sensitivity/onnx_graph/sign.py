@@ -23,7 +23,7 @@ FIRST_ONLY = {"Reshape", "Transpose", "Squeeze", "Unsqueeze", "Slice", "Split", 
 
 
 def non_negative(value: ir.Value | None) -> bool:
-    """Whether the graph proves that no element is below 0. False for no value."""
+    """Return whether the graph proves that no element is below 0. False for no value."""
     return _non_negative(value, {})
 
 
@@ -38,7 +38,7 @@ def _non_negative(value: ir.Value | None, known: dict[ir.Value, bool]) -> bool:
 
 
 def _is_proven(value: ir.Value, known: dict[ir.Value, bool]) -> bool:
-    """The same of a value that is not known yet."""
+    """Return the same of a value that is not known yet."""
     constant, node = qdq.constant(value), value.producer()
     if constant is not None:
         return constant.dtype.kind in "fiu" and _no_element_below_0(constant)
@@ -54,5 +54,5 @@ def _is_proven(value: ir.Value, known: dict[ir.Value, bool]) -> bool:
 
 
 def _no_element_below_0(array: qdq.Array | None) -> bool:
-    """False for no array."""
+    """Return False for no array."""
     return array is not None and bool((array >= 0).all())

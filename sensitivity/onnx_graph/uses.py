@@ -98,8 +98,8 @@ class Path:
 
 
 def paths(graph: ir.Graph) -> tuple[Path, ...]:
-    """Every path, in the order of the graph's operations and their inputs; those of the graph's
-    outputs come last, and those of bodies behind them."""
+    """Return every path, in the order of the graph's operations and their inputs; those of the
+    graph's outputs come last, and those of bodies behind them."""
     names = _unit_names(graph)
     found: list[Path] = []
     for inner, within in _graphs(graph, names):
@@ -109,12 +109,13 @@ def paths(graph: ir.Graph) -> tuple[Path, ...]:
 
 
 def uses(found: Iterable[Path]) -> tuple[Use, ...]:
-    """Every use of a pair on these paths, in their order, from the root of each to its user."""
+    """Return every use of a pair on these paths, in their order, from the root of each to its
+    user."""
     return tuple(chain.from_iterable(path.uses for path in found))
 
 
 def path_owners(paths: Iterable[Path]) -> dict[ir.Node, str]:
-    """Operation -> its unit, in a Q/DQ file. paths: of the file, see `paths`."""
+    """Return operation -> its unit, in a Q/DQ file. paths: of the file, see `paths`."""
     return {path.user: path.unit for path in paths if path.user is not None}
 
 
@@ -132,12 +133,12 @@ def integer_biases(found: Sequence[Path]) -> dict[str, str]:
 
 
 def is_integer_bias(pair: qdq.Pair) -> bool:
-    """Whether the pair is of a constant that is stored as INT32."""
+    """Return whether the pair is of a constant that is stored as INT32."""
     return pair.is_compact and stored_type(pair) is ir.DataType.INT32
 
 
 def bits_of(pair: qdq.Pair) -> int:
-    """Bits of the pair's quantized values."""
+    """Return the bits of the pair's quantized values."""
     return int(stored_type(pair).bitwidth)
 
 
@@ -154,7 +155,7 @@ def format_of(pair: qdq.Pair) -> str:
 
 
 def grid_limits(pair: qdq.Pair) -> tuple[int, int] | None:
-    """Smallest and largest level of an integer type; None for the others."""
+    """Return the smallest and largest level of an integer type; None for the others."""
     stored = stored_type(pair)
     if not stored.is_integer():
         return None
@@ -166,7 +167,7 @@ def grid_limits(pair: qdq.Pair) -> tuple[int, int] | None:
 
 
 def integer_limits(pair: qdq.Pair) -> tuple[int, int]:
-    """Smallest and largest level of a pair that is known to have an integer type."""
+    """Return the smallest and largest level of a pair that is known to have an integer type."""
     return there(grid_limits(pair))
 
 
@@ -185,8 +186,8 @@ def level_gap(pair: qdq.Pair, levels: NDArray[np.float64]) -> NDArray[np.float64
 
 
 def problem(pair: qdq.Pair) -> str | None:
-    """Why the pair cannot be used; None where it can. A scale that is computed in the graph is not
-    judged.
+    """Return why the pair cannot be used; None where it can. A scale that is computed in the graph
+    is not judged.
 
     Stored integers may have scales of 0 and below: nothing is divided by them.
     """
@@ -199,7 +200,8 @@ def problem(pair: qdq.Pair) -> str | None:
 
 
 def _fault(name: str, where: NDArray[np.bool_]) -> str:
-    """What is wrong with a scale, in words; "" for nothing. where: which of its numbers are so."""
+    """Return what is wrong with a scale, in words; "" for nothing. where: which of its numbers are
+    so."""
     count = np.count_nonzero(where)
     if count == 0:
         return ""
@@ -209,7 +211,8 @@ def _fault(name: str, where: NDArray[np.bool_]) -> str:
 
 
 def stored_type(pair: qdq.Pair) -> ir.DataType:
-    """The type of the quantized values. Where the file leaves out the zero point it is what ONNX
+    """Return the type of the quantized values. Where the file leaves out the zero point it is what
+    ONNX
     says: uint8 for Q."""
     if pair.quantize is None:
         return _type(pair.source) or ir.DataType.INT8
@@ -221,7 +224,7 @@ def stored_type(pair: qdq.Pair) -> ir.DataType:
 
 
 def _type(value: ir.Value | None) -> ir.DataType | None:
-    """The type of a value's elements; None where it is not known, and for no value."""
+    """Return the type of a value's elements; None where it is not known, and for no value."""
     if value is None:
         return None
     tensor = ir.convenience.get_const_tensor(value)
@@ -231,14 +234,14 @@ def _type(value: ir.Value | None) -> ir.DataType | None:
 
 
 def _paths_to_operations(graph: ir.Graph, names: Mapping[ir.Node, str]) -> Iterator[Path]:
-    """The paths of one graph that end in an operation. names: of its operations."""
+    """Yield the paths of one graph that end in an operation. names: of its operations."""
     for node in filter(_is_operation, graph):
         for index, value in enumerate(node.inputs):
             yield from _path(graph, node, index, names[node], value)
 
 
 def _paths_to_outputs(graph: ir.Graph, within: str) -> Iterator[Path]:
-    """The paths of one graph that end in an output. within: what names of its outputs begin
+    """Yield the paths of one graph that end in an output. within: what names of its outputs begin
     with."""
     for index, output in enumerate(graph.outputs):
         unit = f"{within}{output.name or 'output'}"
@@ -248,7 +251,7 @@ def _paths_to_outputs(graph: ir.Graph, within: str) -> Iterator[Path]:
 def _path(
     graph: ir.Graph, user: ir.Node | None, index: int, unit: str, value: ir.Value | None
 ) -> Iterator[Path]:
-    """The path that ends in this input or output, if a pair is on it."""
+    """Yield the path that ends in this input or output, if a pair is on it."""
     links = list(_links_before(value))
     pairs = [link for link in links if isinstance(link, qdq.Pair)]
     if not pairs:
@@ -261,7 +264,7 @@ def _path(
 
 
 def _links_before(value: ir.Value | None) -> Iterator[Link]:
-    """The pairs, and the movers with a single reader, that a value comes through; the nearest
+    """Yield the pairs, and the movers with a single reader, that a value comes through; the nearest
     first."""
     link = _last_link(value)
     while link is not None:
@@ -270,20 +273,21 @@ def _links_before(value: ir.Value | None) -> Iterator[Link]:
 
 
 def _last_link(value: ir.Value | None) -> Link | None:
-    """The pair, or the mover with a single reader, that gives the value; None where another
+    """Return the pair, or the mover with a single reader, that gives the value; None where another
     operation does."""
     return qdq.pair_of(value) or _single_mover(value)
 
 
 def _read_by(link: Link) -> ir.Value | None:
-    """What a link reads."""
+    """Return what a link reads."""
     if isinstance(link, qdq.Pair):
         return link.source
     return link.inputs[0]
 
 
 def _single_mover(value: ir.Value | None) -> ir.Node | None:
-    """The mover that gives the value on the way to a single reader; None where there is none."""
+    """Return the mover that gives the value on the way to a single reader; None where there is
+    none."""
     mover = made_by(value, *MOVERS)
     if mover is None or not _only_moves(mover):
         return None
@@ -291,14 +295,14 @@ def _single_mover(value: ir.Value | None) -> ir.Node | None:
 
 
 def _use(link: Link, unit: str, user: ir.Node | None) -> Use | None:
-    """The use of a pair on a path; None for a mover."""
+    """Return the use of a pair on a path; None for a mover."""
     if isinstance(link, ir.Node):
         return None
     return Use(link.name, unit, _role(link, user), link)
 
 
 def _role(pair: qdq.Pair, user: ir.Node | None) -> Role:
-    """What a pair quantizes on a path to this operation; None for an output."""
+    """Return what a pair quantizes on a path to this operation; None for an output."""
     if qdq.rooted_at_constant(pair.source):
         return "weight"
     if user is None:
@@ -309,8 +313,8 @@ def _role(pair: qdq.Pair, user: ir.Node | None) -> Role:
 def _graphs(
     graph: ir.Graph, names: Mapping[ir.Node, str], within: str = ""
 ) -> Iterator[tuple[ir.Graph, str]]:
-    """The graph and every body in it, each with what names of its outputs begin with: the node
-    whose body it is."""
+    """Yield the graph and every body in it, each with what names of its outputs begin with: the
+    node whose body it is."""
     yield graph, within
     for node in graph:
         for body in bodies(node):
@@ -318,7 +322,7 @@ def _graphs(
 
 
 def _is_operation(node: ir.Node) -> bool:
-    """False for Q and DQ, for what belongs to a pair, and for a mover on the way to a single
+    """Return False for Q and DQ, for what belongs to a pair, and for a mover on the way to a single
     reader."""
     if node.op_type in qdq.PAIR or _limits_pair(node):
         return False
@@ -326,7 +330,7 @@ def _is_operation(node: ir.Node) -> bool:
 
 
 def _limits_pair(node: ir.Node) -> bool:
-    """Whether this is the Clip of a pair."""
+    """Return whether this is the Clip of a pair."""
     if node.op_type != "Clip":
         return False
     given = (user.outputs[0] for user in node.outputs[0].consumers())
@@ -335,13 +339,13 @@ def _limits_pair(node: ir.Node) -> bool:
 
 
 def _only_moves(node: ir.Node) -> bool:
-    """Whether this is a mover on the way to a single reader."""
+    """Return whether this is a mover on the way to a single reader."""
     output = node.outputs[0]
     return node.op_type in MOVERS and len(output.uses()) + output.is_graph_output() == 1
 
 
 def _unit_names(graph: ir.Graph) -> dict[ir.Node, str]:
-    """The node's own name; the name of its first output where it has none, or shares it with
+    """Return the node's own name; the name of its first output where it has none, or shares it with
     another."""
     nodes = list(graph.all_nodes())
     count = Counter(node.name for node in nodes)
@@ -358,8 +362,8 @@ def _unit_name(node: ir.Node, *, is_own: bool) -> str:
 
 
 def _named(found: list[Path]) -> tuple[Path, ...]:
-    """Each use named by its pair, shortened where that stays unique, and by its unit too where the
-    pair has several."""
+    """Return each use named by its pair, shortened where that stays unique, and by its unit too
+    where the pair has several."""
     every = uses(found)
     names = _pair_names(every)
     users = Counter(use.pair.dequantize for use in every)
@@ -398,7 +402,8 @@ def _pair_names(every: Sequence[Use]) -> dict[ir.Node, str]:
 
 
 def _short(name: str) -> str:
-    """The name without what tools put behind it; a name that is nothing else stays as it is."""
+    """Return the name without what tools put behind it; a name that is nothing else stays as it
+    is."""
     for suffix in SUFFIXES:
         if name.endswith(suffix):
             return name.removesuffix(suffix) or name

@@ -15,24 +15,25 @@ Thing = TypeVar("Thing")
 
 
 def producer(value: ir.Value | None) -> ir.Node | None:
-    """The operation that gives this value; None for an input, an initializer and no value."""
+    """Return the operation that gives this value; None for an input, an initializer and no
+    value."""
     if value is None:
         return None
     return value.producer()
 
 
 def producers(values: Iterable[ir.Value | None]) -> list[ir.Node]:
-    """The operations that give these values, each once, in the order of the values."""
+    """Return the operations that give these values, each once, in the order of the values."""
     return list(dict.fromkeys(filter(None, map(producer, values))))
 
 
 def is_kind(node: ir.Node | None, *kinds: str) -> TypeGuard[ir.Node]:
-    """Whether there is a node, and its operation is one of these kinds."""
+    """Return whether there is a node, and its operation is one of these kinds."""
     return node is not None and node.op_type in kinds
 
 
 def made_by(value: ir.Value | None, *kinds: str) -> ir.Node | None:
-    """The operation that gives this value where it is of one of these kinds, else None."""
+    """Return the operation that gives this value where it is of one of these kinds, else None."""
     node = producer(value)
     if node is None or node.op_type not in kinds:
         return None
@@ -40,18 +41,19 @@ def made_by(value: ir.Value | None, *kinds: str) -> ir.Node | None:
 
 
 def of_kind(nodes: Iterable[ir.Node], *kinds: str) -> list[ir.Node]:
-    """The operations of these kinds, in their order. nodes: a graph for its own operations,
+    """Return the operations of these kinds, in their order. nodes: a graph for its own operations,
     `graph.all_nodes()` for those of the bodies in it as well."""
     return [node for node in nodes if node.op_type in kinds]
 
 
 def all_outputs(nodes: Iterable[ir.Node]) -> list[ir.Value]:
-    """All that these operations give, in their order."""
+    """Return all that these operations give, in their order."""
     return list(chain.from_iterable(node.outputs for node in nodes))
 
 
 def size_of(value: ir.Value, axis: int) -> int | None:
-    """How long the value is along an axis; None where that is not known before it is computed."""
+    """Return how long the value is along an axis; None where that is not known before it is
+    computed."""
     if value.shape is None:
         return None
     size = value.shape[axis]
@@ -59,8 +61,8 @@ def size_of(value: ir.Value, axis: int) -> int | None:
 
 
 def given(node: ir.Node | None, index: int | None) -> ir.Value | None:
-    """The input at this place; None where it is left out, also at the end of the list, and for no
-    place."""
+    """Return the input at this place; None where it is left out, also at the end of the list, and
+    for no place."""
     if node is None or index is None:
         return None
     if index >= len(node.inputs):
@@ -69,37 +71,38 @@ def given(node: ir.Node | None, index: int | None) -> ir.Value | None:
 
 
 def value_name(value: ir.Value | None) -> str:
-    """The name of a value; "" for one that has none, and for an input that is left out."""
+    """Return the name of a value; "" for one that has none, and for an input that is left out."""
     if value is None:
         return ""
     return value.name or ""
 
 
 def name_of(node: ir.Node) -> str:
-    """Its name in the file; that of its first output where it has none."""
+    """Return its name in the file; that of its first output where it has none."""
     names = (node.name, *map(value_name, node.outputs), node.op_type)
     return next(filter(None, names))
 
 
 def inputs(node: ir.Node) -> list[ir.Value]:
-    """The inputs that are not left out."""
+    """Return the inputs that are not left out."""
     return [value for value in node.inputs if value is not None]
 
 
 def only(found: Sequence[Item]) -> Item | None:
-    """The one item that was found; None where there is none, or there are several."""
+    """Return the one item that was found; None where there is none, or there are several."""
     if len(found) != 1:
         return None
     return found[0]
 
 
 def only_user(value: ir.Value) -> ir.Node | None:
-    """The operation that alone reads the value; None where several do, or none does."""
+    """Return the operation that alone reads the value; None where several do, or none does."""
     return only(value.consumers())
 
 
 def read_by(value: ir.Value, *kinds: str) -> ir.Node | None:
-    """The operation that alone reads the value where it is of one of these kinds, else None."""
+    """Return the operation that alone reads the value where it is of one of these kinds, else
+    None."""
     user = only_user(value)
     if not is_kind(user, *kinds):
         return None
@@ -107,8 +110,8 @@ def read_by(value: ir.Value, *kinds: str) -> ir.Node | None:
 
 
 def readers(value: ir.Value, passes: Callable[[ir.Node], bool]) -> Iterator[ir.Node]:
-    """The operations that read the value, also behind those that `passes` is true of, by their
-    first outputs."""
+    """Yield the operations that read the value, also behind those that `passes` is true of, by
+    their first outputs."""
     for user in value.consumers():
         if passes(user):
             yield from readers(user.outputs[0], passes)
@@ -117,7 +120,7 @@ def readers(value: ir.Value, passes: Callable[[ir.Node], bool]) -> Iterator[ir.N
 
 
 def before(value: ir.Value | None) -> Iterator[ir.Node]:
-    """The operation that gives the value, the one that gives its first input, and so on."""
+    """Yield the operation that gives the value, the one that gives its first input, and so on."""
     node = producer(value)
     while node is not None:
         yield node
@@ -125,8 +128,8 @@ def before(value: ir.Value | None) -> Iterator[ir.Node]:
 
 
 def behind(value: ir.Value) -> Iterator[ir.Node]:
-    """The operation that alone reads the value, the one that alone reads its first output, and so
-    on."""
+    """Yield the operation that alone reads the value, the one that alone reads its first output,
+    and so on."""
     node = only_user(value)
     while node is not None:
         yield node
@@ -134,15 +137,16 @@ def behind(value: ir.Value) -> Iterator[ir.Node]:
 
 
 def source(value: ir.Value, passes: Callable[[ir.Node], bool]) -> ir.Value:
-    """The value in front of all operations that `passes` is true of, by their first inputs."""
+    """Return the value in front of all operations that `passes` is true of, by their first
+    inputs."""
     for node in takewhile(passes, before(value)):
         value = given(node, 0) or value
     return value
 
 
 def reached(starts: Iterable[Item], onward: Callable[[Item], Iterable[Item]]) -> dict[Item, int]:
-    """How many steps everything that can be reached is away from the nearest start, the nearest
-    first; the starts are 0 away. onward: one step from an item to the next ones."""
+    """Return how many steps everything that can be reached is away from the nearest start, the
+    nearest first; the starts are 0 away. onward: one step from an item to the next ones."""
     away = dict.fromkeys(starts, 0)
     waiting = deque(away)
     while waiting:
@@ -154,7 +158,7 @@ def reached(starts: Iterable[Item], onward: Callable[[Item], Iterable[Item]]) ->
 
 
 def bodies(node: ir.Node) -> Iterator[ir.Graph]:
-    """The graphs that an If, Loop or Scan holds."""
+    """Yield the graphs that an If, Loop or Scan holds."""
     for attribute in node.attributes.values():
         if attribute.is_ref():
             continue
@@ -165,12 +169,12 @@ def bodies(node: ir.Node) -> Iterator[ir.Graph]:
 
 
 def is_read(node: ir.Node) -> bool:
-    """Whether an operation reads anything that this one gives, or the graph gives it on."""
+    """Return whether an operation reads anything that this one gives, or the graph gives it on."""
     return any(map(is_needed, node.outputs))
 
 
 def is_needed(value: ir.Value) -> bool:
-    """Whether an operation reads the value, or the graph gives it on."""
+    """Return whether an operation reads the value, or the graph gives it on."""
     return value.is_graph_output() or bool(value.uses())
 
 
@@ -183,23 +187,23 @@ def remove_unread(nodes: Iterable[ir.Node]) -> None:
 
 
 def reader_kinds(value: ir.Value) -> set[str]:
-    """The kinds of the operations that read the value."""
+    """Return the kinds of the operations that read the value."""
     return {user.op_type for user in value.consumers()}
 
 
 def there(found: Thing | None) -> Thing:
-    """The object itself, of which the caller knows that it is there."""
+    """Return the object itself, of which the caller knows that it is there."""
     assert found is not None
     return found
 
 
 def first_input(node: ir.Node) -> ir.Value:
-    """The first input of an operation that cannot be without one."""
+    """Return the first input of an operation that cannot be without one."""
     return there(node.inputs[0])
 
 
 def graph_of(node: ir.Node) -> ir.Graph:
-    """The graph, or the body, that the node stands in. Not for nodes that were removed."""
+    """Return the graph, or the body, that the node stands in. Not for nodes that were removed."""
     return there(node.graph)
 
 

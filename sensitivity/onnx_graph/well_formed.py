@@ -45,7 +45,7 @@ def blamed_on(path: Path) -> Iterator[None]:
 
 
 def refused(path: Path) -> OnnxFileError | None:
-    """What ONNX's checker has against a file; None where it has nothing."""
+    """Return what ONNX's checker has against a file; None where it has nothing."""
     try:
         onnx.checker.check_model(str(path))
     except Exception as error:  # noqa: BLE001 - its exceptions share no base class
@@ -67,7 +67,7 @@ def check_tensors(tensors: Iterable[onnx.TensorProto], path: Path) -> None:
 
 
 def _problem(tensor: onnx.TensorProto) -> str | None:
-    """What is wrong with a stored tensor; None where nothing is."""
+    """Return what is wrong with a stored tensor; None where nothing is."""
     if _has_broken_text(tensor):
         return "a name that is not UTF-8"
     try:
@@ -105,13 +105,13 @@ def _problem_in_numbers(shape: list[int], stored: int) -> str | None:
 
 
 def _has_broken_text(tensor: onnx.TensorProto) -> bool:
-    """Whether protobuf gives a name as bytes, which are not UTF-8."""
+    """Return whether protobuf gives a name as bytes, which are not UTF-8."""
     texts = _fields(tensor.external_data, "key", "value")
     return any(isinstance(text, bytes) for text in (tensor.name, *texts))
 
 
 def _external_bytes(tensor: onnx.TensorProto) -> int | None:
-    """How many bytes another file holds of a tensor; None where this one does not say."""
+    """Return how many bytes another file holds of a tensor; None where this one does not say."""
     # The first entry counts where there are several.
     said = {entry.key: entry.value for entry in reversed(tensor.external_data)}
     length = said.get("length", "")
@@ -130,7 +130,7 @@ def check_text(proto: onnx.ModelProto, path: Path) -> None:
 
 
 def _texts(proto: onnx.ModelProto) -> Iterator[str | bytes]:
-    """Every name of the model, its graphs and its functions."""
+    """Yield every name of the model, its graphs and its functions."""
     yield from (proto.producer_name, proto.producer_version, proto.domain, proto.doc_string)
     yield from _fields(proto.opset_import, "domain")
     yield from _fields(proto.metadata_props, "key", "value")
@@ -143,7 +143,7 @@ def _texts(proto: onnx.ModelProto) -> Iterator[str | bytes]:
 
 
 def _fields(messages: Iterable[Any], *names: str) -> Iterator[str | bytes]:
-    """The fields of these names, message by message."""
+    """Yield the fields of these names, message by message."""
     for message in messages:
         for name in names:
             yield getattr(message, name)
@@ -210,7 +210,7 @@ def _check_attributes(node: ir.Node, reader: str, path: Path) -> None:
 
 
 def _made_in(graph: ir.Graph | ir.Function) -> frozenset[ir.Value]:
-    """What the graph is given, stores and computes, without its bodies."""
+    """Return what the graph is given, stores and computes, without its bodies."""
     stored = graph.initializers.values() if isinstance(graph, ir.Graph) else ()
     computed = chain.from_iterable(node.outputs for node in graph)
     return frozenset(chain(graph.inputs, stored, computed))

@@ -116,7 +116,7 @@ class _Quantized:
 
 
 def needed_values(model: ir.Model) -> tuple[str, ...]:
-    """Names of the values whose shapes `work` asks for."""
+    """Return the names of the values whose shapes `work` asks for."""
     names: dict[str, None] = {}
     for layer in _quantized(model.graph):
         names |= dict.fromkeys(map(value_name, (layer.given, layer.end)))
@@ -139,7 +139,8 @@ def _links(
     quantized: Mapping[ir.Node, _Quantized],
     shapes: Mapping[str, tuple[int, ...]],
 ) -> Iterator[Link]:
-    """The tensors that come to a layer, and the one that it gives where no other layer reads it.
+    """Yield the tensors that come to a layer, and the one that it gives where no other layer reads
+    it.
     quantized: all layers. shapes: as for `work`."""
     name, size = name_of(layer.node), shapes[value_name(layer.given)]
     producers = dict.fromkeys(_producers(layer.given))
@@ -151,7 +152,7 @@ def _links(
 
 
 def _layer(layer: _Quantized, shapes: Mapping[str, tuple[int, ...]]) -> Layer:
-    """The layer as its time depends on it. shapes: as for `work`."""
+    """Return the layer as its time depends on it. shapes: as for `work`."""
     node = layer.node
     shape = LayerShape(
         op=node.op_type,
@@ -167,12 +168,12 @@ def _layer(layer: _Quantized, shapes: Mapping[str, tuple[int, ...]]) -> Layer:
 
 
 def _quantized(graph: ir.Graph) -> Iterator[_Quantized]:
-    """Every weighted node with pairs on both inputs, in the graph's order."""
+    """Return every weighted node with pairs on both inputs, in the graph's order."""
     return matches(_quantized_node, qdq.weighted_nodes(graph))
 
 
 def _quantized_node(node: ir.Node) -> _Quantized:
-    """The weighted node with its pairs. Raises NoMatch where one is missing."""
+    """Return the weighted node with its pairs. Raises NoMatch where one is missing."""
     activation = needed(qdq.pair_of(node.inputs[0]))
     weight = needed(qdq.through_transpose(qdq.weight(node)))
     run = list(_activations_behind(node.outputs[0]))
@@ -200,7 +201,7 @@ class _Activation:
 
 
 def _activations_behind(value: ir.Value) -> Iterator[_Activation]:
-    """The run of activations behind a value, each of which alone reads what the one before it
+    """Yield the run of activations behind a value, each of which alone reads what the one before it
     gives."""
     found = match_or_none(_next_activation, value)
     while found is not None:
@@ -209,13 +210,13 @@ def _activations_behind(value: ir.Value) -> Iterator[_Activation]:
 
 
 def _next_activation(value: ir.Value) -> _Activation:
-    """The activation of this value. Raises NoMatch where it goes anywhere else."""
+    """Return the activation of this value. Raises NoMatch where it goes anywhere else."""
     return match_or_none(_only_activation, value) or _silu(value)
 
 
 def _only_activation(value: ir.Value) -> _Activation:
-    """The activation that alone reads the value, as its first input. Raises NoMatch where none
-    does."""
+    """Return the activation that alone reads the value, as its first input. Raises NoMatch where
+    none does."""
     user = needed(read_by(value, *ACTIVATIONS))
     require(user.inputs[0] is value)
     return _Activation(user.op_type, _attributes(user), user.outputs[0])
@@ -231,7 +232,7 @@ def _silu(value: ir.Value) -> _Activation:
 
 
 def _producers(value: ir.Value) -> Iterator[ir.Node]:
-    """The weighted nodes that a value comes from, through whatever has no weight."""
+    """Yield the weighted nodes that a value comes from, through whatever has no weight."""
     ready, seen = [value], {value}
     while ready:
         node = ready.pop().producer()
@@ -246,13 +247,14 @@ def _producers(value: ir.Value) -> Iterator[ir.Node]:
 
 
 def _reaches(value: ir.Value, layers: Mapping[ir.Node, _Quantized]) -> bool:
-    """Whether this value gets to a quantized layer without passing another layer with weights."""
+    """Return whether this value gets to a quantized layer without passing another layer with
+    weights."""
     readers = chain.from_iterable(found.consumers() for found in reached([value], _passed_on))
     return not layers.keys().isdisjoint(readers)
 
 
 def _passed_on(value: ir.Value) -> Iterator[ir.Value]:
-    """What the operations without a weight that read the value give."""
+    """Yield what the operations without a weight that read the value give."""
     for user in value.consumers():
         if qdq.weight(user) is None:
             yield from user.outputs

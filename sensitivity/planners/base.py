@@ -51,7 +51,7 @@ class Goal:
         return cost_of(skip, self.cost)
 
     def measured_as(self, change: Change) -> Goal:
-        """The goal of a planner whose sets are measured as `change` makes them."""
+        """Return the goal of a planner whose sets are measured as `change` makes them."""
         probe = _measured_as(change, self.probe)
         distortion = _measured_as(change, self.distortion)
         return replace(self, probe=probe, distortion=distortion)
@@ -106,7 +106,7 @@ class Choice:
     ms: Mapping[tuple[str, ...], float] = field(default_factory=dict)
 
     def changed(self, change: Change) -> Choice:
-        """The same choice with each set as `change` makes it."""
+        """Return the same choice with each set as `change` makes it."""
         path = tuple(replace(step, skip=change(step.skip)) for step in self.path)
         ms = {change(skip): time for skip, time in self.ms.items()}
         return replace(self, skip=change(self.skip), path=path, ms=ms)
@@ -121,7 +121,8 @@ class Planner(Protocol):
     name: str
 
     def choose(self, ranking: Sequence[str], judge: Judge, goal: Goal) -> Choice:
-        """The cheapest skip-set found that meets the goal; the best one tried where none does.
+        """Return the cheapest skip-set found that meets the goal; the best one tried where none
+        does.
 
         ranking: unit names, most sensitive first.
         """
@@ -129,13 +130,13 @@ class Planner(Protocol):
 
 
 def in_order(ranking: Iterable[str], units: Iterable[str]) -> Skip:
-    """Those units of a ranking that are among `units`, in the order of the ranking."""
+    """Return those units of a ranking that are among `units`, in the order of the ranking."""
     wanted = set(units)
     return tuple(unit for unit in ranking if unit in wanted)
 
 
 def without(skip: Iterable[str], unit: str) -> Skip:
-    """The set with this unit back in INT8."""
+    """Return the set with this unit back in INT8."""
     return tuple(other for other in skip if other != unit)
 
 
@@ -168,7 +169,7 @@ class Search:
         return self._steps[key]
 
     def judged(self, skip: tuple[str, ...]) -> Judged:
-        """All that the judge said of a set."""
+        """Return all that the judge said of a set."""
         self.step(skip)
         return self._judged[frozenset(skip)]
 
@@ -179,8 +180,8 @@ class Search:
         return Choice(skip, self.step(skip).met, tuple(self.path), self.not_monotone())
 
     def not_monotone(self) -> tuple[str, ...]:
-        """A sentence where leaving more units out made the metric worse beyond doubt, for the pair
-        of tries where it did most. The report shows what each of them was worth.
+        """Return a sentence where leaving more units out made the metric worse beyond doubt, for
+        the pair of tries where it did most. The report shows what each of them was worth.
 
         Only tries on the same samples are compared.
         """
@@ -196,7 +197,8 @@ class Search:
         )
 
     def _is_worse(self, small: PlanStep, large: PlanStep) -> bool:
-        """Whether the larger set is beyond doubt worse than a smaller one that is part of it."""
+        """Return whether the larger set is beyond doubt worse than a smaller one that is part of
+        it."""
         is_part = set(small.skip) < set(large.skip) and small.n == large.n
         return is_part and small.metric - large.metric > self.judged(large.skip).doubt
 

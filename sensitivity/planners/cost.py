@@ -109,8 +109,8 @@ class _Asked:
         return self.goal.start - self.goal.floor
 
     def answers(self, turn: int) -> Iterator[Skip]:
-        """Sets to judge, the most wanted first: cheap ones first in even turns, sure ones in odd
-        ones."""
+        """Yield the sets to judge, the most wanted first: cheap ones first in even turns, sure ones
+        in odd ones."""
         cheapest, least = self._costs()
         below = cheapest - CHEAPER * abs(cheapest)
         if not self.search.met(()):
@@ -123,7 +123,8 @@ class _Asked:
                 yield skip
 
     def may_meet(self, skip: Skip) -> bool:
-        """Whether the model may be wrong about the set by as much as it misses the target."""
+        """Return whether the model may be wrong about the set by as much as it misses the
+        target."""
         quantized = _quantized(self.program, [skip])
         (loss,), (doubt,) = self.known.weights.loss(quantized), self.known.doubt(quantized)
         return bool(loss - HOPE * doubt <= self.allowed)
@@ -135,14 +136,14 @@ class _Asked:
         return cheapest, least
 
     def _cheap(self, below: float) -> Iterator[Skip | None]:
-        """The cheapest sets that the model allows, with more optimism each time."""
+        """Yield the cheapest sets that the model allows, with more optimism each time."""
         known, tried = self.known, self._tried()
         for optimism in DOUBT:
             allowed = self.allowed + optimism * known.error
             yield self.program.cheapest(known.weights, allowed, tried, below)
 
     def _sure(self, limits: Sequence[float]) -> Iterator[Skip | None]:
-        """The sets that the model says lose least, each below one of these costs."""
+        """Yield the sets that the model says lose least, each below one of these costs."""
         tried = self._tried()
         for limit in limits:
             yield self.program.surest(self.known.weights, tried, limit)
@@ -171,8 +172,8 @@ def _error(goal: Goal) -> float:
 
 
 def probed(skips: Sequence[tuple[str, ...]], goal: Goal) -> dict[tuple[str, ...], float]:
-    """Milliseconds of the whole engine for some of these sets, cheapest first; empty where engines
-    are not measured."""
+    """Return the milliseconds of the whole engine for some of these sets, cheapest first; empty
+    where engines are not measured."""
     if goal.probe is None:
         return {}
     chosen = list(dict.fromkeys([*skips[:CHEAPEST], *sorted(skips, key=len)[:SMALLEST]]))
@@ -184,8 +185,8 @@ def probed(skips: Sequence[tuple[str, ...]], goal: Goal) -> dict[tuple[str, ...]
 
 
 def _fastest(ms: Mapping[tuple[str, ...], float]) -> tuple[str, ...]:
-    """The smallest of the sets that are as fast as the fastest: of many engines some look faster by
-    luck."""
+    """Return the smallest of the sets that are as fast as the fastest: of many engines some look
+    faster by luck."""
     least = min(ms.values())
     return min(
         (skip for skip in ms if ms[skip] * (1 - ALIKE) <= least),

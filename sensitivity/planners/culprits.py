@@ -56,7 +56,7 @@ class CulpritPlanner:
         return self.searched(ranking, Search(judge), goal)
 
     def searched(self, ranking: Sequence[str], search: Search, goal: Goal) -> Choice:
-        """The same in a search that may go on afterwards."""
+        """Return the same in a search that may go on afterwards."""
         if search.met(()):
             return search.choice(())
         found = next(filter(search.met, self._promising(ranking, goal)), None)
@@ -65,7 +65,7 @@ class CulpritPlanner:
         return search.choice(in_order(ranking, _needed(found, search, goal)))
 
     def _promising(self, ranking: Sequence[str], goal: Goal) -> Iterator[Skip]:
-        """Sets to judge, smaller ones first; everything at last."""
+        """Yield the sets to judge, smaller ones first; everything at last."""
         sets = sorted(self._sets(ranking), key=len)
         if sets and goal.distortion is not None:
             yield from _closer(sets, goal.distortion)
@@ -74,8 +74,8 @@ class CulpritPlanner:
         yield tuple(ranking)
 
     def _sets(self, ranking: Sequence[str]) -> list[Skip]:
-        """The first units of the ranking and of each end, each set twice as large as the one before
-        it; units stand in the order of the ranking."""
+        """Return the first units of the ranking and of each end, each set twice as large as the one
+        before it; units stand in the order of the ranking."""
         firsts = _prefixes(ranking, len(ranking))
         ranked = set(ranking)
         for end in self._ends:
@@ -86,13 +86,13 @@ class CulpritPlanner:
 
 
 def _prefixes(units: Sequence[str], end: int) -> list[Sequence[str]]:
-    """The first 1, 2, 4, ... of these units, fewer than `end`."""
+    """Return the first 1, 2, 4, ... of these units, fewer than `end`."""
     powers = range(max(end - 1, 0).bit_length())
     return [units[: 2**power] for power in powers]
 
 
 def _closer(sets: Sequence[Skip], distortion: Distortion) -> Iterator[Skip]:
-    """The sets that bring the outputs nearer to float's than every one before them."""
+    """Yield the sets that bring the outputs nearer to float's than every one before them."""
     least = float("inf")
     for skip, left in zip(sets, distortion(sets), strict=True):
         if left < CLOSER * least:
@@ -123,8 +123,8 @@ def _lost_without(found: Skip, distortion: Distortion) -> dict[str, float]:
 
 
 def _cut(order: Sequence[str], search: Search) -> Skip:
-    """The shortest prefix that meets the target, looked for from the end: mostly all of it is
-    needed."""
+    """Return the shortest prefix that meets the target, looked for from the end: mostly all of it
+    is needed."""
     high, step = len(order), 1
     while step < high:
         if not search.met(tuple(order[: high - step])):

@@ -45,7 +45,7 @@ class FormatsPlanner:
         return choice.changed(self.set_of)
 
     def set_of(self, steps: Iterable[str]) -> Skip:
-        """The set that these steps make."""
+        """Return the set that these steps make."""
         skip, wide = list[str](), list[str]()
         second, first = parts_of_set(steps)
         for unit, taken in Counter((*second, *first)).items():
@@ -55,8 +55,8 @@ class FormatsPlanner:
         return names_of_set(skip, wide)
 
     def _of_steps(self, goal: Goal, ranking: Sequence[str]) -> Goal:
-        """The goal as it is for a planner that chooses steps. Engines are not measured: their
-        formats are those of a set."""
+        """Return the goal as it is for a planner that chooses steps. Engines are not measured:
+        their formats are those of a set."""
         units, _ = parts_of_set(ranking)
         cost = cost_of_steps(goal.cost or unit_cost(units), self._first)
         goal = goal.measured_as(self.set_of)
@@ -64,8 +64,8 @@ class FormatsPlanner:
 
 
 def cost_of_steps(cost: CostModel, first: Mapping[str, str]) -> CostModel:
-    """What single steps cost: 16 bits their share of a unit's cost, and float the rest. Borders are
-    paid with the first step. first: unit -> its first step, for those that have one."""
+    """Return what single steps cost: 16 bits their share of a unit's cost, and float the rest.
+    Borders are paid with the first step. first: unit -> its first step, for those that have one."""
     steps = dict(cost.units)
     for unit, step in first.items():
         steps[step] = WIDE_SHARE * cost.units[unit]

@@ -31,7 +31,7 @@ class GreedyPlanner:
         return self.searched(ranking, Search(judge), goal)
 
     def searched(self, ranking: Sequence[str], search: Search, goal: Goal) -> Choice:
-        """The same in a search that may go on afterwards."""
+        """Return the same in a search that may go on afterwards."""
         low, high = 0, len(ranking)
         if search.met(()):
             return search.choice(())
@@ -50,8 +50,8 @@ class GreedyPlanner:
 
 
 def climbed(ranking: Sequence[str], search: Search, fewer: int) -> tuple[str, ...] | None:
-    """A set of fewer units that meets the target, by adding one at a time and undoing what lowers
-    the metric.
+    """Return a set of fewer units that meets the target, by adding one at a time and undoing what
+    lowers the metric.
 
     For a path on which more is not always better. Looks at the first REACH units; None where it
     finds nothing.
@@ -68,8 +68,8 @@ def climbed(ranking: Sequence[str], search: Search, fewer: int) -> tuple[str, ..
 
 
 def bisected(order: Sequence[str], search: Search, low: int, high: int) -> Skip:
-    """The shortest prefix that meets the target, by bisection: that of `high` units meets it, that
-    of `low` does not."""
+    """Return the shortest prefix that meets the target, by bisection: that of `high` units meets
+    it, that of `low` does not."""
     while high - low > 1:
         middle = (low + high) // 2
         if search.met(tuple(order[:middle])):
@@ -80,7 +80,7 @@ def bisected(order: Sequence[str], search: Search, low: int, high: int) -> Skip:
 
 
 def pruned(prefix: Sequence[str], search: Search) -> tuple[str, ...]:
-    """The prefix without the units that the target does not need, tried from its end.
+    """Return the prefix without the units that the target does not need, tried from its end.
 
     The last unit of the prefix is taken to be needed: the prefix without it missed the target.
     """

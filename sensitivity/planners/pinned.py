@@ -47,7 +47,7 @@ class PinnedPlanner:
         return choice.changed(whole)
 
     def _of_free_units(self, goal: Goal, whole: _Whole) -> Goal:
-        """The goal as it is for a planner that knows only the units left to decide."""
+        """Return the goal as it is for a planner that knows only the units left to decide."""
         goal = goal.measured_as(whole)
         if goal.cost is None:
             return goal
@@ -55,8 +55,8 @@ class PinnedPlanner:
 
 
 def given(cost: CostModel, skip: Collection[str], keep: Collection[str]) -> CostModel:
-    """The cost of what is left to decide: of any other units it says what `cost` says of them and
-    `skip` together.
+    """Return the cost of what is left to decide: of any other units it says what `cost` says of
+    them and `skip` together.
 
     A border to a unit that is always left out is one to the outside; one to a unit that is always
     kept is cut exactly where the other end is left out.

@@ -39,8 +39,8 @@ class Program:
     def cheapest(
         self, weights: Weights, allowed: float, tried: Collection[frozenset[str]], below: float
     ) -> tuple[str, ...] | None:
-        """The cheapest untried set with a modelled loss of at most `allowed` and a cost under
-        `below`; None: there is none."""
+        """Return the cheapest untried set with a modelled loss of at most `allowed` and a cost
+        under `below`; None: there is none."""
         cost, loss, rows = self._parts(weights, tried, below)
         rows.at_most(loss, allowed - float(weights.units.sum()))
         return self._solved(cost, rows)
@@ -48,16 +48,16 @@ class Program:
     def surest(
         self, weights: Weights, tried: Collection[frozenset[str]], below: float
     ) -> tuple[str, ...] | None:
-        """The untried set with a cost under `below` that the model says loses least; None: there is
-        none."""
+        """Return the untried set with a cost under `below` that the model says loses least; None:
+        there is none."""
         _, loss, rows = self._parts(weights, tried, below)
         return self._solved(loss, rows)
 
     def _parts(
         self, weights: Weights, tried: Collection[frozenset[str]], below: float
     ) -> tuple[np.ndarray, np.ndarray, _Rows]:
-        """What a set costs and what it loses, less the loss of quantizing all, by variable; and
-        what must hold.
+        """Return what a set costs and what it loses, less the loss of quantizing all, by variable;
+        and what must hold.
 
         Variables: x[n] binary, 1 for skipped; y, 1 for each border that is cut; z, 1 for each pair
         that is quantized.
@@ -148,7 +148,8 @@ class _Rows:
 
 
 def _largest(pairs: np.ndarray) -> list[tuple[int, int]]:
-    """Places of the pairs that are in the program, those of the largest weights first."""
+    """Return the places of the pairs that are in the program, those of the largest weights
+    first."""
     sizes = np.abs(pairs)
     rows, columns = np.nonzero(sizes > NEGLIGIBLE * sizes.max())
     order = np.argsort(-sizes[rows, columns], kind="stable")[:MOST_PAIRS]

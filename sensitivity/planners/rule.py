@@ -27,8 +27,8 @@ class RulePlanner:
 
 
 def by_hand(units: Iterable[Unit], ends: Iterable[Sequence[str]]) -> tuple[str, ...]:
-    """Units that the rule leaves out. ends: for each end of the graph its units, the nearest
-    first."""
+    """Return the units that the rule leaves out. ends: for each end of the graph its units, the
+    nearest first."""
     heads = [unit.name for unit in units if unit.kind == "head"]
     if heads:
         return tuple(heads)

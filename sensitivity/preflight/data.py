@@ -34,7 +34,7 @@ class Split:
 
 
 def data_findings(task: Task, target: Target | None = None) -> Iterator[Finding]:
-    """What speaks against the splits of a task that has samples. Raises TaskError for a batch
+    """Yield what speaks against the splits of a task that has samples. Raises TaskError for a batch
     without a sample axis."""
     splits = {name: read(task.data[name]) for name in SPLITS}
     for first, second in combinations(SPLITS, 2):
@@ -47,8 +47,8 @@ def data_findings(task: Task, target: Target | None = None) -> Iterator[Finding]
 
 
 def _counts(task: Task) -> bool:
-    """Whether answers may be judged right or wrong alone: neither by what float believes nor all
-    samples together, as a mean average precision is."""
+    """Return whether answers may be judged right or wrong alone: neither by what float believes nor
+    all samples together, as a mean average precision is."""
     return task.soft is None and task.aggregate is mean
 
 
@@ -66,7 +66,7 @@ def read(batches: Any) -> Split:
 
 
 def sample_digests(inputs: Any) -> Iterator[str]:
-    """A digest for each sample of a batch, over all of its input arrays."""
+    """Yield a digest for each sample of a batch, over all of its input arrays."""
     found = [np.ascontiguousarray(as_numpy(value)) for value in arrays(inputs)]
     for array in found:
         if array.ndim == 0 or array.dtype.hasobject:

@@ -37,7 +37,8 @@ NO_FILES = (
 
 
 def export_findings(session: Session) -> Iterator[Finding]:
-    """One warning where no file can be written of this model, with the export's own reason."""
+    """Yield one warning where no file can be written of this model, with the export's own
+    reason."""
     try:
         check_export(session)
     except SensitivityError as error:
@@ -132,7 +133,7 @@ def _difference(source: QuantizedModel, file: Path, inputs: Any) -> float:
 
 
 def _rms(found: np.ndarray, expected: np.ndarray) -> float:
-    """The difference as a part of what is expected; as it is where that is 0."""
+    """Return the difference as a part of what is expected; as it is where that is 0."""
     power = float(np.sqrt(np.mean(np.square(expected, dtype=np.float64))))
     error = float(np.sqrt(np.mean(np.square(found.astype(np.float64) - expected))))
     return error / (power or 1.0)

@@ -19,8 +19,8 @@ MADE_UP_SIDE = 1
 
 
 def check_file(path: Path, float_model: Path | None = None) -> tuple[Finding, ...]:
-    """What speaks against a scan of this file, errors first. float_model: the file it was made
-    from.
+    """Return what speaks against a scan of this file, errors first. float_model: the file it was
+    made from.
 
     Raises OnnxFileError for a file that cannot be read or switched.
     """
@@ -34,7 +34,7 @@ def check_file(path: Path, float_model: Path | None = None) -> tuple[Finding, ..
 
 
 def made_up(model: Any) -> dict[str, NDArray[Any]]:
-    """One batch for the model's inputs: normal numbers, and 0 for integers, which may be
+    """Return one batch for the model's inputs: normal numbers, and 0 for integers, which may be
     indices."""
     draw = generator()
     return {value.name: _values(value, draw) for value in model.get_inputs()}

@@ -34,7 +34,7 @@ held at once."""
 
 
 def task_float_findings(session: Session) -> Iterator[Finding]:
-    """A note where the two compute the same, an error that names the first module where not;
+    """Yield a note where the two compute the same, an error that names the first module where not;
     nothing where the task gives no float model."""
     given = session.loaded.float_model if session.loaded else None
     if given is None:
@@ -52,7 +52,7 @@ def task_float_findings(session: Session) -> Iterator[Finding]:
 
 
 def not_comparable(source: QuantizedModel, given: Any, example: Any) -> str | None:
-    """Why the two cannot be compared; None where they can."""
+    """Return why the two cannot be compared; None where they can."""
     if example is None:
         return "the task has no example_inputs"
     if isinstance(source, WithFloat):
@@ -93,7 +93,7 @@ def compared(source: QuantizedModel, given: nn.Module, example: Any) -> Finding:
 
 
 def tolerance_of(*models: Any) -> float:
-    """The loosest that a type of their weights asks for."""
+    """Return the loosest that a type of their weights asks for."""
     kinds = {"float32"}
     for model in models:
         kinds |= {str(tensor.dtype).removeprefix("torch.") for tensor in model.parameters()}
@@ -101,8 +101,8 @@ def tolerance_of(*models: Any) -> float:
 
 
 def furthest(found: Arrays, wanted: Arrays) -> float:
-    """The largest RMS difference of two arrays as a part of the standard deviation of the wanted
-    one."""
+    """Return the largest RMS difference of two arrays as a part of the standard deviation of the
+    wanted one."""
     if not wanted:
         return 0.0
     return max(map(_distance, found, wanted))
@@ -111,8 +111,8 @@ def furthest(found: Arrays, wanted: Arrays) -> float:
 def first_difference(
     source: QuantizedModel, given: nn.Module, example: Any, tolerance: float
 ) -> str:
-    """Name of the first module, in the order of execution, that both models have and whose outputs
-    differ; "" for none."""
+    """Return the name of the first module, in the order of execution, that both models have and
+    whose outputs differ; "" for none."""
     inputs = first_samples(example, SAMPLES)
     shared = set(dict(given.named_modules())) & set(dict(source.model.named_modules())) - {""}
     wanted = dict[str, Arrays]()
@@ -164,7 +164,8 @@ def _float_outputs(source: QuantizedModel, inputs: Any) -> Arrays:
 
 
 def _flat(outputs: Any) -> Arrays:
-    """Every tensor of a nest of outputs, as float64 on the host; what is no tensor is left out."""
+    """Return every tensor of a nest of outputs, as float64 on the host; what is no tensor is left
+    out."""
     leaves = optional.pytree.tree_leaves(outputs)
     tensors = [leaf for leaf in leaves if hasattr(leaf, "detach")]
     return [np.array(tensor.detach().double().cpu().numpy()) for tensor in tensors]

@@ -57,8 +57,8 @@ class Judged:
 
 
 def metric_findings(session: Session, target: Target | None = None) -> Iterator[Finding]:
-    """What speaks against the metric on the first samples of `rank`; nothing for a task that has
-    only evaluate(model).
+    """Yield what speaks against the metric on the first samples of `rank`; nothing for a task that
+    has only evaluate(model).
 
     target: what a plan must hold; None where it is not known yet.
     """
@@ -76,7 +76,7 @@ def metric_findings(session: Session, target: Target | None = None) -> Iterator[
 
 
 def _value_findings(session: Session, found: Judged, value: float) -> Iterator[Finding]:
-    """What speaks against float's metric on these samples."""
+    """Yield what speaks against float's metric on these samples."""
     n, task = len(found.scores), session.task
     if _is_nothing(found.scores, value, task):
         yield _at_chance(
@@ -97,7 +97,8 @@ def _value_findings(session: Session, found: Judged, value: float) -> Iterator[F
 
 
 def _is_luck(found: Judged, value: float) -> bool:
-    """Whether the answers are no better than when they are given to other samples. Where every
+    """Return whether the answers are no better than when they are given to other samples. Where
+    every
     answer is right nothing is wrong with them: then most samples of a batch have the same
     target."""
     if found.own is None or found.n < FEWEST:
@@ -108,7 +109,8 @@ def _is_luck(found: Judged, value: float) -> bool:
 
 
 def measured_findings(session: Session) -> Iterator[Finding]:
-    """The same once float is measured on all of `rank`: whether it can be told from guessing."""
+    """Yield the same once float is measured on all of `rank`: whether it can be told from
+    guessing."""
     scores = session.measurer.known(session.study.float_variant, "rank")
     value, task = session.measurer.aggregate(scores), session.task
     on_all = f"on all of rank ({len(scores)} samples"
@@ -128,7 +130,7 @@ def measured_findings(session: Session) -> Iterator[Finding]:
 
 
 def target_findings(scores: Scores, value: float, target: Target, name: str) -> Iterator[Finding]:
-    """A target that every model meets. value: the metric of float's scores."""
+    """Yield a target that every model meets. value: the metric of float's scores."""
     floor = target.floor(value)
     if scores.min(initial=0.0) >= 0 and floor <= 0:
         yield Finding(
@@ -201,8 +203,8 @@ class _Shuffles:
             others.append(shuffled)
 
     def metrics(self, session: Session) -> tuple[float | None, tuple[float, ...]]:
-        """The metric with the right answers, None where it cannot be compared, and with each set of
-        others."""
+        """Return the metric with the right answers, None where it cannot be compared, and with each
+        set of others."""
         if not self.possible or not self.own:
             return None, ()
         aggregate = session.measurer.aggregate
@@ -211,7 +213,7 @@ class _Shuffles:
 
 
 def _looks_at_targets(shuffled: Scores, scores: Scores, order: NDArray[np.int64]) -> bool:
-    """False where the scores only followed the answers: their targets changed nothing."""
+    """Return False where the scores only followed the answers: their targets changed nothing."""
     if shuffled.shape != scores.shape:
         return False
     changed_nothing = np.array_equal(shuffled, scores)
@@ -224,7 +226,7 @@ class _NotBySample(Exception):
 
 
 def _taken(outputs: Any, order: NDArray[np.int64]) -> Any:
-    """The same nest with the samples in another order. Raises _NotBySample."""
+    """Return the same nest with the samples in another order. Raises _NotBySample."""
     if hasattr(outputs, "shape"):
         return _taken_array(outputs, order)
     take = partial(_taken, order=order)
@@ -250,7 +252,8 @@ def _outputs(session: Session, variant: Variant, inputs: Any) -> Any:
 
 
 def _alike(targets: Any, n: int) -> bool:
-    """Whether all samples of a batch have the same target, or it cannot be seen what each has."""
+    """Return whether all samples of a batch have the same target, or it cannot be seen what each
+    has."""
     try:
         rows = [targets[at] for at in range(n)]
     except (TypeError, KeyError, IndexError):
@@ -267,7 +270,7 @@ def _classes_of(session: Session) -> int | None:
 
 
 def _classes(outputs: Any) -> int | None:
-    """How many answers the outputs choose among; None where they are no class scores."""
+    """Return how many answers the outputs choose among; None where they are no class scores."""
     arrays = flat_outputs(outputs)
     if not are_logits(arrays):
         return None
@@ -275,8 +278,8 @@ def _classes(outputs: Any) -> int | None:
 
 
 def _is_nothing(scores: Scores, value: float, task: Task) -> bool:
-    """Whether the metric is the least that it can be, or is no mean and close to it; one that may
-    be negative has no such value."""
+    """Return whether the metric is the least that it can be, or is no mean and close to it; one
+    that may be negative has no such value."""
     if scores.min(initial=0.0) < 0:
         return False
     is_mean = scores.ndim == 1
@@ -286,18 +289,19 @@ def _is_nothing(scores: Scores, value: float, task: Task) -> bool:
 
 
 def _counts(scores: Scores, value: float) -> bool:
-    """Whether the metric is a share of samples that are right."""
+    """Return whether the metric is a share of samples that are right."""
     return _is_mean(scores, value) and bool(np.isin(scores, (0.0, 1.0)).all())
 
 
 def _is_mean(scores: Scores, value: float) -> bool:
-    """Whether the metric is the mean of the samples' scores."""
+    """Return whether the metric is the mean of the samples' scores."""
     return scores.ndim == 1 and bool(np.isclose(scores.mean(), value))
 
 
 def _severity(scores: Scores, value: float) -> Severity:
-    """An error where the metric is the mean of the samples' scores. One that is no mean, such as a
-    detector's mAP, is 0 on a handful of images, or before a detector is trained, without any
+    """Return an error where the metric is the mean of the samples' scores. One that is no mean,
+    such as a detector's mAP, is 0 on a handful of images, or before a detector is trained, without
+    any
     mistake in the task: the verdict then claims nothing."""
     if _is_mean(scores, value):
         return "error"

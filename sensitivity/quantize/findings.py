@@ -12,7 +12,8 @@ from sensitivity.records import Finding
 
 
 def float_findings(settings: TaskChoices) -> tuple[Finding, ...]:
-    """A note on what `run` and `scan` do with a float file first; nothing for a quantized one.
+    """Return a note on what `run` and `scan` do with a float file first; nothing for a quantized
+    one.
 
     Raises OnnxFileError for a file that cannot be read or run.
     """

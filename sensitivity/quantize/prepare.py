@@ -65,7 +65,7 @@ class FloatFile:
 
 
 def is_float(path: Path) -> bool:
-    """Whether no operation of the file has anything to do with integers of a quantizer.
+    """Return whether no operation of the file has anything to do with integers of a quantizer.
 
     Files that are quantized in part are calibrated already. Raises OnnxFileError for a file that
     cannot be read.
@@ -81,7 +81,7 @@ def _is_of_quantizer(node: ir.Node) -> bool:
 
 
 def float_file(path: Path, shapes: Mapping[str, Sequence[int | str]]) -> FloatFile:
-    """The file with these shapes of its inputs.
+    """Return the file with these shapes of its inputs.
 
     shapes: name of an input, or "" for the only one -> its sides, a word for one of any length.
     Raises OnnxFileError for a file in half precision, which the quantizer takes for none, and for
@@ -103,7 +103,8 @@ def float_file(path: Path, shapes: Mapping[str, Sequence[int | str]]) -> FloatFi
 
 
 def prepared(file: FloatFile, example: Arrays) -> onnx.ModelProto:
-    """The model with opset 13 or later, constants and BatchNorm folded, every operation named.
+    """Return the model with opset 13 or later, constants and BatchNorm folded, every operation
+    named.
 
     example: inputs of one batch, on which it gives what the file gives. Raises OnnxFileError where
     it cannot be lifted, or gives something else.
@@ -160,13 +161,13 @@ def _give_bias(graph: onnx.GraphProto, node: onnx.NodeProto, bias: onnx.TensorPr
 
 
 def _output_axis(gemm: onnx.NodeProto) -> int:
-    """The axis of a Gemm's weight that has an entry for each output."""
+    """Return the axis of a Gemm's weight that has an entry for each output."""
     numbers = {attribute.name: attribute.i for attribute in gemm.attribute}
     return 0 if numbers.get("transB") else 1
 
 
 def opset_of(model: onnx.ModelProto) -> int:
-    """Version of the standard operations."""
+    """Return the version of the standard operations."""
     versions = {entry.domain: entry.version for entry in model.opset_import}
     return int(max(versions.get("", 1), versions.get("ai.onnx", 1)))
 

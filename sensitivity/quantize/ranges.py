@@ -38,7 +38,7 @@ class Extremes:
             self.high = max(self.high, float(finite.max()))
 
     def ranges(self, levels: int, *, symmetric: bool) -> dict[str, Ends]:
-        """The only one that it knows, as `Histogram.ranges` gives others."""
+        """Return the only one that it knows, as `Histogram.ranges` gives others."""
         return {"max": (self.low, self.high)}
 
 
@@ -62,7 +62,8 @@ def ranges(
 
 
 def float_tensors(graph: onnx.GraphProto) -> list[str]:
-    """Names of the float tensors that inputs give or operations compute, in their order."""
+    """Return the names of the float tensors that inputs give or operations compute, in their
+    order."""
     floats = set[str]()
     for value in (*graph.input, *graph.value_info, *graph.output):
         if value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT:
@@ -96,7 +97,7 @@ def forward(
 
 
 def _giving(model: onnx.ModelProto, names: Collection[str]) -> bytes:
-    """The model with these tensors as further outputs."""
+    """Return the model with these tensors as further outputs."""
     watched = onnx.ModelProto()
     watched.CopyFrom(model)
     own = {value.name for value in (*watched.graph.output, *watched.graph.input)}

@@ -69,7 +69,7 @@ RULES: Mapping[QuantizeFor, Rules] = {
 
 
 def kept_float(graph: onnx.GraphProto, rules: Rules) -> list[str]:
-    """Names of operations that stay float although their type is quantized.
+    """Return the names of operations that stay float although their type is quantized.
 
     Where all types are, those behind the last weighted operation: they turn values into boxes or
     probabilities, whose parts are of other sizes and would share one grid, for little time.
@@ -83,7 +83,7 @@ def kept_float(graph: onnx.GraphProto, rules: Rules) -> list[str]:
 
 
 def _behind_weighted(graph: onnx.GraphProto) -> list[str]:
-    """Operations whose results reach no weighted one."""
+    """Return the operations whose results reach no weighted one."""
     reaching: set[str] = set()
     behind = []
     for node in reversed(graph.node):

@@ -20,7 +20,7 @@ from sensitivity.quantizers.histogram import Ends
 def quantized(
     model: onnx.ModelProto, found: Mapping[str, Ends], rules: Rules, name: str
 ) -> onnx.ModelProto:
-    """The model with Q/DQ pairs by these rules.
+    """Return the model with Q/DQ pairs by these rules.
 
     model: as `prepare.prepared` gives it; it is changed. found: the range of each float tensor.
     name: of the file. Raises OnnxFileError where nothing of it is quantized, or the result is not

@@ -82,7 +82,7 @@ class Alternatives:
             return amax_of(self.own, own)
 
     def module(self, name: str) -> Any:
-        """The user's own module; for a range offered, a copy that has it."""
+        """Return the user's own module; for a range offered, a copy that has it."""
         if name not in self.ranges:
             return self.model.get_submodule(name)
         with self._in_use(name) as own:
@@ -95,15 +95,15 @@ class Alternatives:
         return self.own.remaining()
 
     def executed(self, inputs: Any) -> frozenset[str]:
-        """A range that is offered is executed where its quantizer is."""
+        """Return a range that is offered is executed where its quantizer is."""
         own = self.own.executed(inputs)
         offered = (key for key, offered in self.ranges.items() if offered.quantizer in own)
         return own.union(offered)
 
 
 def with_alternatives(source: QuantizedModel, ranges: Iterable[Range]) -> QuantizedModel:
-    """The model itself where there are no ranges. Raises ModelError where its ranges cannot be
-    changed."""
+    """Return the model itself where there are no ranges. Raises ModelError where its ranges cannot
+    be changed."""
     ranges = tuple(ranges)
     if not ranges:
         return source
@@ -116,8 +116,8 @@ own."""
 
 
 def ranges_on_offer(source: QuantizedModel) -> list[Range]:
-    """The range that each quantizer of a model stands for, in their order: `OWN` for all but those
-    that `Alternatives` add."""
+    """Return the range that each quantizer of a model stands for, in their order: `OWN` for all but
+    those that `Alternatives` add."""
     offered = source.ranges if isinstance(source, Alternatives) else {}
     return [offered.get(name, OWN) for name in names_of(source.quantizers)]
 
@@ -138,8 +138,8 @@ def replacing(quantizers: Iterable[Quantizer], switched: Iterable[str]) -> dict[
 def in_use(
     quantizers: Iterable[Quantizer], switched: Iterable[str], ranges: dict[str, Range]
 ) -> list[Range]:
-    """The ranges that replace those of quantizers when these names are switched. ranges: by their
-    key."""
+    """Return the ranges that replace those of quantizers when these names are switched. ranges: by
+    their key."""
     return [ranges[key] for key in replacing(quantizers, switched).values()]
 
 

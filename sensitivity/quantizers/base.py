@@ -53,23 +53,23 @@ class QuantizedModel(Protocol):
         ...
 
     def grid(self, name: str) -> Grid:
-        """The integer grid of one quantizer. Raises ModelError where it is not an integer grid
-        (FP8, block-wise)."""
+        """Return the integer grid of one quantizer. Raises ModelError where it is not an integer
+        grid (FP8, block-wise)."""
         ...
 
     def fingerprint(self) -> str:
-        """Hex digest of weights, buffers and every quantizer's settings: changes when any of them
-        does."""
+        """Return the hex digest of weights, buffers and every quantizer's settings: changes when
+        any of them does."""
         ...
 
     def remaining(self) -> tuple[Finding, ...]:
-        """What is still quantized with every quantizer disabled, named: an error each; empty where
-        nothing is."""
+        """Return what is still quantized with every quantizer disabled, named: an error each; empty
+        where nothing is."""
         ...
 
     def executed(self, inputs: Any) -> frozenset[str]:
-        """Names of the quantizers that a forward on one batch of inputs executes, with all of them
-        enabled.
+        """Return the names of the quantizers that a forward on one batch of inputs executes, with
+        all of them enabled.
 
         inputs: as the task gives them. A quantizer without a calibrated range is executed too where
         the forward reaches it. Raises TaskError where the model refuses the batch."""
@@ -82,21 +82,22 @@ class WithFileGrids(Protocol):
     those that multiply by a pre-quantization scale first."""
 
     def file_grid(self, name: str) -> Grid:
-        """What one quantizer rounds to, behind its pre-quantization scale. Raises ModelError where
-        no file can hold it, as with ranges that are taken from each batch."""
+        """Return what one quantizer rounds to, behind its pre-quantization scale. Raises ModelError
+        where no file can hold it, as with ranges that are taken from each batch."""
         ...
 
 
 def file_grid(source: QuantizedModel, name: str) -> Grid:
-    """What an exported file has to say of one quantizer. Raises ModelError where none can."""
+    """Return what an exported file has to say of one quantizer. Raises ModelError where none
+    can."""
     if isinstance(source, WithFileGrids):
         return source.file_grid(name)
     return source.grid(name)
 
 
 def amax_of(source: QuantizedModel, name: str) -> Any:
-    """The largest absolute value that a quantizer can give, as a tensor that broadcasts against
-    what it quantizes; None for models whose grids come from no range of values."""
+    """Return the largest absolute value that a quantizer can give, as a tensor that broadcasts
+    against what it quantizes; None for models whose grids come from no range of values."""
     find = getattr(source, "amax", None)
     return find(name) if find else None
 
@@ -107,8 +108,8 @@ class Recalibratable(Protocol):
     recalibration need."""
 
     def range(self, name: str) -> Range:
-        """The range that a quantizer has now. Raises ModelError where it has no fixed one on an
-        integer grid."""
+        """Return the range that a quantizer has now. Raises ModelError where it has no fixed one on
+        an integer grid."""
         ...
 
     def with_ranges(self, ranges: Iterable[Range]) -> AbstractContextManager[None]:
@@ -118,8 +119,8 @@ class Recalibratable(Protocol):
         ...
 
     def other_ranges(self, names: Iterable[str], forward: Callable[[], None]) -> tuple[Range, ...]:
-        """Ranges that other methods of calibration find for these quantizers; none where there is
-        no other.
+        """Return the ranges that other methods of calibration find for these quantizers; none where
+        there is no other.
         forward: runs the model on the calibration data."""
         ...
 
@@ -140,12 +141,12 @@ class Sharing(Protocol):
     """A model some of whose quantizers have to have one range: those of one pair of a Q/DQ file."""
 
     def sharing(self) -> tuple[tuple[str, ...], ...]:
-        """Groups of names of such quantizers, two or more each."""
+        """Return the groups of names of such quantizers, two or more each."""
         ...
 
     def missing(self) -> str | None:
-        """Why some other ranges cannot be had, and what to do, as a sentence; None where nothing is
-        missing."""
+        """Return why some other ranges cannot be had, and what to do, as a sentence; None where
+        nothing is missing."""
         ...
 
 
@@ -165,7 +166,7 @@ class Connected(Protocol):
     graph is read."""
 
     def connections(self) -> ModelGraph:
-        """Its graph in layers. `meetings`: all, whatever their ranges are."""
+        """Return its graph in layers. `meetings`: all, whatever their ranges are."""
         ...
 
 
@@ -174,8 +175,8 @@ class Watchable(Protocol):
     """A model that shows what its quantizers get."""
 
     def weights(self) -> Iterator[tuple[str, NDArray[np.floating], int | None]]:
-        """Name of each quantizer of a weight, the weight in float, and the axis of its output
-        channels; None where that is not known."""
+        """Return the name of each quantizer of a weight, the weight in float, and the axis of its
+        output channels; None where that is not known."""
         ...
 
     def watching(self, see: Seer) -> AbstractContextManager[None]:
@@ -201,7 +202,8 @@ class WithFloat(Protocol):
     """What it compares itself with, and where that comes from, as a clause."""
 
     def float_findings(self, inputs: Any) -> Iterable[Finding]:
-        """Whether the model with everything disabled is the float model. inputs: one batch."""
+        """Return whether the model with everything disabled is the float model. inputs: one
+        batch."""
         ...
 
 
@@ -211,14 +213,14 @@ cut, edited and run by ONNX Runtime."""
 
 
 def form_of(source: Any) -> Form:
-    """What a source's models are, by its attribute `form`; "torch" where it has none. source: an
-    adapter, or its class."""
+    """Return what a source's models are, by its attribute `form`; "torch" where it has none.
+    source: an adapter, or its class."""
     form: Form = getattr(source, "form", "torch")
     return form
 
 
 def name_in_words(source: QuantizedModel) -> str:
-    """What one model of this source is called in sentences, by its attribute `in_words`."""
+    """Return what one model of this source is called in sentences, by its attribute `in_words`."""
     return str(getattr(source, "in_words", f"a {source.source} model"))
 
 
@@ -233,7 +235,7 @@ class Ordered(Protocol):
 
 
 def ends(source: QuantizedModel, units: Iterable[Unit]) -> tuple[tuple[str, ...], ...]:
-    """The units that are nearest to each end of the graph, the nearest first.
+    """Return the units that are nearest to each end of the graph, the nearest first.
 
     The first end is that of the inputs; the outputs follow, one by one.
 
@@ -282,7 +284,7 @@ OfARole = TypeVar("OfARole", bound=HasRole)
 
 
 def weights_and_activations(items: Iterable[OfARole]) -> tuple[list[OfARole], list[OfARole]]:
-    """Those that quantize a weight, and all others, each in their order."""
+    """Return those that quantize a weight, and all others, each in their order."""
     weights: list[OfARole] = []
     activations: list[OfARole] = []
     for item in items:
@@ -292,7 +294,7 @@ def weights_and_activations(items: Iterable[OfARole]) -> tuple[list[OfARole], li
 
 
 def known_names(names: Iterable[str], known: Collection[str]) -> frozenset[str]:
-    """The names, once each. Raises NamesError for one that is not the name of a quantizer.
+    """Return the names, once each. Raises NamesError for one that is not the name of a quantizer.
 
     known: the names of all quantizers that there are.
     """
@@ -303,7 +305,7 @@ def known_names(names: Iterable[str], known: Collection[str]) -> frozenset[str]:
 
 
 def first_fault(faults: Mapping[str, bool]) -> str | None:
-    """The first of some faults that is there; None where none is.
+    """Return the first of some faults that is there; None where none is.
 
     faults: a clause for each fault -> whether it is there.
     """
@@ -314,8 +316,8 @@ def first_fault(faults: Mapping[str, bool]) -> str | None:
 
 
 def quantizers_of(names: Iterable[str], units: Iterable[Unit]) -> frozenset[str]:
-    """Names of all quantizers of the units with these names. Raises NamesError for a name that no
-    unit has.
+    """Return the names of all quantizers of the units with these names. Raises NamesError for a
+    name that no unit has.
 
     >>> units = (Unit("stem", ("stem.input", "stem.weight")), Unit("head", ("head.input",)))
     >>> sorted(quantizers_of(["stem"], units))

@@ -85,8 +85,8 @@ def _median_channel_error(values: Array, grid: Grid, axis: int) -> float:
 
 
 def _steps_and_ends(grid: Grid, axes: int) -> tuple[Array, tuple[Array, Array]]:
-    """The steps, and the smallest and largest values that do not clip, of a shape that is broadcast
-    to a tensor with so many axes."""
+    """Return the steps, and the smallest and largest values that do not clip, of a shape that is
+    broadcast to a tensor with so many axes."""
     step = along(np.asarray(grid.scale, np.float64), grid.axis, axes)
     return step, ((grid.low - grid.zero_point) * step, (grid.high - grid.zero_point) * step)
 
@@ -94,8 +94,8 @@ def _steps_and_ends(grid: Grid, axes: int) -> tuple[Array, tuple[Array, Array]]:
 def _quantized(
     values: Array, step: Array, ends: tuple[Array, Array]
 ) -> tuple[Array, NDArray[np.bool_]]:
-    """The values on the grid, and which of them clip: within half a step behind the ends they are
-    rounded, as everywhere."""
+    """Return the values on the grid, and which of them clip: within half a step behind the ends
+    they are rounded, as everywhere."""
     kept = np.clip(values, *ends)
     return np.rint(kept / step) * step, np.abs(values - kept) > step / 2
 

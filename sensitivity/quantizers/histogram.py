@@ -83,8 +83,8 @@ class Histogram:
         return found
 
     def bins(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Middles of the bins that hold values, float64[n], and how many each holds; that of 0 has
-        its middle at 0, where most of its values are."""
+        """Return the middles of the bins that hold values, float64[n], and how many each holds;
+        that of 0 has its middle at 0, where most of its values are."""
         middles = (self._edges[1:] + self._edges[:-1]) / 2
         middles[HALF] = 0.0
         seen = self._counts > 0
@@ -111,8 +111,8 @@ class Histogram:
         return min(max(low, self.low), 0.0), max(min(high, self.high), 0.0)
 
     def _percentile(self, share: float, symmetric: bool) -> Ends:
-        """What leaves out (100 - share) % of the values; of a tensor with both signs half of that
-        on each side."""
+        """Return what leaves out (100 - share) % of the values; of a tensor with both signs half of
+        that on each side."""
         edges, out = self._edges, (100 - share) / 100 * self.total
         if symmetric:
             running = np.cumsum(self._magnitudes)
@@ -129,8 +129,8 @@ class Histogram:
         return self._within(low, high)
 
     def _entropy(self) -> Ends:
-        """The symmetric range with which the distribution of the quantized values diverges least
-        (Kullback-Leibler).
+        """Return the symmetric range with which the distribution of the quantized values diverges
+        least (Kullback-Leibler).
 
         ONNX Runtime's own search over as many bins takes seconds for each tensor.
         """
@@ -144,8 +144,8 @@ class Histogram:
         return -end, end
 
     def _mse(self, levels: int) -> Ends:
-        """The range with the smallest squared error, found for each end in turn with the other end
-        as it is."""
+        """Return the range with the smallest squared error, found for each end in turn with the
+        other end as it is."""
         low, high = self._within(-np.inf, np.inf)
         parts = np.linspace(1, CANDIDATES, CANDIDATES) / CANDIDATES
         lows, highs = low * parts, high * parts
@@ -167,14 +167,14 @@ class Histogram:
 
 
 def _symmetric(low: float, high: float) -> Ends:
-    """The smallest symmetric range around one."""
+    """Return the smallest symmetric range around one."""
     largest = max(-low, high)
     return -largest, largest
 
 
 def _divergence(counts: NDArray[np.float64], half: int) -> float:
-    """How far the distribution of the values, clipped to `half` bins on each side of 0, diverges
-    from what 128 levels make of it."""
+    """Return how far the distribution of the values, clipped to `half` bins on each side of 0,
+    diverges from what 128 levels make of it."""
     middle = len(counts) // 2
     window = counts[middle - half : middle + half]
     clipped = window.copy()

@@ -20,8 +20,8 @@ FAKE_QUANTIZERS = {"TensorQuantizer", "FakeQuantize", "FusedMovingAvgObsFakeQuan
 
 
 def still_quantized(model: Any, switched: Collection[Any]) -> tuple[Finding, ...]:
-    """One finding for each module of the model that quantizes and is not among those that the
-    source can switch.
+    """Return one finding for each module of the model that quantizes and is not among those that
+    the source can switch.
 
     switched: the quantizer modules that the source knows, enabled or disabled by the user.
     """
@@ -35,7 +35,7 @@ def still_quantized(model: Any, switched: Collection[Any]) -> tuple[Finding, ...
 
 
 def left_quantized(where: str, what: str) -> Finding:
-    """The finding for one thing that stays quantized when every quantizer is disabled."""
+    """Return the finding for one thing that stays quantized when every quantizer is disabled."""
     return Finding(
         "quantization-remains",
         "error",
@@ -47,7 +47,7 @@ def left_quantized(where: str, what: str) -> Finding:
 
 
 def reached(model: Any, quantizers: Mapping[str, Any], inputs: Any) -> frozenset[str]:
-    """Names of those modules that a forward of the model on one batch calls.
+    """Return the names of those modules that a forward of the model on one batch calls.
 
     quantizers: name -> module. Raises TaskError where the model refuses the batch.
     """

@@ -66,7 +66,7 @@ def range_set(module: Any, wanted: Range, *, dimensions: int) -> Iterator[None]:
 
 
 def shape_along(axis: int, dimensions: int) -> list[int]:
-    """The shape in which values of channels broadcast along this axis of a tensor.
+    """Return the shape in which values of channels broadcast along this axis of a tensor.
 
     >>> shape_along(1, 4)
     [1, -1, 1, 1]
@@ -77,7 +77,7 @@ def shape_along(axis: int, dimensions: int) -> list[int]:
 
 
 def state_of(module: Any) -> State:
-    """What `range_set` changes of a quantizer module."""
+    """Return what `range_set` changes of a quantizer module."""
     return module._buffers["_amax"], module._axis, module._num_bits
 
 
@@ -88,15 +88,16 @@ def restore(module: Any, state: State) -> None:
 
 
 def own_range(name: str, amax: Any, axis: int | None) -> Range:
-    """The range that a quantizer came with. amax: a tensor of one value, or of one for each channel
-    along `axis`."""
+    """Return the range that a quantizer came with. amax: a tensor of one value, or of one for each
+    channel along `axis`."""
     return Range(name, "own", _values(amax), axis)
 
 
 def other_ranges(
     source: TensorQuantizerModel, names: Iterable[str], forward: Callable[[], None]
 ) -> tuple[Range, ...]:
-    """Ranges that the toolkit's calibrators find for these quantizers, in the order of `names`.
+    """Return the ranges that the toolkit's calibrators find for these quantizers, in the order of
+    `names`.
 
     Activations with one range per tensor: percentiles, MSE and entropy of what reaches them in
     float, as calibration does it. Weights with one range per tensor: one per output channel.
@@ -115,7 +116,8 @@ def other_ranges(
 
 
 def _has_one_range(source: TensorQuantizerModel, quantizer: Quantizer) -> bool:
-    """Whether the quantizer has an integer grid with one range per tensor, which can be changed."""
+    """Return whether the quantizer has an integer grid with one range per tensor, which can be
+    changed."""
     try:
         source.grid(quantizer.name)
     except ModelError:
@@ -124,7 +126,8 @@ def _has_one_range(source: TensorQuantizerModel, quantizer: Quantizer) -> bool:
 
 
 def per_channel(source: TensorQuantizerModel, quantizer: Quantizer) -> tuple[Range, ...]:
-    """One range per output channel for a weight that has one in all. Nothing for grouped transposed
+    """Return one range per output channel for a weight that has one in all. Nothing for grouped
+    transposed
     convolutions: TensorRT takes no quantized ones."""
     layer = source.model.get_submodule(quantizer.layer)
     weight = getattr(layer, "weight", None)
@@ -141,7 +144,7 @@ def per_channel(source: TensorQuantizerModel, quantizer: Quantizer) -> tuple[Ran
 
 
 def channel_axis(layer: Any) -> int:
-    """The axis of the output channels of a module's weight."""
+    """Return the axis of the output channels of a module's weight."""
     is_transposed = TRANSPOSED & set(class_names(layer))
     return 1 if is_transposed else 0
 
@@ -181,7 +184,8 @@ def _collect(calibrator: Any, module: Any, args: Any) -> None:
 
 
 def _ranges_of(name: str, calibrator: Any) -> tuple[Range, ...]:
-    """What each method of calibration finds in a histogram; nothing where no batch came there."""
+    """Return what each method of calibration finds in a histogram; nothing where no batch came
+    there."""
     if calibrator._calib_hist is None:
         return ()
     amaxes: dict[str, float] = {}
@@ -201,8 +205,8 @@ def _ranges_of(name: str, calibrator: Any) -> tuple[Range, ...]:
 
 
 def lowest_error(counts: NDArray[np.float64], edges: NDArray[np.float64], levels: int) -> float:
-    """The amax with the smallest squared error of quantization, among the edges of a histogram of
-    absolute values.
+    """Return the amax with the smallest squared error of quantization, among the edges of a
+    histogram of absolute values.
 
     counts: float[bins]. edges: float[bins + 1], ascending from 0. levels: of the positive half, 127
     for INT8. ModelOpt 0.47's own search hands the number of bits to `fake_tensor_quant` as a bias,
@@ -218,7 +222,7 @@ def lowest_error(counts: NDArray[np.float64], edges: NDArray[np.float64], levels
 def lowest_divergence(
     counts: NDArray[np.float64], edges: NDArray[np.float64], levels: int, *, stride: int = STRIDE
 ) -> float:
-    """The amax with which the distribution of the quantized values diverges least
+    """Return the amax with which the distribution of the quantized values diverges least
     (Kullback-Leibler), the largest of equals.
 
     counts, edges, levels: as for `lowest_error`. stride: bins between two ranges tried. Finds what
@@ -232,8 +236,8 @@ def lowest_divergence(
 
 
 def _divergence(counts: NDArray[np.float64], end: int, bins: int) -> float:
-    """How far the counts, clipped to the first `end`, diverge from what merging them into `bins`
-    leaves of them."""
+    """Return how far the counts, clipped to the first `end`, diverge from what merging them into
+    `bins` leaves of them."""
     kept = counts[:end]
     filled = kept != 0
     merged = np.digitize(np.arange(end), np.linspace(0, end, bins + 1)) - 1
@@ -254,6 +258,6 @@ def _values(amax: Any) -> Amax:
 
 
 def first_axis(axis: Any) -> Any:
-    """The axis itself of a list or tuple of one axis; anything else as it is."""
+    """Return the axis itself of a list or tuple of one axis; anything else as it is."""
     is_one = isinstance(axis, (tuple, list)) and len(axis) == 1
     return axis[0] if is_one else axis

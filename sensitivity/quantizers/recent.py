@@ -16,7 +16,8 @@ class Recent(Generic[Made]):
         self._values: dict[Hashable, Made] = {}
 
     def get(self, key: Hashable, make: Callable[[], Made]) -> Made:
-        """The value of this key. make: gives it where it is not held; called once at most."""
+        """Return the value of this key. make: gives it where it is not held; called once at
+        most."""
         if key not in self._values:
             if len(self._values) >= self._most:
                 oldest = next(iter(self._values))

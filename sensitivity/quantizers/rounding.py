@@ -14,7 +14,8 @@ from sensitivity.errors import ModelError
 
 
 def packed(moves: NDArray[np.int8]) -> str:
-    """The text of these moves: -1, 0 or 1 level from the nearest one for each value of a weight.
+    """Return the text of these moves: -1, 0 or 1 level from the nearest one for each value of a
+    weight.
 
     >>> moves = np.array([[0, 1], [-1, 0]], np.int8)
     >>> unpacked(packed(moves), (2, 2)).tolist()
@@ -25,7 +26,8 @@ def packed(moves: NDArray[np.int8]) -> str:
 
 
 def unpacked(text: str, shape: Sequence[int]) -> NDArray[np.int8]:
-    """The moves of a weight of this shape. Raises ModelError for text that is of no such weight."""
+    """Return the moves of a weight of this shape. Raises ModelError for text that is of no such
+    weight."""
     expected = int(np.prod(shape))
     try:
         values = zlib.decompress(base64.b64decode(text, validate=True))

@@ -72,7 +72,8 @@ def _partial(plan: Plan, times: dict[str, Timing], layers: int, metric: MetricFo
 
 
 def outside_words(plan: Plan, layers: int) -> str:
-    """What a plan leaves out, and what has 16 bits, with names. layers: how many the model has."""
+    """Return what a plan leaves out, and what has 16 bits, with names. layers: how many the model
+    has."""
     every = count(max(layers, len(plan.outside)), "layer")
     words = []
     if plan.skip:
@@ -127,7 +128,7 @@ def _missed(plan: Plan, metric: MetricFormat) -> str:
 
 
 def _must_win(plan: Plan, metric: MetricFormat) -> str:
-    """What training would have to add to everything in INT8 before it beats the plan."""
+    """Return what training would have to add to everything in INT8 before it beats the plan."""
     repaired = plan.metric.recalibrated or plan.metric.quantized
     gap = plan.floor - repaired.value
     if gap <= 0:

@@ -21,12 +21,12 @@ class Axis:
         return (value - self.low) / (self.high - self.low)
 
     def label(self, tick: float) -> str:
-        """A tick in words, with as many digits as the ticks need to differ."""
+        """Return a tick in words, with as many digits as the ticks need to differ."""
         return f"{tick:.10g}".replace("-", "\N{MINUS SIGN}")
 
 
 def axis_around(values: Iterable[float], zero: bool, ticks: int = 5) -> Axis:
-    """An axis that holds all values with a little room, and zero itself only if asked.
+    """Return an axis that holds all values with a little room, and zero itself only if asked.
 
     >>> axis_around([28.0, 52.0], zero=False)
     Axis(low=26.8, high=53.2, ticks=(30.0, 35.0, 40.0, 45.0, 50.0))
@@ -55,8 +55,8 @@ def _ticks(low: float, high: float, wanted: int) -> tuple[float, ...]:
 
 
 def spread(places: Sequence[float], gap: float) -> list[float]:
-    """The same places pushed apart until neighbours are at least `gap` away, for labels that would
-    overlap.
+    """Return the same places pushed apart until neighbours are at least `gap` away, for labels that
+    would overlap.
 
     >>> spread([0.50, 0.52], gap=0.1)
     [0.46, 0.56]

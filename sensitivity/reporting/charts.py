@@ -66,8 +66,8 @@ class RowChart:
 
 
 def effect_charts(data: ReportData, most: int = 30) -> tuple[RowChart, ...]:
-    """The most sensitive units as bars with intervals, at most `most` of them: one chart for each
-    number of samples that the metric was measured on, the most samples first.
+    """Return the most sensitive units as bars with intervals, at most `most` of them: one chart for
+    each number of samples that the metric was measured on, the most samples first.
 
     Each chart has a scale of its own: effects on few samples are larger by chance.
     """
@@ -87,7 +87,7 @@ def effect_charts(data: ReportData, most: int = 30) -> tuple[RowChart, ...]:
 
 
 def _rows_of(bands: Iterable[Sequence[Effect]], size: int, data: ReportData) -> tuple[Row, ...]:
-    """The rows of all units that were measured on `size` samples."""
+    """Return the rows of all units that were measured on `size` samples."""
     rows = list[Row]()
     for band in bands:
         alike = [effect for effect in band if effect.effect.n == size]
@@ -96,7 +96,7 @@ def _rows_of(bands: Iterable[Sequence[Effect]], size: int, data: ReportData) -> 
 
 
 def bands_of(effects: Sequence[Effect]) -> list[list[Effect]]:
-    """The units by rank, parted wherever all below are told apart from all above."""
+    """Return the units by rank, parted wherever all below are told apart from all above."""
     order = sorted(effects, key=attrgetter("rank"))
     ties = [effect.tie for effect in order]
     least_below = [*accumulate(reversed(ties), min)][::-1]
@@ -109,7 +109,7 @@ def bands_of(effects: Sequence[Effect]) -> list[list[Effect]]:
 
 
 def _band_rows(band: Sequence[Effect], data: ReportData) -> list[Row]:
-    """Rows of units whose order is not settled, the largest effect first."""
+    """Return the rows of units whose order is not settled, the largest effect first."""
     parts = parts_of(data)
     order = sorted(band, key=lambda effect: -effect.effect.value)
     rows = [_effect_row(effect, data, parts.get(effect.unit, "")) for effect in order]
@@ -122,7 +122,7 @@ def _band_rows(band: Sequence[Effect], data: ReportData) -> list[Row]:
 
 
 def _effect_unit(data: ReportData) -> str:
-    """What the axis of effects shows, in words and with its unit."""
+    """Return what the axis of effects shows, in words and with its unit."""
     change = "gained when only this layer is left out of"
     if data.mode == "enable":
         change = "lost when only this layer is in"
@@ -142,8 +142,8 @@ def parts_of(data: ReportData) -> dict[str, str]:
 
 
 def effect_tone(effect: Effect, skip: Collection[str]) -> Tone:
-    """How an effect is drawn: muted where it may be nothing, else by whether the plan leaves its
-    unit out. skip: what the plan leaves out."""
+    """Return how an effect is drawn: muted where it may be nothing, else by whether the plan leaves
+    its unit out. skip: what the plan leaves out."""
     if includes_zero(effect.effect):
         return "muted"
     return "chosen" if effect.unit in skip else "plain"
@@ -172,7 +172,7 @@ def _effect_row(effect: Effect, data: ReportData, part: str) -> Row:
 
 
 def baseline_chart(data: ReportData) -> RowChart:
-    """The baselines on `rank` as dots with intervals. `data.baselines` must not be empty."""
+    """Return the baselines on `rank` as dots with intervals. `data.baselines` must not be empty."""
     metric = MetricFormat(data.metric, data.full_scale)
     rows = []
     for key, words in BASELINES.items():
@@ -187,8 +187,8 @@ def baseline_chart(data: ReportData) -> RowChart:
 
 
 def latency_chart(timings: Sequence[Timing]) -> RowChart:
-    """Median latency of each file as bars from zero, a mark at the 95th percentile. `timings` must
-    not be empty."""
+    """Return the median latency of each file as bars from zero, a mark at the 95th percentile.
+    `timings` must not be empty."""
     rows = tuple(map(_latency_row, timings))
     axis = axis_around([row.mark or row.value for row in rows], zero=True)
     return RowChart("bar", axis, rows, "latency, ms")
@@ -214,7 +214,7 @@ def _latency_row(timing: Timing) -> Row:
 
 
 def _extremes(rows: Iterable[Row]) -> list[float]:
-    """The values and the ends of the intervals of all rows."""
+    """Return the values and the ends of the intervals of all rows."""
     values = list[float]()
     for row in rows:
         ends = (row.low, row.high)

@@ -111,7 +111,7 @@ class _Place:
 
 
 def choice_chart(data: ReportData, *, whole: bool = True) -> ChoiceChart | None:
-    """The sets that the plan's search measured, with float; None where there is no plan.
+    """Return the sets that the plan's search measured, with float; None where there is no plan.
 
     whole: also with everything in INT8 as it was calibrated, which may lie far below all sets.
     """
@@ -141,7 +141,7 @@ class _Sets:
         )
 
     def is_plan(self, point: FrontierPoint) -> bool:
-        """Whether a set is the plan's."""
+        """Return whether a set is the plan's."""
         return self.plan.is_of(point.names)
 
     @cached_property
@@ -195,7 +195,7 @@ class _Sets:
         )
 
     def latency_ms(self, point: FrontierPoint) -> float | None:
-        """What was measured of a set, or else what was predicted."""
+        """Return what was measured of a set, or else what was predicted."""
         timed = None
         if self.is_plan(point):
             timed = self.times_ms.get("partial")
@@ -212,7 +212,7 @@ class _Sets:
         return cost_of(choice.point.names, None) if found is None else found
 
     def cost_words(self, choice: Choice) -> str:
-        """The cost of a set with its unit and how it is known; "" where it is not."""
+        """Return the cost of a set with its unit and how it is known; "" where it is not."""
         latency_ms = self.latency_ms(choice.point)
         if latency_ms is not None:
             return f"{milliseconds(latency_ms)}, {self.known_by(choice.point, latency_ms)}"
@@ -221,8 +221,8 @@ class _Sets:
         return f"{choice.work:.4g} of estimated work"
 
     def known_by(self, point: FrontierPoint, latency_ms: float) -> str:
-        """How this latency of a set is known: where no file of it was timed, that of the same
-        layers in INT8 before they were repaired stands for it."""
+        """Return how this latency of a set is known: where no file of it was timed, that of the
+        same layers in INT8 before they were repaired stands for it."""
         if point.measured_ms is None and latency_ms == point.predicted_ms:
             return "predicted"
         is_other_file = not point.names and not self.is_plan(point)
@@ -236,7 +236,7 @@ class _Sets:
         return point.best_drop.under(self.plan.metric.float.value)
 
     def option(self, choice: Choice) -> Option:
-        """A set as a row of the table."""
+        """Return a set as a row of the table."""
         point, metric = choice.point, self.metric
         drop, level, held = point.best_drop, self.level(point), point.holdout
         is_plan = self.is_plan(point)
@@ -255,7 +255,8 @@ class _Sets:
         )
 
     def state(self, choice: Choice) -> str:
-        """How likely a set meets the target by `confirm`, and what all samples say of the plan."""
+        """Return how likely a set meets the target by `confirm`, and what all samples say of the
+        plan."""
         point, found = choice.point, verdict_in(self.data)
         chance = chance_words(point, self.plan)
         is_met = self.level(point).value >= self.plan.floor
@@ -287,7 +288,7 @@ class _Sets:
         return [_Place("float", latency_ms, Estimate(top.value, None, None, top.n), title)]
 
     def int8(self) -> list[_Place]:
-        """Everything in INT8 as it was calibrated, unless that is one of the sets."""
+        """Return everything in INT8 as it was calibrated, unless that is one of the sets."""
         whole = [choice for choice in self.choices if not choice.point.names]
         cost: float | None
         if not whole:
@@ -323,7 +324,7 @@ class _Sets:
 
 
 def _of_plan(plan: Plan) -> Choice:
-    """The plan's own set, where its search left no others."""
+    """Return the plan's own set, where its search left no others."""
     found = plan.metric
     return Choice(
         FrontierPoint(

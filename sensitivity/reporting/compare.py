@@ -59,7 +59,7 @@ class ComparedRun:
         return tuple(dict.fromkeys(timing.runtime for timing in self.data.timings))
 
     def timing(self, variant: str, runtime: str) -> Timing | None:
-        """The timing of one file in one runtime; None where it was not timed there."""
+        """Return the timing of one file in one runtime; None where it was not timed there."""
         there = [timing for timing in self.data.timings if timing.runtime == runtime]
         return timing_of(variant, there)
 
@@ -95,7 +95,8 @@ class LayerRow:
 
 
 def facts(runs: Sequence[ComparedRun]) -> tuple[Fact, ...]:
-    """What the runs are, their accuracy and their latencies; without the verdict and the layers."""
+    """Return what the runs are, their accuracy and their latencies; without the verdict and the
+    layers."""
     is_same = {"Same metric": partial(_same_metric, first=runs[0])}
     readers = IDENTITY | is_same | RESULTS
     made = [Fact(title, tuple(map(read, runs))) for title, read in readers.items()]
@@ -117,7 +118,7 @@ def _same_metric(run: ComparedRun, first: ComparedRun) -> Cell:
 
 
 def other_metric(run: ComparedRun, first: ComparedRun) -> str:
-    """Why the accuracy of a run says nothing against that of the first; "" where it does."""
+    """Return why the accuracy of a run says nothing against that of the first; "" where it does."""
     if run.data.metric == first.data.metric:
         return ""
     return (
@@ -127,7 +128,8 @@ def other_metric(run: ComparedRun, first: ComparedRun) -> str:
 
 
 def layer_rows(runs: Sequence[ComparedRun]) -> tuple[LayerRow, ...]:
-    """Every layer that any run ranks or leaves out, by the best rank that it has in any of them."""
+    """Return every layer that any run ranks or leaves out, by the best rank that it has in any of
+    them."""
     by_unit = [{effect.unit: effect for effect in run.data.effects} for run in runs]
     named = dict[str, None]()
     for run, known in zip(runs, by_unit, strict=True):
@@ -141,7 +143,8 @@ def layer_rows(runs: Sequence[ComparedRun]) -> tuple[LayerRow, ...]:
 
 
 def runs_table(runs: Sequence[ComparedRun]) -> pd.DataFrame:
-    """One row for each run, in full precision and the metric's own unit; times in milliseconds.
+    """Return one row for each run, in full precision and the metric's own unit; times in
+    milliseconds.
 
     What a run does not have is empty. left_out: exact names, joined with ";". Each runtime that any
     run was benched in has columns of its own, `speed` above 1 is faster than float.
@@ -151,8 +154,9 @@ def runs_table(runs: Sequence[ComparedRun]) -> pd.DataFrame:
 
 
 def layers_table(runs: Sequence[ComparedRun]) -> pd.DataFrame:
-    """One row for each layer; for each run, named before the colon, its rank, effect, interval, and
-    whether its plan leaves the layer out. The effect is in that run's own unit and mode."""
+    """Return one row for each layer; for each run, named before the colon, its rank, effect,
+    interval, and whether its plan leaves the layer out. The effect is in that run's own unit and
+    mode."""
     rows = [_layer_row(runs, row) for row in layer_rows(runs)]
     return _whole(pd.DataFrame(rows), ": rank")
 

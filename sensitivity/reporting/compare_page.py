@@ -26,8 +26,8 @@ def write_comparison(runs: Sequence[ComparedRun], out: Path) -> None:
 
 
 def render_comparison(runs: Sequence[ComparedRun]) -> str:
-    """The whole page. Every text of the runs is escaped, and the page may run no script but its
-    own."""
+    """Return the whole page. Every text of the runs is escaped, and the page may run no script but
+    its own."""
     return page(
         "compare.html.j2",
         runs=runs,

@@ -143,7 +143,8 @@ class ReportData:
         return self.seen.quantizers
 
     def repaired(self, unit: str) -> tuple[tuple[Range, Range], ...]:
-        """The old and the new range of each quantizer of a unit; empty where none was found."""
+        """Return the old and the new range of each quantizer of a unit; empty where none was
+        found."""
         for tried in self.ranges:
             if tried.unit == unit:
                 return tried.pairs

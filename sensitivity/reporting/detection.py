@@ -84,7 +84,7 @@ class DetectionSection:
 
 
 def detection_section(data: ReportData) -> DetectionSection | None:
-    """The section on a detector; None where the run is of another model."""
+    """Return the section on a detector; None where the run is of another model."""
     detail = data.detection
     if detail is None:
         return None
@@ -134,7 +134,7 @@ def _threshold_rows(found: ThresholdResult | None) -> tuple[ThresholdRow, ...]:
 
 
 def _hundredths(found: Estimate, *, sign: bool = False) -> tuple[str, str]:
-    """A confidence, or the difference of two, and its interval."""
+    """Return a confidence, or the difference of two, and its interval."""
     value = signed(f"{found.value:.2f}", plus=sign)
     if not found.has_interval:
         return value, ""
@@ -148,7 +148,8 @@ def _image_rows(detail: DetectionDetail, metric: MetricFormat) -> tuple[ImageRow
 
 
 def _has_boxes(image: ShownImage) -> bool:
-    """Whether any variant gave a box there; an image with nothing but missed ones shows nothing."""
+    """Return whether any variant gave a box there; an image with nothing but missed ones shows
+    nothing."""
     boxes = chain.from_iterable(image.boxes.values())
     return any(box.outcome != "missed" for box in boxes)
 
@@ -163,7 +164,7 @@ def _image_row(image: ShownImage, metric: MetricFormat) -> ImageRow:
 
 
 def _counts(boxes: tuple[ShownBox, ...]) -> str:
-    """The counts of boxes by outcome, such as "4 found, 1 false, 2 missed"."""
+    """Return the counts of boxes by outcome, such as "4 found, 1 false, 2 missed"."""
     outcomes = [box.outcome for box in boxes]
     return ", ".join(
         f"{outcomes.count(outcome)} {outcome}" for outcome in ("found", "false", "missed")
@@ -178,6 +179,6 @@ def pixels(box: ShownBox, image: ShownImage) -> dict[str, str]:
 
 
 def told(box: ShownBox) -> str:
-    """What the page says of a box, such as "cat 87 %, found"."""
+    """Return what the page says of a box, such as "cat 87 %, found"."""
     sure = "" if box.confidence is None else f" {100 * box.confidence:.0f} %"
     return f"{box.name}{sure}, {box.outcome}"

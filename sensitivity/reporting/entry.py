@@ -13,8 +13,8 @@ from sensitivity.reporting.formats import joined
 
 
 def entry_of(data: ReportData, files: Sequence[Path], folder: Path) -> Entry:
-    """What of a report is logged. files: those that are not there are left out. Accuracies and
-    drops are in the metric's own unit; a drop is float minus the plan on `holdout`."""
+    """Return what of a report is logged. files: those that are not there are left out. Accuracies
+    and drops are in the metric's own unit; a drop is float minus the plan on `holdout`."""
     named = {} if data.name is None else {"plan": data.name}
     metrics = dict[str, float]()
     for name, value in _metrics(data).items():

@@ -117,8 +117,8 @@ def _draw_references(axes: Axes, chart: PathChart) -> None:
 
 
 def svg(figure: Figure, description: str) -> str:
-    """The figure as the text of an SVG file, with text as text. description: who made it, from
-    what.
+    """Return the figure as the text of an SVG file, with text as text. description: who made it,
+    from what.
 
     Nothing in it depends on the clock or on chance.
     """
@@ -150,7 +150,7 @@ def _name(row: Row) -> str:
 
 
 def _clean(text: str) -> str:
-    """The text without the control characters that no XML file may hold."""
+    """Return the text without the control characters that no XML file may hold."""
     letters = list(text)
     for place, letter in enumerate(letters):
         if not letter.isprintable():

@@ -58,34 +58,34 @@ class MetricFormat:
         return ""
 
     def shown(self, value: float) -> float:
-        """The value as a number in the unit shown."""
+        """Return the value as a number in the unit shown."""
         if self.percent:
             return value * 100 / self.full_scale
         return value
 
     def shown_interval(self, estimate: Estimate) -> tuple[float, float] | tuple[None, None]:
-        """Both ends in the unit shown; None, None where there is no interval."""
+        """Return both ends in the unit shown; None, None where there is no interval."""
         if not estimate.has_interval:
             return None, None
         low, high = estimate.ends
         return self.shown(low), self.shown(high)
 
     def number(self, value: float, sign: bool = False) -> str:
-        """The value in the unit shown, without the unit."""
+        """Return the value in the unit shown, without the unit."""
         shown = self.shown(value)
         digits = f"{shown:.1f}" if self.percent else f"{shown:.4g}"
         return signed(digits, plus=sign)
 
     def level(self, value: float) -> str:
-        """A value with its unit, such as "29.9 %"."""
+        """Return a value with its unit, such as "29.9 %"."""
         return f"{self.number(value)} {self.level_unit}".rstrip()
 
     def change(self, value: float, sign: bool = True) -> str:
-        """A difference with its unit, such as "+16.1 pt". sign: also a plus."""
+        """Return a difference with its unit, such as "+16.1 pt". sign: also a plus."""
         return f"{self.number(value, sign)} {self.change_unit}".rstrip()
 
     def apart(self, value: float, other: float) -> str:
-        """A difference with as many digits as tell it from another one.
+        """Return a difference with as many digits as tell it from another one.
 
         >>> MetricFormat("top-1", 1.0).apart(0.00334, 0.003)
         '0.33 pt'
@@ -96,8 +96,8 @@ class MetricFormat:
         return f"{self.shown(value):.{digits}f} {self.change_unit}".rstrip()
 
     def effect(self, effect: Effect) -> str:
-        """The change, or why there is none: the metric does not see the layer, or a race did not
-        spend it there."""
+        """Return the change, or why there is none: the metric does not see the layer, or a race did
+        not spend it there."""
         if not effect.judged:
             return "not judged"
         if not effect.is_measured:
@@ -105,7 +105,8 @@ class MetricFormat:
         return self.change(effect.effect.value)
 
     def interval(self, estimate: Estimate) -> str:
-        """An interval in the unit shown, such as "[27.0, 32.8]"; why there is none, or ""."""
+        """Return an interval in the unit shown, such as "[27.0, 32.8]"; why there is none, or
+        ""."""
         if estimate.has_interval:
             low, high = map(self.number, estimate.ends)
             return f"[{low}, {high}]"
@@ -114,7 +115,7 @@ class MetricFormat:
         return ""
 
     def target(self, target: Target) -> str:
-        """What the user asked for, such as "at most 1.0 pt under float"."""
+        """Return what the user asked for, such as "at most 1.0 pt under float"."""
         if target.metric is not None:
             return f"at least {self.level(target.metric)}"
         if target.drop is not None:
@@ -124,7 +125,7 @@ class MetricFormat:
 
 
 def signed(number: str, plus: bool) -> str:
-    """A number with a true minus sign, a plus sign if asked, and no sign on zero.
+    """Return a number with a true minus sign, a plus sign if asked, and no sign on zero.
 
     >>> signed("0.5", plus=True), signed("-0.0", plus=True)
     ('+0.5', '0.0')
@@ -139,7 +140,7 @@ def signed(number: str, plus: bool) -> str:
 
 
 def ratio(estimate: Estimate) -> str:
-    """A ratio with its interval, such as "1.35x [1.31, 1.40]"."""
+    """Return a ratio with its interval, such as "1.35x [1.31, 1.40]"."""
     text = f"{estimate.value:.2f}x"
     if not estimate.has_interval:
         return text
@@ -148,7 +149,7 @@ def ratio(estimate: Estimate) -> str:
 
 
 def milliseconds(value_ms: float) -> str:
-    """Three digits that matter.
+    """Return three digits that matter.
 
     >>> milliseconds(0.04567), milliseconds(4.5), milliseconds(1234.5)
     ('0.0457 ms', '4.50 ms', '1234 ms')
@@ -158,7 +159,7 @@ def milliseconds(value_ms: float) -> str:
 
 
 def memory(size: int) -> str:
-    """Bytes with three digits, in decimal units.
+    """Return the bytes with three digits, in decimal units.
 
     >>> memory(5680), memory(91_670_000), memory(12)
     ('5.68 kB', '91.7 MB', '12 bytes')
@@ -171,19 +172,20 @@ def memory(size: int) -> str:
 
 
 def includes_zero(estimate: Estimate) -> bool:
-    """Whether the data allow no effect at all; False where there is no interval to say so."""
+    """Return whether the data allow no effect at all; False where there is no interval to say
+    so."""
     return estimate.has_interval and estimate.allows(0)
 
 
 def samples(estimate: Estimate) -> str:
-    """What a value rests on; one evaluation where the task gives no per-sample scores."""
+    """Return what a value rests on; one evaluation where the task gives no per-sample scores."""
     if estimate.n < 2:
         return "in one evaluation"
     return f"on {count(estimate.n, 'sample')}"
 
 
 def listing(names: tuple[str, ...], most: int = 6, last: str = ",") -> str:
-    """The names in a sentence. last: what stands before the last one.
+    """Return the names in a sentence. last: what stands before the last one.
 
     >>> listing(("a", "b", "c", "d"), most=2)
     'a, b and 2 more'
@@ -196,7 +198,7 @@ def listing(names: tuple[str, ...], most: int = 6, last: str = ",") -> str:
 
 
 def joined(*parts: str) -> str:
-    """The parts that are not empty, with commas between them.
+    """Return the parts that are not empty, with commas between them.
 
     >>> joined("Conv", "", "float")
     'Conv, float'
@@ -205,15 +207,15 @@ def joined(*parts: str) -> str:
 
 
 def wide_words(tried: PlanStep | FrontierPoint) -> str:
-    """What stands behind the number of layers that a set leaves out, where others have activations
-    of 16 bits in it."""
+    """Return what stands behind the number of layers that a set leaves out, where others have
+    activations of 16 bits in it."""
     if not tried.wide:
         return ""
     return f", {len(tried.wide)} in 16 bits"
 
 
 def count(n: int, noun: str) -> str:
-    """A number with its noun.
+    """Return a number with its noun.
 
     >>> count(1, "layer"), count(28, "layer")
     ('1 layer', '28 layers')
@@ -224,7 +226,7 @@ def count(n: int, noun: str) -> str:
 
 
 def rounded(n: int) -> int:
-    """Two digits that matter.
+    """Return two digits that matter.
 
     >>> rounded(3142)
     3100

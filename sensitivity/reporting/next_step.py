@@ -30,7 +30,7 @@ class NextStep:
 
 
 def next_step(data: ReportData) -> NextStep:
-    """What a reader who believes the verdict types next."""
+    """Return what a reader who believes the verdict types next."""
     directory = shlex.quote(data.directory)
     found = verdict_in(data)
     if found is None:
@@ -75,14 +75,14 @@ def _after(found: Verdict, data: ReportData, directory: str) -> NextStep:
 
 
 def _of_plan(data: ReportData) -> str:
-    """Directory and name of the plan, as a command takes them."""
+    """Return the directory and name of the plan, as a command takes them."""
     directory = shlex.quote(data.directory)
     return directory if data.name is None else f"{directory} --name {data.name}"
 
 
 def _surer(plan: Plan, data: ReportData, directory: str) -> tuple[str, tuple[str, ...]]:
-    """A target that needs a surer set than the plan; the run once more where no set is surer: what
-    the reader does, in a clause, and its commands."""
+    """Return a target that needs a surer set than the plan; the run once more where no set is
+    surer: what the reader does, in a clause, and its commands."""
     if plan.target.metric is not None:
         certain = (1 + plan.target.confidence) / 2
         more = f"--target {plan.target.metric:g} --confidence {certain:g}"
@@ -103,7 +103,7 @@ def _surer(plan: Plan, data: ReportData, directory: str) -> tuple[str, tuple[str
 
 
 def _into(directory: str, command: str) -> str:
-    """A command line with another --out."""
+    """Return a command line with another --out."""
     words = shlex.split(command)
     if "--out" in words[:-1]:
         words[words.index("--out") + 1] = directory
@@ -113,7 +113,7 @@ def _into(directory: str, command: str) -> str:
 
 
 def _planned(directory: str, target: str) -> tuple[str, ...]:
-    """Commands to the files of a plan for another target, timed."""
+    """Return the commands to the files of a plan for another target, timed."""
     return (
         f"sensitivity plan {directory} {target}",
         f"sensitivity export {directory}",
@@ -122,7 +122,7 @@ def _planned(directory: str, target: str) -> tuple[str, ...]:
 
 
 def _held(plan: Plan, data: ReportData, directory: str) -> NextStep:
-    """What else there is than to take the risk, with the drop that the plan does hold."""
+    """Return what else there is than to take the risk, with the drop that the plan does hold."""
     held = limit_held(evidence_of(plan, data.judged).drop, plan.target.confidence)
     if plan.target.metric is not None or held is None:
         return _to_be_surer(plan, data, directory)
@@ -138,7 +138,7 @@ def _to_be_surer(plan: Plan, data: ReportData, directory: str) -> NextStep:
 
 
 def _looser(plan: Plan, data: ReportData, directory: str) -> NextStep:
-    """The step to a target that the best set found meets, as far as it was measured."""
+    """Return the step to a target that the best set found meets, as far as it was measured."""
     drop = (plan.metric.float.value - plan.metric.confirm.value) / data.full_scale * 100
     wanted = (math.floor(10 * max(drop, 0.0)) + 1) / 10
     return NextStep(
@@ -148,7 +148,7 @@ def _looser(plan: Plan, data: ReportData, directory: str) -> NextStep:
 
 
 def _lowered(partial: Timing, place: str) -> NextStep:
-    """The step that writes the file for the runtime that it was slow in."""
+    """Return the step that writes the file for the runtime that it was slow in."""
     bench = f"sensitivity bench {place} --runtime {partial.runtime}"
     return NextStep(
         f"Write the file for {called(partial.runtime)}, and time it again:",
@@ -157,7 +157,7 @@ def _lowered(partial: Timing, place: str) -> NextStep:
 
 
 def _elsewhere(partial: Timing | None, place: str) -> tuple[str, ...]:
-    """Commands that time the plan in a runtime that it was not timed in."""
+    """Return the commands that time the plan in a runtime that it was not timed in."""
     timed = "" if partial is None else partial.runtime
     other = "tensorrt" if timed == "openvino" else "openvino"
     bench = f"sensitivity bench {place} --runtime {other}"

@@ -17,7 +17,7 @@ FLOAT = "float"
 
 
 def format_of(quantizers: Iterable[Quantizer]) -> str:
-    """What most weights and most activations of a model are quantized to, in words.
+    """Return what most weights and most activations of a model are quantized to, in words.
 
     >>> format_of([Quantizer("a.w", "a", "weight", 4, 0, format="INT4 in blocks of 128")])
     'INT4 in blocks of 128'
@@ -58,12 +58,14 @@ def unit_formats(
 def plan_formats(
     units: Iterable[Unit], quantizers: Iterable[Quantizer], plan: Plan
 ) -> dict[str, str]:
-    """The formats of a plan's units, as `unit_formats`; a plan may give activations more bits."""
+    """Return the formats of a plan's units, as `unit_formats`; a plan may give activations more
+    bits."""
     return unit_formats(units, planned_quantizers(quantizers, plan), plan.skip)
 
 
 def planned_quantizers(quantizers: Iterable[Quantizer], plan: Plan | None) -> list[Quantizer]:
-    """The quantizers with the bits that a plan gives them; as they are where there is none."""
+    """Return the quantizers with the bits that a plan gives them; as they are where there is
+    none."""
     if plan is None:
         return list(quantizers)
     found = {quantizer.name: quantizer for quantizer in quantizers}
@@ -74,13 +76,13 @@ def planned_quantizers(quantizers: Iterable[Quantizer], plan: Plan | None) -> li
 
 
 def _most_common(formats: Iterable[str]) -> str:
-    """The first of those that are most common; "" where there is none."""
+    """Return the first of those that are most common; "" where there is none."""
     counts = Counter(formats)
     return max(counts, key=counts.__getitem__, default="")
 
 
 def in_format(text: str, name: str) -> str:
-    """A text written for INT8, said of another format.
+    """Return a text written for INT8, said of another format.
 
     >>> in_format("Everything in INT8 meets the target: see model.int8.onnx.", "FP8 E4M3")
     'Everything in FP8 E4M3 meets the target: see model.int8.onnx.'

@@ -110,9 +110,10 @@ def verdict_of(plan: Plan, bench: BenchResult | None, metric: MetricFormat) -> V
 
 
 def evidence_of(plan: Plan, measured: RuntimeAccuracy | None = None) -> Evidence:
-    """The true drop where the task has one (`stats.soft_drop`). Elsewhere the drop on `holdout`, of
-    the benched file where it was measured, together with the drop on `confirm`, corrected for
-    choosing the plan there. What was simulated says nothing of a file that differs from its
+    """Return the true drop where the task has one (`stats.soft_drop`). Elsewhere the drop on
+    `holdout`, of the benched file where it was measured, together with the drop on `confirm`,
+    corrected for choosing the plan there. What was simulated says nothing of a file that differs
+    from its
     simulation: that is judged by its own drop on `holdout` alone."""
     found, target = plan.metric, plan.target
     differs = measured is not None and measured.differs
@@ -149,7 +150,7 @@ def _soft_evidence(found: PlanMetric, target: Target, drop: Estimate) -> Evidenc
 
 
 def called(runtime: str) -> str:
-    """The runtime as its makers write it."""
+    """Return the runtime as its makers write it."""
     return RUNTIMES.get(runtime, runtime)
 
 
@@ -179,7 +180,7 @@ def _action(
 
 
 def _is_broken(bench: BenchResult | None) -> bool:
-    """Whether the plan's file computes something else in the runtime than was simulated."""
+    """Return whether the plan's file computes something else in the runtime than was simulated."""
     if bench is None or bench.judged is None:
         return False
     return bench.judged.differs
@@ -218,7 +219,7 @@ def _nothing_met(plan: Plan, metric: MetricFormat) -> str:
 
 
 def _is_worthless(plan: Plan) -> bool:
-    """Whether float is right on nothing at all, so that nothing could be lost."""
+    """Return whether float is right on nothing at all, so that nothing could be lost."""
     return plan.metric.float.value == plan.metric.holdout_float.value == 0
 
 
@@ -265,8 +266,8 @@ def _doubt(evidence: Evidence, confidence: float) -> str:
 
 
 def _cannot_be_proven(evidence: Evidence, confidence: float) -> bool:
-    """Whether more samples would rather speak against the plan, or more than anybody has would
-    settle nothing."""
+    """Return whether more samples would rather speak against the plan, or more than anybody has
+    would settle nothing."""
     missing = evidence.missing
     if missing.low is None:
         return False
@@ -274,7 +275,7 @@ def _cannot_be_proven(evidence: Evidence, confidence: float) -> bool:
 
 
 def _more(evidence: Evidence, confidence: float) -> int | None:
-    """How many samples more would settle it, rounded; None where that is out of reach."""
+    """Return how many samples more would settle it, rounded; None where that is out of reach."""
     more = _samples_more(evidence, confidence)
     if more is None or more > MOST_SAMPLES:
         return None
@@ -282,7 +283,7 @@ def _more(evidence: Evidence, confidence: float) -> int | None:
 
 
 def _samples_more(evidence: Evidence, confidence: float) -> int | None:
-    """How many samples more would settle it; None where no number would."""
+    """Return how many samples more would settle it; None where no number would."""
     missing = evidence.missing
     if evidence.spread is not None:
         return more_to_settle(missing, evidence.spread, confidence)
@@ -296,12 +297,13 @@ def _better_than_float(drop: Estimate) -> bool:
 
 
 def is_lowered_file(partial: Timing) -> bool:
-    """Whether the file was written for the runtime that it was timed in."""
+    """Return whether the file was written for the runtime that it was timed in."""
     return f".{partial.runtime}." in Path(partial.file).name
 
 
 def lacks_lowering(bench: BenchResult | None) -> bool:
-    """Whether a file for the runtime can be had that may be faster than the one that was timed."""
+    """Return whether a file for the runtime can be had that may be faster than the one that was
+    timed."""
     if bench is None or bench.keeps_form:
         return False
     partial = timing_of("partial", bench.timings)
@@ -332,7 +334,7 @@ def _speed_words(speed: SpeedStatus, partial: Timing | None, bench: BenchResult 
 
 
 def _beside_int8(bench: BenchResult, partial: Timing) -> str:
-    """The speed of everything in INT8; "" where it was not timed."""
+    """Return the speed of everything in INT8; "" where it was not timed."""
     if "int8" in partial.variants:
         return " Nothing is left out, so that is the speed of everything in INT8."
     int8 = timing_of("int8", bench.timings)

@@ -50,8 +50,8 @@ TEMPLATES = Path(__file__).parent / "templates"
 
 
 def render(data: ReportData) -> str:
-    """The whole page. Every text in `data` is escaped, and the page may run no script but its
-    own."""
+    """Return the whole page. Every text in `data` is escaped, and the page may run no script but
+    its own."""
     choices = choice_chart(data, whole=False)
     rows = row_charts(data)
     graph = picture_of(data)
@@ -95,7 +95,8 @@ def render(data: ReportData) -> str:
 
 
 def page(template: str, **values: object) -> str:
-    """A page from its template and what it shows, with the style and the script of all pages.
+    """Return a page from its template and what it shows, with the style and the script of all
+    pages.
 
     Every text in `values` is escaped, and the page's security policy knows its only script by the
     hash.
@@ -116,7 +117,7 @@ def page(template: str, **values: object) -> str:
 
 @cache
 def _templates() -> jinja2.Environment:
-    """One for all pages, since it keeps the templates that it has compiled."""
+    """Return one for all pages, since it keeps the templates that it has compiled."""
     # Escaping by file name, jinja2's usual rule, would leave out a template whose name ends in
     # ".j2".
     environment = jinja2.Environment(
@@ -150,7 +151,7 @@ def _templates() -> jinja2.Environment:
 
 
 def _as_calibrated(data: ReportData) -> int:
-    """How many layers a plan leaves as they came."""
+    """Return how many layers a plan leaves as they came."""
     plan = data.plan
     if plan is None:
         return 0
@@ -160,7 +161,7 @@ def _as_calibrated(data: ReportData) -> int:
 
 
 def row_charts(data: ReportData) -> dict[str, RowChart]:
-    """The charts of rows that `data` has something for, by name."""
+    """Return the charts of rows that `data` has something for, by name."""
     charts: dict[str, RowChart] = {}
     for number, chart in enumerate(effect_charts(data), 1):
         charts["effects" if number == 1 else f"effects_{number}"] = chart
@@ -177,7 +178,8 @@ def plan_chart(data: ReportData) -> PathChart | None:
 
 
 def split_words(data: ReportData) -> tuple[tuple[str, str, str], ...]:
-    """The parts of the data in words: name, size, and what it is for; "" for a size not known."""
+    """Return the parts of the data in words: name, size, and what it is for; "" for a size not
+    known."""
     sizes = {}
     if data.baselines:
         sizes["rank"] = next(iter(data.baselines.values())).n
@@ -214,7 +216,7 @@ LUCK = (
 
 
 def level_table(data: ReportData) -> LevelTable:
-    """What the answer rests on, part by part."""
+    """Return what the answer rests on, part by part."""
     metric = MetricFormat(data.metric, data.full_scale)
     if data.plan is None:
         known = [(BASELINES[key], (_level(one, metric),)) for key, one in data.baselines.items()]
@@ -274,16 +276,16 @@ def _plain_drop(data: ReportData, plan: Plan) -> Estimate:
 
 
 def _heads(data: ReportData, *splits: str) -> tuple[str, ...]:
-    """A head of the table, such as "confirm, 250 samples"."""
+    """Return a head of the table, such as "confirm, 250 samples"."""
     sizes = {name: size for name, size, _ in split_words(data)}
     return tuple(", ".join(filter(None, (split, sizes.get(split, "")))) for split in splits)
 
 
 def tight(text: str) -> str:
-    """The text with no line break between a number and its unit."""
+    """Return the text with no line break between a number and its unit."""
     return re.sub(r"(?<=\d) (?=(?:%|pt|ms)(?!\w))", "\N{NO-BREAK SPACE}", text)
 
 
 def breakable(name: str) -> Markup:
-    """A name that a browser may break after each dot, slash or underscore."""
+    """Return a name that a browser may break after each dot, slash or underscore."""
     return Markup("<wbr>").join(Markup(escape(part)) for part in re.split(r"(?<=[./_])", name))  # noqa: S704 escaped

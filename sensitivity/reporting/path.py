@@ -63,8 +63,8 @@ class PathChart:
 
 
 def path_chart(plan: Plan, full_scale: float) -> PathChart:
-    """Every skip-set tried on `confirm`, with all of INT8 at zero layers and the chosen plan, tried
-    or not."""
+    """Return every skip-set tried on `confirm`, with all of INT8 at zero layers and the chosen
+    plan, tried or not."""
     metric = MetricFormat(plan.metric.name, full_scale)
     tried = _tried(plan)
     counts = tuple(sorted(set(map(len, tried))))
@@ -87,7 +87,7 @@ def path_chart(plan: Plan, full_scale: float) -> PathChart:
 
 
 def changes(plan: Plan) -> tuple[str, ...]:
-    """What each try left out, and put back, that the one before it did not, in words."""
+    """Return what each try left out, and put back, that the one before it did not, in words."""
     told, before = [], frozenset[str]()
     for step in plan.path:
         now = frozenset(step.names)

@@ -94,7 +94,7 @@ def _seen(values: Distribution, found: Range | None) -> Seen:
 
 
 def bars(counts: Sequence[int]) -> str:
-    """Heights by the square root, so that rare values show; what is not 0 has a height.
+    """Return the heights by the square root, so that rare values show; what is not 0 has a height.
 
     >>> bars((0, 1, 25, 1225))
     '015z'
@@ -106,7 +106,7 @@ def bars(counts: Sequence[int]) -> str:
 
 
 def ends_of(found: Range) -> Ends:
-    """The smallest and the largest value that does not clip, of all channels."""
+    """Return the smallest and the largest value that does not clip, of all channels."""
     largest = max(found.amax)
     if found.low is None:
         return -largest, largest
@@ -138,8 +138,8 @@ def _losses(values: Distribution, own: OnGrid) -> Iterator[str]:
 
 
 def _after_repair(values: Distribution, own: OnGrid, found: Range) -> str:
-    """What another range makes of the same values: a step twice as coarse loses four times as much
-    by rounding."""
+    """Return what another range makes of the same values: a step twice as coarse loses four times
+    as much by rounding."""
     levels = (own.ends[1] - own.ends[0]) / own.step[1]
     low, high = ends_of(found)
     largest = np.array(found.amax)
@@ -167,7 +167,7 @@ def _between(ends: Ends) -> str:
 
 
 def _steps(step: Ends) -> str:
-    """The step of a grid, or the smallest and the largest of all channels."""
+    """Return the step of a grid, or the smallest and the largest of all channels."""
     least, most = map(_number, step)
     if least == most:
         return f"in steps of {most}"
@@ -175,7 +175,7 @@ def _steps(step: Ends) -> str:
 
 
 def _number(value: float) -> str:
-    """Three digits that matter, with a true minus sign."""
+    """Return three digits that matter, with a true minus sign."""
     number = f"{value:.3g}"
     if value < 0:
         return number.replace("-", MINUS, 1)
@@ -183,7 +183,7 @@ def _number(value: float) -> str:
 
 
 def percent(share: float) -> str:
-    """A share in percent, with two digits that matter.
+    """Return a share in percent, with two digits that matter.
 
     >>> percent(0.0191), percent(0.0), percent(0.0000004)
     ('1.9 %', 'nothing', 'under 0.001 %')

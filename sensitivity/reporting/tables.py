@@ -14,7 +14,7 @@ SEPARATOR = ";"
 
 
 def scan_table(effects: Iterable[Effect], units: Iterable[Unit]) -> pd.DataFrame:
-    """One row for each unit, most sensitive first.
+    """Return one row for each unit, most sensitive first.
 
     effect, low, high, metric: in the metric's own unit; low and high are empty where there is no
     interval, all four where a race did not spend the metric on the unit, and n is 0.
@@ -60,7 +60,7 @@ def scan_table(effects: Iterable[Effect], units: Iterable[Unit]) -> pd.DataFrame
 
 
 def path_table(plan: Plan) -> pd.DataFrame:
-    """One row for each skip-set tried on `confirm`, in the order tried.
+    """Return one row for each skip-set tried on `confirm`, in the order tried.
 
     layers: how many are left out. gap: metric minus the floor that meets the target. n: samples of
     `confirm`.
@@ -89,7 +89,7 @@ def frontier_table(
     cost: CostModel | None,
     best: Collection[tuple[str, ...]],
 ) -> pd.DataFrame:
-    """One row for each skip-set measured on all of `confirm`, the cheapest first.
+    """Return one row for each skip-set measured on all of `confirm`, the cheapest first.
 
     drop, low, high: float minus this set on confirm, paired. met: the plan's target. best: nothing
     beats it in both cost and metric. cost: by the cost model, in its unit; empty where layers were
@@ -132,8 +132,8 @@ def frontier_table(
 
 
 def bench_table(timings: Iterable[Timing]) -> pd.DataFrame:
-    """One row for each file and runtime; times in milliseconds; ratio above 1 is faster than the
-    float file.
+    """Return one row for each file and runtime; times in milliseconds; ratio above 1 is faster than
+    the float file.
 
     same: other variants that are this very file, joined with ";".
     """

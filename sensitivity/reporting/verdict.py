@@ -70,8 +70,8 @@ class Words:
 
 
 def words_of(data: ReportData) -> Words:
-    """What was found, the most important first; every number with its interval, its samples and
-    their split."""
+    """Return what was found, the most important first; every number with its interval, its samples
+    and their split."""
     latency = data.bench_sentences[:1]
     plan = data.plan
     if plan is None:
@@ -97,7 +97,7 @@ def words_of(data: ReportData) -> Words:
 
 
 def _chance_words(found: Verdict, confidence: float) -> str:
-    """How likely the target holds; "" where it is missed, or that is not known.
+    """Return how likely the target holds; "" where it is missed, or that is not known.
 
     >>> verdict = Verdict("not proven", "", "faster", "", "prove", "", chance=0.784)
     >>> _chance_words(verdict, 0.8)
@@ -110,7 +110,7 @@ def _chance_words(found: Verdict, confidence: float) -> str:
 
 
 def verdict_in(data: ReportData) -> Verdict | None:
-    """The verdict on the plan; None where there is no plan."""
+    """Return the verdict on the plan; None where there is no plan."""
     if data.plan is None:
         return None
     metric = MetricFormat(data.metric, data.full_scale)
@@ -145,8 +145,8 @@ SPEED_WORDS = {
 
 
 def scan_sentences(data: ReportData) -> tuple[str, ...]:
-    """What the scan alone says: the most sensitive layer, what cannot be told apart, the loss as a
-    whole."""
+    """Return what the scan alone says: the most sensitive layer, what cannot be told apart, the
+    loss as a whole."""
     metric = MetricFormat(data.metric, data.full_scale)
     sentences = list[str]()
     if data.effects:
@@ -157,7 +157,7 @@ def scan_sentences(data: ReportData) -> tuple[str, ...]:
 
 
 def _repair_words(plan: Plan) -> str:
-    """What the units of a plan were given so that they can stay in INT8."""
+    """Return what the units of a plan were given so that they can stay in INT8."""
     found = set[str]()
     for unit in plan.recalibrated:
         for old, new in unit.pairs:
@@ -166,7 +166,7 @@ def _repair_words(plan: Plan) -> str:
 
 
 def _given(old: Range, new: Range) -> Iterator[str]:
-    """What a repair gave one quantizer."""
+    """Yield what a repair gave one quantizer."""
     if is_moved(old, new):
         yield "new ranges"
     if new.bias is not None:
@@ -221,7 +221,7 @@ ENDINGS: dict[AccuracyStatus, str] = {
 
 
 def _levels(plan: Plan, metric: MetricFormat) -> Iterator[str]:
-    """The metric on `confirm` and on `holdout`, a sentence each."""
+    """Yield the metric on `confirm` and on `holdout`, a sentence each."""
     found = plan.metric
     yield (
         f"On confirm, where the plan was chosen: {_level(found.confirm, metric)}; the target asks "
@@ -239,7 +239,7 @@ def _levels(plan: Plan, metric: MetricFormat) -> Iterator[str]:
 
 
 def _plan_sentences(plan: Plan, found: Verdict, metric: MetricFormat) -> Iterator[str]:
-    """What the plan is, what it costs, and what else to try."""
+    """Yield what the plan is, what it costs, and what else to try."""
     if plan.skip:
         yield f"Left out: {listing(plan.skip)}."
     if plan.wide:
@@ -269,7 +269,7 @@ other choices are in the three lines of the verdict."""
 
 
 def _weights_alone(data: ReportData, plan: Plan) -> Iterator[str]:
-    """What the plan keeps in INT8 and no engine runs so."""
+    """Yield what the plan keeps in INT8 and no engine runs so."""
     kept = [unit for unit in data.units if unit.name not in plan.outside]
     alone = weights_alone(kept, data.quantizers)
     if alone:
@@ -280,7 +280,7 @@ def _weights_alone(data: ReportData, plan: Plan) -> Iterator[str]:
 
 
 def _why_out(data: ReportData, plan: Plan, metric: MetricFormat) -> Iterator[str]:
-    """What everything in INT8, repaired, was worth to the search that left something out."""
+    """Yield what everything in INT8, repaired, was worth to the search that left something out."""
     if not plan.skip or not plan.met:
         return
     why = f"Why anything is left out: with everything in INT8{_also_repaired(plan)}"
@@ -303,14 +303,14 @@ def _why_out(data: ReportData, plan: Plan, metric: MetricFormat) -> Iterator[str
 
 
 def _also_repaired(plan: Plan) -> str:
-    """What stands behind "everything in INT8" where the plan has repairs."""
+    """Return what stands behind "everything in INT8" where the plan has repairs."""
     if not plan.recalibrated:
         return ""
     return ", repaired,"
 
 
 def _tried_whole(plan: Plan, metric: MetricFormat) -> Iterator[str]:
-    """What the search saw of everything in INT8, where it kept no more than the level."""
+    """Yield what the search saw of everything in INT8, where it kept no more than the level."""
     for step in plan.path:
         if not step.names and not step.met:
             short = metric.change(plan.metric.float.value - step.metric, sign=False)
@@ -319,8 +319,8 @@ def _tried_whole(plan: Plan, metric: MetricFormat) -> Iterator[str]:
 
 
 def _why_these(data: ReportData, plan: Plan, metric: MetricFormat) -> Iterator[str]:
-    """What shows that just these layers have to stay out: that the target did not hold without
-    them, or that nothing does."""
+    """Yield what shows that just these layers have to stay out: that the target did not hold
+    without them, or that nothing does."""
     needed = needed_units(plan)
     if needed and len(plan.skip) > 1:
         yield _needed_words(data, plan, needed)
@@ -353,7 +353,7 @@ def _needed_words(data: ReportData, plan: Plan, needed: tuple[str, ...]) -> str:
 
 
 def needed_units(plan: Plan) -> tuple[str, ...]:
-    """The units left out without which a set that met the target no longer did."""
+    """Return the units left out without which a set that met the target no longer did."""
     met, missed = set[frozenset[str]](), set[frozenset[str]]()
     for step in plan.path:
         tried = met if step.met else missed
@@ -373,7 +373,7 @@ ALONE = (
 
 
 def judged_on(drop: Estimate, plan: Plan) -> str:
-    """The splits whose samples a drop counts, where it is one that sets are chosen by."""
+    """Return the splits whose samples a drop counts, where it is one that sets are chosen by."""
     if drop.n > plan.metric.confirm.n:
         return "rank and confirm"
     return "confirm"
@@ -397,7 +397,8 @@ def _equal_words(data: ReportData, plan: Plan) -> str:
 
 
 def chance_words(point: FrontierPoint, plan: Plan) -> str:
-    """How likely a set meets the target of a plan by `confirm` alone; "" where nothing is known."""
+    """Return how likely a set meets the target of a plan by `confirm` alone; "" where nothing is
+    known."""
     if point.true_drop is None:
         return ""
     chance = chance_below(point.true_drop, plan.metric.float.value - plan.floor)
@@ -407,7 +408,7 @@ def chance_words(point: FrontierPoint, plan: Plan) -> str:
 
 
 def sure(chance: float) -> str:
-    """A probability in words, never as certain.
+    """Return a probability in words, never as certain.
 
     >>> sure(0.784), sure(0.9999), sure(0.0)
     ('78%', '99%', '1%')
@@ -438,8 +439,8 @@ def _first_layer(data: ReportData, metric: MetricFormat) -> str:
 
 
 def _unclear(effects: Sequence[Effect]) -> Iterator[str]:
-    """What the effects do not tell: ties, layers that the metric does not see, and others whose
-    effect may be nothing or was not measured."""
+    """Yield what the effects do not tell: ties, layers that the metric does not see, and others
+    whose effect may be nothing or was not measured."""
     judged = [effect for effect in effects if effect.judged]
     measured = [effect for effect in judged if effect.is_measured]
     yield from _tied_first(measured)
@@ -500,7 +501,7 @@ HIDDEN = (
 
 
 def _sharing(data: ReportData, metric: MetricFormat) -> Iterator[str]:
-    """What the quantizers cost that share one range; nothing where none had to change."""
+    """Yield what the quantizers cost that share one range; nothing where none had to change."""
     if data.sharing is None:
         return
     names = sum(map(len, data.scales))
@@ -524,7 +525,7 @@ def _change(estimate: Estimate, metric: MetricFormat) -> str:
 
 
 def _sentence(text: str) -> str:
-    """The text with a full stop, unless it ends with a sign of its own."""
+    """Return the text with a full stop, unless it ends with a sign of its own."""
     if text.endswith((".", "!", "?")):
         return text
     return f"{text}."

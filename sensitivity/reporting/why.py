@@ -41,8 +41,8 @@ class Why:
 
 
 def reasons(data: ReportData) -> tuple[Why, ...]:
-    """The most sensitive layers in the order of the chart, and those that the plan leaves out: not
-    those whose effect may be nothing, unless that is all of them."""
+    """Return the most sensitive layers in the order of the chart, and those that the plan leaves
+    out: not those whose effect may be nothing, unless that is all of them."""
     order = _in_order_of_charts(data)
     worst = _worst(order)
     others = [effect for effect in order if effect not in worst]
@@ -52,7 +52,7 @@ def reasons(data: ReportData) -> tuple[Why, ...]:
 
 
 def _in_order_of_charts(data: ReportData) -> list[Effect]:
-    """The effects that are drawn, in the order of their rows."""
+    """Return the effects that are drawn, in the order of their rows."""
     effects = {effect.unit: effect for effect in data.effects}
     order = list[Effect]()
     for chart in effect_charts(data):
@@ -61,7 +61,7 @@ def _in_order_of_charts(data: ReportData) -> list[Effect]:
 
 
 def _worst(order: list[Effect]) -> list[Effect]:
-    """The first layers whose effect is shown, or the first of all where none is."""
+    """Return the first layers whose effect is shown, or the first of all where none is."""
     clear = [effect for effect in order if not includes_zero(effect.effect)]
     if clear:
         return clear[:SHOWN]
@@ -81,7 +81,7 @@ def _why(data: ReportData, effect: Effect) -> Why:
 
 
 def _repair_sentences(data: ReportData, pairs: Iterable[tuple[Range, Range]]) -> list[str]:
-    """What the repair of a unit says, each sentence once. pairs: its old and new ranges."""
+    """Return what the repair of a unit says, each sentence once. pairs: its old and new ranges."""
     roles = {quantizer.name: quantizer.role for quantizer in data.quantizers}
     sentences = list[str]()
     for old, new in pairs:
@@ -90,8 +90,8 @@ def _repair_sentences(data: ReportData, pairs: Iterable[tuple[Range, Range]]) ->
 
 
 def _loss_sentences(data: ReportData, unit: str) -> list[str]:
-    """What the quantizer of a unit that loses most loses, against all of its kind; nothing where
-    the values were not kept."""
+    """Return what the quantizer of a unit that loses most loses, against all of its kind; nothing
+    where the values were not kept."""
     owners = {name: owner.name for owner in data.units for name in owner.quantizers}
     by_role = defaultdict[Role, list[float]](list)
     own = list[tuple[float, Role]]()
@@ -113,13 +113,14 @@ def _loss_sentences(data: ReportData, unit: str) -> list[str]:
 
 
 def is_split(old: Range, new: Range) -> bool:
-    """Whether one range for a tensor became one for each channel."""
+    """Return whether one range for a tensor became one for each channel."""
     has_more = len(old.amax) == 1 < len(new.amax)
     return has_more and max(new.amax) > 0
 
 
 def range_sentences(old: Range, new: Range, role: Role = "weight") -> Iterator[str]:
-    """What another range or a corrected bias says of a quantizer; nothing where it is as before.
+    """Yield what another range or a corrected bias says of a quantizer; nothing where it is as
+    before.
 
     role: of the quantizer. Weights get a range per channel, and so does what a depthwise
     convolution reads, where it is equalized.
@@ -140,7 +141,7 @@ def range_sentences(old: Range, new: Range, role: Role = "weight") -> Iterator[s
 
 
 def _uneven(new: Range, what: str) -> str:
-    """How far apart the channels of a tensor lie that had one range."""
+    """Return how far apart the channels of a tensor lie that had one range."""
     widest, usual = max(new.amax), median(new.amax)
     times = f"{widest / usual:.3g} times" if usual > 0 else "infinitely many times"
     return (
@@ -163,13 +164,13 @@ def _clipped(old: Range, new: Range) -> Iterator[str]:
 
 
 def _width(found: Range) -> float:
-    """The width of a range for a whole tensor, between the values that just do not clip."""
+    """Return the width of a range for a whole tensor, between the values that just do not clip."""
     low, high = ends_of(found)
     return high - low
 
 
 def _ends(found: Range) -> str:
-    """The ends of a range for a whole tensor, in words.
+    """Return the ends of a range for a whole tensor, in words.
 
     >>> _ends(Range("a", "mse", (2.5,), low=-0.25))
     '[-0.25, 2.5]'

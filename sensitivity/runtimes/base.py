@@ -67,7 +67,7 @@ class Engine(Protocol):
     told."""
 
     def run(self, inputs: Tensors) -> dict[str, NDArray[np.generic]]:
-        """Every output by its name, for one batch."""
+        """Return every output by its name, for one batch."""
         ...
 
     def time_ms(self, inputs: Tensors, repeats: int) -> NDArray[np.float64]:
@@ -84,8 +84,8 @@ class ProfiledEngine(Engine, Protocol):
     """An engine that also says what it did. Not every runtime can."""
 
     def profile(self, inputs: Tensors, repeats: int) -> tuple[LayerRun, ...]:
-        """Every step of one inference in the order it ran, from `repeats` profiled inferences apart
-        from any timing."""
+        """Return every step of one inference in the order it ran, from `repeats` profiled
+        inferences apart from any timing."""
         ...
 
 
@@ -95,12 +95,12 @@ class Runtime(Protocol):
     name: str
 
     def unavailable(self) -> str | None:
-        """Why this runtime cannot work on this machine, in one sentence with the fix; None where it
-        can."""
+        """Return why this runtime cannot work on this machine, in one sentence with the fix; None
+        where it can."""
         ...
 
     def version(self) -> str:
-        """The version of the runtime's package or tool, as it writes it."""
+        """Return the version of the runtime's package or tool, as it writes it."""
         ...
 
     def build(self, file: Path, *, threads: int | None = None) -> Engine:
@@ -128,7 +128,7 @@ class Closing:
 
 
 def existing(file: Path) -> Path:
-    """The file itself. Raises OnnxFileError where there is none, or it is empty."""
+    """Return the file itself. Raises OnnxFileError where there is none, or it is empty."""
     if not file.is_file():
         raise OnnxFileError(
             f"Expected an ONNX file at {file}, got none; run 'sensitivity export' first, or check "
@@ -142,9 +142,9 @@ def existing(file: Path) -> Path:
 
 
 def written_json(file: Path, by: str, decode: Callable[[bytes], Any] = json.loads) -> Any:
-    """What a runtime wrote to a temporary file. by: what it is called. decode: raises ValueError
-    where the bytes are no JSON. Raises RuntimeUnavailable where the file is missing or not whole: a
-    full disk takes a part, and few runtimes look."""
+    """Return what a runtime wrote to a temporary file. by: what it is called. decode: raises
+    ValueError where the bytes are no JSON. Raises RuntimeUnavailable where the file is missing or
+    not whole: a full disk takes a part, and few runtimes look."""
     try:
         return decode(file.read_bytes())
     except (OSError, ValueError) as error:
@@ -155,7 +155,8 @@ def written_json(file: Path, by: str, decode: Callable[[bytes], Any] = json.load
 
 
 def refused(file: Path, runtime: str, error: Exception) -> OnnxFileError:
-    """The error for a file that a runtime cannot load, with the first line of what it said."""
+    """Return the error for a file that a runtime cannot load, with the first line of what it
+    said."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     said = next(
         (line for line in lines if not line.startswith(WHERE_THEY_FAILED)), type(error).__name__
@@ -167,8 +168,8 @@ def refused(file: Path, runtime: str, error: Exception) -> OnnxFileError:
 
 
 def fitted(inputs: Tensors, wanted: Mapping[str, np.dtype[Any]]) -> dict[str, NDArray[np.generic]]:
-    """The inputs as contiguous arrays of the types that the file wants; floats are cast to its
-    float type.
+    """Return the inputs as contiguous arrays of the types that the file wants; floats are cast to
+    its float type.
 
     Inputs that the file does not have are left out: a traced graph has none that it does not read,
     such as a mask. Raises OnnxFileError where one is missing, or a type that is not a float

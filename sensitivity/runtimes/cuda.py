@@ -45,7 +45,7 @@ class Cuda(Protocol):
     handle: int
 
     def allocate(self, nbytes: int) -> Buffer:
-        """Memory of the device, freed by `close`."""
+        """Return the memory of the device, freed by `close`."""
         ...
 
     def copy_in(self, buffer: Buffer, array: NDArray[np.generic]) -> None:
@@ -65,9 +65,9 @@ class Cuda(Protocol):
         ...
 
     def captured(self, work: Work) -> Work:
-        """What `work` puts on the stream as a CUDA graph; calling the result launches it. `work`
-        must have run once before, because TensorRT does deferred work in its first launch that
-        cannot be captured."""
+        """Return what `work` puts on the stream as a CUDA graph; calling the result launches it.
+        `work` must have run once before, because TensorRT does deferred work in its first launch
+        that cannot be captured."""
         ...
 
     def close(self) -> None:
@@ -76,7 +76,7 @@ class Cuda(Protocol):
 
 
 def cuda_problem() -> str | None:
-    """Why no CUDA package works here, in one sentence; None where one does."""
+    """Return why no CUDA package works here, in one sentence; None where one does."""
     problems = []
     for package, path in PACKAGES.items():
         if not _installed(package):
@@ -89,8 +89,8 @@ def cuda_problem() -> str | None:
 
 
 def open_cuda() -> Cuda:
-    """The first CUDA package that works. Raises RuntimeUnavailable with the reason of each where
-    none does."""
+    """Return the first CUDA package that works. Raises RuntimeUnavailable with the reason of each
+    where none does."""
     for package, path in PACKAGES.items():
         if _installed(package) and _load(path).problem() is None:
             made: Cuda = _load(path)()

@@ -53,8 +53,8 @@ def compute_times(data: Iterable[Mapping[str, Any]]) -> NDArray[np.float64]:
 
 
 def layer_times(data: Iterable[Mapping[str, Any]]) -> dict[str, list[float]]:
-    """Milliseconds by engine layer; a name that several layers share has as many times, in the
-    engine's order."""
+    """Return the milliseconds by engine layer; a name that several layers share has as many times,
+    in the engine's order."""
     times: dict[str, list[float]] = defaultdict(list)
     for item in data:
         if "name" in item:  # the first item holds only the number of inferences
@@ -67,7 +67,7 @@ def engine_layers(
     times: Mapping[str, list[float]] = NOTHING,
     names: OnnxNames | None = None,
 ) -> tuple[LayerRun, ...]:
-    """The engine's layers in its order.
+    """Return the engine's layers in its order.
 
     data: the layer information; an engine built without detailed verbosity only has names, and its
     precisions are "?".
@@ -104,7 +104,7 @@ def _run(layer: Mapping[str, Any], ms: float | None, names: OnnxNames | None) ->
 
 
 def _origin(layer: Mapping[str, Any], kind: str) -> str | None:
-    """A NoOp named "Reformatting CopyNode" costs nothing and is no reformat."""
+    """Return a NoOp named "Reformatting CopyNode" costs nothing and is no reformat."""
     if kind != "Reformat":
         return None
     return "qdq" if layer.get("Origin") == "QDQ" else "reformat"
@@ -143,7 +143,8 @@ def _precision(
 
 
 def _weight_type(layer: Mapping[str, Any]) -> str:
-    """The type of a layer's weights in TensorRT's words; "" where it has none or does not say."""
+    """Return the type of a layer's weights in TensorRT's words; "" where it has none or does not
+    say."""
     for key in ("Weights", "ConvWeights"):
         weights = layer.get(key)
         if isinstance(weights, Mapping) and weights.get("Type"):
@@ -152,8 +153,8 @@ def _weight_type(layer: Mapping[str, Any]) -> str:
 
 
 def _onnx_candidates(name: str, metadata: str) -> tuple[str, ...]:
-    """Names of ONNX nodes: from the metadata where there is any, otherwise the parts of a fused
-    layer's name."""
+    """Return the names of ONNX nodes: from the metadata where there is any, otherwise the parts of
+    a fused layer's name."""
     found = ONNX_LAYER.findall(metadata)
     if not found:
         joined = re.sub(r"PWN\(|\)", "", name)

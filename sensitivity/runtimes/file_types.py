@@ -20,9 +20,9 @@ class FileTypes:
     half: bool
 
     def builder_flags(self, float_type: str) -> tuple[str, ...]:
-        """Flags of a weakly typed build. float_type is for what a quantized file leaves in float; a
-        file without Q/DQ is built in the types that it has, so that the float baseline stays float
-        where INT8 files fall back to FP16.
+        """Return the flags of a weakly typed build. float_type is for what a quantized file leaves
+        in float; a file without Q/DQ is built in the types that it has, so that the float baseline
+        stays float where INT8 files fall back to FP16.
 
         >>> FileTypes(quantized=True, half=False).builder_flags("fp16")
         ('INT8', 'FP16')
@@ -37,14 +37,15 @@ class FileTypes:
         return tuple(flags)
 
     def precision(self, float_type: str, *, strong: bool) -> str:
-        """What unquantized layers run in: the file's types alone where the network is strongly
-        typed."""
+        """Return what unquantized layers run in: the file's types alone where the network is
+        strongly typed."""
         is_half = self.half if strong else "FP16" in self.builder_flags(float_type)
         return "fp16" if is_half else "fp32"
 
 
 def file_types(file: Path) -> FileTypes:
-    """The types that a file asks for. Raises OnnxFileError where it is not a whole ONNX model."""
+    """Return the types that a file asks for. Raises OnnxFileError where it is not a whole ONNX
+    model."""
     graph = load_model(file).graph
     types: set[int | None] = {value.dtype for value in graph.initializers.values()}
     operations = set[str]()

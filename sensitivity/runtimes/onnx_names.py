@@ -39,13 +39,13 @@ class OnnxNames:
             self.by_output |= dict.fromkeys(node.outputs, node)
 
     def find(self, name: str) -> NodeName | None:
-        """The node of this name, or else the one that gives a tensor of this name."""
+        """Return the node of this name, or else the one that gives a tensor of this name."""
         return self.by_name.get(name) or self.by_output.get(name)
 
     def weighted_at_or_before(self, name: str) -> NodeName | None:
-        """The nearest weighted node (Conv, Gemm, ...) at this node or before it along first inputs:
-        fused steps are often named by the last tensor they make, such as the output of the ReLU
-        after a convolution."""
+        """Return the nearest weighted node (Conv, Gemm, ...) at this node or before it along first
+        inputs: fused steps are often named by the last tensor they make, such as the output of the
+        ReLU after a convolution."""
         node = self.find(name)
         while node is not None and node.op not in WEIGHTED:
             first, *_ = (*node.inputs, "")
@@ -53,14 +53,14 @@ class OnnxNames:
         return node
 
     def known(self, names: Iterable[str]) -> tuple[str, ...]:
-        """The names among these that are nodes, each once, in the file's order."""
+        """Return the names among these that are nodes, each once, in the file's order."""
         found = set(map(self.find, names))
         return tuple(node.name for node in self.nodes if node in found)
 
 
 def onnx_names(file: Path) -> OnnxNames:
-    """Names of the main graph's nodes. Raises OnnxFileError for a file that is not a whole ONNX
-    model."""
+    """Return the names of the main graph's nodes. Raises OnnxFileError for a file that is not a
+    whole ONNX model."""
     graph = load_model(file).graph
     nodes = []
     for node in graph:
@@ -70,7 +70,8 @@ def onnx_names(file: Path) -> OnnxNames:
 
 
 def input_types(file: Path) -> dict[str, np.dtype[Any]]:
-    """Type of each input of the model, in its order. Raises OnnxFileError as `onnx_names` does."""
+    """Return the type of each input of the model, in its order. Raises OnnxFileError as
+    `onnx_names` does."""
     graph = load_model(file).graph
     types = {}
     for value in graph.inputs:
@@ -81,7 +82,7 @@ def input_types(file: Path) -> dict[str, np.dtype[Any]]:
 
 
 def _name(value: Any) -> str:
-    """The name of a tensor; "" for an optional one that is left out."""
+    """Return the name of a tensor; "" for an optional one that is left out."""
     if value is None:
         return ""
     return str(value.name)

@@ -107,8 +107,8 @@ class OpenVinoEngine(Closing):
 
 
 def computes_fp16() -> bool:
-    """Whether this processor computes in FP16; others take an FP16 file and compute it in FP32, or
-    in BF16."""
+    """Return whether this processor computes in FP16; others take an FP16 file and compute it in
+    FP32, or in BF16."""
     return "FP16" in optional.openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
@@ -131,8 +131,8 @@ def _compile(file: Path, settings: dict[str, Any]) -> Any:
 
 
 def _steps(nodes: list[Any], names: OnnxNames) -> tuple[LayerRun, ...]:
-    """The executed nodes of a runtime graph, in its order, without what is computed from constants
-    alone."""
+    """Return the executed nodes of a runtime graph, in its order, without what is computed from
+    constants alone."""
     info = {node.get_friendly_name(): _about(node) for node in nodes}
     constants = set[str]()  # also a bias behind a Reshape: it is no activation
     same = dict[str, str]()  # a step that is not executed works in place: its output is its input
@@ -156,18 +156,18 @@ def _steps(nodes: list[Any], names: OnnxNames) -> tuple[LayerRun, ...]:
 
 
 def _is_executed(about: dict[str, str], reads: list[str]) -> bool:
-    """Whether a node is a step of its own: a Concat of several tensors is, though it may work in
-    place."""
+    """Return whether a node is a step of its own: a Concat of several tensors is, though it may
+    work in place."""
     return about["execTimeMcs"].isdigit() or len(reads) > 1
 
 
 def _about(node: Any) -> dict[str, str]:
-    """What the runtime graph says of a node, by key."""
+    """Return what the runtime graph says of a node, by key."""
     return {key: _text(value) for key, value in node.get_rt_info().items()}
 
 
 def _sources(node: Any) -> list[str]:
-    """Names of the nodes that a node reads."""
+    """Return the names of the nodes that a node reads."""
     names = []
     for port in node.inputs():
         source = port.get_source_output().get_node()
@@ -198,14 +198,14 @@ def _step(name: str, about: dict[str, str], inputs: tuple[Port, ...], names: Onn
 
 
 def _port(name: str, about: dict[str, str]) -> Port:
-    """The first output of a node."""
+    """Return the first output of a node."""
     made, *_ = about["outputPrecisions"].split(",")
     layout, *_ = about["outputLayouts"].split(",")
     return Port(name, _precision(made), layout)
 
 
 def _precision(told: str) -> str:
-    """The precision as other runtimes call it."""
+    """Return the precision as other runtimes call it."""
     return PRECISION.get(told, told)
 
 

@@ -22,7 +22,7 @@ MADE_BY_FUSION = re.compile(r"(_token_\d+|_nchwc|_quant|_fused|/\w+Fusion/?)+$")
 def layer_runs(
     events: Iterable[Mapping[str, Any]], names: OnnxNames, *, skip: int = 0
 ) -> tuple[LayerRun, ...]:
-    """One LayerRun per node that ran, in the order of the first inference.
+    """Return one LayerRun per node that ran, in the order of the first inference.
 
     skip: how many first inferences are left out of the medians (they allocate memory and pack
     weights).
@@ -58,8 +58,8 @@ def _layer_run(name: str, seen: list[Mapping[str, Any]], names: OnnxNames, skip:
 
 
 def _origin(op: str, node: NodeName | None) -> str | None:
-    """Why ONNX Runtime runs this operation, as `LayerRun.origin`. node: of the file, that it comes
-    from."""
+    """Return why ONNX Runtime runs this operation, as `LayerRun.origin`. node: of the file, that it
+    comes from."""
     if op in QDQ_OPS:
         return "qdq"
     is_in_file = node is not None and node.op == op
@@ -67,7 +67,8 @@ def _origin(op: str, node: NodeName | None) -> str | None:
 
 
 def _node_of(name: str, op: str, names: OnnxNames) -> NodeName | None:
-    """The node of the file that a kernel runs, or the weighted one of those that it fuses."""
+    """Return the node of the file that a kernel runs, or the weighted one of those that it
+    fuses."""
     # ONNX Runtime puts Casts around FP16 operations on a CPU.
     source = MADE_BY_FUSION.sub("", name.removeprefix("InsertedPrecisionFreeCast_"))
     if WEIGHTED_OP.search(op):
@@ -76,8 +77,8 @@ def _node_of(name: str, op: str, names: OnnxNames) -> NodeName | None:
 
 
 def _tensors(shapes: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Precisions of what is no scalar: QLinearConcat, for one, takes its scales before its
-    tensors."""
+    """Return the precisions of what is no scalar: QLinearConcat, for one, takes its scales before
+    its tensors."""
     found = []
     for item in shapes:
         for kind, shape in item.items():

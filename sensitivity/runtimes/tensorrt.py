@@ -114,7 +114,7 @@ class TensorRtEngine(Closing):
         self._launch: Work | None = None
 
     def _loaded(self, file: Path, runtime: Any) -> Any:
-        """A kept engine where it still loads, otherwise a new one."""
+        """Return a kept engine where it still loads, otherwise a new one."""
         kept = plan_file(self._trt, file, self._settings, self._cuda.device)
         if kept is not None and kept.exists():
             engine = runtime.deserialize_cuda_engine(kept.read_bytes())
@@ -139,7 +139,7 @@ class TensorRtEngine(Closing):
         return context
 
     def run(self, inputs: Tensors) -> dict[str, NDArray[np.generic]]:
-        """An engine whose free first axis was built for one sample gets them one after the
+        """Return an engine whose free first axis was built for one sample gets them one after the
         other."""
         samples = len(next(iter(inputs.values()))) if self._takes_one_sample() else 1
         if samples > 1:
@@ -186,8 +186,8 @@ class TensorRtEngine(Closing):
         return json.loads(inspector.get_engine_information(self._trt.LayerInformationFormat.JSON))
 
     def _prepared(self, inputs: Tensors) -> Work:
-        """A launch of the engine on these inputs; kept while shapes stay the same, with only values
-        copied anew."""
+        """Return a launch of the engine on these inputs; kept while shapes stay the same, with only
+        values copied anew."""
         shapes = {name: array.shape for name, array in inputs.items()}
         if self._launch is not None and shapes == self._shapes:
             self._copy_in(self._feed(inputs))
@@ -211,7 +211,7 @@ class TensorRtEngine(Closing):
         return any(tuple(shape)[:1] == (-1,) for shape in shapes)
 
     def _tensor_names(self, *, inputs: bool) -> list[str]:
-        """The names of the engine's inputs, or of its outputs."""
+        """Return the names of the engine's inputs, or of its outputs."""
         engine = self._engine
         found = []
         for index in range(engine.num_io_tensors):
@@ -275,8 +275,8 @@ class TensorRtEngine(Closing):
 
 
 def _medians(values: list[float], repeats: int) -> list[float]:
-    """One median per layer of this name: layers that share a name report one after the other in
-    each inference."""
+    """Return one median per layer of this name: layers that share a name report one after the other
+    in each inference."""
     layers = len(values) // repeats
     return [statistics.median(values[index::layers]) for index in range(layers)]
 

@@ -49,8 +49,8 @@ class TensorRtSettings:
 
 
 def strongly_typed(trt: Any, settings: TensorRtSettings) -> bool:
-    """Whether the network is strongly typed. Raises RuntimeUnavailable where the settings ask for
-    what this version cannot do."""
+    """Return whether the network is strongly typed. Raises RuntimeUnavailable where the settings
+    ask for what this version cannot do."""
     if settings.strongly_typed is False and trt.__name__ == "tensorrt_rtx":
         raise RuntimeUnavailable(
             f"Expected strongly typed networks with TensorRT-RTX {trt.__version__}, which has no "
@@ -73,7 +73,7 @@ def strongly_typed(trt: Any, settings: TensorRtSettings) -> bool:
 
 
 def build_plan(trt: Any, logger: Any, file: Path, settings: TensorRtSettings) -> bytes:
-    """The serialized engine. Raises OnnxFileError where the parser refuses the file,
+    """Return the serialized engine. Raises OnnxFileError where the parser refuses the file,
     RuntimeUnavailable where the build fails; both with TensorRT's own words."""
     strong = strongly_typed(trt, settings)
     builder = trt.Builder(logger)
@@ -165,7 +165,7 @@ def _parser_errors(parser: Any) -> str:
 
 
 def _parser_error(error: Any) -> str:
-    """An error in words, with operator and name of the node, which 8.6 does not say."""
+    """Return an error in words, with operator and name of the node, which 8.6 does not say."""
     words = []
     for name in ("node_operator", "node_name"):
         read = getattr(error, name, str)
@@ -204,7 +204,7 @@ def replace_file(file: Path, data: bytes) -> None:
 
 
 def make_logger(trt: Any) -> Any:
-    """A logger that keeps what TensorRT calls an error, so that our errors can say it."""
+    """Return a logger that keeps what TensorRT calls an error, so that our errors can say it."""
 
     class Log(trt.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -219,7 +219,7 @@ def make_logger(trt: Any) -> Any:
 
 
 def last_error(logger: Any) -> str:
-    """What TensorRT said last before it gave up."""
+    """Return what TensorRT said last before it gave up."""
     if not logger.errors:
         return "no reason given"
     return str(logger.errors[-1])

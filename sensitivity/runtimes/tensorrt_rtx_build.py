@@ -70,7 +70,7 @@ class Build:
 
 
 def unavailable() -> str | None:
-    """Why nothing can be built here, in one sentence with the fix; None where it can."""
+    """Return why nothing can be built here, in one sentence with the fix; None where it can."""
     if importlib.util.find_spec(MODULE) is None:
         return (
             f"{MODULE} is not installed; run: pip install tensorrt-rtx (Linux and Windows, x86-64)"
@@ -106,7 +106,7 @@ def build(path: Path, *, sm: int = SM, timeout_s: float = SECONDS) -> Build:
 
 
 def _run_child(path: Path, sm: int, answer_path: Path, timeout_s: float) -> str | None:
-    """How the child ended where it did not end by itself; None where it did."""
+    """Return how the child ended where it did not end by itself; None where it did."""
     # -P: the folder of the script holds tensorrt.py, which is not the module that tensorrt_rtx may
     # import.
     command = [sys.executable, "-P", str(CHILD), str(path), str(sm), str(answer_path)]

@@ -66,7 +66,7 @@ class Layer:
 
 
 def engine_layers(text: str, version: str) -> tuple[Layer, ...]:
-    """The layers in the engine's order. text: the log's message that begins with "Layers:".
+    """Return the layers in the engine's order. text: the log's message that begins with "Layers:".
 
     Raises RuntimeUnavailable where a version lists them in another form.
     """

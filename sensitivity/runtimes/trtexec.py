@@ -92,7 +92,7 @@ class TrtExecEngine(Closing):
             raise
 
     def run(self, inputs: Tensors) -> dict[str, NDArray[np.generic]]:
-        """Outputs are float32, from trtexec's JSON, which holds about six digits."""
+        """Return the outputs are float32, from trtexec's JSON, which holds about six digits."""
         outputs = self._path("outputs.json")
         self._call(run_flags(self._version, self._plan, outputs) + self._inputs(inputs))
         return {
@@ -138,8 +138,8 @@ class TrtExecEngine(Closing):
 
 
 def _answer(command: Sequence[str], *, check: bool = False) -> str:
-    """What the tool printed. Raises RuntimeUnavailable, with its last error line, where it fails
-    and `check` is set."""
+    """Return what the tool printed. Raises RuntimeUnavailable, with its last error line, where it
+    fails and `check` is set."""
     done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603  the user named the tool
     text = done.stdout + done.stderr
     if check and done.returncode:

@@ -40,8 +40,8 @@ def version_from_banner(text: str) -> Version:
 
 
 def is_strong(version: Version, settings: TensorRtSettings) -> bool:
-    """Whether the network takes its types from the file; raises RuntimeUnavailable where this
-    version cannot do what the settings ask."""
+    """Return whether the network takes its types from the file; raises RuntimeUnavailable where
+    this version cannot do what the settings ask."""
     asked = settings.strongly_typed
     if asked is None:
         return version >= (10, 0)
@@ -121,8 +121,8 @@ def run_flags(version: Version, engine: Path, outputs: Path) -> list[str]:
 def input_flags(
     files: Mapping[str, Path], shapes: Mapping[str, tuple[int, ...]], settings: TensorRtSettings
 ) -> list[str]:
-    """Values from raw files, and their shapes where the engine is dynamic (a static one refuses
-    them)."""
+    """Return the values from raw files, and their shapes where the engine is dynamic (a static one
+    refuses them)."""
     flags = []
     if files:
         loaded = [f"{_quoted(name)}:{file}" for name, file in files.items()]

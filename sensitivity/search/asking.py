@@ -54,8 +54,8 @@ def _asked_for(
 def _targets(
     least: float, float_value: float, full_scale: float
 ) -> Iterator[tuple[dict[str, Any], Target]]:
-    """Targets just above the smallest drop that a set holds, the roundest first, each with its
-    settings."""
+    """Yield the targets just above the smallest drop that a set holds, the roundest first, each
+    with its settings."""
     in_points = least / full_scale * 100
     for digits in range(1, MOST_DIGITS + 1):
         scale = 10**digits
@@ -71,8 +71,8 @@ def _targets(
 
 
 def _least_allowed(point: FrontierPoint, float_value: float, confidence: float) -> float | None:
-    """The smallest drop from float, in the metric's unit, that the point holds surely enough; None
-    where its true drop has no interval."""
+    """Return the smallest drop from float, in the metric's unit, that the point holds surely
+    enough; None where its true drop has no interval."""
     if point.true_drop is None:
         return float_value - point.confirm.value
     return limit_held(point.true_drop, confidence)

@@ -65,7 +65,7 @@ def choose_plan(
     means: Means = Means(),
     fixed: Pins = Pins(),
 ) -> Plan:
-    """The cheapest skip-set found that meets the target, with its evidence.
+    """Return the cheapest skip-set found that meets the target, with its evidence.
 
     fixed: units that the user has decided about. Where the study has units that may have 16 bits,
     the search begins anew with them once there is a plan without, and the cheaper one is taken.
@@ -125,7 +125,7 @@ def choose_plan(
 
 
 def _told(step: PlanStep) -> PlanStep:
-    """The step with its units in float and in 16 bits apart."""
+    """Return the step with its units in float and in 16 bits apart."""
     skip, wide = parts_of_set(step.skip)
     return replace(step, skip=skip, wide=wide)
 
@@ -133,8 +133,8 @@ def _told(step: PlanStep) -> PlanStep:
 def _metric_of(
     study: Study, judge: Judge, float_scores: Scores, skip: tuple[str, ...]
 ) -> PlanMetric:
-    """The accuracy of a set on `confirm` and `holdout`. judge: which judged it. float_scores: of
-    all of `confirm`."""
+    """Return the accuracy of a set on `confirm` and `holdout`. judge: which judged it.
+    float_scores: of all of `confirm`."""
     measurer, base, variant = study.measurer, study.baselines, study.skip_variant(skip)
     (confirmed,) = measurer.scores([variant], "confirm", "plan: confirm")
     held = measurer.scores([base["float"], variant], "holdout", "plan: holdout")
@@ -149,8 +149,8 @@ def _metric_of(
 
 
 def _judged_again(choice: Choice, judge: SoftJudge, goal: Goal) -> Choice:
-    """The cheapest set tried that meets the target, now that all of them have said what float's
-    beliefs are worth; the planner's own where none is cheaper."""
+    """Return the cheapest set tried that meets the target, now that all of them have said what
+    float's beliefs are worth; the planner's own where none is cheaper."""
     judged = [step.skip for step in choice.path if judge.known(step.skip) is not None]
     met = list(filter(judge.meets, judged))
     best = min(met, key=goal.cost_of, default=choice.skip)
@@ -182,7 +182,7 @@ def _planner(means: Means, order: Order, scanned: Scan) -> Planner:
 def _planner_of_steps(
     study: Study, scanned: Scan, means: Means, fixed: Pins, order: Order
 ) -> FormatsPlanner:
-    """The same planner among steps, see `planners.formats`. order: of steps."""
+    """Return the same planner among steps, see `planners.formats`. order: of steps."""
     first = {unit: wide_name(unit) for unit in study.wide}
     ends = [[first.get(unit, unit) for unit in end] for end in means.ends]
     planner = _planner(replace(means, ends=ends), order, scanned)
@@ -192,8 +192,8 @@ def _planner_of_steps(
 def _order(
     study: Study, scanned: Scan, means: Means
 ) -> tuple[Order, Distortion | None, tuple[str, ...]]:
-    """The order in which units are left out, with what each is worth; what sets of them do to the
-    outputs, None where that cannot be had; and a note where this is not the usual."""
+    """Return the order in which units are left out, with what each is worth; what sets of them do
+    to the outputs, None where that cannot be had; and a note where this is not the usual."""
     ranked = _ranked(scanned)
     notes = (COLLAPSED,) if scanned.collapsed else ()
     if means.signal is None:
@@ -208,7 +208,7 @@ def _order(
 
 
 def _ranked(scanned: Scan) -> Order:
-    """The order of the scan, with the signal that it had, or else what leaving each unit out
+    """Return the order of the scan, with the signal that it had, or else what leaving each unit out
     gains."""
     gains = {effect.unit: max(effect.effect.value, 0.0) for effect in scanned.effects}
     return Order(tuple(gains), scanned.signal or gains)

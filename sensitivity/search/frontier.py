@@ -55,8 +55,8 @@ class Frontier:
 def measured_frontier(
     study: Study, plan: Plan, cost: CostModel | None
 ) -> tuple[FrontierPoint, ...]:
-    """The sets of the plan's path that were measured on all of `confirm`, and everything in INT8
-    among them."""
+    """Return the sets of the plan's path that were measured on all of `confirm`, and everything in
+    INT8 among them."""
     measurer, aggregate = study.measurer, study.measurer.task.aggregate
     (float_scores,) = measurer.scores([study.float_variant], "confirm", "frontier: float")
     points = []
@@ -74,7 +74,7 @@ def measured_frontier(
 def _with_true_drops(
     study: Study, plan: Plan, points: Sequence[FrontierPoint], float_scores: Scores
 ) -> list[FrontierPoint]:
-    """The same points with their true drops, where the plan has one."""
+    """Return the same points with their true drops, where the plan has one."""
     if plan.metric.true_drop is None:
         return list(points)
     allowed = plan.metric.float.value - plan.floor
@@ -87,8 +87,8 @@ def _with_true_drops(
 def _held_out(
     study: Study, points: Sequence[FrontierPoint], cost: CostModel | None, chosen: tuple[str, ...]
 ) -> tuple[FrontierPoint, ...]:
-    """The same points with holdout accuracy where some target would choose the set, as far as
-    samples allow. chosen: the plan's own set, which is always measured."""
+    """Return the same points with holdout accuracy where some target would choose the set, as far
+    as samples allow. chosen: the plan's own set, which is always measured."""
     measurer, aggregate = study.measurer, study.measurer.task.aggregate
     (float_scores,) = measurer.scores([study.float_variant], "holdout", "frontier: float")
     affordable = HOLDOUT_SAMPLES // max(len(float_scores), 1)
@@ -110,7 +110,7 @@ def _held_out(
 
 
 def best_points(points: Sequence[FrontierPoint], cost: CostModel | None) -> list[FrontierPoint]:
-    """Those that no other one beats in both cost and drop, the cheapest first."""
+    """Return those that no other one beats in both cost and drop, the cheapest first."""
     order = sorted(points, key=lambda point: (cost_of(point.names, cost), point.likely_drop))
     best: list[FrontierPoint] = []
     for point in order:
@@ -142,8 +142,8 @@ def correction(
     floor: float,
     cost: CostModel | None,
 ) -> Estimate | None:
-    """The drop of the set `chosen` on `confirm`, corrected for choosing it there; as it is for one
-    set, where nothing was chosen. None where the set was not measured on all of it.
+    """Return the drop of the set `chosen` on `confirm`, corrected for choosing it there; as it is
+    for one set, where nothing was chosen. None where the set was not measured on all of it.
 
     values: of `confirm_values`. The interval is at least as wide as that of the plain paired drop:
     a bootstrap of samples that all agree would have none.
@@ -165,8 +165,8 @@ def replanned(
     units: Sequence[Unit],
     quantizers: Sequence[Quantizer],
 ) -> Plan | None:
-    """The cheapest measured set that meets another target; None where none does, where only float
-    itself does, and where its holdout is not known.
+    """Return the cheapest measured set that meets another target; None where none does, where only
+    float itself does, and where its holdout is not known.
 
     earlier: the plan of the same search, whose baselines and recalibrated units it keeps.
     """
@@ -226,7 +226,7 @@ def first_that_meets(
 
 
 def _meets(point: FrontierPoint, floor: float, allowed: float, target: Target) -> bool:
-    """Whether a set meets the target, as the judge of a search would say it."""
+    """Return whether a set meets the target, as the judge of a search would say it."""
     if point.true_drop is None:
         return point.confirm.value >= floor
     chance = chance_below(point.true_drop, allowed)

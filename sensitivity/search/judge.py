@@ -28,7 +28,7 @@ FIRST_LOOK = 16
 
 
 def judge_of(study: Study, target: Target, float_scores: Scores, scanned: Scan) -> Judge:
-    """What judges skip-sets in a search. float_scores: of all of `confirm`.
+    """Return what judges skip-sets in a search. float_scores: of all of `confirm`.
 
     By the true drop where the task says what float expects to lose, by what is counted elsewhere.
     After a raced scan a set is only measured until the answer is clear.
@@ -79,7 +79,7 @@ class SequentialJudge:
         return refused or self._whole(skip)
 
     def _refused(self, skip: tuple[str, ...]) -> Judged | None:
-        """The answer no, once it is clear; None where the whole split has to say."""
+        """Return the answer no, once it is clear; None where the whole split has to say."""
         variant = self._study.skip_variant(skip)
         difference = np.empty(0)
         for (scores,) in self._study.measurer.stream(
@@ -94,8 +94,8 @@ class SequentialJudge:
         return None
 
     def _error(self, difference: Scores) -> float:
-        """Standard error of the mean as that of the split, as if one sample more had been off by
-        all that can be."""
+        """Return the standard error of the mean as that of the split, as if one sample more had
+        been off by all that can be."""
         assert self._bound is not None
         n = difference.size
         variance = (np.sum(difference**2) + self._bound**2) / (n + 1) - difference.mean() ** 2

@@ -59,7 +59,7 @@ def places_of(
     other: Iterable[Range],
     scales: Iterable[Sequence[str]],
 ) -> tuple[Place, ...]:
-    """The places of these quantizers that have any other range.
+    """Return the places of these quantizers that have any other range.
 
     own: of every quantizer in them. other: ranges of single quantizers. scales: groups that share
     one range: what a method finds for such a group is the widest range that it finds for a member.
@@ -81,7 +81,7 @@ def places_of(
 
 
 def _shared(group: tuple[str, ...], ranges: Mapping[str, Range]) -> Ranges:
-    """The widest of the members' ranges, for each member; empty where no member has one.
+    """Return the widest of the members' ranges, for each member; empty where no member has one.
 
     group: of quantizers that share a range. ranges: of one method, by quantizer.
     """
@@ -98,8 +98,8 @@ def _shared(group: tuple[str, ...], ranges: Mapping[str, Range]) -> Ranges:
 def recalibrate_together(
     study: Study, places: Sequence[Place], *, skip: Sequence[str] = (), signal: Signal
 ) -> tuple[Recalibrated, ...]:
-    """Ranges of one method for all weights, then for all activations: for a model that has
-    collapsed, where a unit more or less shows nothing.
+    """Return the ranges of one method for all weights, then for all activations: for a model that
+    has collapsed, where a unit more or less shows nothing.
 
     Weights are judged with nothing else quantized, and so are activations: the method with which
     the outputs are nearest to float's is taken, where that is credibly nearer than the own ranges.
@@ -130,8 +130,8 @@ def recalibrate_together(
 def _nearest_by_kind(
     study: Study, places: Sequence[Place], left_out: frozenset[str], signal: Signal
 ) -> list[Ranges]:
-    """The best ranges of one method for all weights, and those for all activations; without those
-    that are not credibly nearer than the own ranges."""
+    """Return the best ranges of one method for all weights, and those for all activations; without
+    those that are not credibly nearer than the own ranges."""
     every = study.float_variant.disabled
     weights = {quantizer.name for quantizer in study.quantizers if quantizer.role == "weight"}
     taken = []
@@ -151,8 +151,8 @@ def _by_method(places: Iterable[Place]) -> dict[str, Ranges]:
 
 
 def _nearest(study: Study, base: Variant, choices: Mapping[str, Ranges], signal: Signal) -> Ranges:
-    """The choice with which the outputs are nearest to float's; empty where none is credibly nearer
-    than the own ranges."""
+    """Return the choice with which the outputs are nearest to float's; empty where none is credibly
+    nearer than the own ranges."""
     if not choices:
         return ()
     tried = list(choices.values())
@@ -168,7 +168,8 @@ def _nearest(study: Study, base: Variant, choices: Mapping[str, Ranges], signal:
 
 
 def _least_moved(distances: Sequence[Scores]) -> int:
-    """The position of the variant whose outputs are the nearest to float's. distances: of each."""
+    """Return the position of the variant whose outputs are the nearest to float's. distances: of
+    each."""
     means = list(map(np.mean, distances))
     return means.index(min(means))
 
@@ -176,7 +177,7 @@ def _least_moved(distances: Sequence[Scores]) -> int:
 def _of_units(
     units: Sequence[Unit], places: Sequence[Place], choice: Ranges, brought: Estimate
 ) -> tuple[Recalibrated, ...]:
-    """Each range with the first unit that has a quantizer of its place."""
+    """Return each range with the first unit that has a quantizer of its place."""
     new = {tried.quantizer: tried for tried in choice}
     names = names_of(units)
     found = []
@@ -190,7 +191,7 @@ def _of_units(
 
 
 def _own_of(places: Iterable[Place], quantizers: Collection[str]) -> Ranges:
-    """The own ranges of these quantizers, in the order of their places."""
+    """Return the own ranges of these quantizers, in the order of their places."""
     own = chain.from_iterable(map(attrgetter("own"), places))
     return tuple(found for found in own if found.quantizer in quantizers)
 
@@ -198,7 +199,7 @@ def _own_of(places: Iterable[Place], quantizers: Collection[str]) -> Ranges:
 def recalibrated_unit(
     unit: str, before: Ranges, ranges: Ranges, brought: Estimate, *, together: bool = False
 ) -> Recalibrated:
-    """The record of a unit with these ranges, whose methods it names, each once."""
+    """Return the record of a unit with these ranges, whose methods it names, each once."""
     method = ", ".join(dict.fromkeys(map(attrgetter("method"), ranges)))
     return Recalibrated(unit, method, before, ranges, brought, together=together)
 
@@ -211,7 +212,7 @@ def recalibrate(
     skip: Sequence[str] = (),
     signal: Signal | None = None,
 ) -> tuple[Recalibrated, ...]:
-    """The units whose other ranges are worth taking, in the order taken.
+    """Return the units whose other ranges are worth taking, in the order taken.
 
     order: names of the units to try, worst first. skip: units left unquantized throughout.
     signal: of how far outputs have moved; None where there are no outputs, and the metric alone
@@ -241,7 +242,7 @@ def recalibrate(
 
 
 def _choices_of(places: Iterable[Place]) -> list[Ranges]:
-    """Every choice of each place."""
+    """Return every choice of each place."""
     return list(chain.from_iterable(map(attrgetter("choices"), places)))
 
 
@@ -306,8 +307,8 @@ class _Trials:
         self._taken: list[Recalibrated] = []
 
     def all_of(self, changes: Sequence[Change]) -> tuple[Recalibrated, ...]:
-        """All of these changes, each with the gain of all; none where the metric does not credibly
-        rise. A pass over `rank` for each unit is then saved."""
+        """Return all of these changes, each with the gain of all; none where the metric does not
+        credibly rise. A pass over `rank` for each unit is then saved."""
         if len(changes) < 2:
             return ()
         every = tuple(chain.from_iterable(map(attrgetter("choice"), changes)))
@@ -344,7 +345,7 @@ class _Trials:
             self._taken.append(self._recalibrated(change, now, others[best]))
 
     def worth(self) -> tuple[Recalibrated, ...]:
-        """What was taken; or all that was tried, where the metric is no lower with all of it
+        """Return what was taken; or all that was tried, where the metric is no lower with all of it
         together: many small improvements show where none does alone. Each then has the gain of all,
         and says so."""
         taken = tuple(self._taken)
@@ -357,7 +358,7 @@ class _Trials:
         return tuple(replace(unit, gain=together, together=True) for unit in self._tried)
 
     def _trials(self, ranges: Sequence[Ranges], what: str) -> list[Compared]:
-        """Base and ranges measured on `rank`, for each of these ranges."""
+        """Return the base and ranges measured on `rank`, for each of these ranges."""
         disabled = self._base.disabled
         variants = [Variant("recalibrated", disabled, frozenset(tried)) for tried in ranges]
         return self._compare(variants, "rank", f"recalibrate: {what}")
@@ -381,5 +382,5 @@ def _credibly_rises(gain: Estimate) -> bool:
 
 
 def is_above(one: Scores, other: Scores, alpha: float) -> bool:
-    """Whether the mean of `one` is above that of `other`, beyond chance."""
+    """Return whether the mean of `one` is above that of `other`, beyond chance."""
     return _credibly_rises(paired_effect(other, one, alpha=alpha))

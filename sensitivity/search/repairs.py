@@ -26,8 +26,8 @@ def repaired(
     skip: Sequence[str] = (),
     signal: Signal | None = None,
 ) -> tuple[Recalibrated, ...]:
-    """The units with these repairs on top of what is known of them; as known where that is no
-    better.
+    """Return the units with these repairs on top of what is known of them; as known where that is
+    no better.
 
     skip: units that stay unquantized. signal: of how far outputs have moved; None where there are
     no outputs to compare. Better is: the metric on `rank` does not fall, and it credibly rises or
@@ -58,7 +58,8 @@ def _variant(study: Study, skip: Sequence[str], pairs: Mapping[str, Pair]) -> Va
 
 
 def _changed(unit: Unit, pairs: Mapping[str, Pair], brought: Estimate) -> Recalibrated:
-    """The unit with the new ranges of its quantizers; it has none where none of them changed."""
+    """Return the unit with the new ranges of its quantizers; it has none where none of them
+    changed."""
     before, ranges = list[Range](), list[Range]()
     for old, new in filter(None, map(pairs.get, unit.quantizers)):
         before.append(old)
@@ -69,7 +70,7 @@ def _changed(unit: Unit, pairs: Mapping[str, Pair], brought: Estimate) -> Recali
 def _is_better(
     study: Study, values: Sequence[Scores], variants: Sequence[Variant], signal: Signal | None
 ) -> bool:
-    """Whether the second of two variants is better than the first, as `repaired` says."""
+    """Return whether the second of two variants is better than the first, as `repaired` says."""
     aggregate = study.measurer.task.aggregate
     change = gain(values[0], values[1], aggregate)
     if change.value < 0:
@@ -81,7 +82,7 @@ def _is_better(
 
 
 def _is_nearer(study: Study, variants: Sequence[Variant], signal: Signal | None) -> bool:
-    """Whether the outputs of the second variant are credibly nearer to float's."""
+    """Return whether the outputs of the second variant are credibly nearer to float's."""
     if signal is None:
         return False
     first, second = study.measurer.distortion(signal, variants, study.float_variant, SIGNAL_SAMPLES)

@@ -72,14 +72,14 @@ def reranked(study: Study, signal: Signal, alone: Mapping[str, float] | None = N
 
 
 def _largest_first(signal: Mapping[str, float]) -> dict[str, float]:
-    """The same values by unit, the largest first; equal ones stay in their order."""
+    """Return the same values by unit, the largest first; equal ones stay in their order."""
     names = sorted(signal, key=signal.__getitem__, reverse=True)
     return {name: signal[name] for name in names}
 
 
 def by_signal(study: Study, signal: Signal, alone: Mapping[str, float] | None = None) -> Order:
-    """The order of what each unit alone does, for a model that has collapsed: from there forward
-    selection sees only noise.
+    """Return the order of what each unit alone does, for a model that has collapsed: from there
+    forward selection sees only noise.
 
     Arguments and errors as in `reranked`. Errors of single units add up as long as they are small.
     """
@@ -88,8 +88,8 @@ def by_signal(study: Study, signal: Signal, alone: Mapping[str, float] | None = 
 
 
 def distortion_of(study: Study, signal: Signal, samples: int = SET_SAMPLES) -> Distortion:
-    """Skip-sets -> mean distortion of the outputs with each left out, on the first samples of
-    `rank`."""
+    """Return the skip-sets -> mean distortion of the outputs with each left out, on the first
+    samples of `rank`."""
 
     def distortions(skips: Sequence[Skip]) -> list[float]:
         variants = list(map(study.skip_variant, skips))
@@ -100,7 +100,7 @@ def distortion_of(study: Study, signal: Signal, samples: int = SET_SAMPLES) -> D
 
 
 def _shared(left: float, alone: Mapping[str, float]) -> dict[str, float]:
-    """What is left of the distortion, in proportion to the units' own signals."""
+    """Return what is left of the distortion, in proportion to the units' own signals."""
     total = sum(alone.values())
     share = left / total if total > 0 else 0.0
     return {name: value * share for name, value in _largest_first(alone).items()}

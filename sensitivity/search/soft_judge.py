@@ -97,27 +97,27 @@ class SoftJudge:
         return Judged(start - drop.value, self.meets(skip), whole, doubt=_error(drop))
 
     def meets(self, skip: Skip) -> bool:
-        """Whether a set that was judged meets the target, by all that is known now."""
+        """Return whether a set that was judged meets the target, by all that is known now."""
         return self._chance(self.drop(skip)) >= self._promise.confidence
 
     def drop(self, skip: Skip) -> Estimate:
-        """The true drop of a set that was judged, without `holdout`."""
+        """Return the true drop of a set that was judged, without `holdout`."""
         lost = self._lost[frozenset(skip)]
         return true_drop(
             lost.every_counted, lost.every_soft, self.ratio, full_scale=self._full_scale
         )
 
     def known(self, skip: Skip) -> Estimate | None:
-        """The same; None for a set that was not judged, or not on all of `confirm`, and for float,
-        which loses nothing."""
+        """Return the same; None for a set that was not judged, or not on all of `confirm`, and for
+        float, which loses nothing."""
         lost = self._lost.get(frozenset(skip))
         if lost is None or len(lost.counted) < len(self._float):
             return None
         return self.drop(skip)
 
     def with_holdout(self, skip: Skip, float_scores: Scores) -> Estimate | None:
-        """The true drop from all labels, those of `holdout` too, on which the set is measured for
-        it. float_scores: of `holdout`. None for float itself."""
+        """Return the true drop from all labels, those of `holdout` too, on which the set is
+        measured for it. float_scores: of `holdout`. None for float itself."""
         if self._is_float(skip):
             return None
         if self.known(skip) is None:
@@ -163,7 +163,7 @@ class SoftJudge:
         return self._study.skip_variant(skip).disabled == self._study.float_variant.disabled
 
     def _looks(self, skip: Skip) -> Iterable[Lost]:
-        """What is known of a set after each batch of `confirm`."""
+        """Return what is known of a set after each batch of `confirm`."""
         found = replace(self._lost.get(frozenset(skip), UNSEEN), counted=NOTHING, soft=NOTHING)
         variant = self._study.skip_variant(skip)
         for scores, moved in self._measurer.stream(
@@ -199,8 +199,8 @@ class SoftJudge:
         return OPEN[0] < self._chance(self.drop(skip)) < OPEN[1]
 
     def _further(self, skip: Skip) -> Iterator[tuple[Scores, Scores]]:
-        """Losses and soft drops of each batch of `rank`, then of what has no labels, where there
-        are no losses."""
+        """Yield the losses and soft drops of each batch of `rank`, then of what has no labels,
+        where there are no losses."""
         task, variant = self._study.measurer.task, self._study.skip_variant(skip)
         for split in ("rank", "unlabeled"):
             if split not in task.data:

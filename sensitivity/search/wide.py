@@ -28,13 +28,13 @@ UNKNOWN = 0.5
 
 
 def wide_range(own: Range) -> Range:
-    """The same range in steps of 16 bits."""
+    """Return the same range in steps of 16 bits."""
     return replace(own, bits=WIDE_BITS)
 
 
 def wide_ranges(source: Recalibratable, units: Iterable[Unit]) -> dict[str, tuple[Range, ...]]:
-    """What gives these units activations of 16 bits; units without activations on an integer grid
-    of 8 bits or less, and with any that are not, are left out."""
+    """Return what gives these units activations of 16 bits; units without activations on an integer
+    grid of 8 bits or less, and with any that are not, are left out."""
     found = {}
     for unit in units:
         ranges = _of_unit(source, unit)
@@ -44,7 +44,8 @@ def wide_ranges(source: Recalibratable, units: Iterable[Unit]) -> dict[str, tupl
 
 
 def _of_unit(source: Any, unit: Unit) -> tuple[Range, ...]:
-    """Ranges of 16 bits for a unit's activations; empty where one of them cannot have them."""
+    """Return the ranges of 16 bits for a unit's activations; empty where one of them cannot have
+    them."""
     by_name = {quantizer.name: quantizer for quantizer in source.quantizers}
     ranges = []
     for quantizer in map(by_name.__getitem__, unit.quantizers):
@@ -81,8 +82,8 @@ def spared_part(study: Study, signal: Signal | None) -> dict[str, float]:
 
 
 def order_of_steps(order: Order, spared: Mapping[str, float]) -> Order:
-    """Steps of units, those first that bring most for what they cost, as for the knapsack problem
-    with several choices for each item (Sinha and Zoltners 1979).
+    """Return the steps of units, those first that bring most for what they cost, as for the
+    knapsack problem with several choices for each item (Sinha and Zoltners 1979).
 
     spared: as `spared_part` has it. A unit whose first step brings less for its cost than the
     second takes both at once: what both bring for the cost of both lies between.
@@ -102,8 +103,8 @@ def order_of_steps(order: Order, spared: Mapping[str, float]) -> Order:
 def cheaper_with_16_bits(
     choice: Choice, order: Order, planner: FormatsPlanner, judge: Judge, goal: Goal
 ) -> Choice:
-    """What a planner finds among steps, where that costs less than the choice among units, with all
-    that both have tried. order: of steps."""
+    """Return what a planner finds among steps, where that costs less than the choice among units,
+    with all that both have tried. order: of steps."""
     found = planner.choose(order.units, judge, replace(goal, loss=order.signal))
     tried = {frozenset(step.skip): step for step in (*choice.path, *found.path)}
     is_cheaper = goal.cost_of(found.skip) < goal.cost_of(choice.skip)

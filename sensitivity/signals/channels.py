@@ -47,7 +47,7 @@ class Group:
 
 
 def groups_of(batches: Iterable[Outputs]) -> tuple[Group, ...]:
-    """The groups of all outputs, in order. batches: what the float model gives for the data.
+    """Return the groups of all outputs, in order. batches: what the float model gives for the data.
 
     Channels lie along the axis that shows the largest gap between sizes. Those whose values all lie
     in [0, 1] are taken for probabilities, one unit however rare some of them are; others are parted
@@ -89,12 +89,12 @@ class _Sums:
         )
 
     def size(self) -> Values:
-        """Root mean square of each channel."""
+        """Return the root mean square of each channel."""
         return np.asarray(np.sqrt(self.squares / self.count))
 
     def power(self, channels: NDArray[np.intp]) -> float:
-        """Mean square distance from each channel's own mean; of a constant, from 0; 0 where no
-        value was seen."""
+        """Return the mean square distance from each channel's own mean; of a constant, from 0; 0
+        where no value was seen."""
         if not self.count:
             return 0.0
         square = self.squares[channels].mean() / self.count
@@ -123,7 +123,7 @@ class _Output:
                 sums.add(rows)
 
     def groups(self, output: int) -> list[Group]:
-        """The groups of this output; output: which of the model's it is."""
+        """Return the groups of this output; output: which of the model's it is."""
         whole = Group(output, self._whole.power(np.array([0])))
         parted = {axis: _parts(sums) for axis, sums in self._axes.items()}
         if not parted:
@@ -137,8 +137,8 @@ class _Output:
 
 
 def _parts(sums: _Sums) -> tuple[float, list[NDArray[np.intp]]]:
-    """The channels in groups of one unit, and how many times the sizes of the two that are furthest
-    apart differ."""
+    """Return the channels in groups of one unit, and how many times the sizes of the two that are
+    furthest apart differ."""
     channels = np.arange(len(sums.total))
     if sums.count < LEAST:
         return 1.0, [channels]

@@ -9,7 +9,7 @@ from sensitivity.tasks.base import EvaluateTask, Task
 
 
 def distortion_signal(name: str, task: Task | EvaluateTask) -> Signal:
-    """The signal of this name for a task. Raises TaskError for "boxes" where the task is no
+    """Return the signal of this name for a task. Raises TaskError for "boxes" where the task is no
     detector's, NamesError for an unknown name."""
     if name == "boxes":
         return boxes_signal(task)

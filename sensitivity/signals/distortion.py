@@ -38,8 +38,8 @@ def sqnr(reference: Outputs, outputs: Outputs) -> Scores:
 
 
 def by_spread(batches: Iterable[Outputs]) -> Distance:
-    """The distance that `sqnr` is where all outputs are of one unit, and the mean over their groups
-    elsewhere.
+    """Return the distance that `sqnr` is where all outputs are of one unit, and the mean over their
+    groups elsewhere.
 
     batches: what the float model gives for the data. Of each group of channels that share a unit
     (`channels.groups_of`): the mean square of the noise over the square of float's own spread
@@ -84,8 +84,8 @@ def kl(reference: Outputs, outputs: Outputs) -> Scores:
 
 
 def are_logits(outputs: Sequence[Any]) -> bool:
-    """Whether the outputs are scores [samples, classes] of two classes or more. outputs: arrays or
-    tensors."""
+    """Return whether the outputs are scores [samples, classes] of two classes or more. outputs:
+    arrays or tensors."""
     if len(outputs) != 1:
         return False
     classes = outputs[0].shape[1:]
@@ -97,7 +97,7 @@ KL = Signal("kl", kl)
 
 
 def flat_outputs(outputs: Any) -> list[NDArray[np.floating]]:
-    """The arrays of floating-point numbers in what a model returned, in order, on the host.
+    """Return the arrays of floating-point numbers in what a model returned, in order, on the host.
 
     outputs: a tensor or array, or a nest of tuples, lists, dicts and dataclasses of them. Numbers
     that are no floats, such as chosen classes and masks, have no distance and are left out. Arrays
@@ -117,7 +117,7 @@ def flat_outputs(outputs: Any) -> list[NDArray[np.floating]]:
 
 
 def _arrays(value: Any) -> Iterable[NDArray[Any]]:
-    """All arrays of a nest, in order."""
+    """Return all arrays of a nest, in order."""
     is_array = hasattr(value, "shape") and hasattr(value, "dtype")
     if is_array:
         return (as_numpy(value),)
@@ -158,7 +158,7 @@ def _shapes(outputs: Outputs) -> list[tuple[int, ...]]:
 
 
 def _in_words(shapes: list[tuple[int, ...]]) -> str:
-    """The first shapes."""
+    """Return the first shapes."""
     words = " and ".join(map(str, shapes[:4]))
     if len(shapes) > 4:
         words += ", ..."

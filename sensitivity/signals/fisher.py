@@ -15,8 +15,8 @@ from sensitivity.seeds import current_seed
 def fisher(
     source: QuantizedModel, units: Sequence[Unit], batches: Iterable[tuple[Any, Any]]
 ) -> dict[str, float]:
-    """What quantizing each unit alone does to the float model's outputs, to second order: unit ->
-    score >= 0.
+    """Return what quantizing each unit alone does to the float model's outputs, to second order:
+    unit -> score >= 0.
 
     For a classifier (one output [n, classes]) the score estimates `distortion.kl`, its mean over
     the samples in nats; for other outputs `distortion.sqnr`. Larger is more sensitive.

@@ -74,8 +74,8 @@ def _slopes(
 
 
 def random_vectors(outputs: Sequence[Tensor], generator: torch.Generator) -> list[Tensor]:
-    """One vector v per output, with random signs, so that (v' e)^2 has the distance of outputs
-    moved by e as its mean.
+    """Return one vector v per output, with random signs, so that (v' e)^2 has the distance of
+    outputs moved by e as its mean.
 
     Logits [n, classes]: v = (sqrt(p) s - p (sqrt(p)' s)) / sqrt(2) has E[v v'] = (diag(p) - p p') /
     2, the second-order term of KL. Bounded, and so of less variance than the gradient at a label
@@ -178,7 +178,7 @@ def _is_inference(value: Any) -> bool:
 
 
 def _normal(value: Any) -> Any:
-    """The same nest, with a copy of each tensor that was made under inference_mode."""
+    """Return the same nest, with a copy of each tensor that was made under inference_mode."""
 
     def copied(leaf: Any) -> Any:
         if _is_inference(leaf):

@@ -115,7 +115,7 @@ class Probes:
 
 
 def _along(error: Tensor, step: Tensor) -> Tensor:
-    """The error times the step of its sample, in the error's shape.
+    """Return the error times the step of its sample, in the error's shape.
 
     The first axis may be a multiple of the samples, such as windows of images. Where it is not, all
     samples share one step: its squared derivative has the same mean, since theirs are of random
@@ -136,7 +136,7 @@ def _copy(leaf: Any) -> Any:
 
 
 def _holders(model: nn.Module, quantizer: Quantizer) -> Iterator[nn.Module]:
-    """The modules whose attribute the quantizer is: its layer, and others that share it."""
+    """Yield the modules whose attribute the quantizer is: its layer, and others that share it."""
     shared = model.get_submodule(quantizer.name)
     attribute = quantizer.name[len(quantizer.layer) :].removeprefix(".")
     for name, module in model.named_modules(remove_duplicate=False):

@@ -14,13 +14,13 @@ from sensitivity.tasks.fingerprint import function_digest
 
 
 def has_soft_drop(task: Task) -> bool:
-    """Whether the task says what float expects to lose, and its metric is a mean of what is lost
-    by single samples."""
+    """Return whether the task says what float expects to lose, and its metric is a mean of what is
+    lost by single samples."""
     return task.soft is not None and task.aggregate is mean
 
 
 def soft_name(soft: Soft | Fittable) -> str:
-    """What tells these soft drops, in a journal, from those of another function."""
+    """Return what tells these soft drops, in a journal, from those of another function."""
     return f"soft {function_digest(soft)[:8]}"
 
 

@@ -17,12 +17,12 @@ over moves the outputs of most models by more than this."""
 
 
 def same(one: Any, other: Any) -> bool:
-    """Whether two nests are equal bit for bit, up to the sign of zero; NaN equals NaN."""
+    """Return whether two nests are equal bit for bit, up to the sign of zero; NaN equals NaN."""
     return difference(one, other) == 0
 
 
 def difference(one: Any, other: Any) -> float:
-    """The largest difference as a part of the largest finite value of its tensor in `one`.
+    """Return the largest difference as a part of the largest finite value of its tensor in `one`.
 
     inf where the structure, a shape, a type or the place of a value that is not finite differs.
     """
@@ -57,7 +57,7 @@ def _tensors(one: Tensor, other: Tensor) -> float:
 
 
 def _relative(one: Tensor, other: Tensor) -> float:
-    """The largest difference of finite values over the largest magnitude of `one`."""
+    """Return the largest difference of finite values over the largest magnitude of `one`."""
     if one.numel() == 0:
         return 0.0
     largest = float(one.abs().max())

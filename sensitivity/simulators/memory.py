@@ -9,18 +9,18 @@ UNKNOWN_MEMORY = 8 * 2**30
 
 
 def host_memory() -> int:
-    """Bytes free on the host; `UNKNOWN_MEMORY` where the system does not say."""
+    """Return the bytes free on the host; `UNKNOWN_MEMORY` where the system does not say."""
     return _bytes_told("/proc/meminfo", "MemAvailable:") or UNKNOWN_MEMORY
 
 
 def peak_memory() -> int | None:
-    """Bytes of the host that this process has held at once so far, at most; None where the system
-    does not say."""
+    """Return the bytes of the host that this process has held at once so far, at most; None where
+    the system does not say."""
     return _bytes_told("/proc/self/status", "VmHWM:")
 
 
 def _bytes_told(path: str, field: str) -> int | None:
-    """A number of bytes that Linux tells in a file of its own; None where it does not."""
+    """Return a number of bytes that Linux tells in a file of its own; None where it does not."""
     try:
         lines = Path(path).read_text().splitlines()
     except OSError:
@@ -32,7 +32,8 @@ def _bytes_told(path: str, field: str) -> int | None:
 
 
 def budget_warnings(needed: int, memory: int | None) -> tuple[str, ...]:
-    """One sentence for values that take more bytes than the budget has; nothing where they do not.
+    """Return one sentence for values that take more bytes than the budget has; nothing where they
+    do not.
 
     needed: the most bytes that were planned. memory: the budget; None for no limit.
     """

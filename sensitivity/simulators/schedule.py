@@ -58,7 +58,7 @@ class Network:
         return tuple(upstream)
 
     def reads(self, value: Value) -> list[Value]:
-        """The values that a value is computed from, in the order of its node's deps."""
+        """Return the values that a value is computed from, in the order of its node's deps."""
         node, mask = value
         return [value_of(self, dep, mask) for dep in self.deps[node]]
 
@@ -115,7 +115,8 @@ class Schedule:
 
 
 def order(masks: Sequence[int], bits: Sequence[int]) -> list[int]:
-    """Indices of the variants in an order in which those with a common beginning follow each other.
+    """Return the indices of the variants in an order in which those with a common beginning follow
+    each other.
 
     masks: the disabled quantizers of each variant. bits: one per quantizer, in the order the
     network meets them. Where variants part, the fewer go first: what they all start from is then
@@ -128,7 +129,7 @@ def order(masks: Sequence[int], bits: Sequence[int]) -> list[int]:
 
 
 def _ordered(group: list[int], masks: Sequence[int], bits: Sequence[int]) -> list[int]:
-    """The indices of a group of variants in the order that `order` describes."""
+    """Return the indices of a group of variants in the order that `order` describes."""
     result: list[int] = []
     for position, bit in enumerate(bits, 1):
         enabled: list[int] = []
@@ -145,7 +146,7 @@ def _ordered(group: list[int], masks: Sequence[int], bits: Sequence[int]) -> lis
 def schedule(
     network: Network, masks: Sequence[int], memory: int | None = None, copies: int = 1
 ) -> Schedule:
-    """The cheapest schedule found that holds at most `memory` bytes; None means no limit.
+    """Return the cheapest schedule found that holds at most `memory` bytes; None means no limit.
 
     copies: how many micro-batches wait, each with its own kept values, while one of them is run.
     Where the limit is too small, values that wait for a later variant are dropped and computed
@@ -205,8 +206,8 @@ def _draft(network: Network, ranked: list[tuple[int, int]], dropped: set[Value])
 
 
 def value_of(network: Network, node: int, mask: int) -> Value:
-    """The value of a node where `mask` is disabled; that of what it first reads where it is a
-    disabled quantizer."""
+    """Return the value of a node where `mask` is disabled; that of what it first reads where it is
+    a disabled quantizer."""
     while network.switch[node] & mask:
         node = network.deps[node][0]
     # an enabled quantizer's own bit is not in the mask
@@ -221,7 +222,8 @@ def needed(
     held: Container[object],
     reads: Callable[[Value], Iterable[Value]],
 ) -> list[Value]:
-    """The values not held that have to be computed for the wanted ones, each behind what it reads.
+    """Return the values not held that have to be computed for the wanted ones, each behind what it
+    reads.
 
     reads: the values that a value is computed from.
     """
@@ -255,7 +257,7 @@ def _add(network: Network, draft: _Draft, held: dict[Value, int], value: Value) 
 
 
 def _lives(draft: _Draft) -> list[int]:
-    """The moment at which each slot is last read."""
+    """Return the moment at which each slot is last read."""
     last = [-1] * len(draft.values)
     for moment, (_, reads, out) in enumerate(draft.moments):
         for slot in reads:
@@ -266,7 +268,8 @@ def _lives(draft: _Draft) -> list[int]:
 
 
 def _holds(network: Network, draft: _Draft) -> list[int]:
-    """The moment at which the memory of each slot can go: when its last view was last read."""
+    """Return the moment at which the memory of each slot can go: when its last view was last
+    read."""
     holds = _lives(draft)
     for node, reads, out in reversed(draft.moments):
         if node == HANDOUT or network.fresh[node]:
@@ -277,7 +280,7 @@ def _holds(network: Network, draft: _Draft) -> list[int]:
 
 
 def _peak(network: Network, draft: _Draft, copies: int) -> tuple[int, int]:
-    """The most bytes held at once, and the leg in which that is.
+    """Return the most bytes held at once, and the leg in which that is.
 
     Micro-batches take turns at each leg. While one of them runs, each of the others holds what
     waits before the leg, or what is left after it, outputs included; then the outputs of all are
@@ -302,8 +305,8 @@ def _peak(network: Network, draft: _Draft, copies: int) -> tuple[int, int]:
 
 
 def _victims(network: Network, draft: _Draft, leg: int, excess: int, copies: int) -> set[Value]:
-    """Values kept from an earlier leg for this one, or during it for a later one: enough of them to
-    save `excess` bytes, where there are; those needed farthest in the future first."""
+    """Return the values kept from an earlier leg for this one, or during it for a later one: enough
+    of them to save `excess` bytes, where there are; those needed farthest in the future first."""
     _, first, handout = draft.legs[leg]
     last = _lives(draft)
     # Slot -> the moment it is needed next after this leg, or last where that is earlier.
@@ -338,7 +341,8 @@ def _finish(network: Network, draft: _Draft, peak: int) -> Schedule:
             frees[moment].append(slot)
 
     def is_alone(slot: int, moment: int) -> bool:
-        """Whether nothing but one read at this moment needs the memory of a slot any more."""
+        """Return whether nothing but one read at this moment needs the memory of a slot any
+        more."""
         reads = draft.moments[moment][1]
         return mine[slot] and last[slot] == moment and reads.count(slot) == 1
 
@@ -358,8 +362,8 @@ def _finish(network: Network, draft: _Draft, peak: int) -> Schedule:
 
 
 def _exclusive(network: Network) -> list[bool]:
-    """Whether no other value ever shares the memory of each node. A disabled quantizer counts as
-    what it reads."""
+    """Return whether no other value ever shares the memory of each node. A disabled quantizer
+    counts as what it reads."""
     exclusive = list(map(bool, network.deps))
     for node, deps in enumerate(network.deps):
         if network.fixed[node] or not network.fresh[node]:

@@ -26,12 +26,12 @@ class Switches:
         return self.bits_of(self.bits)
 
     def bits_of(self, names: Iterable[str]) -> int:
-        """The bits of these names together."""
+        """Return the bits of these names together."""
         return sum(self.bits[name] for name in names)
 
     def mask(self, variant: frozenset[str], together: Mapping[str, str] = NOTHING) -> int:
-        """The bits of what a variant leaves out: disabled quantizers, those replaced by another
-        range, and ranges that are not in use.
+        """Return the bits of what a variant leaves out: disabled quantizers, those replaced by
+        another range, and ranges that are not in use.
 
         variant: names of disabled quantizers, and keys of ranges. together: quantizer -> another
         one that is left out too where the first is replaced. Raises NamesError for an unknown name.
@@ -43,7 +43,7 @@ class Switches:
 
 
 def bits_by_name(names: Iterable[str]) -> dict[str, int]:
-    """A bit of its own for each name, in their order.
+    """Return a bit of its own for each name, in their order.
 
     >>> bits_by_name(["stem", "head"])
     {'stem': 1, 'head': 2}

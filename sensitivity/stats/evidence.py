@@ -29,8 +29,8 @@ class Evidence:
 def likeliest(
     own: Array, surprise: Array, scales: Sequence[float], noises: Sequence[float]
 ) -> Evidence:
-    """The scale of the covariance and the noise under which `surprise` has the largest marginal
-    likelihood.
+    """Return the scale of the covariance and the noise under which `surprise` has the largest
+    marginal likelihood.
 
     own: float[m, m], covariance up to a scale. surprise: float[m], what was seen less what was
     expected. Rasmussen and Williams 2006, "Gaussian Processes for Machine Learning", 5.4.1.

@@ -13,8 +13,8 @@ MAX_GROUPS = 200
 def pseudo_values(
     scores: NDArray[np.float64], aggregate: Callable[[NDArray[np.float64]], float]
 ) -> NDArray[np.float64]:
-    """Jackknife pseudo-values (Tukey 1958): their mean is the bias-corrected metric, their spread
-    its sampling error.
+    """Return the jackknife pseudo-values (Tukey 1958): their mean is the bias-corrected metric,
+    their spread its sampling error.
 
     scores: float[n, ...]; aggregate: any number of rows -> metric. At most MAX_GROUPS groups of
     consecutive samples are left out in turn, so the result is float[min(n, MAX_GROUPS)]; for a mean

@@ -13,7 +13,7 @@ Values = NDArray[np.float64]
 
 
 def paired_effect(base: ArrayLike, other: ArrayLike, *, alpha: float = 0.05) -> Estimate:
-    """Mean per-sample gain of `other` over `base`, with an interval.
+    """Return the mean per-sample gain of `other` over `base`, with an interval.
 
     base, other: float[n], the same samples in the same order.
     alpha: 0 < alpha < 1; the interval covers 1 - alpha if looked at once. Looking after every batch
@@ -40,7 +40,8 @@ def paired_effect(base: ArrayLike, other: ArrayLike, *, alpha: float = 0.05) -> 
 
 
 def mean_estimate(values: ArrayLike, *, alpha: float = 0.05) -> Estimate:
-    """Mean of float[n] with an interval: Wilson's for values in {0, 1}, Student's t otherwise."""
+    """Return the mean of float[n] with an interval: Wilson's for values in {0, 1}, Student's t
+    otherwise."""
     sample = _values(values)
     if sample.size >= 2 and np.isin(sample, (0.0, 1.0)).all():
         test = optional.stats.binomtest(int(sample.sum()), sample.size)
@@ -52,7 +53,7 @@ def mean_estimate(values: ArrayLike, *, alpha: float = 0.05) -> Estimate:
 
 
 def mean_with_t_interval(values: ArrayLike, *, alpha: float = 0.05) -> Estimate:
-    """Mean of float[n] with Student's t interval; no interval where n < 2."""
+    """Return the mean of float[n] with Student's t interval; no interval where n < 2."""
     sample = _values(values)
     mean = float(sample.mean())
     if sample.size < 2:
@@ -64,8 +65,8 @@ def mean_with_t_interval(values: ArrayLike, *, alpha: float = 0.05) -> Estimate:
 
 
 def differs(first: ArrayLike, second: ArrayLike, *, alpha: float = 0.05) -> bool:
-    """Whether the data can tell two variants apart: the interval of their paired effect leaves out
-    zero."""
+    """Return whether the data can tell two variants apart: the interval of their paired effect
+    leaves out zero."""
     return not paired_effect(first, second, alpha=alpha).allows(0)
 
 

@@ -13,8 +13,8 @@ from sensitivity.records import Estimate
 
 
 def samples_needed(drop: float, spread: float, *, alpha: float = 0.05, power: float = 0.8) -> int:
-    """Samples with which a paired t test tells a mean drop from none, two-sided at `alpha`, in
-    `power` of all cases.
+    """Return the samples with which a paired t test tells a mean drop from none, two-sided at
+    `alpha`, in `power` of all cases.
 
     drop: > 0, of the mean per-sample difference. spread: its standard deviation, >= 0.
 
@@ -33,8 +33,8 @@ def samples_needed(drop: float, spread: float, *, alpha: float = 0.05, power: fl
 
 
 def spread_of(effect: Estimate, *, alpha: float = 0.05) -> float | None:
-    """Standard deviation of the per-sample differences that a paired effect came from; None without
-    an interval."""
+    """Return the standard deviation of the per-sample differences that a paired effect came from;
+    None without an interval."""
     if not effect.has_interval:
         return None
     low, high = effect.ends

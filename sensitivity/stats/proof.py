@@ -19,7 +19,8 @@ POWER = 0.8
 
 
 def judged(shortfall: Estimate, confidence: float) -> AccuracyStatus:
-    """What an estimate of how far the metric is under what the target allows says about the target.
+    """Return what an estimate of how far the metric is under what the target allows says about the
+    target.
 
     shortfall: <= 0 where the target holds; its interval covers 95 %, looked at once. confidence:
     the chance of the target holding from which it is "met"; "missed" where the chance of it not
@@ -38,8 +39,8 @@ def judged(shortfall: Estimate, confidence: float) -> AccuracyStatus:
 
 
 def chance_below(estimate: Estimate, limit: float) -> float | None:
-    """The chance that what was estimated is at most `limit`: normal, each side of the 95 % interval
-    as it is. None where there is no interval.
+    """Return the chance that what was estimated is at most `limit`: normal, each side of the 95 %
+    interval as it is. None where there is no interval.
 
     >>> round(chance_below(Estimate(1.0, 0.0, 1.98, 50), 1.98), 3)
     0.975
@@ -55,8 +56,8 @@ def chance_below(estimate: Estimate, limit: float) -> float | None:
 
 
 def limit_held(estimate: Estimate, confidence: float) -> float | None:
-    """The smallest limit that what was estimated is under with this chance, as `chance_below` says
-    it. confidence: from 0.5 to under 1. None where there is no interval.
+    """Return the smallest limit that what was estimated is under with this chance, as
+    `chance_below` says it. confidence: from 0.5 to under 1. None where there is no interval.
 
     >>> round(limit_held(Estimate(1.0, 0.0, 1.98, 50), 0.975), 3)
     1.98
@@ -68,8 +69,8 @@ def limit_held(estimate: Estimate, confidence: float) -> float | None:
 
 
 def combined(parts: Sequence[Estimate]) -> Estimate:
-    """One estimate from estimates of the same value on samples that do not overlap, each counting
-    by its samples.
+    """Return one estimate from estimates of the same value on samples that do not overlap, each
+    counting by its samples.
 
     Weights that do not depend on the values keep the mean unbiased. The interval is put together
     from the two sides of each interval, which need not be alike (Zou and Donner 2008, "Construction
@@ -88,8 +89,8 @@ def combined(parts: Sequence[Estimate]) -> Estimate:
 
 
 def widened(estimate: Estimate, other: Estimate) -> Estimate:
-    """The estimate with each side of its interval at least as long as that of `other`; none where
-    one has none.
+    """Return the estimate with each side of its interval at least as long as that of `other`; none
+    where one has none.
 
     >>> widened(Estimate(1.0, 0.5, 2.0, 9), Estimate(0.0, -1.0, 0.5, 9))
     Estimate(value=1.0, low=0.0, high=2.0, n=9)
@@ -113,8 +114,8 @@ def samples_to_settle(shortfall: Estimate, confidence: float) -> int | None:
 
 
 def more_to_settle(shortfall: Estimate, spread: float, confidence: float) -> int | None:
-    """The same for an estimate that knows more than its own samples say: how many labelled samples
-    more.
+    """Return the same for an estimate that knows more than its own samples say: how many labelled
+    samples more.
 
     spread: standard deviation of the per-sample differences. What new samples add to what is known
     is their number over the square of it.
@@ -131,7 +132,7 @@ def more_to_settle(shortfall: Estimate, spread: float, confidence: float) -> int
 
 
 def shortfall(target: Target, float_: Estimate, level: Estimate, drop: Estimate) -> Estimate:
-    """How far a plan is under what the target allows; <= 0 where the target holds.
+    """Return how far a plan is under what the target allows; <= 0 where the target holds.
 
     float_, level, drop: of float, of the plan, and float minus plan (paired), all on the same
     samples. A target that is relative to float is known no better than float: the interval is
@@ -148,14 +149,14 @@ def shortfall(target: Target, float_: Estimate, level: Estimate, drop: Estimate)
 
 
 def corrected_level(level: Estimate, float_: Estimate, drop: Estimate) -> Estimate:
-    """The level of a plan moved by as much as its drop was corrected for choosing, so that float
-    minus level is `drop`."""
+    """Return the level of a plan moved by as much as its drop was corrected for choosing, so that
+    float minus level is `drop`."""
     return level.plus(float_.value - drop.value - level.value)
 
 
 def less(level: Estimate, drop: Estimate) -> Estimate:
-    """One estimate less another on much the same samples; its interval is as wide as if they were
-    independent, which is wider than it has to be.
+    """Return one estimate less another on much the same samples; its interval is as wide as if they
+    were independent, which is wider than it has to be.
 
     >>> less(Estimate(5.0, 2.0, 8.0, 50), Estimate(1.0, -3.0, 5.0, 50))
     Estimate(value=4.0, low=-1.0, high=9.0, n=50)

@@ -54,7 +54,7 @@ def standing(
     alpha: float = 0.05,
     bound: float | None = 1.0,
 ) -> Standing:
-    """Who belongs to the best k units, judged by all scores so far.
+    """Return who belongs to the best k units, judged by all scores so far.
 
     scores: float[units, n], higher is better (a unit's baseline cancels out). Samples are in their
         random order, with NaN where not measured, which may only be at the end of a row.
@@ -89,8 +89,8 @@ class _Race:
     enough: float
 
     def is_beaten(self, unit: int, k: int) -> bool:
-        """Whether at least k units are certainly better. Depends on this unit's samples only: once
-        out, always out."""
+        """Return whether at least k units are certainly better. Depends on this unit's samples
+        only: once out, always out."""
         own = self.measured[unit]
         rivals = np.flatnonzero(self.measured >= own)
         rivals = rivals[rivals != unit]
@@ -99,8 +99,8 @@ class _Race:
         return len(rivals) >= k and int(self.better(rivals, unit, ROUNDING).sum()) >= k
 
     def better(self, rivals: Indices, unit: int, margin: float) -> NDArray[np.bool_]:
-        """Which rivals' means are certainly above this unit's plus `margin`, on the samples all of
-        them have."""
+        """Return which rivals' means are certainly above this unit's plus `margin`, on the samples
+        all of them have."""
         shared = int(min(self.measured[unit], self.measured[rivals].min()))
         difference = self.values[rivals, :shared] - self.values[unit, :shared]
         if self.population is not None and shared == self.population:

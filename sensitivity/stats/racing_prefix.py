@@ -48,8 +48,8 @@ class Tried:
 
 
 def next_size(signal: ArrayLike, tried: Sequence[Tried], allowed: float) -> int | None:
-    """How many units of the ranking to skip in the next try; None when there is nothing left to
-    learn cheaply.
+    """Return how many units of the ranking to skip in the next try; None when there is nothing left
+    to learn cheaply.
 
     signal: float[units] >= 0 in ranking order, largest first: mean squared distortion of the
         outputs when only this unit is quantized.
@@ -75,7 +75,8 @@ def next_size(signal: ArrayLike, tried: Sequence[Tried], allowed: float) -> int 
 
 
 def _hopeful_sizes(signal: Values, tried: Sequence[Tried], allowed: float) -> NDArray[np.int_]:
-    """The sizes that are likely enough to meet the target, ascending, where no try met it."""
+    """Return the sizes that are likely enough to meet the target, ascending, where no try met
+    it."""
     loss, error = predicted_loss(signal, tried, allowed)
     missed = sum(one.part for one in tried if one.size > 0)
     enough = 1 - (1 - LIKELY) / 2**missed
@@ -84,8 +85,8 @@ def _hopeful_sizes(signal: Values, tried: Sequence[Tried], allowed: float) -> ND
 
 
 def _between(failed: int, met: int, units: int) -> int | None:
-    """The size to try between one that failed and one that met the target; None where it is not
-    worth it."""
+    """Return the size to try between one that failed and one that met the target; None where it is
+    not worth it."""
     # One more near the answer takes a whole pass; where more than half of the units are in doubt
     # it is worth that.
     is_worth_a_pass = met - failed > max(units / 2, 1)
@@ -103,8 +104,8 @@ def _checked_signal(signal: ArrayLike) -> Values:
 def predicted_loss(
     signal: ArrayLike, tried: Sequence[Tried], allowed: float
 ) -> tuple[Values, Values]:
-    """Loss on the whole split of each size, and its standard error, float[units + 1] both; the
-    first try is of size 0."""
+    """Return the loss on the whole split of each size, and its standard error, float[units + 1]
+    both; the first try is of size 0."""
     noise = np.asarray(signal, dtype=np.float64)
     left = np.append(np.cumsum((noise if noise.any() else noise + 1)[::-1])[::-1], 0.0)
     left = np.maximum(left / left[0], 1e-9)
@@ -115,8 +116,8 @@ def predicted_loss(
     luck = (LUCK * allowed) ** 2
 
     def shared(one: Values, other: Values) -> Values:
-        """Covariance of two losses: signal left, times how far the random walk had come where they
-        parted."""
+        """Return the covariance of two losses: signal left, times how far the random walk had come
+        where they parted."""
         walk = OFFSET + np.minimum(-np.log(one)[:, None], -np.log(other))
         return np.asarray((DRIFT * slope) ** 2 * one[:, None] * walk * other)
 

@@ -20,8 +20,8 @@ def corrected_drop(
     resamples: int = 1000,
     seed: int | None = None,
 ) -> Estimate:
-    """Mean loss against float of what the search would choose, judged on samples that did not
-    choose it.
+    """Return the mean loss against float of what the search would choose, judged on samples that
+    did not choose it.
 
     float_values: float[n]. values: float[k, n] of the k sets tried, same samples. costs: float[k].
     allowed: the largest drop that meets the target. In each bootstrap sample the cheapest set that

@@ -78,7 +78,7 @@ def log_evidence(
 def lower_bound(
     values: ArrayLike, population: int | None, *, alpha: float, bound: float | None = 1.0
 ) -> Values:
-    """A bound that the mean is above with probability 1 - alpha, at all n at once.
+    """Return a bound that the mean is above with probability 1 - alpha, at all n at once.
 
     values: float[..., n] as in `log_evidence`. Returns float[...]; -inf where there is no bound
     yet.
@@ -102,7 +102,7 @@ def lower_bound(
 def confidence_sequence(
     values: ArrayLike, population: int | None, *, alpha: float = 0.05, bound: float | None = 1.0
 ) -> Estimate:
-    """The mean so far, with an interval that may be looked at after every batch.
+    """Return the mean so far, with an interval that may be looked at after every batch.
 
     values: float[n] as in `log_evidence`; n >= 1. For the mean of the split give its size: the
     interval shrinks to a point when all of it was seen. For the mean of what the split was drawn
@@ -129,7 +129,7 @@ def is_at_least(
     alpha: float = 0.05,
     bound: float | None = 1.0,
 ) -> Answer:
-    """Whether the mean of the split is at least `threshold`, as soon as that is clear.
+    """Return whether the mean of the split is at least `threshold`, as soon as that is clear.
 
     values: float[n] as in `log_evidence`. Wrong with probability at most alpha however often it is
     asked, and never once n == population. The two answers do not share alpha: only one of them can

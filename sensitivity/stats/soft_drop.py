@@ -56,7 +56,7 @@ class Ratio:
 
 
 def ratio_of(counted: Sequence[ArrayLike], soft: Sequence[ArrayLike]) -> Ratio:
-    """What all judged sets together say of the ratio, on top of BELIEF.
+    """Return what all judged sets together say of the ratio, on top of BELIEF.
 
     counted, soft: for each set float[n], losses against float and soft drops of the same samples; n
     may differ from set to set, each being the first samples of one split. It is the slope of the
@@ -86,8 +86,8 @@ def ratio_of(counted: Sequence[ArrayLike], soft: Sequence[ArrayLike]) -> Ratio:
 def true_drop(
     counted: ArrayLike, soft: ArrayLike, ratio: Ratio = Ratio(), *, full_scale: float = 1.0
 ) -> Estimate:
-    """The drop of one set in the world that the samples are from, with an interval that covers
-    95 %.
+    """Return the drop of one set in the world that the samples are from, with an interval that
+    covers 95 %.
 
     counted: float[n], losses against float of labelled samples, n >= 1. soft: float[m], soft drops
     of these and of any other samples, labelled or not. full_scale: the largest loss of a sample.
@@ -130,8 +130,8 @@ def _weight_of_counted(doubt: float, error: float, difference: float) -> float:
 
 
 def _error(values: Values, unseen: float) -> float:
-    """Standard error of the mean, as if one sample more had lost `unseen`: samples that all agree
-    prove nothing."""
+    """Return the standard error of the mean, as if one sample more had lost `unseen`: samples that
+    all agree prove nothing."""
     n = len(values)
     variance = (float(np.sum(values**2)) + unseen**2) / (n + 1) - float(values.mean()) ** 2
     return math.sqrt(max(variance, 0.0) / n)

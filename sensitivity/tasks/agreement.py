@@ -109,7 +109,7 @@ class FloatBatches:
 
 
 def agreement(outputs: Any, targets: FloatOutputs) -> Scores:
-    """How much of what float's outputs tell of each sample is left: float64[n] from 0 to 1.
+    """Return how much of what float's outputs tell of each sample is left: float64[n] from 0 to 1.
 
     Of each output 1 less the squared distance from float's as a part of how far samples are from
     their mean: the coefficient of determination, R2, for each sample, and 0 where it is below. Of
@@ -145,7 +145,7 @@ def _check_shape(own: Array, theirs: Array) -> None:
 
 
 def _determined(own: Array, theirs: Array, spread: float) -> Scores:
-    """One output. spread: above 0."""
+    """Return one output. spread: above 0."""
     others = tuple(range(1, theirs.ndim))
     if theirs.dtype.kind not in "fc":
         return np.asarray((own == theirs).mean(others), np.float64)

@@ -48,7 +48,7 @@ class Fittable(Protocol):
 
 
 def mean(scores: Scores) -> float:
-    """The default aggregate: the mean of per-sample scores float[n]."""
+    """Return the default aggregate: the mean of per-sample scores float[n]."""
     return float(np.mean(scores))
 
 

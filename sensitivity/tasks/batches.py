@@ -20,8 +20,8 @@ SEQUENCES = (tuple, list)
 
 
 def batch_digest(inputs: Any, targets: Any) -> str:
-    """Hex digest of every array, number and text in a batch: equal in another process, other when a
-    value changes.
+    """Return the hex digest of every array, number and text in a batch: equal in another process,
+    other when a value changes.
 
     Tuples, lists, dicts and dataclasses are looked into. Of any other object only its type and name
     count.
@@ -33,8 +33,8 @@ def batch_digest(inputs: Any, targets: Any) -> str:
 
 
 def check_pair(batch: Any, split: str) -> tuple[Any, Any]:
-    """The batch as (inputs, targets). Raises TaskError for anything else, also for an array or a
-    dict of two."""
+    """Return the batch as (inputs, targets). Raises TaskError for anything else, also for an array
+    or a dict of two."""
     got = f"one {type(batch).__name__}"
     if isinstance(batch, SEQUENCES):
         if len(batch) == 2:
@@ -47,7 +47,8 @@ def check_pair(batch: Any, split: str) -> tuple[Any, Any]:
 
 
 def batch_size(inputs: Any) -> int:
-    """Samples in a batch: the first axis of its first array. A function counts as one sample.
+    """Return the samples in a batch: the first axis of its first array. A function counts as one
+    sample.
 
     Raises TaskError where there is no array, or two of them differ in their first axis.
     """
@@ -67,8 +68,8 @@ def batch_size(inputs: Any) -> int:
 
 
 def first_samples(inputs: Any, samples: int) -> Any:
-    """The same inputs with so many samples at most: every array of a batch has the sample as its
-    first axis."""
+    """Return the same inputs with so many samples at most: every array of a batch has the sample as
+    its first axis."""
 
     def cut(array: Any) -> Any:
         if len(array.shape) == 0:
@@ -79,7 +80,8 @@ def first_samples(inputs: Any, samples: int) -> Any:
 
 
 def each_array(function: Callable[..., Any], *nests: Any) -> Any:
-    """A nest of what `function` makes of the arrays that stand at one place of all these nests.
+    """Return a nest of what `function` makes of the arrays that stand at one place of all these
+    nests.
 
     nests: of tuples, lists and dicts, all alike. What is no array stays as the first has it.
     """
@@ -95,7 +97,7 @@ def each_array(function: Callable[..., Any], *nests: Any) -> Any:
 
 
 def sequence_of(kind: Any, values: list[Any]) -> Any:
-    """The values in a list, a tuple or a named tuple of this class."""
+    """Return the values in a list, a tuple or a named tuple of this class."""
     is_named_tuple = hasattr(kind, "_fields")
     if is_named_tuple:
         return kind(*values)
@@ -103,7 +105,7 @@ def sequence_of(kind: Any, values: list[Any]) -> Any:
 
 
 def arrays(value: Any) -> Iterator[Any]:
-    """Every array of a nest of tuples, lists and dicts."""
+    """Yield every array of a nest of tuples, lists and dicts."""
     if hasattr(value, "shape"):
         yield value
     elif isinstance(value, Mapping):
@@ -148,8 +150,8 @@ def _add_array(update: Callable[[Any], None], value: Any) -> None:
 
 
 def as_numpy(value: Any) -> np.ndarray[Any, np.dtype[Any]]:
-    """A tensor or array as a numpy array on the host; bfloat16, which numpy lacks, as float32 of
-    the same values."""
+    """Return a tensor or array as a numpy array on the host; bfloat16, which numpy lacks, as
+    float32 of the same values."""
     if not hasattr(value, "detach"):
         return np.asarray(value)
     tensor = value.detach().cpu()
@@ -159,8 +161,8 @@ def as_numpy(value: Any) -> np.ndarray[Any, np.dtype[Any]]:
 
 
 def scores_of(value: Any) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """What a task's `score` gave, as float64 on the host: a tensor of any type and device, an
-    array, or a list.
+    """Return what a task's `score` gave, as float64 on the host: a tensor of any type and device,
+    an array, or a list.
 
     Raises TypeError for complex numbers, whose imaginary part would be lost.
     """

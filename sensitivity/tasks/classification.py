@@ -131,8 +131,8 @@ def from_folder(
     batch: int = 50,
     seed: int | None = None,
 ) -> dict[str, ImageBatches]:
-    """Batches for "calib", "rank", "confirm" and "holdout": disjoint, drawn at random, the same for
-    the same seed; None takes that of the command, --seed.
+    """Return the batches for "calib", "rank", "confirm" and "holdout": disjoint, drawn at random,
+    the same for the same seed; None takes that of the command, --seed.
 
     root: one folder per class, whose alphabetical order is the order of the model's outputs; or,
     with `label`, any folder of images. label: the class index of a file. transform: an RGB Pillow
@@ -155,7 +155,7 @@ def from_arrays(
     batch: int = 50,
     seed: int | None = None,
 ) -> dict[str, ArrayBatches]:
-    """The same from arrays or tensors. x: [n, ...] as the model takes it. y: int[n], class
+    """Return the same from arrays or tensors. x: [n, ...] as the model takes it. y: int[n], class
     indices."""
     inputs, labels = as_numpy(x), as_numpy(y)
     if labels.ndim != 1 or labels.dtype.kind not in "iu" or len(labels) != len(inputs):
@@ -172,7 +172,7 @@ def from_arrays(
 
 
 def classification_task(model: Any, splits: Mapping[str, Any]) -> Task:
-    """A task whose metric is top-1 accuracy, 0..1.
+    """Return a task whose metric is top-1 accuracy, 0..1.
 
     model: calibrated, gives scores [n, classes]. splits: batches for "rank", "confirm" and
     "holdout", as `from_folder` and `from_arrays` make them; "calib", where it is there, is what
@@ -238,8 +238,9 @@ class AnswerLost:
         return np.asarray(lost, dtype=np.float64)
 
     def fit(self, outputs: Sequence[Any], targets: Sequence[Any]) -> tuple[float]:
-        """The temperature of the highest posterior, to two digits that matter: the likelihood of
-        the labels, and before them 1 within a factor of about 1.6 (`TEMPERATURE_SPREAD`).
+        """Return the temperature of the highest posterior, to two digits that matter: the
+        likelihood of the labels, and before them 1 within a factor of about 1.6
+        (`TEMPERATURE_SPREAD`).
 
         outputs: of float, a batch each; targets: class indices of the same samples.
         """
@@ -281,8 +282,8 @@ def _log_probabilities(logits: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def images_by_class(root: Path) -> Images:
-    """The images of root/CLASS/..., classes numbered in alphabetical order. Raises TaskError for an
-    empty class."""
+    """Return the images of root/CLASS/..., classes numbered in alphabetical order. Raises TaskError
+    for an empty class."""
     files = image_files(root)
     folders = _class_folders(root)
     if not folders:
@@ -305,13 +306,13 @@ def images_by_class(root: Path) -> Images:
 
 
 def _class_folders(root: Path) -> list[str]:
-    """Names of the folders of classes, in alphabetical order; hidden ones are none."""
+    """Return the names of the folders of classes, in alphabetical order; hidden ones are none."""
     folders = filter(Path.is_dir, root.iterdir())
     return sorted(folder.name for folder in folders if not folder.name.startswith("."))
 
 
 def labelled_images(root: Path, label: Callable[[Path], int]) -> Images:
-    """Every image below root with the class index that `label` gives its path."""
+    """Return every image below root with the class index that `label` gives its path."""
     files = image_files(root)
     if not files:
         raise TaskError(
@@ -344,7 +345,7 @@ def random_parts(n: int, sizes: Mapping[str, float], seed: int | None = None) ->
 
 
 def _class_scores(outputs: Any) -> NDArray[Any]:
-    """The model's outputs as an array [n, classes]."""
+    """Return the model's outputs as an array [n, classes]."""
     got = f"a {type(outputs).__name__}"
     if hasattr(outputs, "shape"):
         got = f"shape {tuple(outputs.shape)}"

@@ -31,7 +31,7 @@ def sides(size: Size) -> tuple[int, int]:
 
 
 def shown_size(size: Size) -> str:
-    """The side of a square, or height x width.
+    """Return the side of a square, or height x width.
 
     >>> shown_size((64, 96)), shown_size((64, 64))
     ('64x96', '64')
@@ -43,8 +43,8 @@ def shown_size(size: Size) -> str:
 
 
 def image_files(folder: Path) -> list[Path]:
-    """Every image below a folder, by its ending, sorted by path. Raises TaskError where there is no
-    such folder."""
+    """Return every image below a folder, by its ending, sorted by path. Raises TaskError where
+    there is no such folder."""
     if not folder.is_dir():
         got = "a file" if folder.exists() else "nothing there"
         raise TaskError(f"Expected a folder of images at {folder}, got {got}; check the path.")
@@ -57,7 +57,7 @@ def image_files(folder: Path) -> list[Path]:
 
 
 def read_rgb(file: Path) -> Image:
-    """The image in RGB, whatever its mode; EXIF orientation is left alone, as torchvision's
+    """Return the image in RGB, whatever its mode; EXIF orientation is left alone, as torchvision's
     ImageFolder does.
 
     Raises TaskError where the file is no image or is cut off.
@@ -85,8 +85,8 @@ def centre_crop(
     mean: Channels = IMAGENET_MEAN,
     std: Channels = IMAGENET_STD,
 ) -> Callable[[Image], NDArray[np.float32]]:
-    """The usual preparation of ImageNet models, as a function from an RGB image to float32[3,
-    height, width].
+    """Return the usual preparation of ImageNet models, as a function from an RGB image to
+    float32[3, height, width].
 
     resize: the shorter side is scaled to this many pixels first, bilinear, or the image to cover
     (height, width); None leaves it as it is.
@@ -111,8 +111,8 @@ def centre_crop(
 
 
 def _covering(image: Image, height: int, width: int) -> Image:
-    """The image scaled to be just as high and as wide as this, or more; of a square: its shorter
-    side is that long."""
+    """Return the image scaled to be just as high and as wide as this, or more; of a square: its
+    shorter side is that long."""
     ratio = max(width / image.width, height / image.height)
     size = max(round(image.width * ratio), width), max(round(image.height * ratio), height)
     return image if size == image.size else image.resize(size, optional.Image.Resampling.BILINEAR)

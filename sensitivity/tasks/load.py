@@ -46,7 +46,7 @@ class Evaluator:
     code: str
 
     def judging(self, task: Task) -> Task:
-        """The task with the mean of these scores for its metric."""
+        """Return the task with the mean of these scores for its metric."""
         return Task(task.model, task.data, self.score, metric=self.place.rpartition(":")[2])
 
 
@@ -55,7 +55,7 @@ DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
 def load_task(given: Given) -> Task | EvaluateTask:
-    """The user's task, checked: the object itself, or what the user's function returns.
+    """Return the user's task, checked: the object itself, or what the user's function returns.
 
     given: "path/to/task.py:function"; without ":function" it is `task`. The file's folder is
     importable while the file and the function run. Raises TaskError, with the user's own exception
@@ -77,8 +77,8 @@ def load_task(given: Given) -> Task | EvaluateTask:
 
 
 def checked(task: Any, what: str) -> Task | EvaluateTask:
-    """The task itself. what: how messages name it. Raises TaskError for what is no task, or a task
-    with a fault."""
+    """Return the task itself. what: how messages name it. Raises TaskError for what is no task, or
+    a task with a fault."""
     if isinstance(task, Task):
         check_task(task)
         return task
@@ -89,7 +89,7 @@ def checked(task: Any, what: str) -> Task | EvaluateTask:
 
 
 def load_evaluator(reference: str, code: str | None = None) -> Evaluator:
-    """A user's own metric, "path/to/my_eval.py:function"; without ":function" it is `score`.
+    """Return a user's own metric, "path/to/my_eval.py:function"; without ":function" it is `score`.
 
     The file is run as it is, its folder importable meanwhile, like that of a task. code: what
     `Evaluator.code` was when the run began; None for a run that begins. Raises TaskError where
@@ -108,9 +108,9 @@ def load_evaluator(reference: str, code: str | None = None) -> Evaluator:
 
 
 def task_digest(given: Given) -> dict[str, str]:
-    """What a task is told apart by: "text", the hex sha256 of its file's source; "code", the same
-    of what Python makes of it, without comments, docstrings and layout; and "function". What the
-    file imports or reads does not count.
+    """Return what a task is told apart by: "text", the hex sha256 of its file's source; "code", the
+    same of what Python makes of it, without comments, docstrings and layout; and "function". What
+    the file imports or reads does not count.
 
     A task made in Python has no file: "text" and "code" are then of the functions that judge its
     outputs.
@@ -124,8 +124,8 @@ def task_digest(given: Given) -> dict[str, str]:
 
 
 def same_task(one: Any, other: Any) -> bool:
-    """Whether two digests are of tasks that do the same. A digest of an old journal is that of the
-    text alone."""
+    """Return whether two digests are of tasks that do the same. A digest of an old journal is that
+    of the text alone."""
     if isinstance(one, str) or isinstance(other, str):
         return bool(_text_of(one) == _text_of(other))
     if not isinstance(one, Mapping) or not isinstance(other, Mapping):
@@ -138,7 +138,7 @@ def same_task(one: Any, other: Any) -> bool:
 
 
 def _text_of(digest: Any) -> Any:
-    """The digest of a task's text."""
+    """Return the digest of a task's text."""
     if isinstance(digest, Mapping):
         return digest["text"]
     return digest
@@ -149,7 +149,7 @@ def _sha(content: bytes) -> str:
 
 
 def _code(source: bytes) -> bytes:
-    """The syntax tree as text, without docstrings; the source itself where it is not valid
+    """Return the syntax tree as text, without docstrings; the source itself where it is not valid
     Python."""
     try:
         tree = ast.parse(source)
@@ -162,8 +162,8 @@ def _code(source: bytes) -> bytes:
 
 
 def split_reference(reference: str, default: str = DEFAULT_FUNCTION) -> tuple[Path, str]:
-    """The file, absolute, and the function's name. default: the name where none is given. Raises
-    TaskError where there is no such Python file."""
+    """Return the file, absolute, and the function's name. default: the name where none is given.
+    Raises TaskError where there is no such Python file."""
     path, colon, name = reference.rpartition(":")
     has_name = colon and name.isidentifier()
     if not has_name:
@@ -287,7 +287,7 @@ def _check_model(model: Any) -> None:
 
 
 def _training_part(model: Any) -> str | None:
-    """The model or its layer that is in training mode; None where none is that matters."""
+    """Return the model or its layer that is in training mode; None where none is that matters."""
     # A graph of torch.export has its mode built in: its flag says nothing, and its eval() raises.
     classes = {base.__name__ for base in type(model).__mro__}
     if getattr(model, "training", False) and "GraphModule" not in classes:
@@ -301,7 +301,7 @@ def _training_part(model: Any) -> str | None:
 
 
 def _depends_on_mode(layer: Any) -> bool:
-    """Whether a layer gives other values in training mode.
+    """Return whether a layer gives other values in training mode.
 
     Others do not matter: quantizers inserted after `model.eval()` are born in training mode.
     """
@@ -369,8 +369,8 @@ def _function(module: ModuleType, name: str, file: Path) -> Any:
 
 
 def _user_error(what: str, file: Path, error: BaseException) -> SensitivityError:
-    """One sentence for an exception out of the user's file, with the last line of theirs that it
-    came through."""
+    """Return one sentence for an exception out of the user's file, with the last line of theirs
+    that it came through."""
     if isinstance(error, SensitivityError):
         return error
     frames = traceback.extract_tb(error.__traceback__)

@@ -76,7 +76,7 @@ class ArrayBatches:
 
 
 def arrays(data: Path, ports: list[Port], classes: int | None) -> tuple[Inputs, Labels]:
-    """Inputs and labels of an .npz, in the types of the file's inputs.
+    """Return the inputs and labels of an .npz, in the types of the file's inputs.
 
     The labels are `y`, or the only integers of one axis that are no input. The inputs have the
     names that the file gives them; that of a file with one input may also be `x`, or have any name
@@ -110,7 +110,7 @@ def _listed_with_types(found: Mapping[str, NDArray[Any]]) -> str:
 
 
 def _listed(found: Mapping[str, NDArray[Any]]) -> list[str]:
-    """Names and shapes of arrays, for messages."""
+    """Return the names and shapes of arrays, for messages."""
     return [f"{name} {list(array.shape)}" for name, array in found.items()]
 
 
@@ -128,8 +128,8 @@ def _check_samples(inputs: Mapping[str, NDArray[Any]], data: Path) -> None:
 
 
 def holds_only_inputs(data: Path, ports: list[Port]) -> bool:
-    """Whether an .npz has an array for each input of the file and no other. Raises TaskError for a
-    file that is none."""
+    """Return whether an .npz has an array for each input of the file and no other. Raises TaskError
+    for a file that is none."""
     found = set(_read_names(data))
     if found == {port.name for port in ports}:
         return True
@@ -139,7 +139,7 @@ def holds_only_inputs(data: Path, ports: list[Port]) -> bool:
 
 
 def inputs_alone(data: Path, ports: list[Port]) -> Inputs:
-    """All samples of an .npz without labels, in the types of the file's inputs.
+    """Return all samples of an .npz without labels, in the types of the file's inputs.
 
     Raises TaskError for arrays of other names, shapes or values, and for no sample at all.
     """
@@ -147,8 +147,8 @@ def inputs_alone(data: Path, ports: list[Port]) -> Inputs:
 
 
 def calibration_inputs(source: Path, ports: list[Port], samples: int | None) -> Inputs:
-    """The first samples of an .npz, all for None, in the types of the file's inputs; labels need
-    not be there.
+    """Return the first samples of an .npz, all for None, in the types of the file's inputs; labels
+    need not be there.
 
     Raises TaskError for arrays of other names, shapes or values.
     """
@@ -163,7 +163,8 @@ def calibration_inputs(source: Path, ports: list[Port], samples: int | None) -> 
 
 
 def samples(data: Path, ports: list[Port]) -> tuple[Inputs, Inputs]:
-    """Inputs of an .npz, in the types of the file's inputs, and all that an evaluator compares the
+    """Return the inputs of an .npz, in the types of the file's inputs, and all that an evaluator
+    compares the
     outputs with: the array `y`, or the others by their names where there are more.
 
     Raises TaskError for inputs that are not there or do not fit, and arrays of other lengths.
@@ -181,7 +182,7 @@ def samples(data: Path, ports: list[Port]) -> tuple[Inputs, Inputs]:
 
 
 def _wanted(ports: list[Port]) -> str:
-    """Names of the arrays that hold the inputs, for messages."""
+    """Return the names of the arrays that hold the inputs, for messages."""
     if len(ports) == 1:
         return "x"
     return ", ".join(port.name for port in ports)
@@ -190,8 +191,8 @@ def _wanted(ports: list[Port]) -> str:
 def _as_ports(
     found: Mapping[str, NDArray[Any]], ports: list[Port], names: Sequence[str], data: Path
 ) -> dict[str, NDArray[Any]]:
-    """The arrays of these names as the inputs of the file, in the types that it takes. Raises
-    TaskError unless each has an entry for each sample."""
+    """Return the arrays of these names as the inputs of the file, in the types that it takes.
+    Raises TaskError unless each has an entry for each sample."""
     inputs = {
         port.name: as_port(found[name], port, f"{name} in {data}")
         for port, name in zip(ports, names, strict=True)
@@ -209,14 +210,14 @@ def _no_samples(data: Path, found: Mapping[str, NDArray[Any]]) -> TaskError:
 
 
 def _alone(inputs: dict[str, NDArray[Any]]) -> Inputs:
-    """The array of the only input, or the arrays by the names of several."""
+    """Return the array of the only input, or the arrays by the names of several."""
     if len(inputs) > 1:
         return inputs
     return next(iter(inputs.values()))
 
 
 def count(arrays: Inputs) -> int:
-    """How many samples there are."""
+    """Return how many samples there are."""
     first = next(iter(arrays.values())) if isinstance(arrays, dict) else arrays
     return len(first)
 
@@ -261,7 +262,7 @@ def _opened(data: Path) -> Iterator[Any]:
 
 
 def _label_name(found: Mapping[str, NDArray[Any]], ports: list[Port]) -> str | None:
-    """The name of the array of labels; None where none can be told from the others."""
+    """Return the name of the array of labels; None where none can be told from the others."""
     if "y" in found:
         return "y"
     inputs = {port.name for port in ports}
@@ -275,14 +276,15 @@ def _label_name(found: Mapping[str, NDArray[Any]], ports: list[Port]) -> str | N
 
 
 def _may_be_indices(array: NDArray[Any]) -> bool:
-    """Whether an array holds one integer for each sample."""
+    """Return whether an array holds one integer for each sample."""
     return array.ndim == 1 and array.dtype.kind in "iu"
 
 
 def _input_names(
     found: Mapping[str, NDArray[Any]], ports: list[Port], label: str | None
 ) -> list[str]:
-    """The name of the array for each input, in their order; none where they are not there."""
+    """Return the name of the array for each input, in their order; none where they are not
+    there."""
     others = [name for name in found if name != label]
     names = [port.name for port in ports]
     if set(names) <= set(others):
@@ -297,8 +299,8 @@ def _input_names(
 
 
 def class_indices(given: NDArray[Any], what: str, classes: int | None) -> Labels:
-    """Class indices int64[n] from integers [n] or [n, 1], whole numbers in any type, or one-hot
-    rows [n, classes].
+    """Return the class indices int64[n] from integers [n] or [n, 1], whole numbers in any type, or
+    one-hot rows [n, classes].
 
     Raises TaskError for anything else, and for an index that is not one of the model's outputs.
     """
@@ -332,14 +334,14 @@ def _check_range(indices: Labels, what: str, classes: int | None) -> None:
 
 
 def _are_whole_numbers(labels: NDArray[Any]) -> bool:
-    """Whether the array holds integers, in their own type or as floats."""
+    """Return whether the array holds integers, in their own type or as floats."""
     if labels.dtype.kind == "f":
         return bool(np.all(labels == np.rint(labels)))
     return labels.dtype.kind in "iu"
 
 
 def _from_one_hot(given: NDArray[Any], what: str) -> NDArray[Any]:
-    """The column of the one 1 of each row."""
+    """Return the column of the one 1 of each row."""
     ones = given == 1
     has_others = ((given != 0) & ~ones).any(axis=1)
     bad = np.flatnonzero(has_others | (ones.sum(axis=1) != 1))
@@ -353,7 +355,7 @@ def _from_one_hot(given: NDArray[Any], what: str) -> NDArray[Any]:
 
 
 def as_port(given: NDArray[Any], port: Port, what: str) -> NDArray[Any]:
-    """An array in the shape and type of an input of the file.
+    """Return an array in the shape and type of an input of the file.
 
     Raises TaskError where a side differs, or a value does not keep its meaning in that type.
     """
@@ -373,8 +375,8 @@ def as_port(given: NDArray[Any], port: Port, what: str) -> NDArray[Any]:
 
 
 def _converted(given: NDArray[Any], port: Port, what: str) -> NDArray[Any]:
-    """Numbers in another type. Raises TaskError where one does not keep its meaning in it: a float
-    may lose digits, and nothing else."""
+    """Return the numbers in another type. Raises TaskError where one does not keep its meaning in
+    it: a float may lose digits, and nothing else."""
     kind = np.dtype(port.dtype)
     with np.errstate(over="ignore", invalid="ignore"):
         made = given.astype(kind)
@@ -405,7 +407,7 @@ def _check_shape(given: NDArray[Any], port: Port, what: str) -> None:
 
 
 def _may_be(wanted: int | None, side: int) -> bool:
-    """Whether a side is as long as the file says; None where it takes any length."""
+    """Return whether a side is as long as the file says; None where it takes any length."""
     return wanted in (None, side)
 
 

@@ -50,7 +50,8 @@ class PixelChoices:
         return self != AS_USUAL
 
     def scale(self, usual: Scale, dtype: str) -> Scale:
-        """What is said, and the usual where nothing is. dtype: numpy's name of the file's type.
+        """Return what is said, and the usual where nothing is. dtype: numpy's name of the file's
+        type.
 
         Raises TaskError for a mean or deviation with a file that takes whole numbers.
         """
@@ -66,7 +67,7 @@ class PixelChoices:
         return Scale(self.top or likely_top, mean, std)
 
     def _without_mean(self, usual: Scale, dtype: str) -> Scale:
-        """The same where neither a mean nor a deviation is said."""
+        """Return the same where neither a mean nor a deviation is said."""
         if self.top is not None:
             return Scale(self.top)
         if whole_numbers(dtype):
@@ -92,7 +93,7 @@ class Scale:
         return any(self.mean) or set(self.std) != {1.0}
 
     def ordered(self, colours: Colours) -> Scale:
-        """The same for a file of this order, where `mean` and `std` are those of RGB."""
+        """Return the same for a file of this order, where `mean` and `std` are those of RGB."""
         if colours == "rgb":
             return self
         (red, green, blue), (of_red, of_green, of_blue) = self.mean, self.std
@@ -119,8 +120,8 @@ AROUND_ZERO = Scale(1.0, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 
 def scale_between(low: float, high: float) -> Scale | None:
-    """The usual scale of pixels whose black and white are the ends of a range of 256 levels, two
-    levels more or less; None where none of them is.
+    """Return the usual scale of pixels whose black and white are the ends of a range of 256 levels,
+    two levels more or less; None where none of them is.
 
     >>> scale_between(-1.0, 0.9921875).std
     (0.5, 0.5, 0.5)
@@ -180,7 +181,8 @@ RGB_TO_ONE = Pixels()
 
 
 def channels(name: str, given: str | float | Sequence[float] | None) -> Channels | None:
-    """Three numbers, one of each channel, from text with commas, numbers, or one number for all.
+    """Return three numbers, one of each channel, from text with commas, numbers, or one number for
+    all.
 
     name: how messages call it. Raises TaskError for anything else, and for a deviation of 0 or
     less.
@@ -207,19 +209,19 @@ def channels(name: str, given: str | float | Sequence[float] | None) -> Channels
 
 
 def in_order(pixels: NDArray[Any], colours: Colours) -> NDArray[Any]:
-    """Pixels [..., 3] in RGB with their colours in this order."""
+    """Return the pixels [..., 3] in RGB with their colours in this order."""
     if colours == "rgb":
         return pixels
     return pixels[..., ::-1]
 
 
 def in_type(pixels: NDArray[np.float32], dtype: str) -> NDArray[Any]:
-    """Pixels in the type of a file's input; whole numbers are rounded to."""
+    """Return the pixels in the type of a file's input; whole numbers are rounded to."""
     if whole_numbers(dtype):
         pixels = np.rint(pixels)
     return pixels.astype(dtype)
 
 
 def whole_numbers(dtype: str) -> bool:
-    """Whether a type of this name holds integers."""
+    """Return whether a type of this name holds integers."""
     return np.dtype(dtype).kind in "iu"

@@ -22,7 +22,8 @@ from sensitivity.runtimes.base import Runtime
 
 
 def small_model(path: Path) -> Path:
-    """Two convolutions with ReLU, input x float32[1, 3, 8, 8], output y float32[1, 4, 8, 8]."""
+    """Return two convolutions with ReLU, input x float32[1, 3, 8, 8], output y float32[1, 4, 8,
+    8]."""
     rng, nodes, constants, x = np.random.default_rng(0), [], [], "x"
     for index, channels in enumerate((3, 4)):
         weight = rng.normal(size=(4, channels, 3, 3)).astype(np.float32)

@@ -64,8 +64,8 @@ class SourceConformance:
     # --------------------------------------------------------------------------------------
 
     def make(self) -> Any:
-        """The reference network, quantized and calibrated on `inputs(0)`; a new and equal one at
-        each call."""
+        """Return the reference network, quantized and calibrated on `inputs(0)`; a new and equal
+        one at each call."""
         raise NotImplementedError
 
     def uncalibrate(self, model: Any) -> str:
@@ -76,25 +76,25 @@ class SourceConformance:
     # -----------------------------------------------------------------
 
     def inputs(self, seed: int = 0) -> Any:
-        """One batch, as the source's simulators take it."""
+        """Return one batch, as the source's simulators take it."""
         return reference_inputs(seed=seed)
 
     def float_outputs(self, inputs: Any) -> Any:
-        """What the float model gives."""
+        """Return what the float model gives."""
         with optional.torch.no_grad():
             return reference_network()(inputs)
 
     def unquantized(self) -> Any:
-        """A model of the same kind without any quantizer."""
+        """Return a model of the same kind without any quantizer."""
         return reference_network()
 
     def own_outputs(self, model: Any, inputs: Any) -> Any:
-        """What the quantized model gives in the toolkit itself, without this project."""
+        """Return what the quantized model gives in the toolkit itself, without this project."""
         with optional.torch.no_grad():
             return model(inputs)
 
     def simulators(self, source: QuantizedModel) -> Iterable[Simulator]:
-        """Every simulator that a scan of this source may use."""
+        """Return every simulator that a scan of this source may use."""
         return ToggleSimulator(source), simulator_for(source, self.inputs())
 
     def change_weight(self, model: Any) -> None:
@@ -284,14 +284,14 @@ class SourceConformance:
 
 
 def flat(outputs: Any) -> Outputs:
-    """All arrays of a nest of outputs, copied: what a simulator gives is valid until the next is
-    asked for."""
+    """Return all arrays of a nest of outputs, copied: what a simulator gives is valid until the
+    next is asked for."""
     return list(map(np.array, flat_outputs(outputs)))
 
 
 def distance(one: Outputs, other: Outputs) -> float:
-    """The largest difference as a part of the largest value of its array in `other`; inf where
-    shapes differ."""
+    """Return the largest difference as a part of the largest value of its array in `other`; inf
+    where shapes differ."""
     if list(map(np.shape, one)) != list(map(np.shape, other)):
         return float("inf")
     return max(map(_difference, one, other), default=0.0)
@@ -310,7 +310,7 @@ def _check_scales(scales: NDArray[Any]) -> None:
 
 
 def _variants_of(units: Iterable[Unit]) -> list[frozenset[str]]:
-    """The model with everything quantized, and with each unit disabled."""
+    """Return the model with everything quantized, and with each unit disabled."""
     return [frozenset(), *(frozenset(unit.quantizers) for unit in units)]
 
 

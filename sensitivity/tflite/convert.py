@@ -10,8 +10,9 @@ from sensitivity.tflite.read import read_tflite
 
 
 def onnx_from_tflite(path: Path) -> bytes:
-    """The file as ONNX: with Q/DQ pairs where its tensors are quantized, tensors and operators by
-    its names. Inputs and outputs are the real numbers, in float32, that quantized ones stand for.
+    """Return the file as ONNX: with Q/DQ pairs where its tensors are quantized, tensors and
+    operators by its names. Inputs and outputs are the real numbers, in float32, that quantized ones
+    stand for.
 
     Raises MissingPackage, and TfliteFileError for what cannot be read or translated.
     """
@@ -20,7 +21,7 @@ def onnx_from_tflite(path: Path) -> bytes:
 
 
 def onnx_file(path: Path, folder: Path) -> Path:
-    """The ONNX form of a .tflite file, written into the folder under its name."""
+    """Return the ONNX form of a .tflite file, written into the folder under its name."""
     made = folder / f"{path.stem}.onnx"
     write_whole(made, onnx_from_tflite(path))
     return made

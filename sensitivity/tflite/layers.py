@@ -68,7 +68,8 @@ def transpose_conv(made: Translation, operator: Operator) -> None:
 def _cut(
     given: Any, wanted: Any, sides: Any, strides: Sides, padding: str
 ) -> tuple[list[int], list[int]]:
-    """What is cut off the sides of a transposed convolution, and what is added at their ends."""
+    """Return what is cut off the sides of a transposed convolution, and what is added at their
+    ends."""
     before, after, more = [], [], []
     for size, out, side, stride in zip(given, wanted, sides, strides, strict=True):
         over = (size - 1) * stride + side - out
@@ -112,7 +113,7 @@ def batch_matmul(made: Translation, operator: Operator) -> None:
 
 
 def name_of(made: Translation, operator: Operator) -> str:
-    """What an operator is called: as its first output, which converters name it by."""
+    """Return what an operator is called: as its first output, which converters name it by."""
     return made.tensor(operator.outputs[0]).name
 
 

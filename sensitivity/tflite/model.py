@@ -32,7 +32,7 @@ class Grid:
         return self.scales.size > 1
 
     def same_as(self, other: Grid | None) -> bool:
-        """Whether both give every number the same meaning."""
+        """Return whether both give every number the same meaning."""
         if other is None or self.scales.size != other.scales.size:
             return False
         same_scales = np.array_equal(self.scales, other.scales)

@@ -67,7 +67,7 @@ OPERATORS: dict[str, Callable[[Translation, Operator], None]] = {
 
 
 def translated(graph: Graph) -> Translation:
-    """The whole graph, operator by operator.
+    """Return the whole graph, operator by operator.
 
     Raises TfliteFileError that names each kind of operator that is not translated, and one of it.
     """

@@ -15,7 +15,7 @@ Function = Callable[[Translation, Operator], None]
 
 
 def unary(kind: str, **attributes: Any) -> Function:
-    """An operator of ONNX that takes the tensor in any layout."""
+    """Return an operator of ONNX that takes the tensor in any layout."""
 
     def translate(made: Translation, operator: Operator) -> None:
         layout = made.layout(operator.inputs[0])
@@ -26,7 +26,7 @@ def unary(kind: str, **attributes: Any) -> Function:
 
 
 def clamp(word: str) -> Function:
-    """An activation by itself. word: as fused ones are called."""
+    """Return an activation by itself. word: as fused ones are called."""
 
     def translate(made: Translation, operator: Operator) -> None:
         layout = made.layout(operator.inputs[0])
@@ -37,7 +37,7 @@ def clamp(word: str) -> Function:
 
 
 def binary(kind: str) -> Function:
-    """An operator of ONNX on two tensors, the smaller of which is spread over the larger."""
+    """Return an operator of ONNX on two tensors, the smaller of which is spread over the larger."""
 
     def translate(made: Translation, operator: Operator) -> None:
         values, layout = in_one_layout(made, operator)
@@ -47,8 +47,8 @@ def binary(kind: str) -> Function:
 
 
 def in_one_layout(made: Translation, operator: Operator) -> tuple[list[str], Layout]:
-    """The inputs, so that their axes stand for the same. Channels come first where one has them so
-    and each of the others can."""
+    """Return the inputs, so that their axes stand for the same. Channels come first where one has
+    them so and each of the others can."""
     if "first" not in map(made.layout, operator.inputs):
         return list(map(made.take, operator.inputs)), "last"
     rank = max(len(made.tensor(index).shape) for index in operator.inputs)
@@ -57,8 +57,8 @@ def in_one_layout(made: Translation, operator: Operator) -> tuple[list[str], Lay
 
 
 def _with_channels_first(made: Translation, index: int, rank: int, name: str) -> str:
-    """A tensor with its channels first; one of fewer axes as one of this rank, [c] as
-    [1, c, 1, 1]."""
+    """Return a tensor with its channels first; one of fewer axes as one of this rank, [c] as [1, c,
+    1, 1]."""
     shape = made.tensor(index).shape
     missing = rank - len(shape)
     if not shape or not missing:

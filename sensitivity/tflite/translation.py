@@ -58,13 +58,13 @@ class Translation:
         return self.graph.tensors[index]
 
     def layout(self, index: int) -> Layout:
-        """How a tensor can be had without another Transpose; first where both can."""
+        """Return how a tensor can be had without another Transpose; first where both can."""
         if "first" in self._held.get(index, {}):
             return "first"
         return "last"
 
     def take(self, index: int, layout: Layout = "last") -> str:
-        """The ONNX value of a tensor in this layout."""
+        """Return the ONNX value of a tensor in this layout."""
         index = self._behind.get(index, index)
         tensor = self.tensor(index)
         if index not in self._held and tensor.values is None:
@@ -85,15 +85,15 @@ class Translation:
         return held[layout]
 
     def weight(self, index: int, perm: Sequence[int]) -> str:
-        """A weight with its axes in another order, and its channels of scales with them."""
+        """Return a weight with its axes in another order, and its channels of scales with them."""
         tensor = self.tensor(self._behind.get(index, index))
         if tensor.values is not None:
             return self._stored(tensor, tensor.values, perm, tensor.name)
         return self.emit("Transpose", [self.take(index)], f"{tensor.name}/moved", perm=list(perm))
 
     def integers(self, operator: Operator, at: int) -> Array:
-        """The constant that an operator reads as axes, sides or paddings. Raises TfliteFileError
-        where it is none."""
+        """Return the constant that an operator reads as axes, sides or paddings. Raises
+        TfliteFileError where it is none."""
         found = self.tensor(operator.inputs[at])
         if found.values is None:
             raise TfliteFileError(
@@ -103,7 +103,7 @@ class Translation:
         return found.values.reshape(-1).astype(np.int64)
 
     def number(self, values: Any, name: str) -> str:
-        """A constant of the ONNX file."""
+        """Return a constant of the ONNX file."""
         name = unique(name, self._names)
         self.constants.append(numpy_helper.from_array(np.asarray(values), name))
         return name
@@ -142,19 +142,20 @@ class Translation:
         self._behind[index] = constant
 
     def keeps_grid(self, operator: Operator) -> bool:
-        """Whether its output is real, or quantized as its input is, so that it needs no pair."""
+        """Return whether its output is real, or quantized as its input is, so that it needs no
+        pair."""
         given, wanted = self.tensor(operator.inputs[0]), self.tensor(operator.outputs[0])
         if wanted.grid is None:
             return True
         return wanted.type == given.type and wanted.grid.same_as(given.grid)
 
     def where(self, operator: Operator) -> str:
-        """An operator in words."""
+        """Return an operator in words."""
         made = self.tensor(operator.outputs[0]).name
         return f"{operator.kind} number {operator.place} of {self.graph.file}, which makes {made}"
 
     def model(self) -> onnx.ModelProto:
-        """The ONNX model of all that was given."""
+        """Return the ONNX model of all that was given."""
         outputs = [self._output(index) for index in self.graph.outputs]
         made = helper.make_graph(self.nodes, "tflite", self._inputs, outputs, self.constants)
         model = helper.make_model(made, opset_imports=[helper.make_opsetid("", self.opset)])
@@ -163,7 +164,7 @@ class Translation:
         return onnx.shape_inference.infer_shapes(model)
 
     def _codes(self) -> dict[str, str]:
-        """What is kept of the numbers that quantized inputs take in the .tflite file."""
+        """Return what is kept of the numbers that quantized inputs take in the .tflite file."""
         kept = {}
         for index in self.graph.inputs:
             tensor = self.tensor(index)
@@ -173,13 +174,13 @@ class Translation:
         return kept
 
     def _input(self, index: int) -> Any:
-        """An input of the graph."""
+        """Return an input of the graph."""
         tensor = self.tensor(index)
         self._held[index] = {"last": self._paired(tensor.name, tensor, None)}
         return _value_info(tensor)
 
     def _output(self, index: int) -> Any:
-        """An output of the graph, which has the tensor's own name."""
+        """Return an output of the graph, which has the tensor's own name."""
         tensor = self.tensor(index)
         value = self.take(index)
         if value != tensor.name:
@@ -231,13 +232,13 @@ class Translation:
         return self.clamped(value, word, f"{self.tensor(operator.outputs[0]).name}/{word}")
 
     def clamped(self, value: str, word: str, name: str) -> str:
-        """An activation out of `ACTIVATIONS`."""
+        """Return an activation out of `ACTIVATIONS`."""
         kind, limits = ACTIVATIONS[word]
         given = [self.number(np.float32(limit), f"{name}/limit") for limit in limits]
         return self.emit(kind, [value, *given], name)
 
     def _paired(self, value: str, tensor: Tensor, operator: Operator | None) -> str:
-        """The value behind the pair of its tensor, if that is quantized."""
+        """Return the value behind the pair of its tensor, if that is quantized."""
         if tensor.grid is None:
             return value
         if tensor.type not in QUANTIZED or tensor.grid.per_channel:
@@ -253,7 +254,7 @@ class Translation:
 
 
 def _value_info(tensor: Tensor) -> Any:
-    """An input or output of the ONNX file, of real numbers where the tensor is quantized."""
+    """Return an input or output of the ONNX file, of real numbers where the tensor is quantized."""
     is_real = tensor.grid is not None or tensor.type in FLOATS
     dtype = np.float32 if is_real else DTYPES[tensor.type]
     kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
@@ -261,7 +262,7 @@ def _value_info(tensor: Tensor) -> Any:
 
 
 def unique(name: str, taken: set[str]) -> str:
-    """The name, numbered where it is taken; it is from now on."""
+    """Return the name, numbered where it is taken; it is from now on."""
     free, number = name, 1
     while free in taken:
         free, number = f"{name}_{number}", number + 1
@@ -284,7 +285,7 @@ def axes_to(layout: Layout, rank: int, *, back: bool = False) -> list[int]:
 
 
 def axis_in(layout: Layout, axis: int, rank: int) -> int:
-    """An axis of the file, also one counted from behind, as the layout has it.
+    """Return an axis of the file, also one counted from behind, as the layout has it.
 
     >>> axis_in("first", -1, 4)
     1

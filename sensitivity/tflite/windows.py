@@ -14,7 +14,7 @@ Function = Callable[[Translation, Operator], None]
 
 
 def pool(kind: str) -> Function:
-    """A pooling operator of ONNX. An average is of what is inside the image."""
+    """Return a pooling operator of ONNX. An average is of what is inside the image."""
 
     def translate(made: Translation, operator: Operator) -> None:
         options = operator.options
@@ -34,7 +34,8 @@ def pool(kind: str) -> Function:
 
 
 def reduce(kind: str, *, since: int = 18) -> Function:
-    """A reduction of ONNX over constant axes. since: opset from which on these are an input."""
+    """Return a reduction of ONNX over constant axes. since: opset from which on these are an
+    input."""
 
     def translate(made: Translation, operator: Operator) -> None:
         index, rank = operator.inputs[0], len(made.tensor(operator.inputs[0]).shape)

@@ -58,8 +58,8 @@ def build_structure(file: Path, *, sm: int = SM, plan: PlanNames | None = None) 
 
 
 def build_or_say_why(file: Path, plan: PlanNames) -> EngineStructure | str:
-    """The same as a step of a longer job, which never fails for it: the engine, or why there is
-    none."""
+    """Return the same as a step of a longer job, which never fails for it: the engine, or why there
+    is none."""
     refusals = {finding.code for finding in run_lint(file, RTX) if finding.severity == "error"}
     if refusals:
         return f"lint refuses it for {RTX}: {', '.join(sorted(refusals))}"
@@ -70,15 +70,15 @@ def build_or_say_why(file: Path, plan: PlanNames) -> EngineStructure | str:
 
 
 def planned_float(plan: PlanNames) -> frozenset[str]:
-    """Layers that a plan leaves in float, whole or in part: its units by name, and those of its
-    quantizers."""
+    """Return the layers that a plan leaves in float, whole or in part: its units by name, and those
+    of its quantizers."""
     return frozenset(plan.skip) | {quantizer.rpartition(".")[0] for quantizer in plan.quantizers}
 
 
 def structure_of(
     made: Build, file: Path, in_float: Collection[str] | None = None
 ) -> EngineStructure:
-    """The engine beside what was planned. made: of this very file, with an engine.
+    """Return the engine beside what was planned. made: of this very file, with an engine.
 
     in_float: layers that a plan leaves in float; None where there is no plan. Of the others, and
     without a plan, the file's own Q/DQ says what is planned.
@@ -102,12 +102,12 @@ def structure_of(
 
 
 def _built(name: str, kernels: Sequence[Layer]) -> str | None:
-    """What the node computes in; None where no kernel names it."""
+    """Return what the node computes in; None where no kernel names it."""
     naming = [layer for layer in kernels if name in layer.onnx]
 
     def likeness(layer: Layer) -> tuple[bool, bool]:
-        """Kernels around the node name it too: its own is no generated one, or is named after
-        it."""
+        """Return the kernels around the node name it too: its own is no generated one, or is named
+        after it."""
         return layer.kind != GENERATED, layer.name.startswith(f"{name}_myl")
 
     own = max(naming, key=likeness, default=None)
@@ -126,8 +126,8 @@ def _precision(layer: Layer) -> str:
 
 
 def only_requantizes(layer: Layer, names: OnnxNames) -> bool:
-    """Whether the kernel does nothing but quantize, dequantize, cast or reorder what another one
-    made.
+    """Return whether the kernel does nothing but quantize, dequantize, cast or reorder what another
+    one made.
 
     names: of the ONNX file. A kernel with an operation of the file, such as a Concat, does more.
     One that stands before a weighted layer names that layer's operations as well, and is judged by

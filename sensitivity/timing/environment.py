@@ -48,12 +48,13 @@ GPU_FIELDS = (
 
 
 def environment() -> dict[str, str]:
-    """Name -> value, for a report; what cannot be read says so ("governor": "not readable")."""
+    """Return name -> value, for a report; what cannot be read says so ("governor": "not
+    readable")."""
     return _machine() | _cpu() | _clocks() | _threads() | _gpu() | _versions()
 
 
 def usable_cores() -> int:
-    """Cores that this process may run on."""
+    """Return the cores that this process may run on."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -86,7 +87,7 @@ def _yes_or_no(found: set[str]) -> str:
 
 
 def _cpu_info(text: str) -> dict[str, str]:
-    """The first processor's block of /proc/cpuinfo."""
+    """Return the first processor's block of /proc/cpuinfo."""
     info = {}
     first = text.split("\n\n")[0]
     for line in first.splitlines():
@@ -155,7 +156,7 @@ def _versions() -> dict[str, str]:
 
 
 def _read(path: str) -> str:
-    """The text of a file; "" where it cannot be read."""
+    """Return the text of a file; "" where it cannot be read."""
     try:
         return Path(path).read_text().strip()
     except OSError:

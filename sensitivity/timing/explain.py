@@ -76,8 +76,8 @@ def not_in_int8(runs: Sequence[LayerRun], kept: Iterable[str]) -> dict[str, str]
 def in_int8(
     timings: Iterable[Timing], profiles: Mapping[str, FileProfile]
 ) -> tuple[int, int] | None:
-    """How many layers of the plan's file ran in INT8, and how many it quantizes; None where it has
-    no profile."""
+    """Return how many layers of the plan's file ran in INT8, and how many it quantizes; None where
+    it has no profile."""
     partial = timing_of("partial", timings)
     profile = None if partial is None else profiles.get(partial.variant)
     if profile is None or not profile.kept:
@@ -98,15 +98,15 @@ def _adds_float(run: LayerRun) -> bool:
 
 
 def reformats(runs: Sequence[LayerRun]) -> tuple[Reformat, ...]:
-    """Each reformat and unfused Q or DQ, with its cause."""
+    """Return each reformat and unfused Q or DQ, with its cause."""
     graph = _Neighbours(runs)
     return tuple(_cause(run, graph) for run in runs if run.origin is not None)
 
 
 def explain(runs: Sequence[LayerRun], kept: Collection[str] = ()) -> list[str]:
-    """Sentences about one profiled engine: what did not run in INT8, what the reformats cost, where
-    they come from, and what to change. kept: names of the ONNX nodes that are quantized in the
-    file."""
+    """Return the sentences about one profiled engine: what did not run in INT8, what the reformats
+    cost, where they come from, and what to change. kept: names of the ONNX nodes that are quantized
+    in the file."""
     sentences = _precision_sentences(runs, kept)
     if mixed := mixed_adds(runs):
         sentences.append(
@@ -174,8 +174,8 @@ class _Neighbours:
         self.mixed = {run.name for run in mixed_adds(runs)}
 
     def sources(self, port: Port) -> list[LayerRun]:
-        """The step that computed this tensor, looking through reformats; none for an input of the
-        network."""
+        """Return the step that computed this tensor, looking through reformats; none for an input
+        of the network."""
         if port.tensor not in self.writer:
             return []
         writer = self.writer[port.tensor]
@@ -185,7 +185,7 @@ class _Neighbours:
         return [writer]
 
     def targets(self, port: Port) -> list[LayerRun]:
-        """The steps that use this tensor, looking through reformats."""
+        """Return the steps that use this tensor, looking through reformats."""
         found = list[LayerRun]()
         for reader in self.readers[port.tensor]:
             is_reformat = reader.origin is not None
@@ -196,17 +196,18 @@ class _Neighbours:
         return found
 
     def mixed_adds(self, steps: Iterable[LayerRun]) -> list[LayerRun]:
-        """Those of the steps that add an input in float to one in INT8, each once."""
+        """Return those of the steps that add an input in float to one in INT8, each once."""
         return [step for step in _unique(steps) if step.name in self.mixed]
 
 
 def _tensors(ports: Iterable[Port]) -> list[str]:
-    """The names of the ports' tensors, of those that the profile names."""
+    """Return the names of the ports' tensors, of those that the profile names."""
     return list(filter(None, map(attrgetter("tensor"), ports)))
 
 
 def _cause(run: LayerRun, graph: _Neighbours) -> Reformat:
-    """Why a step only converts or copies, from the first tensors that it reads and writes."""
+    """Return why a step only converts or copies, from the first tensors that it reads and
+    writes."""
     ports = run.inputs[:1] + run.outputs[:1]
     if len(_tensors(ports)) == 2:
         return _cause_between(run, graph)
@@ -216,7 +217,7 @@ def _cause(run: LayerRun, graph: _Neighbours) -> Reformat:
 
 
 def _cause_between(run: LayerRun, graph: _Neighbours) -> Reformat:
-    """The cause of a step whose first input and first output have names."""
+    """Return the cause of a step whose first input and first output have names."""
     read, written = run.inputs[0], run.outputs[0]
     sources, targets = graph.sources(read), graph.targets(written)
     between = _unique([*sources, *targets])
@@ -234,7 +235,7 @@ def _cause_between(run: LayerRun, graph: _Neighbours) -> Reformat:
 
 
 def _end(sources: Sequence[LayerRun], targets: Sequence[LayerRun]) -> str:
-    """The end of the network that a reformat stands at: "input", "output", or "" within."""
+    """Return the end of the network that a reformat stands at: "input", "output", or "" within."""
     if not sources:
         return "input"
     return "" if targets else "output"
@@ -249,8 +250,8 @@ def _unique(steps: Iterable[LayerRun]) -> list[LayerRun]:
 
 
 def _short(run: LayerRun) -> str:
-    """The first ONNX nodes of a fused step, enough to find it, without weights, Q/DQ and TensorRT's
-    unnamed layers."""
+    """Return the first ONNX nodes of a fused step, enough to find it, without weights, Q/DQ and
+    TensorRT's unnamed layers."""
     names = list(filter(_tells_the_layer, run.onnx))
     return " + ".join(names[:3]) or run.name[:60]
 

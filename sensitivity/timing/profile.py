@@ -55,7 +55,7 @@ def profile_files(
     runtime: Runtime,
     inputs: Tensors,
 ) -> dict[str, FileProfile]:
-    """The profile of each file, by variant; empty for a runtime that cannot say.
+    """Return the profile of each file, by variant; empty for a runtime that cannot say.
 
     canonical: what is quantized there should run in INT8; a file lowered for the runtime may have
     given up on some.
@@ -73,9 +73,9 @@ def profile_files(
 
 
 def quantized_nodes(file: Path) -> tuple[str, ...]:
-    """Names of the weighted nodes (Conv, Gemm, ...) whose input and weight both come from Q/DQ, in
-    the file's order. The input may have been moved since, by a Concat for one. A node without a
-    name goes by its first output."""
+    """Return the names of the weighted nodes (Conv, Gemm, ...) whose input and weight both come
+    from Q/DQ, in the file's order. The input may have been moved since, by a Concat for one. A node
+    without a name goes by its first output."""
     nodes = weighted_nodes(load_model(file).graph)
     return tuple(name_of(node) for node in nodes if _is_quantized(node))
 
@@ -87,8 +87,8 @@ def _is_quantized(node: ir.Node) -> bool:
 def layer_rows(
     variant: str, profile: FileProfile, engine: EngineStructure | None = None
 ) -> list[dict[str, object]]:
-    """One row per step, for layers.csv; `share` is of the profiled time, None where nothing was
-    timed.
+    """Return one row per step, for layers.csv; `share` is of the profiled time, None where nothing
+    was timed.
 
     engine: that TensorRT-RTX built of the same variant, which nothing executed; of the weighted
     layers of each step, what was planned and what it has. None where it built none.

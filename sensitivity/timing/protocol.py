@@ -100,7 +100,8 @@ def interleaved(
     progress: Callable[[int, int], None] | None = None,
     seed: int | None = None,
 ) -> dict[Variant, NDArray[np.float64]]:
-    """Milliseconds float64[rounds] of each engine; entry i of all of them is of the same round.
+    """Return the milliseconds float64[rounds] of each engine; entry i of all of them is of the same
+    round.
 
     per_turn: rounds that an engine runs in one go before the next engine has its turn.
     """
@@ -122,7 +123,7 @@ def interleaved(
 
 
 def spread_of(ms: NDArray[np.float64]) -> dict[str, Any]:
-    """The fields of `Timing` that summarize times float64[n]; spread_ms is the interquartile
+    """Return the fields of `Timing` that summarize times float64[n]; spread_ms is the interquartile
     range."""
     parts = [0.25, 0.5, 0.75, 0.9, 0.95, 0.99]
     q25, q50, q75, q90, q95, q99 = map(float, np.quantile(ms, parts))

@@ -45,7 +45,7 @@ def median_ratio(
 def _block_rounds(
     n: int, length: int, resamples: int, rng: np.random.Generator
 ) -> NDArray[np.intp]:
-    """Indices int[resamples, n] of rounds, in circular blocks of consecutive rounds."""
+    """Return the indices int[resamples, n] of rounds, in circular blocks of consecutive rounds."""
     starts = rng.integers(0, n, size=(resamples, -(-n // length)))
     rounds = (starts[:, :, None] + np.arange(length)) % n
     return rounds.reshape(resamples, -1)[:, :n].astype(np.intp)

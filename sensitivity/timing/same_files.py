@@ -13,8 +13,8 @@ ORDER: tuple[Variant, ...] = ("float", "int8", "partial")
 
 
 def same_files(files: Mapping[Variant, Path]) -> dict[Variant, Variant]:
-    """Each of the float, INT8 and partial files -> the first one that computes the same with the
-    same numbers."""
+    """Return each of the float, INT8 and partial files -> the first one that computes the same with
+    the same numbers."""
     first: dict[str, Variant] = {}
     return {
         variant: first.setdefault(digest(files[variant]), variant)

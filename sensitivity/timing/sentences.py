@@ -37,8 +37,8 @@ WHY_SLOW = {
 def bench_sentences(
     timings: Sequence[Timing], profiles: Mapping[str, FileProfile] = NOTHING
 ) -> list[str]:
-    """Sentences about one bench run of one runtime, the most important first; the float file must
-    be among them.
+    """Return the sentences about one bench run of one runtime, the most important first; the float
+    file must be among them.
 
     profiles: of some of the files, by variant; each adds what its layers ran in and what its
     reformats cost.
@@ -66,8 +66,8 @@ def bench_sentences(
 
 
 def _may_be_written_wrongly(timings: Sequence[Timing], profiles: Mapping[str, FileProfile]) -> bool:
-    """Whether a quantized file is no faster than float, and not because its layers gain nothing:
-    none was lowered for the runtime, and none is known to have run in INT8 as a whole."""
+    """Return whether a quantized file is no faster than float, and not because its layers gain
+    nothing: none was lowered for the runtime, and none is known to have run in INT8 as a whole."""
     quantized = [timing for timing in timings if timing.variant in ("int8", "partial")]
     speeds = {speed_from_ratio(timing.ratio) for timing in quantized}
     is_slow = bool(speeds - {"faster"})
@@ -83,7 +83,8 @@ def _is_lowered(timing: Timing) -> bool:
 
 
 def _ran_in_int8(profile: FileProfile) -> bool:
-    """Whether every layer that the file quantizes ran in INT8; False for a file without one."""
+    """Return whether every layer that the file quantizes ran in INT8; False for a file without
+    one."""
     if not profile.kept:
         return False
     return not not_in_int8(profile.runs, profile.kept)
@@ -93,7 +94,7 @@ SAME = "{} are the same file, timed once."
 
 
 def _names(timing: Timing) -> str:
-    """The variants of one file in words, such as "Full INT8 and the partial plan"."""
+    """Return the variants of one file in words, such as "Full INT8 and the partial plan"."""
     first, *rest = map(NAMES.__getitem__, timing.variants)
     return " and ".join([first, *(f"{name[0].lower()}{name[1:]}" for name in rest)])
 
@@ -114,7 +115,7 @@ def _against_float(timing: Timing) -> str:
 
 
 def _against_each_other(by_variant: Mapping[str, Timing]) -> Iterator[str]:
-    """What the plan keeps of the gain of full INT8, and how both compare with FP16."""
+    """Yield what the plan keeps of the gain of full INT8, and how both compare with FP16."""
     partial, int8, fp16 = map(by_variant.get, ("partial", "int8", "fp16"))
     if partial and int8 and speed_from_ratio(int8.ratio) == "faster":
         gain = (1 - 1 / partial.ratio.value) / (1 - 1 / int8.ratio.value)

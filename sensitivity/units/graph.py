@@ -14,8 +14,8 @@ from sensitivity.records import ModelGraph
 
 
 def model_graph(source: QuantizedModel, traced: Any) -> ModelGraph | None:
-    """Which layers hand each other tensors, with the ranges that the model has now; None where
-    nobody knows.
+    """Return which layers hand each other tensors, with the ranges that the model has now; None
+    where nobody knows.
 
     traced: the graph of a torch model with its marks, as in `relations.Placed`; None for others.
     """
@@ -31,8 +31,8 @@ def model_graph(source: QuantizedModel, traced: Any) -> ModelGraph | None:
 
 
 def _differ(source: QuantizedModel, names: tuple[str, ...]) -> bool:
-    """Whether quantizers that read the same values round them to different steps; False where a
-    grid is not known."""
+    """Return whether quantizers that read the same values round them to different steps; False
+    where a grid is not known."""
     try:
         grids = [source.grid(name) for name in names]
     except ModelError:

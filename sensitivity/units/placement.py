@@ -25,8 +25,8 @@ QUANTIZER = "residual_quantizer"
 
 
 def scale_groups(source: QuantizedModel, example_inputs: Any) -> tuple[tuple[str, ...], ...]:
-    """Names of the quantizers that should share one scale: fan-out siblings, and all that meet in a
-    Concat.
+    """Return the names of the quantizers that should share one scale: fan-out siblings, and all
+    that meet in a Concat.
 
     Raises ExportError where the model cannot be traced.
     """
@@ -62,7 +62,7 @@ def unified_scales(
 
 
 def has_one_amax(found: Range) -> bool:
-    """Whether a range is per tensor, so that it can be shared."""
+    """Return whether a range is per tensor, so that it can be shared."""
     return found.axis is None and len(found.amax) == 1
 
 

@@ -63,7 +63,7 @@ class Placed:
 
 
 def placed(source: QuantizedModel, example: Any, choices: UnitChoices) -> Placed:
-    """What the user asks for, as far as the model's graph can be read.
+    """Return what the user asks for, as far as the model's graph can be read.
 
     example: as for `structure_of`. Raises NamesError for a --group that matches no layer.
     """
@@ -76,8 +76,8 @@ def placed(source: QuantizedModel, example: Any, choices: UnitChoices) -> Placed
 
 
 def _warnings(found: Structure, choices: UnitChoices, *, has_example: bool) -> Iterator[str]:
-    """What the reader must know of a graph that could not be read, where one was to be, and of
-    blocks that are not merged."""
+    """Yield what the reader must know of a graph that could not be read, where one was to be, and
+    of blocks that are not merged."""
     wants_groups = choices.unit == "group"
     if found.problem and (has_example or wants_groups):
         what = "units are layers, and every" if wants_groups else "every"
@@ -109,7 +109,8 @@ def structure_of(source: QuantizedModel, example: Any) -> Structure:
 
 
 def _module_relations(source: QuantizedModel) -> tuple[Relation, ...]:
-    """What the modules alone say: merged RepVGG blocks, heads, quantizers that are one object."""
+    """Return what the modules alone say: merged RepVGG blocks, heads, quantizers that are one
+    object."""
     layers = _layer_names(source)
     names = names_of(source.quantizers)
     merged = [Relation("repvgg", (layer,)) for layer in merged_blocks(source.model, layers)]
@@ -121,7 +122,7 @@ def _module_relations(source: QuantizedModel) -> tuple[Relation, ...]:
 def _traced_structure(
     source: QuantizedModel, traced: Any, of_modules: tuple[Relation, ...]
 ) -> Structure:
-    """What the graph adds to the relations of the modules."""
+    """Return what the graph adds to the relations of the modules."""
     layers = _layer_names(source)
     blocks = [block for block in groups.branched_blocks(traced) if set(block) <= set(layers)]
     branched = [Relation("repvgg", block) for block in blocks]
@@ -138,7 +139,7 @@ def _traced_structure(
 
 
 def _met(source: QuantizedModel, meeting: groups.Meeting) -> Relation:
-    """The layers whose quantizers meet."""
+    """Return the layers whose quantizers meet."""
     layer_of = {quantizer.name: quantizer.layer for quantizer in source.quantizers}
     layers = dict.fromkeys(map(layer_of.__getitem__, meeting.quantizers))
     return Relation(meeting.kind, tuple(layers))
@@ -149,8 +150,8 @@ def _layer_names(source: QuantizedModel) -> list[str]:
 
 
 def sharable(source: QuantizedModel, names: tuple[str, ...]) -> bool:
-    """Whether these quantizers can have one range: each has one per tensor, on the same integer
-    grid."""
+    """Return whether these quantizers can have one range: each has one per tensor, on the same
+    integer grid."""
     if not isinstance(source, Recalibratable):
         return False
     try:

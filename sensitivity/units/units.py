@@ -47,7 +47,7 @@ CLAIMS = ("pattern", "repvgg", "head")
 def units_of(
     quantizers: Sequence[Quantizer], by: UnitName, relations: Iterable[Relation]
 ) -> tuple[Unit, ...]:
-    """Units in the model's order; every quantizer is in exactly one.
+    """Return the units in the model's order; every quantizer is in exactly one.
 
     by: "layer" and "quantizer" join nothing but a user's own groups, and mark heads and RevVGG
     blocks; "group" joins what is related. relations: the strongest claim to a layer first.
@@ -61,15 +61,15 @@ def units_of(
 
 
 def _atoms(quantizers: Sequence[Quantizer], by: UnitName) -> Sequence[Unit]:
-    """The smallest units: single quantizers, or layers."""
+    """Return the smallest units: single quantizers, or layers."""
     if by != "quantizer":
         return layers(quantizers)
     return [Unit(one.name, (one.name,), "quantizer", (one.layer,)) for one in quantizers]
 
 
 def patterns(groups: Iterable[str], quantizers: Iterable[Quantizer]) -> tuple[Relation, ...]:
-    """A user's `NAME=PATTERN,...` as relations over layers. Raises NamesError for a pattern that
-    matches no layer, or a layer that another group has."""
+    """Return a user's `NAME=PATTERN,...` as relations over layers. Raises NamesError for a pattern
+    that matches no layer, or a layer that another group has."""
     known = list(dict.fromkeys(quantizer.layer for quantizer in quantizers))
     members: defaultdict[str, dict[str, None]] = defaultdict(dict)
     for text in groups:
@@ -82,7 +82,7 @@ def patterns(groups: Iterable[str], quantizers: Iterable[Quantizer]) -> tuple[Re
 
 
 def _parsed(text: str) -> tuple[str, list[str]]:
-    """Name and patterns of a `NAME=PATTERN,...`."""
+    """Return the name and patterns of a `NAME=PATTERN,...`."""
     name, _, wanted = text.partition("=")
     if not (name and wanted):
         raise SensitivityError(
@@ -104,8 +104,8 @@ def _check_owners(members: Mapping[str, Iterable[str]]) -> None:
 
 
 def matching(option: str, pattern: str, names: Sequence[str]) -> list[str]:
-    """The name that is the pattern, else all that it matches. Raises NamesError, with close names,
-    where there is none."""
+    """Return the name that is the pattern, else all that it matches. Raises NamesError, with close
+    names, where there is none."""
     if pattern in names:
         return [pattern]
     found = [name for name in names if fnmatchcase(name, pattern)]
@@ -123,7 +123,7 @@ class Pins:
 
 
 def pins(skip: Iterable[str], keep: Iterable[str], units: Sequence[Unit]) -> Pins:
-    """The units that patterns name, by their own name or that of one of their layers.
+    """Return the units that patterns name, by their own name or that of one of their layers.
 
     Raises NamesError for a pattern that matches nothing, or a unit that is pinned both ways.
     """
@@ -138,8 +138,8 @@ def pins(skip: Iterable[str], keep: Iterable[str], units: Sequence[Unit]) -> Pin
 
 
 def pinned(option: str, wanted: Iterable[str], units: Sequence[Unit]) -> tuple[str, ...]:
-    """Names of the units that patterns match, in the model's order. option: named in errors. Raises
-    NamesError for a pattern that matches nothing."""
+    """Return the names of the units that patterns match, in the model's order. option: named in
+    errors. Raises NamesError for a pattern that matches nothing."""
     names = list(dict.fromkeys(chain.from_iterable(unit.names for unit in units)))
     matched: set[str] = set()
     for pattern in wanted:
@@ -177,7 +177,7 @@ def _join(members: Iterable[str], group_of: dict[str, int]) -> None:
 
 
 def _unit(atoms: list[Unit], relations: Sequence[Relation], by: UnitName) -> Unit:
-    """The unit that these atoms make, called after the strongest reason why they are one."""
+    """Return the unit that these atoms make, called after the strongest reason why they are one."""
     own_layers = tuple(dict.fromkeys(map(_layer_of, atoms)))
     reason = _strongest_reason(own_layers, relations, by)
     if len(atoms) == 1 and reason.name is None:
@@ -205,12 +205,12 @@ def _strongest_reason(
 
 
 def _strength(relation: Relation) -> int:
-    """The place of its kind in STRENGTH: 0 for the strongest."""
+    """Return the place of its kind in STRENGTH: 0 for the strongest."""
     return STRENGTH.index(relation.kind)
 
 
 def _marked(atom: Unit, relations: Iterable[Relation]) -> Unit:
-    """A unit of one atom, which says where it is part of a head or of a RepVGG block."""
+    """Return a unit of one atom, which says where it is part of a head or of a RepVGG block."""
     for relation in relations:
         if relation.kind in MARKS and _layer_of(atom) in relation.layers:
             return replace(atom, kind=relation.kind)
@@ -218,5 +218,5 @@ def _marked(atom: Unit, relations: Iterable[Relation]) -> Unit:
 
 
 def _layer_of(atom: Unit) -> str:
-    """The layer that an atom is, or is of."""
+    """Return the layer that an atom is, or is of."""
     return atom.layers[0] if atom.layers else atom.name

@@ -55,7 +55,7 @@ class ClipByRange(RewriteInTurn[ir.Node, _Clipped]):
 
 
 def _only_quantizer(value: ir.Value) -> ir.Node:
-    """The Q that alone reads the value. Raises NoMatch where there is none."""
+    """Return the Q that alone reads the value. Raises NoMatch where there is none."""
     require(not value.is_graph_output())
     readers = [use.node for use in value.uses()]
     require(len(readers) == 1)

@@ -6,8 +6,8 @@ import onnx_ir as ir
 
 
 def copy_of(value: ir.Value, ending: str, *, named: str | None = None) -> ir.Node:
-    """A Sum of one value: ONNX Runtime takes Identity and its like out before it looks. It costs
-    one copy.
+    """Return a Sum of one value: ONNX Runtime takes Identity and its like out before it looks. It
+    costs one copy.
 
     ending: of the names of the node and of what it gives. named: the beginning of the node's name;
     None for that of the value.

@@ -65,8 +65,8 @@ def _takes_nearest(node: ir.Node) -> bool:
 
 
 def _factors(node: ir.Node) -> tuple[int, int]:
-    """The factors of height and width. Raises NoMatch where they are not whole, or other axes
-    change."""
+    """Return the factors of height and width. Raises NoMatch where they are not whole, or other
+    axes change."""
     scales = needed(qdq.constant(given(node, 2)))
     require(scales.size == 4)
     batch, channels, down, across = scales.tolist()

@@ -49,7 +49,7 @@ class FakeQuantPairs(ir.passes.InPlacePass):
 
 
 def is_fake_quant(node: ir.Node) -> bool:
-    """Whether it is one of TensorFlow's fake-quant operations."""
+    """Return whether it is one of TensorFlow's fake-quant operations."""
     return node.op_type in FAKE_QUANT
 
 

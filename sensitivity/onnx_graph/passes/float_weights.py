@@ -48,7 +48,7 @@ class FloatWeights(RewriteInTurn[ir.Node, _Weight]):
 
 
 def _dequantized(pair: qdq.Pair) -> np.ndarray:
-    """What a weight pair gives. Raises NoMatch where it is not symmetric int8 from a float
+    """Return what a weight pair gives. Raises NoMatch where it is not symmetric int8 from a float
     constant."""
     weight, scale, zero_point = needed(qdq.quantized_constant(pair))
     require(zero_point.dtype == np.int8)
@@ -60,7 +60,7 @@ def _dequantized(pair: qdq.Pair) -> np.ndarray:
 
 
 def output_is_quantized(node: ir.Node) -> bool:
-    """Whether the output, or that of a Relu behind it, goes to quantizers only."""
+    """Return whether the output, or that of a Relu behind it, goes to quantizers only."""
     if node.op_type == "ConvTranspose":
         return False
     value = qdq.behind_relu(node.outputs[0])

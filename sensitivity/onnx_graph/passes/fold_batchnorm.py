@@ -90,7 +90,8 @@ def _require_alone(node: ir.Node, norm: ir.Node) -> None:
 
 
 def _affine(norm: ir.Node) -> Affine:
-    """What the BatchNorm does. Raises NoMatch where the graph computes it, and in training."""
+    """Return what the BatchNorm does. Raises NoMatch where the graph computes it, and in
+    training."""
     require(not norm.attributes.get_int("training_mode"))
     constants = [needed(qdq.constant(value)) for value in norm.inputs[1:5]]
     gamma, beta, mean, variance = (constant.astype(np.float64) for constant in constants)
@@ -99,8 +100,8 @@ def _affine(norm: ir.Node) -> Affine:
 
 
 def _output_axis(node: ir.Node) -> int:
-    """The weight's axis of output channels. Raises NoMatch where there is no such axis that can be
-    folded into."""
+    """Return the weight's axis of output channels. Raises NoMatch where there is no such axis that
+    can be folded into."""
     attributes = node.attributes
     factors = attributes.get_float("alpha", 1.0), attributes.get_float("beta", 1.0)
     can_be_folded_into = {
@@ -129,8 +130,8 @@ def _fold(node: ir.Node, affine: Affine) -> Folded:
 
 
 def _bias(node: ir.Node) -> np.ndarray:
-    """The bias of the operation; 0 where it has none. Raises NoMatch where the graph computes
-    it."""
+    """Return the bias of the operation; 0 where it has none. Raises NoMatch where the graph
+    computes it."""
     value = given(node, BIAS_INPUT)
     return np.zeros(1) if value is None else needed(qdq.constant(value))
 
@@ -148,8 +149,8 @@ class _Integers:
 def _fold_quantized(
     weight: _Integers, folded: np.ndarray, factor: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Weight and scale, float32, with the same integers as before. Raises NoMatch where there are
-    none such."""
+    """Return the weight and scale, float32, with the same integers as before. Raises NoMatch where
+    there are none such."""
     pair, axis, rank = weight.pair, weight.axis, folded.ndim
     scale = needed(pair.scale)
     require(not pair.is_compact)

@@ -44,7 +44,7 @@ class Link:
 
 
 def links(graph: ir.Graph) -> Iterator[Link]:
-    """All links of a graph, but for quantizers that several pairs are of."""
+    """Yield all links of a graph, but for quantizers that several pairs are of."""
     names = {node.name for node in graph.all_nodes()}
     for link in matches(_link, qdq.pairs(graph)):
         is_used_again = f"{link.quantizer}{QUANTIZE}_1" in names
@@ -53,7 +53,7 @@ def links(graph: ir.Graph) -> Iterator[Link]:
 
 
 def _link(pair: qdq.Pair) -> Link:
-    """The pair with the convolutions around it. Raises NoMatch where it is no link."""
+    """Return the pair with the convolutions around it. Raises NoMatch where it is no link."""
     reader = needed(only_user(pair.output))
     require(_is_depthwise(reader))
     value = pair.source
@@ -105,8 +105,8 @@ def _write_parts(model: ir.Model) -> None:
 
 
 def can_fold(link: Link) -> bool:
-    """Whether the weights around it can make up for scales per channel. It may change them, by
-    nothing."""
+    """Return whether the weights around it can make up for scales per channel. It may change them,
+    by nothing."""
     return fold(link, np.ones(link.channels))
 
 

@@ -42,8 +42,8 @@ def _fold_known_sizes(graph: ir.Graph) -> None:
 
 
 def _known_size(gather: ir.Node) -> int:
-    """The size that the node takes out of a shape. Raises NoMatch where it is free, or more than
-    one."""
+    """Return the size that the node takes out of a shape. Raises NoMatch where it is free, or more
+    than one."""
     measured = needed(made_by(gather.inputs[0], "Shape"))
     index = needed(qdq.constant(gather.inputs[1]))
     # A Shape with attributes starts at another axis, and an index with axes takes several sizes.

@@ -60,7 +60,7 @@ class _ReadFolded(RewriteInTurn[ir.Node, _Levels]):
         found.dequantize.replace_input_with(0, constant)
 
     def _folded(self, value: ir.Value) -> Array:
-        """What a value is that is moved out of constants. Raises NoMatch for any other."""
+        """Return what a value is that is moved out of constants. Raises NoMatch for any other."""
         array = qdq.constant(value)
         if array is not None:
             return array
@@ -72,7 +72,7 @@ class _ReadFolded(RewriteInTurn[ir.Node, _Levels]):
 
 
 def _computed(node: ir.Node, read: Mapping[str, Array], opset: int) -> Array:
-    """What the operation gives. read: its inputs by name."""
+    """Return what the operation gives. read: its inputs by name."""
     names = [onnx.helper.make_value_info(name, onnx.TypeProto()) for name in read]
     output = onnx.helper.make_value_info(node.outputs[0].name, onnx.TypeProto())
     graph = onnx.helper.make_graph([ir.to_proto(node)], "moved", names, [output])

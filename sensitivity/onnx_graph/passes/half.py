@@ -86,14 +86,14 @@ class Half(ir.passes.InPlacePass):
         return all(self._largest(value) <= limit for value in node.outputs)
 
     def _largest(self, value: ir.Value) -> float:
-        """The largest magnitude that the value was seen with; 0 where it was not seen."""
+        """Return the largest magnitude that the value was seen with; 0 where it was not seen."""
         low, high = self.ranges.get(value_name(value), (0.0, 0.0))
         return max(abs(low), abs(high))
 
 
 def _with_neighbours(wide: Iterable[ir.Node]) -> set[ir.Node]:
-    """These Q and DQ nodes, and the operations that they feed, with all other DQ nodes that feed
-    those."""
+    """Return these Q and DQ nodes, and the operations that they feed, with all other DQ nodes that
+    feed those."""
     wide = list(wide)
     dequantized = all_outputs(of_kind(wide, "DequantizeLinear"))
     found = set(wide)
@@ -105,7 +105,7 @@ def _with_neighbours(wide: Iterable[ir.Node]) -> set[ir.Node]:
 
 
 def _is_wide(node: ir.Node) -> bool:
-    """Whether FP16 cannot hold a scale of this Q or DQ, or the graph computes it."""
+    """Return whether FP16 cannot hold a scale of this Q or DQ, or the graph computes it."""
     scale = qdq.scales_of(node)
     outside = (scale < SMALLEST) | (scale > LARGEST)
     return scale.size == 0 or bool(outside.any())
@@ -154,14 +154,14 @@ def _type_of(is_half: bool) -> ir.DataType:
 
 
 def _taken(place: Place, half: Collection[ir.Node]) -> ir.DataType:
-    """The type that the operation takes at this place."""
+    """Return the type that the operation takes at this place."""
     node, index = place
     is_float = (node.op_type, index) in FLOAT_INPUTS
     return _type_of(node in half and not is_float)
 
 
 def _as_half(graph: ir.Graph, value: ir.Value) -> ir.Value:
-    """The value in FP16, beside it: stored where the file stores it, else a Cast."""
+    """Return the value in FP16, beside it: stored where the file stores it, else a Cast."""
     constant = qdq.constant(value)
     if constant is None or value.is_graph_input():
         return _cast(graph, value, HALF)

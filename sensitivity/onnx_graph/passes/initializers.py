@@ -14,8 +14,8 @@ from sensitivity.onnx_graph.walk import made_by, remove_unread, there, value_nam
 def add(
     graph: ir.Graph, name: str, array: NDArray[Any], kind: ir.DataType | None = None
 ) -> ir.Value:
-    """A new initializer; where the name is taken, a number is put behind it. kind: None for the
-    array's own type."""
+    """Return a new initializer; where the name is taken, a number is put behind it. kind: None for
+    the array's own type."""
     free, number = name, 1
     while free in graph.initializers:
         free, number = f"{name}_{number}", number + 1

@@ -83,8 +83,8 @@ def _exact(
 
 
 def snapped(weight: np.ndarray, levels: np.ndarray, grid: Grid, kind: ir.DataType) -> np.ndarray:
-    """The same weight, with the few values moved that Q would not round to `levels`: those on a
-    rounding boundary, or beyond a narrow range. The very same array where there are none."""
+    """Return the same weight, with the few values moved that Q would not round to `levels`: those
+    on a rounding boundary, or beyond a narrow range. The very same array where there are none."""
     scale = spread(grid.scale, grid, weight.shape)
     wrong = nearest_levels(weight / scale, kind) != levels
     if not wrong.any():
@@ -99,14 +99,15 @@ def to_levels(
     axis: int | None,
     limits: tuple[int, int],
 ) -> np.ndarray:
-    """The levels that Q rounds values to, not yet of an integer type. limits: smallest and largest
-    level."""
+    """Return the levels that Q rounds values to, not yet of an integer type. limits: smallest and
+    largest level."""
     steps = np.rint(values / along(scale, axis, values.ndim))
     return np.asarray(np.clip(steps + along(zero_point, axis, values.ndim), *limits))
 
 
 def is_per_tensor(grid: Grid) -> bool:
-    """Whether one scale is for the whole tensor: also where it runs along an axis of one entry."""
+    """Return whether one scale is for the whole tensor: also where it runs along an axis of one
+    entry."""
     has_one_scale = grid.scale.size == 1 and grid.block is None
     return grid.axis is None or has_one_scale
 
@@ -114,8 +115,8 @@ def is_per_tensor(grid: Grid) -> bool:
 def _parameters(
     graph: ir.Graph, name: str, grid: Grid, kind: ir.DataType
 ) -> tuple[ir.Value, ir.Value]:
-    """Initializers for scale and zero point, scalars per tensor; shared by all uses of one
-    quantizer."""
+    """Return the initializers for scale and zero point, scalars per tensor; shared by all uses of
+    one quantizer."""
     names = f"{name}.scale", f"{name}.zero_point"
     if names[0] in graph.initializers:
         return graph.initializers[names[0]], graph.initializers[names[1]]
@@ -125,7 +126,7 @@ def _parameters(
 
 
 def _shaped(grid: Grid) -> np.ndarray:
-    """The scales of a grid: [] per tensor, [channels] per channel, in blocks as they are."""
+    """Return the scales of a grid: [] per tensor, [channels] per channel, in blocks as they are."""
     if is_per_tensor(grid):
         return grid.scale.reshape(())
     if grid.block:

@@ -57,7 +57,8 @@ class JoinSlices(RewriteInTurn[ir.Node, _Joined]):
 
 
 def _joined(values: Values, axis: int) -> Values:
-    """The same values, with every run of pieces that make up a whole replaced by the whole."""
+    """Return the same values, with every run of pieces that make up a whole replaced by the
+    whole."""
     match_whole = partial(_whole, axis=axis)
     joined: list[ir.Value | None] = []
     while values:
@@ -68,8 +69,8 @@ def _joined(values: Values, axis: int) -> Values:
 
 
 def _whole(values: Values, axis: int) -> tuple[ir.Value, int]:
-    """The value that the first ones are all pieces of, in order, and how many they are. Raises
-    NoMatch where they are not."""
+    """Return the value that the first ones are all pieces of, in order, and how many they are.
+    Raises NoMatch where they are not."""
     whole = _piece(values[0], axis).whole
     reached = 0
     for count, value in enumerate(values, 1):
@@ -83,8 +84,8 @@ def _whole(values: Values, axis: int) -> tuple[ir.Value, int]:
 
 
 def _piece(value: ir.Value | None, axis: int) -> _Piece:
-    """What the value is a piece of. Raises NoMatch unless it is a Slice of a value of known size,
-    along this axis, in steps of 1."""
+    """Return what the value is a piece of. Raises NoMatch unless it is a Slice of a value of known
+    size, along this axis, in steps of 1."""
     node = needed(made_by(value, "Slice"))
     whole = needed(given(node, 0))
     size = needed(size_of(whole, axis))

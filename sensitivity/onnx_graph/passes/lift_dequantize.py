@@ -82,8 +82,8 @@ class _Mover:
 
 
 def _mover_before(dequantize: ir.Node) -> _Mover:
-    """The operation in front of a DQ. Raises NoMatch unless it moves integers of a Q or of the
-    file, and the DQ can be in front of it."""
+    """Return the operation in front of a DQ. Raises NoMatch unless it moves integers of a Q or of
+    the file, and the DQ can be in front of it."""
     node = needed(producer(dequantize.inputs[0]))
     scale = needed(qdq.constant(dequantize.inputs[1]))
     places = moved_places(node)
@@ -100,14 +100,15 @@ def _mover_before(dequantize: ir.Node) -> _Mover:
 
 
 def moved_places(node: ir.Node) -> tuple[int, ...]:
-    """Which inputs hold the values that come out of this operation; none where it computes."""
+    """Return which inputs hold the values that come out of this operation; none where it
+    computes."""
     if node.op_type == "Concat":
         return tuple(range(len(node.inputs)))
     return MOVED.get(node.op_type, ())
 
 
 def _only_moves(node: ir.Node) -> bool:
-    """Whether this one, with its attributes, computes nothing."""
+    """Return whether this one, with its attributes, computes nothing."""
     match node.op_type:
         case "Resize":
             return qdq.takes_nearest(node) and "extrapolation_value" not in node.attributes
@@ -120,7 +121,8 @@ def _only_moves(node: ir.Node) -> bool:
 
 
 def is_quantized(value: ir.Value | None) -> bool:
-    """Whether integers come from a Q or are stored in the file, perhaps moved or clipped since."""
+    """Return whether integers come from a Q or are stored in the file, perhaps moved or clipped
+    since."""
     if qdq.constant(value) is not None:
         return True
     node = producer(value)
@@ -177,7 +179,7 @@ def _lift(
 
 
 def _dequantize(old: ir.Node, levels: ir.Value | None, mover: _Mover, place: int) -> ir.Node:
-    """The same DQ for an input of the mover."""
+    """Return the same DQ for an input of the mover."""
     attributes = dict(old.attributes)
     attributes.pop("axis", None)
     if mover.axis is not None:
@@ -198,8 +200,8 @@ def _dequantize(old: ir.Node, levels: ir.Value | None, mover: _Mover, place: int
 
 
 def _copy(node: ir.Node, inputs: list[ir.Value | None], dequantize: ir.Node) -> ir.Node:
-    """The operation on float values. It keeps its name: where others still read its integers, they
-    are named anew."""
+    """Return the operation on float values. It keeps its name: where others still read its
+    integers, they are named anew."""
     outputs = [
         ir.Value(
             name=f"{value.name}_{dequantize.name}",
@@ -217,8 +219,8 @@ def _copy(node: ir.Node, inputs: list[ir.Value | None], dequantize: ir.Node) -> 
 def _with_fill(
     graph: ir.Graph, node: ir.Node, inputs: list[ir.Value | None], dequantize: ir.Node
 ) -> list[ir.Value | None]:
-    """The inputs of a Pad with the float value of the integer that it fills with, which is 0 where
-    it names none."""
+    """Return the inputs of a Pad with the float value of the integer that it fills with, which is 0
+    where it names none."""
     scale = qdq.known(dequantize.inputs[1])
     level = _first(qdq.constant(given(node, PAD_VALUE)))
     offset = _first(qdq.constant(qdq.zero_point_value(dequantize)))
@@ -229,7 +231,7 @@ def _with_fill(
 
 
 def _first(levels: NDArray[Any] | None) -> int:
-    """The first of these integers; 0 where the file leaves them out."""
+    """Return the first of these integers; 0 where the file leaves them out."""
     return 0 if levels is None else int(levels.reshape(-1)[0])
 
 

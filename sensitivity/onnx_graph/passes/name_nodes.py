@@ -33,7 +33,7 @@ class NameNodes(ir.passes.InPlacePass):
         return ir.passes.PassResult(model, modified=bool(named))
 
     def _reached(self, graph: ir.Graph) -> Counter[_Operation]:
-        """How many quantizers of a layer reach an operation, and no other one."""
+        """Return how many quantizers of a layer reach an operation, and no other one."""
         reached: Counter[_Operation] = Counter()
         for mark in all_marks(graph.all_nodes(), "Quantizer"):
             layer = self.layers.get(mark.attributes.get_string("name"))
@@ -44,7 +44,7 @@ class NameNodes(ir.passes.InPlacePass):
 
 
 def _names(reached: Mapping[_Operation, int]) -> dict[ir.Node, str]:
-    """The name of each operation that most of a layer's quantizers reach, in their order."""
+    """Return the name of each operation that most of a layer's quantizers reach, in their order."""
     most: Counter[str] = Counter()
     for (layer, _), count in reached.items():
         most[layer] = max(count, most[layer])
@@ -58,7 +58,7 @@ def _names(reached: Mapping[_Operation, int]) -> dict[ir.Node, str]:
 
 
 def _operations(mark: ir.Node) -> list[ir.Node]:
-    """What uses the quantized value; a weight reaches its MatMul through a Transpose."""
+    """Return what uses the quantized value; a weight reaches its MatMul through a Transpose."""
     found: list[ir.Node] = []
     for user in mark.outputs[0].consumers():
         found += user.outputs[0].consumers() if user.op_type == "Transpose" else [user]

@@ -25,7 +25,7 @@ class NamesOfBodies(ir.passes.InPlacePass):
 
 
 def _values(graph: ir.Graph) -> Iterable[ir.Value]:
-    """Every value that the graph itself makes or is given, once."""
+    """Return every value that the graph itself makes or is given, once."""
     values = [*graph.inputs, *graph.initializers.values(), *all_outputs(graph)]
     return dict.fromkeys(values)
 

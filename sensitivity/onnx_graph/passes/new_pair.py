@@ -14,7 +14,7 @@ def new_pair(
     names: tuple[str | None, str | None],
     block: int | None = None,
 ) -> tuple[ir.Node, ir.Node]:
-    """A Q of this value and the DQ behind it, in no graph yet.
+    """Return a Q of this value and the DQ behind it, in no graph yet.
 
     parameters: scale and zero point. axis: None for a scale per tensor. names: of the two nodes.
     block: how many values along the axis have one scale; None where one is for a channel.

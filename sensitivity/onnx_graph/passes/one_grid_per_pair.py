@@ -75,7 +75,7 @@ class _TwoGrids:
 
 
 def differing_grids(graph: ir.Graph) -> list[qdq.Pair]:
-    """The pairs whose Q and DQ are known to have different grids."""
+    """Return the pairs whose Q and DQ are known to have different grids."""
     return [two.pair for two in matches(_two_grids, qdq.pairs(graph))]
 
 
@@ -88,7 +88,7 @@ def _two_grids(pair: qdq.Pair) -> _TwoGrids:
 
 
 def _grid(node: ir.Node) -> _Grid:
-    """The grid of a Q or DQ. Raises NoMatch where the graph computes it."""
+    """Return the grid of a Q or DQ. Raises NoMatch where the graph computes it."""
     scale = needed(qdq.constant(node.inputs[1]))
     zero_point = np.zeros(scale.shape)
     given = qdq.zero_point_value(node)
@@ -99,8 +99,8 @@ def _grid(node: ir.Node) -> _Grid:
 
 
 def _with_ranks(model: ir.Model) -> list[_TwoGrids]:
-    """All pairs of two grids. Ranks are looked up only where a grid is by channel: that takes a
-    copy of the model."""
+    """Return all pairs of two grids. Ranks are looked up only where a grid is by channel: that
+    takes a copy of the model."""
     found = list(matches(_two_grids, qdq.pairs(model.graph)))
     if not any(two.is_by_channel for two in found):
         return found
@@ -118,8 +118,8 @@ def _ranks(model: ir.Model) -> dict[str | None, int]:
 
 
 def _steps(two: _TwoGrids) -> list[Step]:
-    """What turns values of the pair's own grid into what its DQ gives. Raises NoMatch where that
-    cannot be written."""
+    """Return what turns values of the pair's own grid into what its DQ gives. Raises NoMatch where
+    that cannot be written."""
     own, other, rank = two.own, two.other, two.rank
     has_blocks = max(own.scale.ndim, other.scale.ndim) > 1
     require(not has_blocks)
@@ -171,7 +171,7 @@ def _unify(graph: ir.Graph, two: _TwoGrids, steps: list[Step]) -> None:
 
 
 def _on_own_grid(two: _TwoGrids) -> ir.Node:
-    """The DQ with the parameters of its Q."""
+    """Return the DQ with the parameters of its Q."""
     quantize, dequantize, output = two.quantize, two.pair.dequantize, two.pair.output
     attributes = dict(dequantize.attributes)
     attributes.pop("axis", None)

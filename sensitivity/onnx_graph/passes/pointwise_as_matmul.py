@@ -46,7 +46,7 @@ class PointwiseAsMatMul(RewriteMatches[QuantizedConv, QuantizedConv]):
 
 
 def _keeps_pixels(node: ir.Node) -> bool:
-    """Whether each pixel of the output is in the place of one of the input."""
+    """Return whether each pixel of the output is in the place of one of the input."""
     attributes = node.attributes
     has_pads = any(attributes.get_ints("pads", []))
     is_padded = has_pads or attributes.get_string("auto_pad", "NOTSET") != "NOTSET"
@@ -79,5 +79,5 @@ def _replace(graph: ir.Graph, found: QuantizedConv) -> None:
 
 
 def _like(node: ir.Node, value: ir.Value, attributes: dict[str, int], name: str) -> ir.Node:
-    """A Q or DQ with the scale of this one, on another value."""
+    """Return a Q or DQ with the scale of this one, on another value."""
     return ir.node(node.op_type, [value, *node.inputs[1:]], attributes, name=name)

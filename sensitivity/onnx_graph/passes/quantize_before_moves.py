@@ -56,7 +56,7 @@ class QuantizeBeforeMoves(RewriteUntilNone[qdq.Pair, _Moved]):
 
 
 def _is_only_quantized(value: ir.Value) -> bool:
-    """Whether nothing reads the value in float."""
+    """Return whether nothing reads the value in float."""
     return not value.is_graph_output() and reader_kinds(value) <= {"QuantizeLinear"}
 
 
@@ -74,7 +74,7 @@ def _put_before(moved: _Moved) -> None:
 
 
 def _pair_on(value: ir.Value, moved: _Moved, suffix: str) -> tuple[ir.Node, ir.Node]:
-    """A pair like that behind the operation, on this value."""
+    """Return a pair like that behind the operation, on this value."""
     old_quantize, old_dequantize = moved.quantize, moved.pair.dequantize
     quantize = _copy(old_quantize, [value, *old_quantize.inputs[1:]], suffix)
     integers = quantize.outputs[0]
@@ -85,7 +85,7 @@ def _pair_on(value: ir.Value, moved: _Moved, suffix: str) -> tuple[ir.Node, ir.N
 
 
 def _copy(node: ir.Node, inputs: list[ir.Value | None], suffix: str) -> ir.Node:
-    """The same operation on other inputs, named like it."""
+    """Return the same operation on other inputs, named like it."""
     made = ir.node(
         node.op_type,
         inputs,

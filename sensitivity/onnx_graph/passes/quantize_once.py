@@ -44,8 +44,8 @@ def _read_first(pair: qdq.Pair) -> bool:
 
 
 def _source_of_equal_pair(pair: qdq.Pair) -> ir.Value:
-    """What the pair in front of this one quantizes. Raises NoMatch where there is none, or one of
-    another grid."""
+    """Return what the pair in front of this one quantizes. Raises NoMatch where there is none, or
+    one of another grid."""
     before = needed(qdq.pair_of(pair.source))
     for each in (before, pair):
         require(not each.is_compact)
@@ -62,5 +62,5 @@ def _require_equal(first: qdq.Array | None, second: qdq.Array | None) -> None:
 
 
 def merged_quantizers(model: ir.Model) -> set[str]:
-    """Names of quantizers that are in the file as the pairs of others."""
+    """Return the names of quantizers that are in the file as the pairs of others."""
     return set(json.loads(model.metadata_props.get(MERGED, "[]")))

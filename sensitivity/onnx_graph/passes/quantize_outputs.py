@@ -123,15 +123,16 @@ class QuantizeOutputs(RewriteInTurn[ir.Value, _Output]):
 
 
 def _grid_of_input(node: ir.Node) -> Grid:
-    """The grid of the pair in front. Raises NoMatch where there is none, or it is not known."""
+    """Return the grid of the pair in front. Raises NoMatch where there is none, or it is not
+    known."""
     pair = needed(qdq.pair_of(node.inputs[0]))
     return needed(pair.scale), needed(pair.zero_point)
 
 
 def _later_grid(value: ir.Value) -> Grid:
-    """The one grid that the value's own numbers are put on later, wherever they go: taking it here
-    changes nothing, and what only moves them can move integers. Raises NoMatch where they reach
-    several grids, none, or an operation in float."""
+    """Return the one grid that the value's own numbers are put on later, wherever they go: taking
+    it here changes nothing, and what only moves them can move integers. Raises NoMatch where they
+    reach several grids, none, or an operation in float."""
     grids: dict[tuple[bytes, bytes], Grid] = {}
     for user in _readers_behind_moves(value):
         require(user.op_type == "QuantizeLinear")
@@ -142,7 +143,7 @@ def _later_grid(value: ir.Value) -> Grid:
 
 
 def _readers_behind_moves(value: ir.Value) -> Iterator[ir.Node]:
-    """The operations that read the value's numbers, also where they were moved before."""
+    """Yield the operations that read the value's numbers, also where they were moved before."""
     for user in value.consumers():
         if user.op_type in MOVES:
             for output in user.outputs:
@@ -152,8 +153,8 @@ def _readers_behind_moves(value: ir.Value) -> Iterator[ir.Node]:
 
 
 def _next_scale(value: ir.Value) -> float:
-    """The largest scale of the quantizers behind the first LeakyRelu that reads the value; infinite
-    where there is none."""
+    """Return the largest scale of the quantizers behind the first LeakyRelu that reads the value;
+    infinite where there is none."""
     leaky = of_kind(value.consumers(), "LeakyRelu")
     quantizers = chain.from_iterable(
         of_kind(output.consumers(), "QuantizeLinear") for output in all_outputs(leaky[:1])
@@ -163,7 +164,8 @@ def _next_scale(value: ir.Value) -> float:
 
 
 def _computes_in_integers(node: ir.Node) -> bool:
-    """Whether all that the operation computes with comes from pairs, and a kernel takes that."""
+    """Return whether all that the operation computes with comes from pairs, and a kernel takes
+    that."""
     kinds, values = ELEMENTWISE, qdq.computed_inputs(node)
     if qdq.weight(node) is not None:
         kinds, values = WITH_OUTPUT, inputs(node)[:2]
@@ -173,7 +175,8 @@ def _computes_in_integers(node: ir.Node) -> bool:
 
 
 def only_to_quantized(value: ir.Value) -> bool:
-    """Whether quantizers are all that the value reaches without passing an operation with weights.
+    """Return whether quantizers are all that the value reaches without passing an operation with
+    weights.
 
     Then only quantized layers see the rounding that a pair here adds: skipped ones, and the model's
     outputs, do not.
@@ -187,6 +190,7 @@ def only_to_quantized(value: ir.Value) -> bool:
 
 
 def _computed_from(value: ir.Value) -> list[ir.Value]:
-    """What operations without weights give that read the value's numbers, but for quantizers."""
+    """Return what operations without weights give that read the value's numbers, but for
+    quantizers."""
     users = [user for user in value.consumers() if user.op_type not in ENDS]
     return all_outputs(user for user in users if qdq.weight(user) is None)

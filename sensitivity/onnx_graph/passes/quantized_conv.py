@@ -27,8 +27,8 @@ class QuantizedConv:
 
 
 def quantized_convs(graph: ir.Graph) -> Iterator[QuantizedConv]:
-    """Those of the main graph with one scale for the activation, and one for the weight or one for
-    each output channel."""
+    """Return those of the main graph with one scale for the activation, and one for the weight or
+    one for each output channel."""
     return matches(_quantized, of_kind(graph, "Conv"))
 
 

@@ -62,7 +62,7 @@ class RoomForBias(RewriteInTurn[IntegerLayer, _Narrow]):
 
 
 def _on_grid(pair: qdq.Pair, wider: np.ndarray) -> np.ndarray:
-    """The integers of a stored weight on a wider grid."""
+    """Return the integers of a stored weight on a wider grid."""
     stored = qdq.known(pair.source)
     levels, axis = stored.astype(np.float64), pair.axis_in(stored.ndim)
     scale = qdq.known(pair.dequantize.inputs[1]).astype(np.float64)

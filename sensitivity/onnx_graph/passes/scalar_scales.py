@@ -46,7 +46,8 @@ class _Scalars(dict[tuple[ir.Graph, ir.Value], ir.Value]):
 
 
 def has_vector_scale(node: ir.Node) -> bool:
-    """Whether this is a Q or DQ of an activation whose one scale is a vector of one element."""
+    """Return whether this is a Q or DQ of an activation whose one scale is a vector of one
+    element."""
     if node.op_type not in qdq.PAIR:
         return False
     data, scale = node.inputs[0], node.inputs[SCALE]

@@ -176,7 +176,7 @@ class SkipUses(ir.passes.InPlacePass):
             model.opset_imports.setdefault(self._wide_domain, 1)
 
     def _new_bias(self, path: Path) -> _NewBias:
-        """The bias with what the grid of the weight adds to it. Raises NoMatch where that is
+        """Return the bias with what the grid of the weight adds to it. Raises NoMatch where that is
         nothing."""
         place = needed(bias_place(path))
         grid = needed(self._grids.get(place.weight.name))
@@ -196,7 +196,7 @@ class SkipUses(ir.passes.InPlacePass):
                 new.outputs[0].name = old.outputs[0].name
 
     def _rebuilt(self, graph: ir.Graph, path: Path) -> ir.Value:
-        """The value that the path's user is to read."""
+        """Return the value that the path's user is to read."""
         changed_names = self._skip | self._new_pairs.keys()
         value, is_changed = path.root, False
         for link, use in path.links:
@@ -210,13 +210,13 @@ class SkipUses(ir.passes.InPlacePass):
         return value
 
     def _changed_use(self, graph: ir.Graph, use: Use, value: ir.Value) -> ir.Value:
-        """What is read in the place of what the use's pair makes of this value."""
+        """Return what is read in the place of what the use's pair makes of this value."""
         if use.name in self._skip:
             return self._unquantized(graph, use, value)
         return self._on_grid(graph, use.pair, self._new_pairs[use.name], value)
 
     def _unquantized(self, graph: ir.Graph, use: Use, value: ir.Value) -> ir.Value:
-        """What is read in the place of a pair that is left out."""
+        """Return what is read in the place of a pair that is left out."""
         name = use.pair.source.name or "weight"
         if use.pair.is_compact or name in self._weights:
             return self._float_weight(graph, use.pair, name)
@@ -225,7 +225,7 @@ class SkipUses(ir.passes.InPlacePass):
         return value
 
     def _float_weight(self, graph: ir.Graph, pair: qdq.Pair, name: str) -> ir.Value:
-        """The float values of a stored constant of this name, as an initializer."""
+        """Return the float values of a stored constant of this name, as an initializer."""
         source = pair.source
         if source not in self._floats:
             values = self._weights[name] if name in self._weights else dequantized(pair)
@@ -235,7 +235,7 @@ class SkipUses(ir.passes.InPlacePass):
         return self._floats[source]
 
     def _activated(self, graph: ir.Graph, use: Use, value: ir.Value) -> ir.Value:
-        """The value behind the activation that only the use's pair stood for."""
+        """Return the value behind the activation that only the use's pair stood for."""
         if value not in self._clamped:
             limits = self._clamps[value_name(use.pair.source)]
             node = activation(limits, value, use.pair, self._opset)
@@ -246,7 +246,8 @@ class SkipUses(ir.passes.InPlacePass):
         return self._clamped[value]
 
     def _on_grid(self, graph: ir.Graph, pair: qdq.Pair, grid: NewGrid, value: ir.Value) -> ir.Value:
-        """What the same pair on another grid makes of this value, or of the grid's constant."""
+        """Return what the same pair on another grid makes of this value, or of the grid's
+        constant."""
         if grid not in self._stored:
             self._stored[grid] = _stored_grid(graph, pair, grid)
         stored = self._stored[grid]
@@ -259,14 +260,14 @@ class SkipUses(ir.passes.InPlacePass):
         return value
 
     def _copies_of(self, nodes: Iterable[ir.Node], value: ir.Value) -> ir.Value:
-        """What the same nodes, one behind the other, give for this value."""
+        """Return what the same nodes, one behind the other, give for this value."""
         for node in nodes:
             value = self._copy(node, value)
         return value
 
     def _copy(self, node: ir.Node, value: ir.Value, stored: _StoredGrid | None = None) -> ir.Value:
-        """What the same node gives for this value; on this grid, where it is a Q or DQ that gets
-        another one."""
+        """Return what the same node gives for this value; on this grid, where it is a Q or DQ that
+        gets another one."""
         key = (id(node), value, stored)
         if key not in self._made:
             self._made[key] = self._new_copy(node, value, stored)
@@ -311,7 +312,7 @@ def _set_axis(attributes: MutableMapping[str, ir.Attr], axis: int | None) -> Non
 
 
 def _stored_grid(graph: ir.Graph, pair: qdq.Pair, grid: NewGrid) -> _StoredGrid:
-    """The grid as initializers."""
+    """Return the grid as initializers."""
     name = f"{pair.source.name or pair.name}_recalibrated"
     scale = add(graph, f"{name}_scale", grid.scale)
     zero_point = add(graph, f"{name}_zero_point", grid.zero_point)
@@ -331,13 +332,14 @@ def _insert_behind(value: ir.Value, node: ir.Node, graph: ir.Graph) -> None:
 
 
 def wide_domain(model: ir.Model) -> str:
-    """The domain of Q and DQ that take integers of 16 bits in this model: ONNX's own has them from
-    opset 21 on, ONNX Runtime's in every one."""
+    """Return the domain of Q and DQ that take integers of 16 bits in this model: ONNX's own has
+    them from opset 21 on, ONNX Runtime's in every one."""
     return "" if model.opset_imports.get("", 0) >= WIDE_FROM else MICROSOFT
 
 
 def can_be_per_channel(model: ir.Model) -> bool:
-    """Whether pairs of this model can have scales per channel, all its operations as they are."""
+    """Return whether pairs of this model can have scales per channel, all its operations as they
+    are."""
     opset = model.opset_imports.get("", 0)
     if opset >= PER_CHANNEL_FROM:
         return True
@@ -360,8 +362,8 @@ def _fits(scale: NDArray[Any], pair: qdq.Pair, shape: tuple[int, ...]) -> bool:
 
 
 def dequantized(pair: qdq.Pair) -> NDArray[Any]:
-    """The float values that a pair in the compact form gives: (level - zero point) * scale, as ONNX
-    defines it.
+    """Return the float values that a pair in the compact form gives: (level - zero point) * scale,
+    as ONNX defines it.
 
     Raises OnnxFileError where the scale is not a constant.
     """
@@ -385,7 +387,8 @@ def dequantized(pair: qdq.Pair) -> NDArray[Any]:
 
 
 def spread(values: NDArray[Any], pair: qdq.Pair, shape: tuple[int, ...]) -> NDArray[Any]:
-    """Values per tensor, per channel or per block, in a shape that goes with the weight's."""
+    """Return the values per tensor, per channel or per block, in a shape that goes with the
+    weight's."""
     has_blocks = values.ndim == len(shape) > 1 and values.size > 1  # from opset 21
     if not has_blocks:
         return along(values, pair.axis_in(len(shape)), len(shape))
@@ -408,8 +411,8 @@ class CorrectedBias:
 
 
 def corrected_bias(path: Path, weights: Weights) -> CorrectedBias | None:
-    """The bias that changes with the weight at the end of this path; None where there is none, or
-    no weight."""
+    """Return the bias that changes with the weight at the end of this path; None where there is
+    none, or no weight."""
     return match_or_none(partial(_corrected_bias, weights=weights), path)
 
 
@@ -423,19 +426,19 @@ def _corrected_bias(path: Path, weights: Weights) -> CorrectedBias:
 
 
 def corrected(bias: NDArray[Any], grid: NewGrid) -> NDArray[Any]:
-    """A float bias with what the grid adds to it, in its own type."""
+    """Return a float bias with what the grid adds to it, in its own type."""
     if grid.bias is None:
         return bias
     return np.asarray(bias.astype(np.float32) + grid.bias).astype(bias.dtype)
 
 
 def nodes_of(link: Link) -> list[ir.Node]:
-    """The nodes of a pair or a mover, in the order they run."""
+    """Return the nodes of a pair or a mover, in the order they run."""
     return [link] if isinstance(link, ir.Node) else link.nodes
 
 
 def _nodes_on(path: Path) -> list[ir.Node]:
-    """All nodes of the path, in the order they run."""
+    """Return all nodes of the path, in the order they run."""
     links = [link for link, _ in path.links]
     return list(chain.from_iterable(map(nodes_of, links)))
 

@@ -21,7 +21,7 @@ class PlainNames(ir.passes.InPlacePass):
 
 
 def tidy() -> ir.passes.PassBase:
-    """The pass at the end of an export: nothing unread, every name plain and given once."""
+    """Return the pass at the end of an export: nothing unread, every name plain and given once."""
     return ir.passes.Sequential(
         common.IdentityEliminationPass(),
         common.RemoveUnusedNodesPass(),

@@ -63,7 +63,7 @@ class TransposedWeights(RewriteMatches[ir.Node, _Turned]):
 
 
 def _turned(graph: ir.Graph, value: ir.Value | None, order: list[int]) -> ir.Value | None:
-    """Scales or zero points in blocks, which have the axes of the weight."""
+    """Return the scales or zero points in blocks, which have the axes of the weight."""
     array = qdq.constant(value)
     if value is None or array is None:
         return value

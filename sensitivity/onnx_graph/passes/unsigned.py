@@ -70,14 +70,14 @@ class UnsignedActivations(RewriteInTurn[ir.Node, _Signed]):
         output.type = ir.TensorType(ir.DataType.UINT8)
 
     def _keeps_0(self, found: _Signed) -> bool:
-        """Whether the zero point stays 0, with the same scale."""
+        """Return whether the zero point stays 0, with the same scale."""
         if not self.zero_point_0 or found.zero_point.any():
             return False
         return non_negative(found.source) and self._ends_within(found)
 
     def _ends_within(self, found: _Signed) -> bool:
-        """Whether the largest level of int8 is about as far as the value's range goes; False where
-        the range or the scale is not known."""
+        """Return whether the largest level of int8 is about as far as the value's range goes; False
+        where the range or the scale is not known."""
         if self.ranges is None:
             return True
         _, high = self.ranges.get(value_name(found.source), (0.0, np.inf))

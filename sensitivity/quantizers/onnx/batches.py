@@ -14,8 +14,8 @@ Arrays = Mapping[str, NDArray[Any]]
 
 
 def feed(inputs: Any, names: Sequence[str]) -> dict[str, NDArray[Any]]:
-    """The inputs of a batch by name: an array for a model with one input, a tuple in the file's
-    order, or a dict.
+    """Return the inputs of a batch by name: an array for a model with one input, a tuple in the
+    file's order, or a dict.
 
     Raises TaskError where number or names differ from the file's.
     """
@@ -34,14 +34,15 @@ def feed(inputs: Any, names: Sequence[str]) -> dict[str, NDArray[Any]]:
 
 
 def _array(value: Any) -> NDArray[Any]:
-    """A tensor of torch, or what numpy takes for an array, as a contiguous array."""
+    """Return a tensor of torch, or what numpy takes for an array, as a contiguous array."""
     if hasattr(value, "detach"):
         value = value.detach().cpu().numpy()
     return np.ascontiguousarray(value)
 
 
 def fixed_batch(model: Any) -> int | None:
-    """The batch size that a session (or an `OnnxModel`) is made for; None where it takes any."""
+    """Return the batch size that a session (or an `OnnxModel`) is made for; None where it takes
+    any."""
     for value in model.get_inputs():
         sizes = value.shape or [None]
         if isinstance(sizes[0], int):
@@ -50,7 +51,8 @@ def fixed_batch(model: Any) -> int | None:
 
 
 def length(arrays: Arrays) -> int | None:
-    """Samples in a batch: the first axis of its first array that has one; None where none has."""
+    """Return the samples in a batch: the first axis of its first array that has one; None where
+    none has."""
     for array in arrays.values():
         if array.ndim:
             return len(array)
@@ -58,8 +60,8 @@ def length(arrays: Arrays) -> int | None:
 
 
 def of_samples(arrays: Arrays, rows: slice | NDArray[np.integer]) -> Arrays:
-    """The batch with these of its samples only; an array without an entry for each sample stays as
-    it is. rows: which samples."""
+    """Return the batch with these of its samples only; an array without an entry for each sample
+    stays as it is. rows: which samples."""
     samples = length(arrays)
     chosen = {}
     for name, array in arrays.items():
@@ -69,8 +71,8 @@ def of_samples(arrays: Arrays, rows: slice | NDArray[np.integer]) -> Arrays:
 
 
 def pieces(arrays: Arrays, size: int | None) -> list[Arrays]:
-    """The batch `size` samples at a time, the last piece filled up with its last sample; whole for
-    None."""
+    """Return the batch `size` samples at a time, the last piece filled up with its last sample;
+    whole for None."""
     samples = length(arrays)
     if size is None or samples is None:
         return [arrays]
@@ -82,20 +84,20 @@ def pieces(arrays: Arrays, size: int | None) -> list[Arrays]:
 
 
 def without_filling(array: NDArray[Any], size: int, samples: int) -> NDArray[Any]:
-    """What is of so many samples in a batch of `size` that others only fill up; an array without an
-    entry for each sample as it is."""
+    """Return what is of so many samples in a batch of `size` that others only fill up; an array
+    without an entry for each sample as it is."""
     has_samples = array.shape[:1] == (size,)
     return array[:samples] if has_samples else array
 
 
 def nested(outputs: Sequence[Any]) -> Any:
-    """What a model gives: its output, or a tuple of several."""
+    """Return what a model gives: its output, or a tuple of several."""
     return outputs[0] if len(outputs) == 1 else tuple(outputs)
 
 
 def joined(parts: Sequence[Sequence[NDArray[Any]]], samples: int | None) -> Any:
-    """Outputs of all pieces as of one batch, without those of samples that only filled the last
-    piece."""
+    """Return the outputs of all pieces as of one batch, without those of samples that only filled
+    the last piece."""
     if len(parts) == 1:
         whole = list(parts[0])
     else:
@@ -105,8 +107,8 @@ def joined(parts: Sequence[Sequence[NDArray[Any]]], samples: int | None) -> Any:
 
 
 def difference(one: Any, other: Any) -> float:
-    """The largest difference as a part of the largest value of its output; inf where shapes or
-    types differ."""
+    """Return the largest difference as a part of the largest value of its output; inf where shapes
+    or types differ."""
     if not isinstance(one, tuple):
         return _array_difference(one, other)
     return max(map(_array_difference, one, other), default=0.0)

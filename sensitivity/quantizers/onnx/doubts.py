@@ -27,8 +27,8 @@ calibration: clipping by percentile or entropy leaves some tenths of a percent o
 
 
 def float_doubts(model: OnnxModel, inputs: Any) -> tuple[Finding, ...]:
-    """One warning with everything that speaks against it; nothing where nothing does. inputs: a
-    batch.
+    """Return one warning with everything that speaks against it; nothing where nothing does.
+    inputs: a batch.
 
     Raises TaskError where the batch does not fit the file.
     """
@@ -97,7 +97,8 @@ def _ranges_of_computed(model: OnnxModel, off: ir.Model) -> dict[str, tuple[floa
 
 
 def _ranges(model: OnnxModel) -> dict[str, tuple[float, float]]:
-    """Tensor in front of a pair of one scale -> smallest and largest value of the pair's grid."""
+    """Return tensor in front of a pair of one scale -> smallest and largest value of the pair's
+    grid."""
     _, activations = weights_and_activations(model.uses)
     found = {}
     for use in activations:

@@ -72,8 +72,8 @@ pixels drown probabilities in one output."""
 
 
 def compare_with_float(model: OnnxModel, inputs: Any) -> tuple[Finding, ...]:
-    """What speaks for and against the file with everything unquantized being its float model, run
-    on a batch.
+    """Return what speaks for and against the file with everything unquantized being its float
+    model, run on a batch.
 
     Raises TaskError where the batch does not fit the file.
     """
@@ -117,8 +117,9 @@ class FloatInputError(TaskError):
 def tolerances(
     model: Any, arrays: Arrays, outputs: Mapping[str, Array], usual: float
 ) -> dict[str, float]:
-    """How far each output of a float model may be from what another form of it gives: `usual`, or
-    some times as far as it moves where each number of its inputs moves by its last bits.
+    """Return how far each output of a float model may be from what another form of it gives:
+    `usual`, or some times as far as it moves where each number of its inputs moves by its last
+    bits.
 
     outputs: what the model, a session, gives for the batch. An output is left out where it moves so
     far that this is all it shows: nothing can be compared there.
@@ -133,7 +134,8 @@ def tolerances(
 
 
 def _nudged(arrays: Arrays) -> Arrays:
-    """The arrays with each float number moved by its last bits, at random but always the same."""
+    """Return the arrays with each float number moved by its last bits, at random but always the
+    same."""
     rng = generator(0)
 
     def nudge(array: Array) -> Array:
@@ -146,8 +148,8 @@ def _nudged(arrays: Arrays) -> Arrays:
 
 
 def distance(own: Array, theirs: Array) -> float:
-    """The largest difference of two outputs as a part of their spread: the standard deviation of
-    `theirs`.
+    """Return the largest difference of two outputs as a part of their spread: the standard
+    deviation of `theirs`.
 
     The spread is that of each channel (of the second or the last axis) where it has enough values.
     inf where shapes differ, or where only one of them is not finite.
@@ -168,8 +170,8 @@ def distance(own: Array, theirs: Array) -> float:
 
 
 def _full_axes(output: Array) -> list[int]:
-    """The axes that may be channels, the second and the last, along which each has enough values to
-    tell its spread."""
+    """Return the axes that may be channels, the second and the last, along which each has enough
+    values to tell its spread."""
     if output.ndim <= 2:
         return []
     enough = output.size // FULL_CHANNEL
@@ -177,8 +179,8 @@ def _full_axes(output: Array) -> list[int]:
 
 
 def _spread(values: Array, axis: int | None) -> Array:
-    """The standard deviation, by channel of this axis; of channels that hardly vary, a part of
-    their values."""
+    """Return the standard deviation, by channel of this axis; of channels that hardly vary, a part
+    of their values."""
     whole = values.std() + 1e-30
     if axis is None:
         return np.asarray(whole + 0.02 * np.abs(values).max())
@@ -193,19 +195,20 @@ def _few_samples(arrays: Arrays) -> Arrays:
 
 
 def first_samples(arrays: Arrays, samples: int) -> Arrays:
-    """The first samples of every array that has one entry for each sample; others stay whole."""
+    """Return the first samples of every array that has one entry for each sample; others stay
+    whole."""
     return of_samples(arrays, slice(samples))
 
 
 def sample_sizes(model: OnnxModel, batch: Any) -> dict[str, tuple[int, ...]]:
-    """Input -> the shape of one sample of a batch, as `feed` takes it; the whole one where an array
-    has no entry for each sample."""
+    """Return input -> the shape of one sample of a batch, as `feed` takes it; the whole one
+    where an array has no entry for each sample."""
     given = feed(batch, [value.name for value in model.get_inputs()])
     return {name: array.shape for name, array in first_samples(given, 1).items()}
 
 
 def _comparable_outputs(graph: ir.Model, known: FloatModel) -> dict[str, str]:
-    """Output of the Q/DQ file -> that of the float model: all of them, or none."""
+    """Return the output of the Q/DQ file -> that of the float model: all of them, or none."""
     own, theirs = ports(graph.graph.outputs, known.original.graph.outputs)
     if len(own) < len(graph.graph.outputs):
         return {}
@@ -213,8 +216,8 @@ def _comparable_outputs(graph: ir.Model, known: FloatModel) -> dict[str, str]:
 
 
 def float_runner(model: OnnxModel) -> Callable[[Any], list[Array]]:
-    """What gives the float model's outputs for the inputs of a batch, in the order of those of the
-    Q/DQ file. Raises TaskError where its float model is not known, or has other outputs."""
+    """Return what gives the float model's outputs for the inputs of a batch, in the order of those
+    of the Q/DQ file. Raises TaskError where its float model is not known, or has other outputs."""
     known = model.float
     if known is None:
         raise TaskError(
@@ -237,8 +240,8 @@ def float_runner(model: OnnxModel) -> Callable[[Any], list[Array]]:
 
 
 def run_batch(model: Any, arrays: Arrays, names: Sequence[str]) -> dict[str, Array]:
-    """Some outputs of a session (or an `OnnxModel`) for a batch, whose inputs are by name or by
-    position."""
+    """Return some outputs of a session (or an `OnnxModel`) for a batch, whose inputs are by name or
+    by position."""
     wanted = model.get_inputs()
     given = _given(arrays, names_of(wanted))
     typed = {value.name: _as(given[value.name], value.type) for value in wanted}
@@ -255,7 +258,8 @@ def run_batch(model: Any, arrays: Arrays, names: Sequence[str]) -> dict[str, Arr
 
 
 def _given(arrays: Arrays, names: Sequence[str]) -> Arrays:
-    """The arrays by the names of a file's inputs: by their own names, or else by position."""
+    """Return the arrays by the names of a file's inputs: by their own names, or else by
+    position."""
     if arrays.keys() >= set(names):
         return arrays
     if len(names) != len(arrays):
@@ -264,7 +268,8 @@ def _given(arrays: Arrays, names: Sequence[str]) -> Arrays:
 
 
 def _as(array: Array, kind: str) -> Array:
-    """Floating-point numbers in the type of an input, which ONNX Runtime calls `kind`."""
+    """Return the floating-point numbers in the type of an input, which ONNX Runtime calls
+    `kind`."""
     wanted = FLOAT_TYPES.get(kind)
     if wanted is None or array.dtype.kind != "f":
         return array
@@ -272,7 +277,7 @@ def _as(array: Array, kind: str) -> Array:
 
 
 def with_outputs(model: ir.Model, outputs: Sequence[str] = ()) -> bytes:
-    """The model as ONNX Runtime reads it. outputs: tensors that it is to give too."""
+    """Return the model as ONNX Runtime reads it. outputs: tensors that it is to give too."""
     proto = ir.to_proto(model)
     proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in outputs)
     return bytes(proto.SerializeToString())
@@ -289,7 +294,7 @@ def _values(model: ir.Model) -> list[ir.Value]:
 
 
 def _first_difference(model: OnnxModel, known: FloatModel, arrays: Arrays, tolerance: float) -> str:
-    """The first tensor that differs in what both models compute for one sample, in words."""
+    """Return the first tensor that differs in what both models compute for one sample, in words."""
     off = model.without(frozenset(names_of(model.uses)))
     pairs = _common_tensors(off.graph, known.model.graph)
     if not pairs:
@@ -309,8 +314,8 @@ def _first_difference(model: OnnxModel, known: FloatModel, arrays: Arrays, toler
 
 
 def _common_tensors(own: ir.Graph, theirs: ir.Graph) -> dict[str, str]:
-    """Tensor -> the same in the float model, in the order of the graph, without constants and the
-    graphs' outputs."""
+    """Return tensor -> the same in the float model, in the order of the graph, without
+    constants and the graphs' outputs."""
     aligned, named = align(own, theirs).values, _inner_values(theirs)
     known = set(named.values())
     found = {}
@@ -322,7 +327,8 @@ def _common_tensors(own: ir.Graph, theirs: ir.Graph) -> dict[str, str]:
 
 
 def _inner_values(graph: ir.Graph) -> dict[str, ir.Value]:
-    """Name -> value, of all that operations give and the graph does not give on, in its order."""
+    """Return name -> value, of all that operations give and the graph does not give on, in its
+    order."""
     found = {}
     for node in graph:
         for value in node.outputs:
@@ -340,7 +346,8 @@ def _told(known: FloatModel) -> str:
 
 
 def _weights(model: OnnxModel, known: FloatModel) -> tuple[Finding, ...]:
-    """A warning that names the weights which are not in the float model; nothing where all are."""
+    """Return a warning that names the weights which are not in the float model; nothing where all
+    are."""
     if not known.missing:
         return ()
     message = (

@@ -89,7 +89,8 @@ class OnnxModel:
         input_feed: Mapping[str, Any],
         run_options: Any = None,
     ) -> list[Any]:
-        """Outputs as numpy arrays, with the uses skipped that are skipped at this moment."""
+        """Return the outputs as numpy arrays, with the uses skipped that are skipped at this
+        moment."""
         if self._watched is not None:
             return self._run_watched(output_names, dict(input_feed), *self._watched)
         result: list[Any] = self._session().run(output_names, dict(input_feed), run_options)
@@ -162,7 +163,8 @@ class OnnxModel:
         return places
 
     def float_bias(self, place: BiasPlace) -> NDArray[Any] | None:
-        """What the bias is where its weight has another grid, or none; None where there is none."""
+        """Return what the bias is where its weight has another grid, or none; None where there is
+        none."""
         value = place.value
         if value is None:
             return None
@@ -205,16 +207,16 @@ class OnnxModel:
             self._threads = before
 
     def without(self, names: frozenset[str]) -> ir.Model:
-        """The graph with these uses of pairs left out and the grids of this moment, all else as in
-        the file."""
+        """Return the graph with these uses of pairs left out and the grids of this moment, all else
+        as in the file."""
         model = self.graph.clone()
         if names or self._grids:
             SkipUses(names | self.freed, self.weights, self.clamps, self._grids)(model)
         return model
 
     def branches_not_taken(self, inputs: Any) -> set[ir.Graph]:
-        """Bodies of the If nodes of the main graph, and all in them, that a run on these inputs
-        does not enter.
+        """Return the bodies of the If nodes of the main graph, and all in them, that a run on these
+        inputs does not enter.
 
         inputs: as `feed` takes them. Other bodies (of Loop and Scan, and in bodies) count as
         entered.
@@ -237,7 +239,7 @@ class OnnxModel:
         return idle
 
     def _session(self) -> Any:
-        """The session of the variant of this moment."""
+        """Return the session of the variant of this moment."""
         grids = frozenset((name, grid.key) for name, grid in self._grids.items())
         key = (self._skipped, grids, self._threads)
 
@@ -275,7 +277,7 @@ class OnnxModel:
         return list(map(_joined, zip(*found, strict=True)))
 
     def _giving_float(self, names: Sequence[str]) -> ir.Model:
-        """The unquantized model with these tensors of its main graph as further outputs."""
+        """Return the unquantized model with these tensors of its main graph as further outputs."""
         model = self.graph.clone()
         outputs = model.graph.outputs
         inner = set(names).difference(map(value_name, outputs))
@@ -288,19 +290,20 @@ class OnnxModel:
 
 
 def _joined(parts: Sequence[NDArray[Any]]) -> NDArray[Any]:
-    """One output of all pieces of a batch; that of the first piece where it has no axis."""
+    """Return one output of all pieces of a batch; that of the first piece where it has no axis."""
     return np.concatenate(parts) if parts[0].ndim else parts[0]
 
 
 def with_pairs(model: ir.Model) -> ir.Model:
-    """The same with a Q/DQ pair in place of each fake-quant operation of TensorFlow. Raises
+    """Return the same with a Q/DQ pair in place of each fake-quant operation of TensorFlow. Raises
     OnnxFileError for one that no pair can stand for."""
     FakeQuantPairs()(model)
     return model
 
 
 def float_forms(path: Path, custom_ops: str | Path | None = None) -> list[Form]:
-    """Ways to write a float model that compute the same: a tool may have quantized any of them."""
+    """Return the ways to write a float model that compute the same: a tool may have quantized any
+    of them."""
     original = _loaded(path)
 
     def optimized_original() -> ir.Model:
@@ -314,8 +317,8 @@ def float_forms(path: Path, custom_ops: str | Path | None = None) -> list[Form]:
 
 
 def optimized(content: bytes | str, name: str, custom_ops: str | Path | None = None) -> ir.Model:
-    """What the preprocessing of ONNX Runtime's quantizer makes of a model. content: bytes, or the
-    path of a file. Raises OnnxFileError where ONNX Runtime refuses it."""
+    """Return what the preprocessing of ONNX Runtime's quantizer makes of a model. content: bytes,
+    or the path of a file. Raises OnnxFileError where ONNX Runtime refuses it."""
     options = _options()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     with tempfile.TemporaryDirectory() as folder:
@@ -333,7 +336,7 @@ def session(
     threads: int = 0,
     shared: bool = False,
 ) -> Any:
-    """An InferenceSession without graph optimizations. threads: 0 for all cores.
+    """Return an InferenceSession without graph optimizations. threads: 0 for all cores.
 
     shared: memory from the allocator that all such sessions share. Raises OnnxFileError where it is
     refused.
@@ -370,7 +373,7 @@ def _made_session(
 
 
 def _giving(model: ir.Model, names: Sequence[str]) -> bytes:
-    """The model with copies of these booleans of its main graph as further outputs."""
+    """Return the model with copies of these booleans of its main graph as further outputs."""
     proto = ir.to_proto(model)
     for name in names:
         node = onnx.helper.make_node("Identity", [name], [_copied(name)])

@@ -133,8 +133,8 @@ class OnnxQdqModel:
         return Grid(scale, int(new.zero_point.reshape(-1)[0]), *limits, axis=new.axis)
 
     def range(self, name: str) -> Range:
-        """The range that a quantizer has now. Raises ModelError where it has none that could be
-        changed."""
+        """Return the range that a quantizer has now. Raises ModelError where it has none that could
+        be changed."""
         self.grid(name)
         new = self.model.grids.get(name)
         if new is not None:
@@ -201,7 +201,7 @@ class OnnxQdqModel:
         self.model.run(None, feed(inputs, names))
 
     def related(self) -> tuple[tuple[UnitKind, tuple[str, ...]], ...]:
-        """What an engine wants in one precision. What shares a range does so in the file
+        """Return what an engine wants in one precision. What shares a range does so in the file
         already."""
         found = belonging(self.model.graph.graph, self.model.paths)
         return tuple((together.kind, together.units) for together in found)
@@ -222,8 +222,8 @@ class OnnxQdqModel:
         return (*left, *(_integer_output(name) for name, _ in rounded_outputs(plain)))
 
     def executed(self, inputs: Any) -> frozenset[str]:
-        """The quantizers whose values reach an output and do not stand in a branch that an If did
-        not take on these inputs."""
+        """Return the quantizers whose values reach an output and do not stand in a branch that an
+        If did not take on these inputs."""
         live = reaching_outputs(self.model.graph.graph)
         idle = self.model.branches_not_taken(inputs)
         executed: set[str] = set()
@@ -233,8 +233,8 @@ class OnnxQdqModel:
         return frozenset(executed & self._uses.keys())
 
     def float_findings(self, inputs: Any) -> tuple[Finding, ...]:
-        """Whether the file with everything unquantized is its float model: compared on this batch,
-        or doubted."""
+        """Return whether the file with everything unquantized is its float model: compared on this
+        batch, or doubted."""
         if self.model.float is None:
             return float_doubts(self.model, inputs)
         return compare_with_float(self.model, inputs)

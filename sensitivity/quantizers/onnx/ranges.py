@@ -46,8 +46,8 @@ Tensor = tuple[str, Limits]
 
 
 def own_range(name: str, use: Use) -> Range:
-    """The range that the file gives this use. Raises ModelError where it has none that could be
-    changed."""
+    """Return the range that the file gives this use. Raises ModelError where it has none that could
+    be changed."""
     pair, scale = use.pair, use.pair.scale
     kind = stored_type(pair).name
     if kind not in TYPES or scale is None or scale.ndim > 1:
@@ -125,8 +125,8 @@ def _new_grid(model: OnnxModel, use: Use, wanted: Range) -> NewGrid:
 
 
 def _levels(pair: qdq.Pair, bits: int | None) -> tuple[np.dtype[Any], tuple[int, int]]:
-    """The type of a pair's levels with so many bits, signed as they are, and the smallest and the
-    largest. bits: None for as many as they have."""
+    """Return the type of a pair's levels with so many bits, signed as they are, and the smallest
+    and the largest. bits: None for as many as they have."""
     stored = stored_type(pair)
     if bits is None:
         return np.dtype(stored.numpy()), integer_limits(pair)
@@ -135,13 +135,14 @@ def _levels(pair: qdq.Pair, bits: int | None) -> tuple[np.dtype[Any], tuple[int,
 
 
 def _is_own(use: Use, one: Range) -> bool:
-    """Whether this is the range that the pair has, whatever it is called and adds to the bias."""
+    """Return whether this is the range that the pair has, whatever it is called and adds to the
+    bias."""
     own = own_range(use.name, use)
     return replace(own, method=one.method) == replace(one, bias=None)
 
 
 def _requantized(model: OnnxModel, use: Use, grid: NewGrid) -> NDArray[Any]:
-    """What the pair of a weight reads: the float weight where it has a Q, the integers where
+    """Return what the pair of a weight reads: the float weight where it has a Q, the integers where
     not."""
     values, stored = _known_weight(model, use), qdq.known(use.pair.source)
     if not use.pair.is_compact:
@@ -151,7 +152,7 @@ def _requantized(model: OnnxModel, use: Use, grid: NewGrid) -> NDArray[Any]:
 
 
 def weight_on_grid(use: Use, grid: NewGrid) -> NDArray[Any]:
-    """The float values that the pair of a weight gives on another grid."""
+    """Return the float values that the pair of a weight gives on another grid."""
     pair, stored, limits = use.pair, grid.constant, integer_limits(use.pair)
     assert stored is not None
     zero_point = grid.zero_point.astype(np.int64)
@@ -166,8 +167,8 @@ def weight_on_grid(use: Use, grid: NewGrid) -> NDArray[Any]:
 
 
 def float_weight(model: OnnxModel, use: Use) -> NDArray[Any] | None:
-    """The weight before it was quantized, or what the pair gives where the float model is not
-    known; None for what is no constant."""
+    """Return the weight before it was quantized, or what the pair gives where the float model is
+    not known; None for what is no constant."""
     pair = use.pair
     name = value_name(pair.source)
     if name in model.weights:
@@ -187,7 +188,7 @@ def _known_weight(model: OnnxModel, use: Use) -> NDArray[Any]:
 def other_ranges(
     model: OnnxModel, uses: Mapping[str, Use], names: Iterable[str], forward: Callable[[], None]
 ) -> tuple[Range, ...]:
-    """Ranges for these uses, in the order of `names`.
+    """Return the ranges for these uses, in the order of `names`.
 
     Activations with one range per tensor: percentiles, MSE and entropy of what reaches them in
     float. Weights with one range per tensor whose float values are known: one per output channel.
@@ -223,13 +224,13 @@ def sharing(model: OnnxModel, uses: Mapping[str, Use]) -> tuple[tuple[str, ...],
 
 
 def _passes_integers(node: ir.Node) -> bool:
-    """Whether engines pass integers on through this operation."""
+    """Return whether engines pass integers on through this operation."""
     return node.op_type in PAIR | MOVERS or groups.keeps_values(node)
 
 
 def lacks_float_weights(model: OnnxModel, uses: Mapping[str, Use]) -> bool:
-    """Whether weights have one range per tensor, and one per channel gains nothing since only
-    integers of them are known."""
+    """Return whether weights have one range per tensor, and one per channel gains nothing since
+    only integers of them are known."""
     weights, _ = weights_and_activations(filter(_has_one_range, uses.values()))
     for use in weights:
         can_have_channels = output_axis(model, use) is not None
@@ -256,15 +257,15 @@ def _zero_point(pair: qdq.Pair) -> int:
 
 
 def _is_symmetric(pair: qdq.Pair) -> bool:
-    """Whether the zero point is in the middle of the type."""
+    """Return whether the zero point is in the middle of the type."""
     kind = stored_type(pair)
     middle = 0 if kind.is_signed() else 2 ** (kind.bitwidth - 1)
     return _zero_point(pair) == middle
 
 
 def _per_channel(model: OnnxModel, use: Use) -> tuple[Range, ...]:
-    """One range per output channel, with as many levels as the largest weight has now: some tools
-    leave the outer half of them out, for processors that add products of 8 bits in 16."""
+    """Return one range per output channel, with as many levels as the largest weight has now: some
+    tools leave the outer half of them out, for processors that add products of 8 bits in 16."""
     axis = output_axis(model, use)
     if axis is None or not _is_known(model, use) or not _is_symmetric(use.pair):
         return ()
@@ -281,8 +282,8 @@ def _per_channel(model: OnnxModel, use: Use) -> tuple[Range, ...]:
 
 
 def output_axis(model: OnnxModel, use: Use) -> int | None:
-    """The axis of a weight's output channels, where every operation that reads it can have scales
-    along it; None elsewhere."""
+    """Return the axis of a weight's output channels, where every operation that reads it can have
+    scales along it; None elsewhere."""
     source = use.pair.source
     weight = qdq.constant(source)
     if weight is None or weight.ndim < 2 or not can_be_per_channel(model.graph):
@@ -295,8 +296,8 @@ def output_axis(model: OnnxModel, use: Use) -> int | None:
 
 
 def _axis_of(path: Path, rank: int) -> int | None:
-    """The axis of the output channels of the weight in which a path ends; None where something
-    stands between the pair and the operation, and for grouped transposed convolutions."""
+    """Return the axis of the output channels of the weight in which a path ends; None where
+    something stands between the pair and the operation, and for grouped transposed convolutions."""
     node = path.user
     if node is None or not path.is_weight:
         return None
@@ -309,8 +310,8 @@ def _axis_of(path: Path, rank: int) -> int | None:
 
 
 def _is_known(model: OnnxModel, use: Use) -> bool:
-    """Whether the float values of a weight are known: given, or in the file and not rounded to the
-    pair's own grid."""
+    """Return whether the float values of a weight are known: given, or in the file and not rounded
+    to the pair's own grid."""
     pair = use.pair
     if value_name(pair.source) in model.weights:
         return True
@@ -353,7 +354,7 @@ def _calibrated(
 def _histograms(
     model: OnnxModel, tensors: Iterable[Tensor], forward: Callable[[], None]
 ) -> dict[Tensor, Histogram]:
-    """How often values occur in each of these tensors on the calibration data, within its
+    """Return how often values occur in each of these tensors on the calibration data, within its
     limits."""
     histograms = {tensor: Histogram() for tensor in tensors}
     by_name: defaultdict[str, list[tuple[Limits, Histogram]]] = defaultdict(list)
@@ -387,8 +388,8 @@ def roots(model: OnnxModel) -> dict[str, str]:
 
 
 def _limits(model: OnnxModel, use: Use) -> Limits:
-    """What reaches the pair: what its own activation leaves, and no values on the side that its
-    grid does not have."""
+    """Return what reaches the pair: what its own activation leaves, and no values on the side that
+    its grid does not have."""
     own = own_range(use.name, use)
     low, high = model.clamps.get(value_name(use.pair.source), UNLIMITED)
     is_asymmetric = own.low is not None

@@ -14,8 +14,8 @@ from sensitivity.errors import TaskError
 
 
 def arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """How a batch is passed: a tuple or list by position, a mapping by name, anything else as the
-    one input.
+    """Return how a batch is passed: a tuple or list by position, a mapping by name, anything else
+    as the one input.
 
     A list is what torch's DataLoader makes of a tuple of inputs.
     """
@@ -27,7 +27,8 @@ def arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
 
 
 def call(model: Any, inputs: Any) -> Any:
-    """What the model gives for a batch, passed as `arguments` says, with every module called.
+    """Return what the model gives for a batch, passed as `arguments` says, with every module
+    called.
 
     Types of dataclasses and named tuples in it are made known to torch (`with_types_known`).
 
@@ -65,14 +66,14 @@ def every_module_called() -> Iterator[None]:
 
 
 def device_of(model: Any) -> Any:
-    """The device of the model's first parameter or buffer; None for a model without any."""
+    """Return the device of the model's first parameter or buffer; None for a model without any."""
     first = next(chain(model.parameters(), model.buffers()), None)
     return None if first is None else first.device
 
 
 def to_device(value: Any, device: Any) -> Any:
-    """The same nest of tuples, lists, mappings and dataclasses with every tensor on `device`; other
-    values stay.
+    """Return the same nest of tuples, lists, mappings and dataclasses with every tensor on
+    `device`; other values stay.
 
     A mapping that torch does not know, such as the batch of a tokenizer, becomes a dict.
     """
@@ -103,7 +104,7 @@ def with_types_known(value: Any) -> Any:
 
 
 def _is_dataclass(value: Any) -> bool:
-    """Whether this is an instance of a dataclass, and not the class itself."""
+    """Return whether this is an instance of a dataclass, and not the class itself."""
     return dataclasses.is_dataclass(value) and not isinstance(value, type)
 
 
@@ -121,7 +122,7 @@ def _register_dataclass(kind: type) -> None:
 
 
 def _items(value: Any) -> Iterable[Any]:
-    """What a nest holds directly; nothing for what is no nest."""
+    """Return what a nest holds directly; nothing for what is no nest."""
     if isinstance(value, dict):
         return list(value.values())
     if _is_dataclass(value):
@@ -132,7 +133,8 @@ def _items(value: Any) -> Iterable[Any]:
 
 
 def _fields_that_are_set(value: Any) -> tuple[list[Any], list[str]]:
-    """Values and names; None is what models give for an output that was not asked for."""
+    """Return the values and names; None is what models give for an output that was not asked
+    for."""
     are_set: dict[str, Any] = {}
     for field in dataclasses.fields(value):
         item = getattr(value, field.name) if field.init else None

@@ -19,8 +19,8 @@ HALF = (
 
 
 def half_type(model: Any) -> str | None:
-    """The type, "BF16" or "FP16", of the first parameter or buffer that is of such a type; None
-    where there is none."""
+    """Return the type, "BF16" or "FP16", of the first parameter or buffer that is of such a type;
+    None where there is none."""
     names = {optional.torch.bfloat16: "BF16", optional.torch.float16: "FP16"}
     for tensor in chain(model.parameters(), model.buffers()):
         if tensor.dtype in names:
@@ -29,7 +29,7 @@ def half_type(model: Any) -> str | None:
 
 
 def as_float32(value: Any) -> Any:
-    """The same nest with every BF16 and FP16 tensor in FP32."""
+    """Return the same nest with every BF16 and FP16 tensor in FP32."""
 
     def cast(tensor: Any) -> Any:
         is_half = tensor.dtype in (optional.torch.bfloat16, optional.torch.float16)

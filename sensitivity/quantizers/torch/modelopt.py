@@ -126,7 +126,8 @@ class ModelOptModel(TensorQuantizerModel):
 
 
 def _is_float(module: Any) -> bool:
-    """Whether the quantized values are floating-point numbers, told by two numbers of bits."""
+    """Return whether the quantized values are floating-point numbers, told by two numbers of
+    bits."""
     return not isinstance(module._num_bits, int)
 
 
@@ -139,15 +140,15 @@ def _has_several_axes(module: Any) -> bool:
 
 
 def _block_sizes(module: Any) -> dict[Any, Any]:
-    """What a quantizer says of its blocks, without what it leaves empty: by axis, how many values
-    of it have one scale, and by name what else it says."""
+    """Return what a quantizer says of its blocks, without what it leaves empty: by axis, how many
+    values of it have one scale, and by name what else it says."""
     told = module._block_sizes or {}
     return {key: value for key, value in told.items() if value}
 
 
 def _block(module: Any) -> int | None:
-    """How many values along the last axis have one scale; None where they have none, and where
-    blocks run otherwise."""
+    """Return how many values along the last axis have one scale; None where they have none, and
+    where blocks run otherwise."""
     sizes = _block_sizes(module)
     if sizes.get("type", "static") != "static" or sizes.keys() - {-1, "type"}:
         return None
@@ -156,7 +157,7 @@ def _block(module: Any) -> int | None:
 
 
 def _unusual(module: Any) -> str | None:
-    """What keeps a quantizer out of any grid; None for most."""
+    """Return what keeps a quantizer out of any grid; None for most."""
     return first_fault(
         {
             "it rotates its input": bool(module.rotate_is_enabled),

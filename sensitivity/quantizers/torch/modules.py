@@ -22,8 +22,8 @@ others."""
 
 
 def head_parts(model: Any, layers: Collection[str]) -> tuple[tuple[str, ...], ...]:
-    """Layers of each part of the model's detection heads, such as the box and the class branch of
-    YOLOv8's `Detect`.
+    """Return the layers of each part of the model's detection heads, such as the box and the class
+    branch of YOLOv8's `Detect`.
 
     A head is an outermost module, by the name of its class or attribute, that holds two or more
     layers but not most of them; its parts are its children.
@@ -43,7 +43,7 @@ def head_parts(model: Any, layers: Collection[str]) -> tuple[tuple[str, ...], ..
 
 
 def merged_blocks(model: Any, layers: Collection[str]) -> tuple[str, ...]:
-    """Layers that are the one convolution of a re-parameterised RepVGG block."""
+    """Return the layers that are the one convolution of a re-parameterised RepVGG block."""
     blocks = set()
     for name, module in model.named_modules():
         if REPVGG.search(type(module).__name__):
@@ -59,7 +59,7 @@ def merged_blocks(model: Any, layers: Collection[str]) -> tuple[str, ...]:
 
 
 def shared_objects(model: Any, quantizers: Collection[str]) -> tuple[tuple[str, ...], ...]:
-    """Names of modules that hold the same quantizer object, two or more for each.
+    """Return the names of modules that hold the same quantizer object, two or more for each.
 
     quantizers: the names under which the quantizer objects are listed.
     """
@@ -75,7 +75,7 @@ def shared_objects(model: Any, quantizers: Collection[str]) -> tuple[tuple[str, 
 
 
 def class_names(module: Any) -> list[str]:
-    """Names of a module's class and of all that it descends from, its own first.
+    """Return the names of a module's class and of all that it descends from, its own first.
 
     A class is told by its name where its package need not be imported.
     """
@@ -83,7 +83,7 @@ def class_names(module: Any) -> list[str]:
 
 
 def named_modules(model: Any) -> dict[str, Any]:
-    """Every module of a model by its name; none of what is no torch module."""
+    """Return every module of a model by its name; none of what is no torch module."""
     return dict(model.named_modules()) if hasattr(model, "named_modules") else {}
 
 
@@ -92,7 +92,7 @@ def _inside(name: str, layers: Collection[str]) -> list[str]:
 
 
 def _parts(head: str, layers: list[str]) -> Iterator[tuple[str, ...]]:
-    """The layers of a head, grouped by the child of the head that holds them."""
+    """Return the layers of a head, grouped by the child of the head that holds them."""
     parts: defaultdict[str, list[str]] = defaultdict(list)
     for layer in layers:
         inside_head = layer.removeprefix(f"{head}.")

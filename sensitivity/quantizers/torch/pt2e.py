@@ -61,7 +61,8 @@ class Pt2eModel:
 
     @staticmethod
     def recognises(model: Any) -> bool:
-        """Whether this is a graph of torch.export with quantizers, converted or only prepared."""
+        """Return whether this is a graph of torch.export with quantizers, converted or only
+        prepared."""
         if not _is_graph(model):
             return _is_program(model)
         return _has_pairs(model) or bool(_observers(model))
@@ -168,7 +169,8 @@ def _is_pair(node: Any) -> bool:
 
 
 def _observers(model: Any) -> list[str]:
-    """Names of the modules with which prepare_pt2e watches values; none in what is no graph."""
+    """Return the names of the modules with which prepare_pt2e watches values; none in what is no
+    graph."""
     if not _is_graph(model):
         return []
     children = dict(model.named_children())
@@ -190,14 +192,14 @@ def _quantizer(placed: Any) -> Quantizer:
 
 
 def _is_symmetric(module: Any) -> bool:
-    """Whether the grid is symmetric and signed, full or narrow."""
+    """Return whether the grid is symmetric and signed, full or narrow."""
     if _array(module.zero_point).any():
         return False
     return (module.low, module.high) in ((-128, 127), (-127, 127))
 
 
 def _array(value: Any) -> np.ndarray:
-    """A number, or the numbers of a tensor, as an array with at least one axis."""
+    """Return a number, or the numbers of a tensor, as an array with at least one axis."""
     if hasattr(value, "detach"):
         value = value.detach().cpu()
     return np.atleast_1d(np.asarray(value))

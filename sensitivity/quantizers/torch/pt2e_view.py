@@ -56,7 +56,7 @@ class PairQuantizer(nn.Module):
         return levels.sub_(zero_point).mul_(scale)
 
     def _along(self, value: Any, x: Tensor) -> Any:
-        """A scale or zero point of each channel, so that it broadcasts against x."""
+        """Return a scale or zero point of each channel, so that it broadcasts against x."""
         if self.axis is None:
             return value
         return value.to(x.device).reshape(shape_along(self.axis, x.ndim))
@@ -193,8 +193,8 @@ class View:
     def _input(
         self, source: fx.Node, layer: str, path: str, operation: Operation
     ) -> tuple[fx.Node, str]:
-        """What the operation reads in the place of a dequantized value, and the attribute of the
-        quantizer for it."""
+        """Return what the operation reads in the place of a dequantized value, and the attribute of
+        the quantizer for it."""
         value, folded = self._unquantized(source)
         role: Role = "input"
         weight = None
@@ -214,7 +214,8 @@ class View:
         return value, attribute
 
     def _output(self, source: fx.Node) -> fx.Node:
-        """A call of the quantizer of a value that no op reads, but an output or another pair."""
+        """Return a call of the quantizer of a value that no op reads, but an output or another
+        pair."""
         if source not in self._outputs:
             value, folded = self._unquantized(source)
             if value.op == "call_module":
@@ -234,8 +235,8 @@ class View:
         return self._outputs[source]
 
     def _names(self, node: fx.Node, *, has_weight: bool) -> tuple[str, str]:
-        """The layer of an op, and the path of its module: that of the user's code that the op is,
-        or that with the op's own name behind it.
+        """Return the layer of an op, and the path of its module: that of the user's code that the
+        op is, or that with the op's own name behind it.
 
         An op is its module where that is one of torch's layers, or where the op reads a weight. A
         module that is called again is the same layer at another path.
@@ -253,7 +254,7 @@ class View:
         return whole, whole
 
     def _free(self, path: str, but: Collection[str] = ()) -> str:
-        """The path, or the first with a number behind it where something has it."""
+        """Return the path, or the first with a number behind it where something has it."""
         # Only the path itself may be that of a module of the user's code.
         taken = {*self._layers, *but, *(self._modules - {path})}
         name, number = path, 0
@@ -277,8 +278,8 @@ class View:
             self._layers[path] = path
 
     def _unquantized(self, dequantize: fx.Node) -> tuple[fx.Node, bool]:
-        """The node of the value before the pair; for an integer weight one of its float values, and
-        True where those had to be made from the integers."""
+        """Return the node of the value before the pair; for an integer weight one of its float
+        values, and True where those had to be made from the integers."""
         quantized = _first_input(dequantize)
         if quantized.target in QUANTIZE:
             return _first_input(quantized), False
@@ -290,8 +291,8 @@ class View:
             return graph.get_attr(name), folded
 
     def _float_of(self, frozen: str, dequantize: fx.Node) -> tuple[str, bool]:
-        """Name of the float weight that quantizes to exactly these integers; else it is made, by
-        dequantizing them."""
+        """Return the name of the float weight that quantizes to exactly these integers; else it is
+        made, by dequantizing them."""
         levels, pair = attrgetter(frozen)(self.module), self._quantizer(dequantize)
         with torch.no_grad():
             restored = dequantize.target(levels, *_arguments(self.module, dequantize))  # type: ignore[operator]
@@ -329,7 +330,7 @@ def _check_ops(model: fx.GraphModule) -> None:
 
 
 def is_pt2e_op(node: fx.Node) -> bool:
-    """Whether a node quantizes or dequantizes, or chooses the parameters for it."""
+    """Return whether a node quantizes or dequantizes, or chooses the parameters for it."""
     return isinstance(node.target, torch._ops.OpOverload) and node.target.namespace == NAMESPACE
 
 
@@ -338,14 +339,14 @@ def _is_pair(node: fx.Node) -> bool:
 
 
 def _is_weight(node: fx.Node) -> bool:
-    """Whether this is a weight or buffer, or one behind its pair."""
+    """Return whether this is a weight or buffer, or one behind its pair."""
     while node.target in OF_PAIRS:
         node = _first_input(node)
     return node.op == "get_attr"
 
 
 def _first_input(node: fx.Node) -> fx.Node:
-    """What an op of a pair quantizes or dequantizes."""
+    """Return what an op of a pair quantizes or dequantizes."""
     value = node.args[0]
     assert isinstance(value, fx.Node)
     return value

@@ -110,7 +110,7 @@ class PytorchQuantizationModel(TensorQuantizerModel):
 
 
 def _learned(module: Any) -> tuple[Any, ...]:
-    """The learned bounds, lower and upper; empty where the range is not learned."""
+    """Return the learned bounds, lower and upper; empty where the range is not learned."""
     if not module._learn_amax:
         return ()
     return module.clip.clip_value_min, module.clip.clip_value_max
@@ -121,8 +121,8 @@ def _has_pre_quant_scale(module: Any) -> bool:
 
 
 def _is_symmetric(module: Any) -> bool:
-    """Whether the bounds of a range are as far from 0 on both sides; only learned ones may not
-    be."""
+    """Return whether the bounds of a range are as far from 0 on both sides; only learned ones may
+    not be."""
     if not module._learn_amax:
         return True
     low, high = _learned(module)

@@ -33,7 +33,8 @@ class Roundings:
         self._now: dict[str, str] = {}
 
     def now(self, name: str) -> str | None:
-        """The rounding of the weight of this quantizer; None where it is to the nearest level."""
+        """Return the rounding of the weight of this quantizer; None where it is to the nearest
+        level."""
         return self._now.get(name)
 
     @property
@@ -95,13 +96,14 @@ class Roundings:
 
 
 def has_weight(layer: Any) -> bool:
-    """Whether a layer's weight is a parameter in float32, which can be replaced."""
+    """Return whether a layer's weight is a parameter in float32, which can be replaced."""
     weight = layer._parameters.get("weight")
     return weight is not None and weight.dtype == optional.torch.float32
 
 
 def levels_of(weight: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
-    """A weight in steps of its grid, and the scale by which it was divided, which broadcasts."""
+    """Return a weight in steps of its grid, and the scale by which it was divided, which
+    broadcasts."""
     scale = optional.torch.as_tensor(grid.scale, device=weight.device)
     if scale.numel() > 1:
         scale = scale.reshape(shape_along(grid.axis or 0, weight.ndim))
@@ -109,8 +111,8 @@ def levels_of(weight: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
 
 
 def on_levels(weight: Tensor, grid: Grid, rounding: str) -> Tensor:
-    """The weight with each value that is moved put onto its new level; all others stay as they
-    are."""
+    """Return the weight with each value that is moved put onto its new level; all others stay as
+    they are."""
     moves = optional.torch.from_numpy(unpacked(rounding, tuple(weight.shape)).copy())
     moves = moves.to(weight.device)
     steps, scale = levels_of(weight, grid)

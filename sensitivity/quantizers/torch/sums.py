@@ -54,7 +54,7 @@ class _Call(TorchFunctionMode):
 
 
 def _operands(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-    """Both operands of a sum of two tensors; None for anything else."""
+    """Return both operands of a sum of two tensors; None for anything else."""
     if func not in SUMS or kwargs.keys() - OPERANDS:
         return None
     # By the order of their names, "input" comes before "other".
@@ -87,7 +87,7 @@ class QuantizedSums:
         self._added: dict[int, tuple[int, ResidualAdd]] = {}
 
     def add(self, operand: SumOperand, quantizer: nn.Module) -> ResidualAdd:
-        """The module that holds the quantizer; it must become part of the model."""
+        """Return the module that holds the quantizer; it must become part of the model."""
         added = ResidualAdd(quantizer)
         self._added[operand.sum] = operand.index, added
         return added

@@ -118,7 +118,7 @@ class TensorQuantizerModel:
 
     @classmethod
     def recognises(cls, model: Any) -> bool:
-        """Whether the model holds quantizers of this toolkit, enabled or not."""
+        """Return whether the model holds quantizers of this toolkit, enabled or not."""
         return any(map(cls._is_quantizer, named_modules(model).values()))
 
     @contextmanager
@@ -159,12 +159,12 @@ class TensorQuantizerModel:
         return scales_of(amax, high, is_weight=name in self._of_weights)
 
     def amax(self, name: str) -> Any:
-        """The largest absolute value that a quantizer can give, a tensor that broadcasts against
-        what it quantizes."""
+        """Return the largest absolute value that a quantizer can give, a tensor that broadcasts
+        against what it quantizes."""
         return self._amax(self._enabled[name])
 
     def range(self, name: str) -> Range:
-        """The range that a quantizer has now, as `with_ranges` takes it."""
+        """Return the range that a quantizer has now, as `with_ranges` takes it."""
         self.grid(name)
         module = self._enabled[name]
         amax = self._amax(module)
@@ -229,8 +229,8 @@ class TensorQuantizerModel:
         return shown_in_float(self, see)
 
     def _dimensions(self, name: str) -> int:
-        """How many axes the tensor that this quantizer gets has, as far as per-channel ranges need
-        it."""
+        """Return how many axes the tensor that this quantizer gets has, as far as per-channel
+        ranges need it."""
         layer = name.rpartition(".")[0]
         amax = self._enabled[name]._amax
         weight = getattr(self.model.get_submodule(layer), "weight", None)
@@ -257,14 +257,14 @@ class TensorQuantizerModel:
     # ------------------------------------------------------------------------------
 
     def _more_restored(self) -> Any:
-        """A context that restores what a user's code may switch besides `flags`."""
+        """Return a context that restores what a user's code may switch besides `flags`."""
         return ExitStack()
 
     def _amax(self, module: Any) -> Any:
         return getattr(module, "_amax", None)
 
     def _bounds(self, module: Any) -> tuple[int, int]:
-        """The smallest and the largest level."""
+        """Return the smallest and the largest level."""
         if module._unsigned:
             return 0, 2**module._num_bits - 1
         high = 2 ** (module._num_bits - 1) - 1
@@ -272,27 +272,27 @@ class TensorQuantizerModel:
         return lowest + int(module._narrow_range), high
 
     def _is_fixed(self, module: Any) -> bool:
-        """Whether the range comes from calibration, and must be there."""
+        """Return whether the range comes from calibration, and must be there."""
         return True
 
     def _not_an_integer_grid(self, module: Any) -> str | None:
         raise NotImplementedError
 
     def _format(self, module: Any) -> str:
-        """The format of the quantized values, in words."""
+        """Return the format of the quantized values, in words."""
         if isinstance(module._num_bits, int):
             return f"INT{module._num_bits}"
         exponent, mantissa = module._num_bits
         return f"FP{1 + exponent + mantissa} E{exponent}M{mantissa}"
 
     def _is_container(self, module: Any) -> bool:
-        """Whether the module only holds the quantizers of the module above it."""
+        """Return whether the module only holds the quantizers of the module above it."""
         return False
 
     # ----------------------------------------------------------------------------------------------
 
     def _is_dead(self, name: str) -> bool:
-        """Whether a quantizer replaces all that it gets by 0."""
+        """Return whether a quantizer replaces all that it gets by 0."""
         module = self._enabled[name]
         if not self._is_fixed(module):
             return False
@@ -322,7 +322,8 @@ class TensorQuantizerModel:
         )
 
     def _place(self, name: str, modules: Mapping[str, Any]) -> tuple[str, str]:
-        """The layer that holds a quantizer, and the attribute by which it does; a quantizer that
+        """Return the layer that holds a quantizer, and the attribute by which it does; a quantizer
+        that
         stands by itself is the layer: what it quantizes is the operation."""
         layer, _, attribute = name.rpartition(".")
         while layer and self._holds_quantizers(layer, modules[layer]):
@@ -332,7 +333,7 @@ class TensorQuantizerModel:
         return name, attribute
 
     def _holds_quantizers(self, name: str, module: Any) -> bool:
-        """Whether the module is no layer, but only holds quantizers of one.
+        """Return whether the module is no layer, but only holds quantizers of one.
 
         Recurrent layers hold lists of quantizers, one for each of their own layers and directions.
         """
@@ -340,7 +341,7 @@ class TensorQuantizerModel:
         return is_list or self._is_container(module)
 
     def _wrong_axis(self, axis: int | None) -> str | None:
-        """What is wrong with this channel axis of the weight of a transposed convolution.
+        """Return what is wrong with this channel axis of the weight of a transposed convolution.
 
         Both toolkits give every weight axis 0 by default, which in a transposed convolution is the
         axis that the kernel sums over: no engine can take scales out of that sum.
@@ -353,7 +354,8 @@ class TensorQuantizerModel:
         )
 
     def _axis(self, module: Any) -> int | None:
-        """The channel axis, from 0; None for per tensor, and for grids with more than one axis.
+        """Return the channel axis, from 0; None for per tensor, and for grids with more than one
+        axis.
 
         The shape of amax decides, as it does when values are quantized; what the quantizer says,
         where the shape says nothing.
@@ -384,7 +386,7 @@ class TensorQuantizerModel:
 
 
 def is_a(module: Any, kind: str, package: str) -> bool:
-    """Whether a module is of this class of a package, found by name: the package need not be
+    """Return whether a module is of this class of a package, found by name: the package need not be
     imported."""
     names = [(base.__name__, base.__module__.partition(".")[0]) for base in type(module).__mro__]
     return (kind, package) in names
@@ -402,7 +404,7 @@ def shown_in_float(source: Any, see: Seer) -> AbstractContextManager[None]:
 
 
 def array(tensor: Any) -> NDArray[np.float32]:
-    """The tensor's values on the host, as float32."""
+    """Return the tensor's values on the host, as float32."""
     return np.asarray(tensor.detach().float().cpu().numpy(), dtype=np.float32)
 
 
@@ -424,8 +426,8 @@ def scales_of(amax: NDArray[np.float32], high: int, *, is_weight: bool) -> NDArr
 
 
 def range_problem(amax: NDArray[np.float32]) -> str | None:
-    """What is wrong with the ranges of a quantizer's channels; None where nothing is. Those of dead
-    channels are right."""
+    """Return what is wrong with the ranges of a quantizer's channels; None where nothing is. Those
+    of dead channels are right."""
     faults = [
         _describe("not finite", ~np.isfinite(amax)),
         _describe("negative", amax < 0),
@@ -460,7 +462,8 @@ def _role(attribute: str) -> Role:
 
 
 def _bits(module: Any) -> int:
-    """Bits of the quantized values; a float format is told by its exponent and mantissa bits."""
+    """Return the bits of the quantized values; a float format is told by its exponent and mantissa
+    bits."""
     bits: int | tuple[int, int] = module._num_bits
     if isinstance(bits, int):
         return bits
@@ -468,7 +471,8 @@ def _bits(module: Any) -> int:
 
 
 def _describe(fault: str, where: NDArray[np.bool_]) -> str | None:
-    """The fault in words; None where no channel has it. where: bool[channels], those that do."""
+    """Return the fault in words; None where no channel has it. where: bool[channels], those that
+    do."""
     count = int(where.sum())
     if count == 0:
         return None
@@ -483,6 +487,6 @@ def _bytes(tensor: Any) -> bytes:
 
 
 def _told_axis(module: Any) -> int | None:
-    """The channel axis that a quantizer says it has; None for none and for several."""
+    """Return the channel axis that a quantizer says it has; None for none and for several."""
     axis = first_axis(module._axis)
     return axis if isinstance(axis, int) else None

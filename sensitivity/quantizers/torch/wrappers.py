@@ -17,8 +17,8 @@ INSIDE = {
 
 
 def unwrapped(model: Any) -> Any:
-    """The module inside of DataParallel, DistributedDataParallel and torch.compile; any other model
-    itself.
+    """Return the module inside of DataParallel, DistributedDataParallel and torch.compile; any
+    other model itself.
 
     Raises ModelError for TorchScript, and for a part that is compiled alone: neither shows its
     quantizers.

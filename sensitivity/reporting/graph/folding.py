@@ -39,7 +39,7 @@ class Block:
 
 
 def folded(graph: ModelGraph) -> tuple[Block, ...]:
-    """Every node of the graph in one block, in the graph's order.
+    """Return every node of the graph in one block, in the graph's order.
 
     Layers are folded by their names where these have parts ("model.4.cv1.conv"), else by the graph:
     what nothing else leads to goes with what leads to it. Inputs and outputs stay alone, and a join
@@ -66,7 +66,8 @@ def _block(graph: ModelGraph, name: str, nodes: Sequence[int]) -> Block:
 
 
 def blocks_by_name(names: Sequence[str]) -> dict[str, str]:
-    """Name -> what its block is called; nothing where the names have no parts that would do.
+    """Return name -> what its block is called; nothing where the names have no parts that would
+    do.
 
     The largest block is taken apart until all are small.
 
@@ -87,8 +88,8 @@ def blocks_by_name(names: Sequence[str]) -> dict[str, str]:
 
 
 def _parts_of_largest(blocks: dict[str, str]) -> dict[str, str]:
-    """Name -> the smaller block that it goes to, for those of the largest block; nothing where that
-    is small, or cannot be taken apart into few enough.
+    """Return name -> the smaller block that it goes to, for those of the largest block; nothing
+    where that is small, or cannot be taken apart into few enough.
 
     blocks: name -> its block.
     """
@@ -104,7 +105,7 @@ def _parts_of_largest(blocks: dict[str, str]) -> dict[str, str]:
 
 
 def _longer(name: str, block: str) -> str:
-    """The beginning of a name that has one part more than its block."""
+    """Return the beginning of a name that has one part more than its block."""
     end = END.search(name, len(block) + 1)
     if end is None:
         return name
@@ -127,7 +128,7 @@ class _Folding:
             self.blocks[at] = graph.nodes[at].name
 
     def of(self, nodes: Iterable[int]) -> list[str]:
-        """The blocks of these nodes."""
+        """Return the blocks of these nodes."""
         return [self.blocks[at] for at in nodes]
 
     def fold(self) -> None:
@@ -173,7 +174,7 @@ class _Folding:
             self.blocks[at] = block
 
     def _behind(self, block: str) -> set[str]:
-        """All blocks behind a block, without itself."""
+        """Return all blocks behind a block, without itself."""
         found = set[int]()
         ready = [at for at, own in enumerate(self.blocks) if own == block]
         while ready:
@@ -197,8 +198,8 @@ class _Folding:
 
 
 def _smallest_pair(edges: Iterable[tuple[int, int]], blocks: Sequence[str]) -> Pair | None:
-    """Two blocks, one of which leads to nothing but the other or is led to by nothing else; None
-    where there are none."""
+    """Return two blocks, one of which leads to nothing but the other or is led to by nothing else;
+    None where there are none."""
     touching = {(blocks[before], blocks[after]) for before, after in edges}
     between = {(first, second) for first, second in touching if first != second}
     leading_out = Counter(map(itemgetter(0), between))

@@ -59,7 +59,7 @@ class Layout:
 
 
 def is_possible() -> bool:
-    """Whether graphlay is installed, as it is with every plain install."""
+    """Return whether graphlay is installed, as it is with every plain install."""
     return find_spec("graphlay") is not None
 
 
@@ -91,7 +91,7 @@ def narrow(sizes: Sequence[Point], edges: Sequence[Edge]) -> Layout:
 
 
 def path(points: Path) -> str:
-    """The corners of a line as SVG writes them.
+    """Return the corners of a line as SVG writes them.
 
     >>> path(((0.0, 4.0), (12.5, 4.0)))
     'M0 4L12.5 4'
@@ -100,7 +100,7 @@ def path(points: Path) -> str:
 
 
 def middle(points: Path) -> Point:
-    """The middle of the last part of a line, where a mark stands clear of other lines.
+    """Return the middle of the last part of a line, where a mark stands clear of other lines.
 
     >>> middle(((0.0, 0.0), (0.0, 30.0), (20.0, 30.0)))
     (10.0, 30.0)
@@ -130,7 +130,7 @@ def _layout(sizes: Sequence[Point], edges: Sequence[Edge], options: dict[str, An
 
 
 def _is_clear(layout: Layout, sizes: Sequence[Point]) -> bool:
-    """Whether every line runs along the axes and around all boxes."""
+    """Return whether every line runs along the axes and around all boxes."""
     lines = chain.from_iterable(layout.lines)
     parts = list(chain.from_iterable(map(pairwise, lines)))
     if any(map(_is_slanted, parts)):
@@ -145,7 +145,7 @@ def _is_slanted(part: tuple[Point, Point]) -> bool:
 
 
 def _crosses(part: tuple[Point, Point], place: Point, size: Point) -> bool:
-    """Whether a part of a line goes through the inside of a box."""
+    """Return whether a part of a line goes through the inside of a box."""
     inside = []
     for axis in (0, 1):
         middle, half = place[axis], size[axis] / 2 - 1
@@ -155,8 +155,8 @@ def _crosses(part: tuple[Point, Point], place: Point, size: Point) -> bool:
 
 
 def _in_rows(sizes: Sequence[Point], edges: Sequence[Edge], width: float) -> Layout:
-    """The columns of a layout from left to right, as many in each row as fit, with signs where
-    lines lead from row to row."""
+    """Return the columns of a layout from left to right, as many in each row as fit, with signs
+    where lines lead from row to row."""
     places = _layout(sizes, edges, {}).places
     columns = defaultdict[float, list[int]](list)
     for box, (across, _) in enumerate(places):
@@ -198,18 +198,18 @@ class _Row:
         return self._first_at[before], self._last_at[after]
 
     def lines(self, down: float) -> dict[Edge, Path]:
-        """The lines of all edges that touch the row, moved down by so many pixels."""
+        """Return the lines of all edges that touch the row, moved down by so many pixels."""
         drawn = [_moved(line, down) for (line,) in self.layout.lines]
         return dict(zip(self.edges, drawn, strict=True))
 
 
 def _numbered(boxes: Sequence[int], start: int) -> dict[int, int]:
-    """Box -> its position, counted from `start`."""
+    """Return box -> its position, counted from `start`."""
     return {box: number for number, box in enumerate(boxes, start)}
 
 
 def _others(boxes: Iterable[int], own: Collection[int]) -> list[int]:
-    """The boxes that are none of the own, each once, in their order."""
+    """Return the boxes that are none of the own, each once, in their order."""
     return [box for box in dict.fromkeys(boxes) if box not in own]
 
 

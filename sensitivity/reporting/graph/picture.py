@@ -137,7 +137,8 @@ class Picture:
 
 
 def picture_of(data: ReportData) -> Picture | None:
-    """The picture of a run's model; None where its graph is not known or cannot be laid out."""
+    """Return the picture of a run's model; None where its graph is not known or cannot be laid
+    out."""
     if data.graph is None or not is_possible():
         return None
     drawing = _Drawing(data, without_inner_outputs(data.graph))
@@ -146,7 +147,8 @@ def picture_of(data: ReportData) -> Picture | None:
 
 
 def without_inner_outputs(graph: ModelGraph) -> ModelGraph:
-    """The graph without outputs whose values the model goes on with, as long as others are left."""
+    """Return the graph without outputs whose values the model goes on with, as long as others are
+    left."""
     near = Neighbours(graph.edges)
     outputs = set(graph.of_kind("output"))
     inner = set[int]()
@@ -185,22 +187,23 @@ class _Drawing:
         self.borders = _borders(data, graph, self.formats)
 
     def places_in(self, block: Block) -> list[int]:
-        """The positions of a block's layers."""
+        """Return the positions of a block's layers."""
         return sorted(self.layers.keys() & block.nodes)
 
     def layers_in(self, block: Block) -> tuple[str, ...]:
-        """The names of a block's layers."""
+        """Return the names of a block's layers."""
         return tuple(self.layers[at] for at in self.places_in(block))
 
     def whole(self) -> View:
-        """The model in blocks."""
+        """Return the model in blocks."""
         boxes = tuple(map(self._block, self.blocks))
         box_of = _box_of(block.nodes for block in self.blocks)
         lines = self._lines(self.graph.edges, box_of)
         return View("The whole model", boxes, lines, tuple(WIDTHS))
 
     def inside(self, block: Block) -> View:
-        """The layers of one block, between the blocks that it reads from and that read it."""
+        """Return the layers of one block, between the blocks that it reads from and that read
+        it."""
         own = set(block.nodes)
         touching = [edge for edge in self.graph.edges if not own.isdisjoint(edge)]
         around = set(chain.from_iterable(touching)) - own
@@ -211,7 +214,7 @@ class _Drawing:
         return View(block.name, tuple(boxes), self._lines(touching, _box_of(shown)))
 
     def _named_within(self, block: Block, at: int) -> Box:
-        """A node of a block without the beginning of its name, which all there have."""
+        """Return a node of a block without the beginning of its name, which all there have."""
         box = self._box(at)
         if box.kind != "layer":
             return box
@@ -219,7 +222,7 @@ class _Drawing:
         return replace(box, label=shortened(within))
 
     def facts(self) -> dict[str, LayerFacts]:
-        """What the page says of each layer, in the graph's order."""
+        """Return what the page says of each layer, in the graph's order."""
         near = Neighbours(self.graph.edges)
         view = dict[int, int]()
         for block in self.blocks:
@@ -238,8 +241,8 @@ class _Drawing:
         return found
 
     def _near(self, at: int, around: Mapping[int, list[int]]) -> tuple[str, ...]:
-        """The layers on one side of a node, also those on the other side of one join. around: node
-        -> its neighbours on that side."""
+        """Return the layers on one side of a node, also those on the other side of one join.
+        around: node -> its neighbours on that side."""
         reached = list[int]()
         for neighbour in around[at]:
             is_join = self.graph.nodes[neighbour].kind == "join"
@@ -258,7 +261,8 @@ class _Drawing:
         return tuple(Line(*ends, border) for ends, border in found.items())
 
     def _block(self, block: Block) -> Box:
-        """A block as one box; one that is not drawn on its own as its layer, or its first node."""
+        """Return a block as one box; one that is not drawn on its own as its layer, or its first
+        node."""
         places = self.places_in(block)
         if block.name not in self.view_of:
             return self._box((places or block.nodes)[0])
@@ -279,7 +283,7 @@ class _Drawing:
         return self._with_effect(box)
 
     def _box(self, at: int) -> Box:
-        """One node as it is."""
+        """Return one node as it is."""
         node = self.graph.nodes[at]
         if node.kind == "join":
             return Box("join", "", "", f"{node.operation}, where values of several layers meet")
@@ -298,7 +302,8 @@ class _Drawing:
         return self._with_effect(box)
 
     def _port(self, block: Block) -> Box:
-        """A neighbour of the block that is drawn; a click goes to its layers where it has some."""
+        """Return a neighbour of the block that is drawn; a click goes to its layers where it has
+        some."""
         layers = self.layers_in(block)
         label = shortened(block.name)
         if not layers:
@@ -307,7 +312,7 @@ class _Drawing:
         return Box("port", label, "", f"Go to {block.name}", layers=layers[:1], view=view)
 
     def _with_effect(self, box: Box) -> Box:
-        """The box with the largest effect of its layers, where one was measured."""
+        """Return the box with the largest effect of its layers, where one was measured."""
         worst = self._worst(box.layers)
         if worst is None:
             return box
@@ -324,8 +329,8 @@ class _Drawing:
         )
 
     def _worst(self, layers: Iterable[str]) -> Effect | None:
-        """The largest effect of a unit that one of these layers is part of; None where none was
-        measured."""
+        """Return the largest effect of a unit that one of these layers is part of; None where none
+        was measured."""
         units = list[str]()
         for layer in layers:
             units += self.units.get(layer, ())
@@ -341,7 +346,7 @@ class _Drawing:
 
 
 def _units_of_layers(units: Iterable[Unit]) -> dict[str, list[str]]:
-    """Layer -> the names of the units that it is part of."""
+    """Return layer -> the names of the units that it is part of."""
     found = defaultdict[str, list[str]](list)
     for unit in units:
         for layer in unit.layers or (unit.name,):
@@ -350,8 +355,8 @@ def _units_of_layers(units: Iterable[Unit]) -> dict[str, list[str]]:
 
 
 def _layers_of(graph: ModelGraph, units: Collection[str]) -> dict[int, str]:
-    """Position -> name of each node that has quantizers. units: names of layers that are part of a
-    unit."""
+    """Return position -> name of each node that has quantizers. units: names of layers that are
+    part of a unit."""
     names = {at: graph.nodes[at].name for at in graph.of_kind("layer")}
     for at in graph.of_kind("output"):
         name = graph.nodes[at].name
@@ -361,7 +366,7 @@ def _layers_of(graph: ModelGraph, units: Collection[str]) -> dict[int, str]:
 
 
 def _box_of(boxes: Iterable[Iterable[int]]) -> dict[int, int]:
-    """Node -> the position of its box. boxes: the nodes of each."""
+    """Return node -> the position of its box. boxes: the nodes of each."""
     found = dict[int, int]()
     for number, nodes in enumerate(boxes):
         found |= dict.fromkeys(nodes, number)
@@ -369,7 +374,7 @@ def _box_of(boxes: Iterable[Iterable[int]]) -> dict[int, int]:
 
 
 def _node_formats(data: ReportData, graph: ModelGraph) -> list[str]:
-    """The format of each node under the plan, "" where it has none.
+    """Return the format of each node under the plan, "" where it has none.
 
     A join has the common format of its readers, or else that of the nodes that it reads.
     """
@@ -385,7 +390,7 @@ def _node_formats(data: ReportData, graph: ModelGraph) -> list[str]:
 
 
 def _layer_formats(data: ReportData) -> dict[str, str]:
-    """Layer -> what the quantizers that the plan leaves enabled make it run in."""
+    """Return layer -> what the quantizers that the plan leaves enabled make it run in."""
     formats = dict.fromkeys(map(attrgetter("layer"), data.quantizers), FLOAT)
     enabled = sorted(_enabled(data), key=attrgetter("layer"))
     for layer, own in groupby(enabled, key=attrgetter("layer")):
@@ -394,7 +399,7 @@ def _layer_formats(data: ReportData) -> dict[str, str]:
 
 
 def _enabled(data: ReportData) -> list[Quantizer]:
-    """The quantizers that the plan leaves enabled."""
+    """Return the quantizers that the plan leaves enabled."""
     if data.plan is None:
         return list(data.quantizers)
     left_out = set(data.plan.quantizers)
@@ -403,14 +408,14 @@ def _enabled(data: ReportData) -> list[Quantizer]:
 
 
 def _common(formats: Sequence[str], nodes: Iterable[int]) -> str:
-    """The one format that these nodes have; "" where they have several, or none."""
+    """Return the one format that these nodes have; "" where they have several, or none."""
     known = {"", *map(formats.__getitem__, nodes)}
     return max(known) if len(known) == 2 else ""
 
 
 def _borders(data: ReportData, graph: ModelGraph, formats: Sequence[str]) -> dict[Edge, Border]:
-    """Edge -> its border, for the edges where an engine has to convert values. Nothing is converted
-    at the inputs and outputs of the model."""
+    """Return edge -> its border, for the edges where an engine has to convert values. Nothing
+    is converted at the inputs and outputs of the model."""
     uneven = _unevenly_read(data, graph)
     inputs, outputs = graph.of_kind("input"), graph.of_kind("output")
     found: dict[Edge, Border] = {}
@@ -426,7 +431,8 @@ def _borders(data: ReportData, graph: ModelGraph, formats: Sequence[str]) -> dic
 
 
 def _unevenly_read(data: ReportData, graph: ModelGraph) -> set[str]:
-    """Layers that share what they read with others which the plan leaves another range."""
+    """Return the layers that share what they read with others which the plan leaves another
+    range."""
     layer_of = {quantizer.name: quantizer.layer for quantizer in _enabled(data)}
     found = set[str]()
     for names in graph.meetings:
@@ -437,7 +443,7 @@ def _unevenly_read(data: ReportData, graph: ModelGraph) -> set[str]:
 
 
 def shortened(name: str, most: int = LABEL) -> str:
-    """The end of a long name, which tells it from its neighbours. most: characters.
+    """Return the end of a long name, which tells it from its neighbours. most: characters.
 
     >>> shortened("encoder.layers.encoder_layer_11"), shortened("model.22.cv3")
     ('…ncoder_layer_11', 'model.22.cv3')
@@ -448,8 +454,8 @@ def shortened(name: str, most: int = LABEL) -> str:
 
 
 def facts_for_script(picture: Picture | None) -> list[dict[str, Any]]:
-    """The layers as the page's script reads them, in the order in which `Box.layers` counts them;
-    none without a picture."""
+    """Return the layers as the page's script reads them, in the order in which `Box.layers` counts
+    them; none without a picture."""
     if picture is None:
         return []
     return [{"name": name, **asdict(facts)} for name, facts in picture.layers.items()]

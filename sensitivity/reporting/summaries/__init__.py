@@ -8,6 +8,7 @@ from sensitivity.reporting.data import ReportData
 
 
 def summary_of(data: ReportData, form: str) -> str:
-    """The whole text. form: "markdown", "junit" or "sarif"; imports nothing for the others."""
+    """Return the whole text. form: "markdown", "junit" or "sarif"; imports nothing for the
+    others."""
     text: str = importlib.import_module(f"{__name__}.{form}").render(data)
     return text

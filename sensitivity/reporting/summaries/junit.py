@@ -14,7 +14,8 @@ UNWRITABLE = re.compile(r"[^\t\n\r\u0020-\uD7FF\uE000-\uFFFD\U00010000-\U0010FFF
 
 
 def render(data: ReportData) -> str:
-    """One suite with a test for each check: what is not proven or not measured is skipped."""
+    """Return one suite with a test for each check: what is not proven or not measured is
+    skipped."""
     found = checks(data)
     counted = Counter(check.outcome for check in found)
     totals = {

@@ -20,8 +20,8 @@ BACKTICKS = re.compile(r"`+")
 
 
 def render(data: ReportData) -> str:
-    """The three lines of the verdict, accuracy and latency as tables, the layers left out, and the
-    command to go on with. Names and sentences are escaped."""
+    """Return the three lines of the verdict, accuracy and latency as tables, the layers left out,
+    and the command to go on with. Names and sentences are escaped."""
     metric, plan = MetricFormat(data.metric, data.full_scale), data.plan
     blocks = [f"## {escaped(data.title)}", *_lines(data)]
     if plan is not None:
@@ -36,7 +36,7 @@ def render(data: ReportData) -> str:
 
 
 def _units(title: str, names: Sequence[str]) -> Iterator[str]:
-    """A list of units with its title; nothing where there are none."""
+    """Yield a list of units with its title; nothing where there are none."""
     if names:
         lines = "\n".join(f"- {code(name)}" for name in names)
         yield f"{title}:\n\n{lines}"
@@ -91,7 +91,7 @@ def _go_on(data: ReportData) -> Iterator[str]:
 
 
 def escaped(text: str) -> str:
-    r"""A text that Markdown shows as it is, in one line.
+    r"""Return a text that Markdown shows as it is, in one line.
 
     >>> escaped("a|b *c*")
     'a\\|b \\*c\\*'
@@ -100,7 +100,7 @@ def escaped(text: str) -> str:
 
 
 def code(name: str) -> str:
-    """A name as code, whatever backticks it holds.
+    """Return a name as code, whatever backticks it holds.
 
     >>> code("conv1"), code("a`b")
     ('`conv1`', '`` a`b ``')

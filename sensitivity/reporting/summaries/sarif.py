@@ -24,8 +24,8 @@ RULE_IDS = [*RULES, *LAYERS]
 
 
 def render(data: ReportData) -> str:
-    """One run of the tool; the place of each result is the file of the plan, and the layer in
-    it."""
+    """Return one run of the tool; the place of each result is the file of the plan, and the layer
+    in it."""
     results = list(_failed(data))
     if data.plan is not None:
         results += _of_layers(data, data.plan)
@@ -39,7 +39,7 @@ def render(data: ReportData) -> str:
 
 
 def _failed(data: ReportData) -> Iterator[dict[str, Any]]:
-    """A check that passes is no result: code hosts show every result as a problem."""
+    """Yield a check that passes is no result: code hosts show every result as a problem."""
     for check in checks(data):
         if check.outcome != "pass":
             text = f"{check.status}: {check.sentence}"

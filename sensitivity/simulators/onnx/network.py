@@ -85,7 +85,7 @@ Offered = Mapping[str, Mapping[str, NewGrid]]
 
 
 def split(source: OnnxModel, bits: dict[str, int], offered: Offered = NOTHING) -> Split:
-    """The network of a file.
+    """Return the network of a file.
 
     bits: name of a use or key of a range -> its bit; uses that are not in it are always enabled.
     offered: ranges on offer. A use with ranges on offer is a chain of switches on one value, its
@@ -173,8 +173,8 @@ class _Splitter:
             self._at[value] = (at, output)
 
     def _input(self, node: ir.Node, index: int) -> Place | None:
-        """The place from which an input of an operation comes; None where the input is left out or
-        stays in the operation."""
+        """Return the place from which an input of an operation comes; None where the input is left
+        out or stays in the operation."""
         value, biased = given(node, index), self._biased.get((node, index))
         before = None
         if value is not None and not self._is_embedded(node, index, value):
@@ -184,13 +184,14 @@ class _Splitter:
         return before
 
     def _grids_of(self, name: str) -> dict[str, NewGrid]:
-        """The grid that a use has now, by the use's name, and those on offer, by their keys."""
+        """Return the grid that a use has now, by the use's name, and those on offer, by their
+        keys."""
         now = self._source.grids.get(name)
         own = {} if now is None else {name: now}
         return own | dict(self._offered.get(name, {}))
 
     def _changed_bias(self, place: BiasPlace, before: Place | None) -> int:
-        """A chain of switches on the bias, as on the weight that it goes with."""
+        """Return a chain of switches on the bias, as on the weight that it goes with."""
         name = place.weight.name
         grids = self._grids_of(name)
         bias = self._source.float_bias(place)
@@ -206,8 +207,8 @@ class _Splitter:
         return at
 
     def _is_embedded(self, node: ir.Node, index: int, value: ir.Value) -> bool:
-        """Whether an input stays in the operation, as in the file: a small constant, or what no
-        operation gives."""
+        """Return whether an input stays in the operation, as in the file: a small constant, or what
+        no operation gives."""
         if (node, index) in self._own_nodes or value in self._at:
             return False
         array = qdq.constant(value)
@@ -226,7 +227,8 @@ class _Splitter:
         return self._add(deps, _recipe(nodes, reads, renamed), fixed=fixed)
 
     def _reached(self, user: ir.Node | None, index: int, value: ir.Value) -> Place:
-        """The place from which an input of an operation, or an output of the graph, comes."""
+        """Return the place from which an input of an operation, or an output of the graph,
+        comes."""
         path, corrected = self._paths.get((user, index)), self._corrected.get((user, index))
         if corrected is not None:
             return self._switched_bias(corrected), 0
@@ -249,11 +251,11 @@ class _Splitter:
         return self._call([link], {value_name(first_input(link)): before, **others}), 0
 
     def _places(self, values: Iterable[ir.Value | None]) -> dict[str, Place]:
-        """Name -> place, for those of the values that the network computes."""
+        """Return name -> place, for those of the values that the network computes."""
         return {value_name(value): self._at[value] for value in values if value in self._at}
 
     def _switched(self, use: Use, before: Place | None) -> int:
-        """A node that quantizes unless its bit is disabled, and then gives what it reads."""
+        """Return a node that quantizes unless its bit is disabled, and then gives what it reads."""
         if use.name in self._source.freed:
             return self._unquantized_weight(use)
         pair = use.pair
@@ -277,8 +279,8 @@ class _Splitter:
         return at
 
     def _alone(self, place: Place) -> int:
-        """A node that gives nothing but this value: a switch gives back all that its node reads, so
-        it must read one value."""
+        """Return a node that gives nothing but this value: a switch gives back all that its node
+        reads, so it must read one value."""
         at, output = place
         if output == 0:
             return at
@@ -288,15 +290,16 @@ class _Splitter:
     def _pair_recipe(
         self, use: Use, grid: NewGrid | None, dep: int, stored_otherwise: bool
     ) -> Recipe:
-        """How a pair is computed on its own grid (None) or another. dep: which one gives what it
-        quantizes, unless it reads a constant of the file that is stored otherwise."""
+        """Return how a pair is computed on its own grid (None) or another. dep: which one gives
+        what it quantizes, unless it reads a constant of the file that is stored otherwise."""
         if grid is not None and not grid.keeps_pair:
             return _on_grid(use, grid, dep, self._wide_domain)
         reads = {} if stored_otherwise else {value_name(use.pair.source): (dep, 0)}
         return _recipe(use.pair.nodes, reads, {})
 
     def _clamped(self, use: Use, source: int) -> list[int]:
-        """A node with the activation that only the pair stands for; none where there is none."""
+        """Return a node with the activation that only the pair stands for; none where there is
+        none."""
         limits = self._source.clamps.get(value_name(use.pair.source))
         if limits is None:
             return []
@@ -310,8 +313,8 @@ class _Splitter:
         return self._constant(float_weight(self._source, use))
 
     def _switched_bias(self, corrected: CorrectedBias) -> int:
-        """A node that gives the corrected bias unless the weight's bit is disabled, and then the
-        one before that."""
+        """Return a node that gives the corrected bias unless the weight's bit is disabled, and then
+        the one before that."""
         before = self._constant(corrected.values)
         if corrected.weight.name in self._source.grids:
             return before
@@ -326,8 +329,8 @@ class _Splitter:
 
 
 def _on_grid(use: Use, grid: NewGrid, source: int, wide_domain: str) -> Recipe:
-    """A pair on another grid. source: which dep gives what it quantizes; a weight's values are
-    computed here, since older opsets have no scales per channel. wide_domain: of Q and DQ of 16
+    """Return a pair on another grid. source: which dep gives what it quantizes; a weight's values
+    are computed here, since older opsets have no scales per channel. wide_domain: of Q and DQ of 16
     bits."""
     if grid.constant is not None:
         return _kept(f"{grid.key}.values", weight_on_grid(use, grid))
@@ -350,7 +353,7 @@ def _on_grid(use: Use, grid: NewGrid, source: int, wide_domain: str) -> Recipe:
 def _pair_of(
     parameters: list[str], domain: str, axis: int | None
 ) -> tuple[onnx.NodeProto, onnx.NodeProto]:
-    """A Q and a DQ of `x`. parameters: names of scale and zero point."""
+    """Return a Q and a DQ of `x`. parameters: names of scale and zero point."""
     along = {} if axis is None else {"axis": axis}
     quantize = onnx.helper.make_node(
         "QuantizeLinear", ["x", *parameters], ["levels"], domain=domain, **along
@@ -362,7 +365,7 @@ def _pair_of(
 
 
 def _kept(name: str, value: NDArray[Any] | onnx.TensorProto) -> Recipe:
-    """The recipe of a switch that gives a constant of this name."""
+    """Return the recipe of a switch that gives a constant of this name."""
     keep = onnx.helper.make_node("Identity", [name], ["value"])
     if not isinstance(value, onnx.TensorProto):
         value = onnx.numpy_helper.from_array(value, name)
@@ -388,8 +391,8 @@ def _recipe(
 
 
 def _values_read(nodes: Sequence[ir.Node], renamed: Container[int]) -> dict[str, ir.Value]:
-    """Name -> value, of all that the nodes read. renamed: places of inputs of the first node that
-    are left out."""
+    """Return name -> value, of all that the nodes read. renamed: places of inputs of the first
+    node that are left out."""
     values: list[ir.Value] = []
     for index, value in enumerate(nodes[0].inputs):
         if value is not None and index not in renamed:
@@ -402,7 +405,7 @@ def _values_read(nodes: Sequence[ir.Node], renamed: Container[int]) -> dict[str,
 
 
 def _captured(node: ir.Node) -> list[ir.Value]:
-    """Values of outer graphs that sub-graphs of this node read."""
+    """Return the values of outer graphs that sub-graphs of this node read."""
     found: dict[ir.Value, None] = {}
     for graph in bodies(node):
         own = {*graph.inputs, *graph.initializers.values()}

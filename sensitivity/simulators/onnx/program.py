@@ -83,7 +83,7 @@ class Program:
         self._session = running._sess
 
     def run(self, held: Any) -> dict[Key, Values]:
-        """The values of the keys in `keep`. held: as for `build`."""
+        """Return the values of the keys in `keep`. held: as for `build`."""
         if not self._steps:
             return {}
         feeds = {name: held[key][output] for name, key, output in self._feeds}
@@ -110,14 +110,14 @@ class _Names:
         self._numbers: dict[Key, int] = {}
 
     def of(self, key: Key, output: int) -> str:
-        """The name, the same each time."""
+        """Return the name, the same each time."""
         number = self._numbers.setdefault(key, len(self._numbers))
         return f"value_{number}_{output}"
 
 
 def _described(name: str, value: Any) -> onnx.ValueInfoProto:
-    """An input of a graph with the type of this OrtValue. Raises Unsplittable for one that is no
-    tensor."""
+    """Return an input of a graph with the type of this OrtValue. Raises Unsplittable for one that
+    is no tensor."""
     if not value.is_tensor():
         raise Unsplittable("it passes on values that are no tensors")
     return onnx.helper.make_tensor_value_info(name, value.element_type(), None)
@@ -171,7 +171,8 @@ def _rename_captured(graph: onnx.GraphProto, names: Mapping[str, str]) -> None:
 
 
 def ort_value(array: NDArray[Any]) -> Any:
-    """The array as ONNX Runtime takes it, in the same memory, which it does not keep alive."""
+    """Return the array as ONNX Runtime takes it, in the same memory, which it does not keep
+    alive."""
     return ort.OrtValue.ortvalue_from_numpy(array)._ortvalue
 
 

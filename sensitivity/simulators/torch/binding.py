@@ -48,8 +48,8 @@ MODES = ("train", "training")
 
 
 def bind(target: Run, node: fx.Node, deps: Sequence[fx.Node]) -> Run:
-    """A function of the values of `deps`, in their order, that calls `target` with the arguments of
-    `node`."""
+    """Return a function of the values of `deps`, in their order, that calls `target` with the
+    arguments of `node`."""
     position = dict(zip(deps, count()))
     template, kwargs = list(node.args), dict(node.kwargs)
     fill: list[tuple[int, int]] = []
@@ -91,8 +91,8 @@ def _bind_nested(target: Run, node: fx.Node, position: dict[fx.Node, int]) -> Ru
 
 
 def functional(node: fx.Node) -> tuple[Run | None, fx.Node | None]:
-    """The op without side effects, and the node that the original changes in place, None where it
-    changes nothing.
+    """Return the op without side effects, and the node that the original changes in place, None
+    where it changes nothing.
 
     The op is None where the original writes to something in a way that has no such form.
     """
@@ -112,12 +112,13 @@ def functional(node: fx.Node) -> tuple[Run | None, fx.Node | None]:
 
 
 def _is_written(argument: Any) -> bool:
-    """Whether an op writes to this argument of its schema."""
+    """Return whether an op writes to this argument of its schema."""
     return argument.alias_info is not None and bool(argument.alias_info.is_write)
 
 
 def _without_underscore(schema: Any) -> Run | None:
-    """The op that gives what an op such as `add_` writes in place; None where there is none."""
+    """Return the op that gives what an op such as `add_` writes in place; None where there is
+    none."""
     namespace, _, name = schema.name.partition("::")
     if not name.endswith("_"):
         return None
@@ -125,7 +126,7 @@ def _without_underscore(schema: Any) -> Run | None:
 
 
 def is_fresh(target: Any) -> bool:
-    """Whether the result surely shares no memory with what was read."""
+    """Return whether the result surely shares no memory with what was read."""
     if not isinstance(target, torch._ops.OpOverload):
         return target is not operator.getitem
     if any(result.alias_info is not None for result in target._schema.returns):
@@ -137,8 +138,8 @@ def is_fresh(target: Any) -> bool:
 
 
 def is_random(node: fx.Node) -> bool:
-    """Whether the op draws random numbers as it is called here: dropout of nothing does not, nor
-    dropout in eval mode."""
+    """Return whether the op draws random numbers as it is called here: dropout of nothing does not,
+    nor dropout in eval mode."""
     target = node.target
     if not isinstance(target, torch._ops.OpOverload):
         return False
@@ -168,8 +169,8 @@ def _given(target: torch._ops.OpOverload, node: fx.Node) -> dict[str, Any]:
 
 
 def updates_statistics(node: fx.Node) -> bool:
-    """Whether a normalization takes its statistics from the batch and keeps them, which its schema
-    does not say."""
+    """Return whether a normalization takes its statistics from the batch and keeps them, which its
+    schema does not say."""
     normalizes = node.target in (
         torch.ops.aten.batch_norm.default,
         torch.ops.aten.instance_norm.default,
@@ -178,8 +179,8 @@ def updates_statistics(node: fx.Node) -> bool:
 
 
 def in_place(target: Any, node: fx.Node, deps: Sequence[fx.Node]) -> Run | None:
-    """The op's in-place form, bound; None where there is none, or where its result does not fit
-    into the first dep."""
+    """Return the op's in-place form, bound; None where there is none, or where its result does not
+    fit into the first dep."""
     if not isinstance(target, torch._ops.OpOverload):
         return None
     schema = target._schema
@@ -192,14 +193,14 @@ def in_place(target: Any, node: fx.Node, deps: Sequence[fx.Node]) -> Run | None:
 
 
 def _overload(namespace: Any, name: str, schema: Any) -> Run | None:
-    """The op of this name with the overload of a schema; None where there is none."""
+    """Return the op of this name with the overload of a schema; None where there is none."""
     packet = getattr(namespace, name, None)
     found: Run | None = getattr(packet, schema.overload_name or "default", None)
     return found
 
 
 def _have_one_form(one: fx.Node, other: fx.Node) -> bool:
-    """Whether both give a tensor, of the same type and shape."""
+    """Return whether both give a tensor, of the same type and shape."""
     first, second = one.meta.get("val"), other.meta.get("val")
     if not isinstance(first, torch.Tensor) or not isinstance(second, torch.Tensor):
         return False

@@ -59,8 +59,8 @@ FASTER = {
 
 
 def is_faster(node: fx.Node) -> bool:
-    """Whether an op is worth turning its image for. Pointwise convolutions are not: what they gain
-    goes into the turning."""
+    """Return whether an op is worth turning its image for. Pointwise convolutions are not: what
+    they gain goes into the turning."""
     if node.target not in FASTER:
         return False
     read = node.all_input_nodes
@@ -70,7 +70,7 @@ def is_faster(node: fx.Node) -> bool:
 
 
 def goes_by_place(node: fx.Node) -> bool:
-    """Whether the bits of an element may depend on where in memory it is."""
+    """Return whether the bits of an element may depend on where in memory it is."""
     target: Any = node.target
     if torch.Tag.pointwise not in getattr(target, "tags", ()):
         return False
@@ -78,7 +78,8 @@ def goes_by_place(node: fx.Node) -> bool:
 
 
 def fills_vectors(value: Any) -> bool:
-    """Whether a pointwise op has no elements left over at the end of any thread's part of it."""
+    """Return whether a pointwise op has no elements left over at the end of any thread's part of
+    it."""
     if not isinstance(value, Tensor):
         return True
     threads = min(torch.get_num_threads(), -(-value.numel() // CHUNK))
@@ -86,8 +87,8 @@ def fills_vectors(value: Any) -> bool:
 
 
 def has_channels_last(value: Any) -> bool:
-    """Whether it is a batch of images in memory by place, then channel, and not the other way
-    round too."""
+    """Return whether it is a batch of images in memory by place, then channel, and not the other
+    way round too."""
     if not isinstance(value, Tensor) or value.ndim != 4:
         return False
     is_plain = value.is_contiguous()
@@ -95,7 +96,8 @@ def has_channels_last(value: Any) -> bool:
 
 
 def with_channels_last(value: Any) -> Any:
-    """A batch of images on the CPU in float32 with its channels last; anything else as it is."""
+    """Return a batch of images on the CPU in float32 with its channels last; anything else as it
+    is."""
     if not isinstance(value, Tensor):
         return value
     if (value.ndim, value.dtype, value.device.type) != (4, torch.float32, "cpu"):
@@ -111,7 +113,7 @@ def laid_out(
     turns: bool = False,
     by_place: bool = False,
 ) -> Run:
-    """How to run a node so that it gives the bits that it gives for `plain`.
+    """Return how to run a node so that it gives the bits that it gives for `plain`.
 
     plain: the values that it reads as the model itself would have them. given: the same values as
     they come here. turns: try its image with channels last. by_place: see `goes_by_place`; a trial
@@ -135,8 +137,8 @@ def laid_out(
 
 
 def keeping_layout(quantizer: Run, overwrite: Run | None) -> tuple[Run, Run | None]:
-    """A quantizer, and its form that overwrites, that give images with channels last where they get
-    them, as while it is disabled."""
+    """Return a quantizer, and its form that overwrites, that give images with channels last where
+    they get them, as while it is disabled."""
     if isinstance(quantizer, GridQuantizer):
         return quantizer.in_layout, quantizer.overwrite_in_layout
 
@@ -171,7 +173,8 @@ def _turning(run: Run) -> Run:
 
 
 def _differ(plain: Any, given: Any) -> bool:
-    """Whether a value comes in another order than the model's own, which is not channels last."""
+    """Return whether a value comes in another order than the model's own, which is not channels
+    last."""
     if not isinstance(plain, Tensor) or has_channels_last(plain):
         return False
     return bool(plain.stride() != given.stride())

@@ -43,7 +43,7 @@ class _NotFunctional(Exception):
 
 
 def _refuse(*values: Any) -> Any:
-    """The `run` of nodes that only hold a value, or the place of a quantizer."""
+    """Return the `run` of nodes that only hold a value, or the place of a quantizer."""
     raise AssertionError("this node is not run")
 
 
@@ -86,7 +86,8 @@ class Traced:
     batches: tuple[int, int]
 
     def nested(self, values: Iterable[Any]) -> Any:
-        """What the model gives. values: those of the nodes among `outputs`, in their order."""
+        """Return what the model gives. values: those of the nodes among `outputs`, in their
+        order."""
         computed = iter(values)
         flat = [
             leaf if is_constant else next(computed)
@@ -314,7 +315,7 @@ class _Reader:
             )
 
     def _is_the_models(self, node: fx.Node) -> bool:
-        """Whether this is now an input of the model or a tensor that it holds."""
+        """Return whether this is now an input of the model or a tensor that it holds."""
         return self._nodes[self._place[node]].kind in ("input", "tensor")
 
     def _move(self, changed: fx.Node, node: fx.Node) -> None:
