@@ -1,1 +1,1 @@
-"""Ways to propose sets of units to leave out; each is a function of a problem."""
+"""Planners propose sets of units to leave unquantized; one module each."""

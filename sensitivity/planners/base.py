@@ -1,4 +1,4 @@
-"""A planner chooses which units to leave unquantized."""
+"""What a planner gets and returns: the goal, the judge, the choice and the record of its search."""
 
 from __future__ import annotations
 
@@ -11,31 +11,35 @@ from sensitivity.errors import listed
 from sensitivity.records import CostModel, PlanStep, cost_of
 
 Skip = tuple[str, ...]
-"""Names of units that are left out together."""
+"""Names of units that are left unquantized together."""
 
 Change = Callable[[Skip], Skip]
-"""Turns the set that a planner chooses into one that can be measured."""
+"""Function that turns the set a planner chooses into one that can be measured."""
 
 Measure = Callable[[Sequence[Skip]], list[float]]
-"""A number for each of these skip-sets."""
+"""Function that returns one number for each of these skip-sets."""
 
 Probe = Measure
-"""Measures the whole engine with each of these skip-sets left out, in milliseconds."""
+"""Function that measures the whole engine with each of these skip-sets, in milliseconds."""
 
 Distortion = Measure
-"""How far the outputs with each of these skip-sets left out are from float's, >= 0, on a few
-samples that are not `confirm`."""
+"""Function that measures how far the outputs are from float's with each of these skip-sets, >= 0,
+on a few samples that are not `confirm`."""
 
 
 @dataclass(frozen=True)
 class Goal:
-    """floor: the metric to reach on `confirm`; start: float's metric there.
+    """What a plan has to reach, and what a planner may use to get there.
 
-    cost: of a skip-set; None counts units. loss: unit -> how much quantizing it costs, >= 0, on any
-    one scale: where a search begins, never what it believes. probe: None where engines are not
-    measured. distortion: None where outputs cannot be compared. by_hand: units that people leave
-    out without measuring, see `planners.rule`. after: unit -> the one without which it is not worth
-    choosing.
+    floor: metric that a plan has to reach on `confirm`.
+    start: metric of the float model on `confirm`.
+    cost: cost model of skip-sets; None counts units.
+    loss: unit -> loss from quantizing it, >= 0, on any one scale. A search starts from it but never
+        relies on it.
+    probe: measures whole engines; None if engines are not measured.
+    distortion: compares outputs; None if outputs cannot be compared.
+    by_hand: units that people leave out without measuring, see `planners.rule`.
+    after: unit -> unit that has to be chosen before it; without that one it is not worth choosing.
     """
 
     floor: float
@@ -48,10 +52,11 @@ class Goal:
     after: Mapping[str, str] = field(default_factory=dict)
 
     def cost_of(self, skip: Sequence[str]) -> float:
+        """Return the cost of a skip-set; without a cost model, the number of its units."""
         return cost_of(skip, self.cost)
 
     def measured_as(self, change: Change) -> Goal:
-        """Return the goal of a planner whose sets are measured as `change` makes them."""
+        """Return the goal for a planner whose sets are measured as `change` makes them."""
         probe = _measured_as(change, self.probe)
         distortion = _measured_as(change, self.distortion)
         return replace(self, probe=probe, distortion=distortion)
@@ -69,13 +74,16 @@ def _measured_as(change: Change, measure: Measure | None) -> Measure | None:
 
 @dataclass(frozen=True)
 class Judged:
-    """metric: on the first n samples of `confirm`. met: whether that of the whole split is at least
-    the floor.
+    """What the judge found out about one skip-set.
 
-    error: standard error of `metric` as an estimate of that on the whole split; 0 where all of it
-    was measured.
-    part: how much of the split was measured, n over its size. doubt: standard error of `metric` as
-    an estimate of that on all data there could be; 0 where the split alone counts.
+    metric: metric on the first n samples of `confirm`.
+    met: whether the metric of the whole split is at least the floor.
+    n: number of samples measured.
+    error: standard error of `metric` as an estimate of the metric on the whole split; 0 if all of
+        it was measured.
+    part: fraction of the split that was measured.
+    doubt: standard error of `metric` as an estimate of the metric on all possible data; 0 if only
+        the split counts.
     """
 
     metric: float
@@ -87,16 +95,19 @@ class Judged:
 
 
 Judge = Callable[[tuple[str, ...]], Judged]
-"""Judges a skip-set on `confirm`. Costly: up to one pass over the split, unless it was measured
-before."""
+"""Function that judges a skip-set on `confirm`. A call costs up to one pass over the split, unless
+the set was measured before."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What a planner found. skip: unit names in ranking order; path: every set it tried, in order.
+    """The skip-set that a planner found, and how it got there.
 
-    notes: what it noticed on the way, one sentence each. ms: skip-set -> time of the whole engine,
-    as far as measured.
+    skip: unit names in ranking order.
+    met: whether the set meets the target.
+    path: every set tried, in order.
+    notes: what the planner noticed on the way, one sentence each.
+    ms: skip-set -> time of the whole engine, for the sets that were measured.
     """
 
     skip: tuple[str, ...]
@@ -106,23 +117,28 @@ class Choice:
     ms: Mapping[tuple[str, ...], float] = field(default_factory=dict)
 
     def changed(self, change: Change) -> Choice:
-        """Return the same choice with each set as `change` makes it."""
+        """Return the same choice with every set turned by `change`."""
         path = tuple(replace(step, skip=change(step.skip)) for step in self.path)
         ms = {change(skip): time for skip, time in self.ms.items()}
         return replace(self, skip=change(self.skip), path=path, ms=ms)
 
 
 class Planner(Protocol):
-    """name: what the user calls it by. A planner that compares skip-sets by `Goal.cost_of` also has
-    the class attribute `wants_cost = True`: layers are then timed before it is asked. One whose
-    answer stands, whatever else was judged, has `searches = False`. Made without
-    arguments, once for each search."""
+    """A search for the cheapest skip-set that meets a goal. A new planner is made, without
+    arguments, for each search.
+
+    name: what the user calls it by.
+
+    A planner that compares skip-sets by `Goal.cost_of` also has the class attribute `wants_cost =
+    True`: layers are then timed before it is asked. A planner whose answer stands, whatever else
+    was judged, has `searches = False`.
+    """
 
     name: str
 
     def choose(self, ranking: Sequence[str], judge: Judge, goal: Goal) -> Choice:
-        """Return the cheapest skip-set found that meets the goal; the best one tried where none
-        does.
+        """Return the cheapest skip-set found that meets the goal, or the best set tried if none
+        meets it.
 
         ranking: unit names, most sensitive first.
         """
@@ -130,18 +146,18 @@ class Planner(Protocol):
 
 
 def in_order(ranking: Iterable[str], units: Iterable[str]) -> Skip:
-    """Return those units of a ranking that are among `units`, in the order of the ranking."""
+    """Return the units of a ranking that are among `units`, in the order of the ranking."""
     wanted = set(units)
     return tuple(unit for unit in ranking if unit in wanted)
 
 
 def without(skip: Iterable[str], unit: str) -> Skip:
-    """Return the set with this unit back in INT8."""
+    """Return the set without this unit, which goes back to INT8."""
     return tuple(other for other in skip if other != unit)
 
 
 class Search:
-    """Remembers what was tried, so that no set is judged twice."""
+    """Record of the sets tried, so that no set is judged twice."""
 
     def __init__(self, judge: Judge) -> None:
         self.path: list[PlanStep] = []
@@ -151,7 +167,7 @@ class Search:
 
     @property
     def tried(self) -> list[Skip]:
-        """Every set that was tried, in order."""
+        """Every set tried, in order."""
         return [step.skip for step in self.path]
 
     @property
@@ -160,6 +176,7 @@ class Search:
         return [step.skip for step in self.path if step.met]
 
     def step(self, skip: tuple[str, ...]) -> PlanStep:
+        """Return the step of a set, which is judged if it was not yet tried."""
         key = frozenset(skip)
         if key not in self._steps:
             judged = self._judge(skip)
@@ -169,21 +186,24 @@ class Search:
         return self._steps[key]
 
     def judged(self, skip: tuple[str, ...]) -> Judged:
-        """Return all that the judge said of a set."""
+        """Return the judge's full answer about a set."""
         self.step(skip)
         return self._judged[frozenset(skip)]
 
     def met(self, skip: tuple[str, ...]) -> bool:
+        """Return whether a set meets the target."""
         return self.step(skip).met
 
     def choice(self, skip: tuple[str, ...]) -> Choice:
+        """Return a choice of this set, with everything tried so far as its path."""
         return Choice(skip, self.step(skip).met, tuple(self.path), self.not_monotone())
 
     def not_monotone(self) -> tuple[str, ...]:
-        """Return a sentence where leaving more units out made the metric worse beyond doubt, for
-        the pair of tries where it did most. The report shows what each of them was worth.
+        """Return one sentence if leaving out more units made the metric worse beyond doubt, else
+        nothing.
 
-        Only tries on the same samples are compared.
+        The sentence names the pair of tries with the largest fall; the report shows the metric of
+        both. Only tries on the same samples are compared.
         """
         worse = [pair for pair in permutations(self.path, 2) if self._is_worse(*pair)]
         if not worse:
@@ -197,14 +217,15 @@ class Search:
         )
 
     def _is_worse(self, small: PlanStep, large: PlanStep) -> bool:
-        """Return whether the larger set is beyond doubt worse than a smaller one that is part of
-        it."""
+        """Return whether the larger set contains the smaller one and is worse beyond doubt."""
         is_part = set(small.skip) < set(large.skip) and small.n == large.n
         return is_part and small.metric - large.metric > self.judged(large.skip).doubt
 
     def best_missed(self, ranking: Sequence[str]) -> Choice:
-        """For a target that skipping everything misses: the best of everything tried and of
-        prefixes that double."""
+        """Return the best set tried, for a target that is missed even with every unit left out.
+
+        Prefixes of 1, 2, 4, ... units are tried before.
+        """
         size = 1
         while size < len(ranking):
             self.step(tuple(ranking[:size]))

@@ -1,5 +1,5 @@
-"""The lowest cost for the accuracy: integer programs over what the judged sets have taught, each
-answer judged."""
+"""The cheapest skip-set for an accuracy target: integer programs over a loss model propose sets,
+and every proposal is judged."""
 
 from __future__ import annotations
 
@@ -16,53 +16,59 @@ from sensitivity.planners.loss_model import Posterior, first_guess, fitted
 from sensitivity.planners.program import Program
 
 TRIES = 80
-"""Sets to judge after the greedy ones: each costs up to a pass over `confirm`."""
+"""Number of sets to judge after the greedy ones, at most. Each costs up to one pass over
+`confirm`."""
 
 PATIENCE = 40
-"""Misses in a row after which the search ends, once it has a plan."""
+"""Number of misses in a row after which the search ends, once it has a plan."""
 
 CHEAPER = 1e-3
-"""A set is worth judging where it is cheaper by at least this fraction of the cost."""
+"""Fraction of the cost by which a set has to be cheaper to be worth judging."""
 
 DOUBT = (0.0, 1.0, 2.0)
-"""Errors of the model that the program may add to the allowed loss, tried in turn: first what the
-model allows, then what it may be wrong to forbid."""
+"""Errors of the loss model that the program may add to the allowed loss, tried in turn: first only
+sets that the model allows, then sets that it may be wrong to forbid."""
 
 HOPE = 2.0
-"""A set is worth judging where it meets the target if the model is wrong about it by this many
-standard deviations."""
+"""Standard deviations. A set is worth judging if it meets the target when the model's loss is too
+high by this many of them."""
 
 PARTS = (0.5, 0.75, 0.9)
 """Cost limits for the surest set, tried in turn, as fractions of the gap between the cheapest set
 tried and the best plan so far."""
 
 CHEAPEST, SMALLEST, FINALISTS = 21, 3, 6
-"""How many sets have their whole engine measured: those that the cost model calls cheapest, and
-those of fewest units, because the model may err. So many of the fastest are measured again, several
-times."""
+"""Numbers of sets whose whole engine is measured: the CHEAPEST by the cost model, and, because that
+model may err, the SMALLEST by units. The FINALISTS are the fastest of these and are measured again,
+several times."""
 
 ALIKE = 0.01
-"""Fraction of an engine's time by which two builds of one file differ. Of sets that are no further
-apart the smallest is taken."""
+"""Fraction by which the times of two builds of one file differ. Among sets within this fraction the
+smallest is taken."""
 
 
 class CostPlanner:
-    """Asks for the cheapest set that the model of the loss allows, judges it, learns, and asks
-    again; in every other turn for the set of a limited cost that it allows most surely, since the
-    cheapest allowed is the one most likely to miss.
+    """Planner for the cheapest skip-set that meets the target.
 
-    It begins with what greedy tries, so its answer never costs more than greedy's, unless engines
-    are measured: they decide then. Where effects do not add up a set that was thought to meet the
-    target misses it: the set is barred, and the interaction it shows becomes the weight of pairs of
-    units (`loss_model`). It ends when no cheaper set can be hoped for, or after TRIES sets. A plan
-    is met only where the judge said so on all of `confirm`.
+    It asks for the cheapest set that the loss model allows, judges it, fits the model to the result
+    and asks again. The cheapest allowed set is also the most likely to miss, so every other turn
+    asks for the set of a limited cost that the model allows most surely.
+
+    The search starts with the sets that greedy tries, so the answer never costs more than greedy's,
+    unless engines are measured: then engine times decide. If effects do not add up, a set that the
+    model allows misses the target. The set is then barred, and the interaction that it shows
+    becomes a weight of pairs of units (`loss_model`). The search ends if no cheaper set can be
+    hoped for, or after TRIES sets. A plan is met only if the judge said so on all of `confirm`.
     """
 
     name = "cost"
     wants_cost = True
 
     def __init__(self, begin: CulpritPlanner | GreedyPlanner | None = None) -> None:
-        """begin: whose search it goes on from; greedy's by default."""
+        """Set the planner whose search comes first.
+
+        begin: planner whose search this one continues; None means greedy.
+        """
         self._begin = begin or GreedyPlanner()
 
     def choose(self, ranking: Sequence[str], judge: Judge, goal: Goal) -> Choice:
@@ -96,7 +102,10 @@ class CostPlanner:
 
 @dataclass(frozen=True, eq=False)
 class _Asked:
-    """What a program is asked for when these sets were judged. known: what they have taught."""
+    """The questions to the program in one turn.
+
+    known: what the sets judged so far say about the loss.
+    """
 
     program: Program
     goal: Goal
@@ -109,8 +118,8 @@ class _Asked:
         return self.goal.start - self.goal.floor
 
     def answers(self, turn: int) -> Iterator[Skip]:
-        """Yield the sets to judge, the most wanted first: cheap ones first in even turns, sure ones
-        in odd ones."""
+        """Yield the sets to judge, the most wanted first: cheap sets first in even turns, sure sets
+        first in odd turns."""
         cheapest, least = self._costs()
         below = cheapest - CHEAPER * abs(cheapest)
         if not self.search.met(()):
@@ -123,27 +132,30 @@ class _Asked:
                 yield skip
 
     def may_meet(self, skip: Skip) -> bool:
-        """Return whether the model may be wrong about the set by as much as it misses the
-        target."""
+        """Return whether the set meets the target if the model's loss is too high by HOPE standard
+        deviations."""
         quantized = _quantized(self.program, [skip])
         (loss,), (doubt,) = self.known.weights.loss(quantized), self.known.doubt(quantized)
         return bool(loss - HOPE * doubt <= self.allowed)
 
     def _costs(self) -> tuple[float, float]:
-        """Of the cheapest set that met the target, and of the cheapest that was tried."""
+        """Return the cost of the cheapest set that met the target, and of the cheapest set
+        tried."""
         cheapest = min(map(self.goal.cost_of, self.search.plans))
         least = min(map(self.goal.cost_of, self.search.tried))
         return cheapest, least
 
     def _cheap(self, below: float) -> Iterator[Skip | None]:
-        """Yield the cheapest sets that the model allows, with more optimism each time."""
+        """Yield the cheapest sets that the model allows, with more optimism each time; None if
+        there is none."""
         known, tried = self.known, self._tried()
         for optimism in DOUBT:
             allowed = self.allowed + optimism * known.error
             yield self.program.cheapest(known.weights, allowed, tried, below)
 
     def _sure(self, limits: Sequence[float]) -> Iterator[Skip | None]:
-        """Yield the sets that the model says lose least, each below one of these costs."""
+        """Yield the sets with the least modelled loss, one under each of these costs; None if there
+        is none."""
         tried = self._tried()
         for limit in limits:
             yield self.program.surest(self.known.weights, tried, limit)
@@ -159,21 +171,27 @@ def _learned(program: Program, guess: np.ndarray, search: Search, goal: Goal) ->
 
 
 def _quantized(program: Program, skips: Sequence[Sequence[str]]) -> np.ndarray:
-    """bool[sets, units]: what each of these sets leaves in INT8."""
+    """Return which units each of these sets leaves in INT8, bool[sets, units]."""
     return np.array([[unit not in skip for unit in program.units] for skip in skips])
 
 
 def _error(goal: Goal) -> float:
-    """By how much a set may cost more than the best one and be worth judging: the error of the cost
-    where engines will tell; 0 elsewhere, for then nothing but the cost decides."""
+    """Return by how much a set may cost more than the best one and still be worth judging.
+
+    This is the error of the cost model if engines are measured, because their times decide later;
+    otherwise 0, because only the cost decides.
+    """
     if goal.cost is None or goal.probe is None:
         return 0.0
     return goal.cost.error
 
 
 def probed(skips: Sequence[tuple[str, ...]], goal: Goal) -> dict[tuple[str, ...], float]:
-    """Return the milliseconds of the whole engine for some of these sets, cheapest first; empty
-    where engines are not measured."""
+    """Return the time of the whole engine for some of these sets, in milliseconds; empty if engines
+    are not measured.
+
+    skips: sets by cost, cheapest first.
+    """
     if goal.probe is None:
         return {}
     chosen = list(dict.fromkeys([*skips[:CHEAPEST], *sorted(skips, key=len)[:SMALLEST]]))
@@ -185,8 +203,8 @@ def probed(skips: Sequence[tuple[str, ...]], goal: Goal) -> dict[tuple[str, ...]
 
 
 def _fastest(ms: Mapping[tuple[str, ...], float]) -> tuple[str, ...]:
-    """Return the smallest of the sets that are as fast as the fastest: of many engines some look
-    faster by luck."""
+    """Return the smallest of the sets that are as fast as the fastest, because some of many engines
+    look faster by luck."""
     least = min(ms.values())
     return min(
         (skip for skip in ms if ms[skip] * (1 - ALIKE) <= least),

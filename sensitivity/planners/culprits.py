@@ -1,5 +1,5 @@
-"""The few units that ruin a model: sets that the signal and the ends of the graph name, pruned back
-to what is needed."""
+"""Search for the few units that ruin a model: sets that the signal and the ends of the graph
+suggest, pruned to the units that are needed."""
 
 from __future__ import annotations
 
@@ -18,45 +18,50 @@ from sensitivity.planners.base import (
 from sensitivity.planners.greedy import bisected, pruned
 
 END = 16
-"""At most this many units are left out together at an end of the graph: few units there ruin a
-model."""
+"""Number of units at an end of the graph that are left out together, at most. Few units there ruin
+a model."""
 
 ROUNDS = 3
-"""A set is ordered by what each of its units is needed for, and cut down, at most this often."""
+"""Number of times, at most, that a set is ordered by how much each unit is needed and then
+shortened."""
 
 ORDERED = 64
-"""Largest set whose units are ordered by what they are needed for: each unit takes one forward pass
-over the signal's samples."""
+"""Number of units, at most, of a set that is ordered by how much each unit is needed. Each unit
+costs a forward pass over the samples of the signal."""
 
 CLOSER = 0.95
-"""A larger set is worth judging where it leaves less than this fraction of the distortion that
-every smaller set leaves."""
+"""A larger set is worth judging if it leaves less than this fraction of the distortion that every
+smaller set leaves."""
 
 
 class CulpritPlanner:
-    """For a model whose outputs are noise with everything in INT8.
+    """Planner for a model whose outputs are noise when everything is in INT8.
 
-    1. Sets of 1, 2, 4, ... units: the first of the ranking, and those at each end of the graph, up
-       to END. Only sets that bring the outputs nearer to float's than every smaller one are judged,
-       the smallest first, until one meets the target.
-    2. That set is pruned: to the shortest prefix of the ranking that meets the target, by
-       bisection; and then in the order of what the outputs lose when one of its units goes back,
-       until none more does, ROUNDS times at most.
-    Where outputs cannot be compared all sets up to END units are judged, and units go back one at a
-    time.
+    1. It forms sets of 1, 2, 4, ... units: the first units of the ranking, and up to END units at
+       each end of the graph. It judges only sets that bring the outputs nearer to float's than
+       every smaller set, the smallest first, until one meets the target.
+    2. It prunes that set. Bisection finds the shortest prefix of its ranking that meets the target.
+       Units then go back to INT8 in the order of the distortion that each one adds, until no more
+       can go back, in at most ROUNDS rounds.
+
+    If outputs cannot be compared, it judges all sets up to END units, and returns units to INT8 one
+    at a time.
     """
 
     name = "culprits"
 
     def __init__(self, ends: Sequence[Sequence[str]] = ()) -> None:
-        """ends: for each end of the graph its units, the nearest first."""
+        """Set the ends of the graph.
+
+        ends: units of each end of the graph, the nearest first.
+        """
         self._ends = ends
 
     def choose(self, ranking: Sequence[str], judge: Judge, goal: Goal) -> Choice:
         return self.searched(ranking, Search(judge), goal)
 
     def searched(self, ranking: Sequence[str], search: Search, goal: Goal) -> Choice:
-        """Return the same in a search that may go on afterwards."""
+        """Return the choice, like `choose`, within a search that may go on afterwards."""
         if search.met(()):
             return search.choice(())
         found = next(filter(search.met, self._promising(ranking, goal)), None)
@@ -65,7 +70,7 @@ class CulpritPlanner:
         return search.choice(in_order(ranking, _needed(found, search, goal)))
 
     def _promising(self, ranking: Sequence[str], goal: Goal) -> Iterator[Skip]:
-        """Yield the sets to judge, smaller ones first; everything at last."""
+        """Yield the sets to judge, smaller sets first and all units last."""
         sets = sorted(self._sets(ranking), key=len)
         if sets and goal.distortion is not None:
             yield from _closer(sets, goal.distortion)
@@ -75,7 +80,7 @@ class CulpritPlanner:
 
     def _sets(self, ranking: Sequence[str]) -> list[Skip]:
         """Return the first units of the ranking and of each end, each set twice as large as the one
-        before it; units stand in the order of the ranking."""
+        before it, with units in the order of the ranking."""
         firsts = _prefixes(ranking, len(ranking))
         ranked = set(ranking)
         for end in self._ends:
@@ -92,7 +97,7 @@ def _prefixes(units: Sequence[str], end: int) -> list[Sequence[str]]:
 
 
 def _closer(sets: Sequence[Skip], distortion: Distortion) -> Iterator[Skip]:
-    """Yield the sets that bring the outputs nearer to float's than every one before them."""
+    """Yield the sets that bring the outputs nearer to float's than every set before them."""
     least = float("inf")
     for skip, left in zip(sets, distortion(sets), strict=True):
         if left < CLOSER * least:
@@ -101,7 +106,10 @@ def _closer(sets: Sequence[Skip], distortion: Distortion) -> Iterator[Skip]:
 
 
 def _needed(found: Skip, search: Search, goal: Goal) -> Skip:
-    """found: in the order of the ranking."""
+    """Return the units of a set that the target needs.
+
+    found: units in the order of the ranking.
+    """
     if goal.distortion is None:
         return pruned(found, search)
     found = bisected(found, search, 0, len(found))
@@ -117,14 +125,15 @@ def _needed(found: Skip, search: Search, goal: Goal) -> Skip:
 
 
 def _lost_without(found: Skip, distortion: Distortion) -> dict[str, float]:
-    """Unit of the set -> distortion of the outputs when it alone goes back to INT8."""
+    """Return the distortion of the outputs when each unit of the set alone goes back to INT8, by
+    unit."""
     smaller = [without(found, unit) for unit in found]
     return dict(zip(found, distortion(smaller), strict=True))
 
 
 def _cut(order: Sequence[str], search: Search) -> Skip:
-    """Return the shortest prefix that meets the target, looked for from the end: mostly all of it
-    is needed."""
+    """Return the shortest prefix that meets the target, searched from the end because mostly all of
+    it is needed."""
     high, step = len(order), 1
     while step < high:
         if not search.met(tuple(order[: high - step])):

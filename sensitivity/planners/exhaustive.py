@@ -1,4 +1,4 @@
-"""Every skip-set, the cheapest first: the yardstick for small cases."""
+"""Search through every skip-set, the cheapest first: the reference for small cases."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from sensitivity.errors import SensitivityError
 from sensitivity.planners.base import Choice, Goal, Judge, Search
 
 LARGEST = 12
-"""Units; 4,096 sets."""
+"""Largest number of units, which is 4,096 sets."""
 
 
 class ExhaustivePlanner:
-    """The first set, in order of cost, that meets the target: nothing cheaper does, whatever the
-    interactions.
+    """Planner that returns the first set, in order of cost, that meets the target. No cheaper set
+    meets it, whatever the interactions.
 
     Raises SensitivityError for more than LARGEST units.
     """

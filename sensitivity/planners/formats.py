@@ -1,4 +1,4 @@
-"""Another planner's search where a unit may have activations of 16 bits before it is left out."""
+"""A planner's search in which a unit may get 16-bit activations before it is left out."""
 
 from __future__ import annotations
 
@@ -19,24 +19,30 @@ from sensitivity.records import (
 
 
 class FormatsPlanner:
-    """Lets a planner choose steps in the place of units: the first step of a unit gives it
-    activations of 16 bits, the second leaves it out.
+    """Planner that lets another planner choose steps instead of units.
 
-    So a planner that knows nothing of formats takes 16 bits where they are enough. Steps have the
-    names that a set has: `wide_name` the first, the unit's own the second. Either of them alone is
-    16 bits, whichever it is.
+    The first step of a unit gives it 16-bit activations, the second leaves it out. A planner that
+    knows nothing of formats then takes 16 bits if they are enough. Steps have the names that a set
+    has: `wide_name` for the first, the unit's own name for the second. Either step alone means 16
+    bits.
     """
 
     def __init__(self, planner: Planner, wide: Collection[str]) -> None:
-        """wide: units that may have 16 bits; of the others the second step alone leaves them
-        out."""
+        """Set the planner and the units with two steps.
+
+        planner: planner that chooses the steps.
+        wide: units that may have 16 bits; every other unit is left out with its only step.
+        """
         self.name = planner.name
         self._planner = planner
         self._first = {unit: wide_name(unit) for unit in wide}
 
     def choose(self, ranking: Sequence[str], judge: Judge, goal: Goal) -> Choice:
-        """ranking, goal.loss: of steps. goal.cost: of units. The choice is a set as the judge takes
-        it."""
+        """Return a choice whose sets are named as the judge takes them.
+
+        ranking: steps, the most wanted first.
+        goal: goal whose `loss` is by step and whose `cost` is by unit.
+        """
 
         def judged(steps: Skip) -> Judged:
             return judge(self.set_of(steps))
@@ -55,8 +61,11 @@ class FormatsPlanner:
         return names_of_set(skip, wide)
 
     def _of_steps(self, goal: Goal, ranking: Sequence[str]) -> Goal:
-        """Return the goal as it is for a planner that chooses steps. Engines are not measured:
-        their formats are those of a set."""
+        """Return the goal for a planner that chooses steps.
+
+        Engines are not measured, because the formats of an engine are those of a set and not of its
+        steps.
+        """
         units, _ = parts_of_set(ranking)
         cost = cost_of_steps(goal.cost or unit_cost(units), self._first)
         goal = goal.measured_as(self.set_of)
@@ -64,8 +73,13 @@ class FormatsPlanner:
 
 
 def cost_of_steps(cost: CostModel, first: Mapping[str, str]) -> CostModel:
-    """Return what single steps cost: 16 bits their share of a unit's cost, and float the rest.
-    Borders are paid with the first step. first: unit -> its first step, for those that have one."""
+    """Return the cost model of single steps.
+
+    16 bits cost their share of a unit's cost, and float costs the rest. Borders are paid with the
+    first step.
+
+    first: unit -> its first step, for the units that have one.
+    """
     steps = dict(cost.units)
     for unit, step in first.items():
         steps[step] = WIDE_SHARE * cost.units[unit]

@@ -1,5 +1,5 @@
-"""Greedy over the ranking: bisection for the shortest prefix that meets the target, then prune
-back."""
+"""Greedy search over the ranking: bisection finds the shortest prefix that meets the target, and
+pruning returns its needless units to INT8."""
 
 from __future__ import annotations
 
@@ -8,36 +8,40 @@ from collections.abc import Sequence
 from sensitivity.planners.base import Choice, Goal, Judge, Search, Skip, without
 
 REACH = 16
-"""This many units are tried one at a time where a longer prefix turned out worse."""
+"""Number of units that are tried one at a time if a longer prefix turned out worse than a shorter
+one."""
 
 
 class GreedyPlanner:
-    """Skips the most sensitive units first.
+    """Planner that leaves out the most sensitive units first.
 
-    Bisection takes log2(N) tries and assumes that a longer prefix is not worse; where the tries
-    show otherwise, units are added one at a time as well, and those that lower the metric left in
-    INT8. Prune-back then returns to INT8, least sensitive first, every unit of the prefix that the
-    target does not need.
+    Bisection takes log2(N) tries and assumes that a longer prefix is not worse. If the tries show
+    otherwise, units are also added one at a time, and those that lower the metric stay in INT8.
+    Pruning then returns to INT8, least sensitive first, every unit of the prefix that the target
+    does not need.
     """
 
     name = "greedy"
 
     def __init__(self, *, prefix: bool = False) -> None:
-        """prefix: the answer is the shortest prefix as bisection finds it. Which of many units
-        could go back is then not asked: on few samples that fits the set to them."""
+        """Set how far the answer is pruned.
+
+        prefix: whether to return the shortest prefix as bisection finds it. Pruning many units on
+            few samples would fit the set to those samples.
+        """
         self._prefix = prefix
 
     def choose(self, ranking: Sequence[str], judge: Judge, goal: Goal) -> Choice:
         return self.searched(ranking, Search(judge), goal)
 
     def searched(self, ranking: Sequence[str], search: Search, goal: Goal) -> Choice:
-        """Return the same in a search that may go on afterwards."""
+        """Return the choice, like `choose`, within a search that may go on afterwards."""
         low, high = 0, len(ranking)
         if search.met(()):
             return search.choice(())
         if not search.met(tuple(ranking)):
             return search.best_missed(ranking)
-        # Galloping before bisection: the answer is usually a short prefix.
+        # Prefixes are doubled before bisection, because the answer is usually a short prefix.
         step = 1
         while step < high and not search.met(tuple(ranking[:step])):
             low, step = step, step * 2
@@ -50,11 +54,13 @@ class GreedyPlanner:
 
 
 def climbed(ranking: Sequence[str], search: Search, fewer: int) -> tuple[str, ...] | None:
-    """Return a set of fewer units that meets the target, by adding one at a time and undoing what
-    lowers the metric.
+    """Return a set of fewer units that meets the target, or None if none is found.
 
-    For a path on which more is not always better. Looks at the first REACH units; None where it
-    finds nothing.
+    Units are added one at a time, and a unit that lowers the metric is left in INT8. This is for a
+    path on which more units are not always better.
+
+    ranking: unit names, most sensitive first; only the first REACH are tried.
+    fewer: number of units that the set has to stay below.
     """
     kept: tuple[str, ...] = ()
     for unit in ranking[:REACH]:
@@ -68,8 +74,11 @@ def climbed(ranking: Sequence[str], search: Search, fewer: int) -> tuple[str, ..
 
 
 def bisected(order: Sequence[str], search: Search, low: int, high: int) -> Skip:
-    """Return the shortest prefix that meets the target, by bisection: that of `high` units meets
-    it, that of `low` does not."""
+    """Return the shortest prefix that meets the target, by bisection.
+
+    low, high: prefix lengths; the prefix of `low` units misses the target, that of `high` units
+        meets it.
+    """
     while high - low > 1:
         middle = (low + high) // 2
         if search.met(tuple(order[:middle])):
@@ -82,7 +91,7 @@ def bisected(order: Sequence[str], search: Search, low: int, high: int) -> Skip:
 def pruned(prefix: Sequence[str], search: Search) -> tuple[str, ...]:
     """Return the prefix without the units that the target does not need, tried from its end.
 
-    The last unit of the prefix is taken to be needed: the prefix without it missed the target.
+    The last unit of the prefix counts as needed: the prefix without it missed the target.
     """
     kept = tuple(prefix)
     for unit in reversed(prefix[:-1]):

@@ -1,4 +1,4 @@
-"""For a raced scan: which prefix to try next comes from the cheap signal."""
+"""Search after a raced scan: the cheap signal says which prefix to try next."""
 
 from __future__ import annotations
 
@@ -9,18 +9,21 @@ from sensitivity.stats.racing_prefix import Tried, next_size
 
 
 class InterpolatedPlanner:
-    """Tries the shortest prefix that probably meets the target, given the signal that is left and
-    all tries so far.
+    """Planner that tries the shortest prefix that probably meets the target, given the remaining
+    signal and all tries so far.
 
-    signal: unit -> mean distortion of the outputs when only this unit is quantized, >= 0. A plan
-    takes a few tries where bisection takes log2(N) near-undecidable ones (`stats.racing_prefix`);
-    every try is judged by the metric all the same. Units that the target does not need are not
-    sought: each try near the target is a pass over `confirm`.
+    A plan takes a few tries, where bisection takes log2(N) tries that are nearly undecidable
+    (`stats.racing_prefix`). Every try is still judged by the metric. Units that the target does not
+    need are not searched for, because each try near the target is a pass over `confirm`.
     """
 
     name = "interpolated"
 
     def __init__(self, signal: Mapping[str, float]) -> None:
+        """Set the signal.
+
+        signal: unit -> mean distortion of the outputs when only this unit is quantized, >= 0.
+        """
         self._signal = signal
 
     def choose(self, ranking: Sequence[str], judge: Judge, goal: Goal) -> Choice:

@@ -1,9 +1,9 @@
-"""What a skip-set loses, learned from the sets that were judged: a part of each quantized unit and
-of each pair.
+"""Model of the loss of a skip-set, fitted to the judged sets: one weight for each quantized unit
+and one for each pair.
 
-A Bayesian linear model. Weights of units begin at what the scan says, those of pairs at none, and
-every judged set moves them. Two layers that only matter together, or that hide each other, show up
-as the weight of their pair.
+The model is Bayesian and linear. Weights of units start at the estimates of the scan, weights of
+pairs at zero, and every judged set moves them. Two layers that only matter together, or that hide
+each other, show up as the weight of their pair.
 """
 
 from __future__ import annotations
@@ -19,40 +19,48 @@ from sensitivity.stats.evidence import likeliest
 Array = NDArray[np.float64]
 
 UNIT_DOUBT, PAIR_DOUBT = 1.0, 0.5
-"""Standard deviations of a weight before anything was judged, as fractions of the units' own
+"""Standard deviations of a weight before any set is judged, as fractions of the units' own
 weights."""
 
 FLOOR = 0.02
-"""The smallest weight of a unit, as a fraction of the mean weight: a scan may have missed what the
-unit matters."""
+"""Smallest weight of a unit, as a fraction of the mean weight, because a scan may have missed the
+effect of the unit."""
 
 NOISES = (1e-3, 1e-2, 0.03, 0.06, 0.12, 0.25)
 """Standard deviations of a judged loss that are tried, as fractions of the whole loss. They stand
-for interactions of three units and more, and for the luck of a metric on few samples."""
+for interactions of three or more units, and for the luck of a metric on few samples."""
 
 SCALES = (0.3, 1.0, 3.0, 10.0)
-"""Factors of the variances of all weights that are tried: a scan on other samples may say little
-about the judged ones."""
+"""Factors of the variances of all weights that are tried, because a scan on other samples may say
+little about the judged ones."""
 
 
 @dataclass(frozen=True)
 class Weights:
-    """units: float[n]. pairs: float[n, n], above the diagonal only."""
+    """Weights of the loss model.
+
+    units: float[n], one weight for each unit.
+    pairs: float[n, n], one weight for each pair, above the diagonal only.
+    """
 
     units: Array
     pairs: Array
 
     def loss(self, quantized: Array) -> Array:
-        """float[m] for bool[m, n], True where a unit is quantized."""
+        """Return the modelled loss of each set, float[m].
+
+        quantized: bool[m, n], True for each unit that is quantized.
+        """
         pair = np.einsum("mi,ij,mj->m", quantized, self.pairs, quantized)
         return np.asarray(quantized @ self.units + pair)
 
 
 def first_guess(loss: Sequence[float], whole: float) -> Array:
-    """float[n]: the share of each unit in the loss of quantizing all, from how much each costs
+    """Return each unit's share in the loss of quantizing all units, float[n], from their losses
     alone.
 
-    loss: >= 0, on any scale. whole: the loss with everything quantized.
+    loss: loss of quantizing each unit alone, >= 0, on any scale.
+    whole: loss with everything quantized.
     """
     share = np.maximum(np.asarray(loss, dtype=np.float64), 0.0)
     share = share / share.sum() if share.sum() > 0 else np.full(len(share), 1 / len(share))
@@ -62,8 +70,11 @@ def first_guess(loss: Sequence[float], whole: float) -> Array:
 
 @dataclass(frozen=True)
 class Kernel:
-    """Covariance of the losses of sets before any is judged. units: float[n], pairs: float[n, n],
-    variances of weights."""
+    """Covariance of the losses of sets before any is judged.
+
+    units: float[n], variances of the units' weights.
+    pairs: float[n, n], variances of the pairs' weights.
+    """
 
     units: Array
     pairs: Array
@@ -80,11 +91,14 @@ class Kernel:
 
 @dataclass(frozen=True)
 class Posterior:
-    """What the judged sets have taught.
+    """The loss model after the judged sets.
 
-    error: root mean square error of predicting each of them from the others. noise: standard
-    deviation of what is of one set alone. seen: float[m, n], the judged sets. inverse: float[m, m],
-    of the covariance of their losses.
+    weights: the fitted weights.
+    error: root mean square error of predicting each judged set from the others.
+    kernel: covariance before any set is judged, at the fitted scale.
+    noise: standard deviation of the part of a loss that belongs to one set alone.
+    seen: float[m, n], the judged sets.
+    inverse: float[m, m], inverse of the covariance of their losses.
     """
 
     weights: Weights
@@ -95,8 +109,11 @@ class Posterior:
     inverse: Array
 
     def doubt(self, quantized: Array) -> Array:
-        """float[m]: standard deviation of the loss of sets bool[m, n] that were not judged, luck
-        included."""
+        """Return the standard deviation of the loss of sets that were not judged, luck included,
+        float[m].
+
+        quantized: bool[m, n], True for each unit that is quantized.
+        """
         known = self.kernel(quantized, self.seen)
         left = np.diag(self.kernel(quantized, quantized)) - np.sum(
             (known @ self.inverse) * known, axis=1
@@ -105,9 +122,12 @@ class Posterior:
 
 
 def fitted(guess: Array, quantized: Array, losses: Array) -> Posterior:
-    """From the losses float[m] of judged sets bool[m, n].
+    """Return the loss model fitted to the judged sets, with the noise and scale under which their
+    losses are likeliest.
 
-    The noise and the scale under which these losses are likeliest are taken.
+    guess: float[n], the units' weights before any set is judged.
+    quantized: bool[m, n], the judged sets.
+    losses: float[m], their losses.
     """
     seen = np.asarray(quantized, dtype=np.float64)
     surprise = losses - seen @ guess

@@ -1,4 +1,5 @@
-"""Units that a user has decided about: left out of every plan, or of none."""
+"""Search with units that the user has decided about: left out of quantization in every plan, or in
+none."""
 
 from __future__ import annotations
 
@@ -9,13 +10,12 @@ from sensitivity.planners.base import Choice, Goal, Judge, Judged, Planner, Skip
 from sensitivity.records import Border, CostModel
 
 OUTSIDE = ""
-"""The end of a border at which no unit is."""
+"""End of a border at which there is no unit."""
 
 
 @dataclass(frozen=True)
 class _Whole:
-    """Makes a set of free units a whole skip-set: with the pinned ones, in the order of the
-    ranking."""
+    """Function that adds the pinned units to a set of free units, in the order of the ranking."""
 
     ranking: Sequence[str]
     pinned: Skip
@@ -25,10 +25,15 @@ class _Whole:
 
 
 class PinnedPlanner:
-    """Another planner's search over the units that are free. skip: left out in every set tried;
-    keep: in none."""
+    """Planner that lets another planner search over the free units."""
 
     def __init__(self, planner: Planner, skip: Sequence[str], keep: Sequence[str]) -> None:
+        """Set the planner and the pinned units.
+
+        planner: planner that chooses among the free units.
+        skip: units that are left out in every set tried.
+        keep: units that are quantized in every set tried.
+        """
         self.name = planner.name
         self.searches = bool(getattr(planner, "searches", True))
         self._planner = planner
@@ -47,7 +52,7 @@ class PinnedPlanner:
         return choice.changed(whole)
 
     def _of_free_units(self, goal: Goal, whole: _Whole) -> Goal:
-        """Return the goal as it is for a planner that knows only the units left to decide."""
+        """Return the goal for a planner that knows only the units left to decide."""
         goal = goal.measured_as(whole)
         if goal.cost is None:
             return goal
@@ -55,11 +60,11 @@ class PinnedPlanner:
 
 
 def given(cost: CostModel, skip: Collection[str], keep: Collection[str]) -> CostModel:
-    """Return the cost of what is left to decide: of any other units it says what `cost` says of
-    them and `skip` together.
+    """Return the cost model of the units left to decide; it gives a set of them the cost that
+    `cost` gives this set and `skip` together.
 
-    A border to a unit that is always left out is one to the outside; one to a unit that is always
-    kept is cut exactly where the other end is left out.
+    A border to a unit that is always left out becomes a border to the outside. A border to a unit
+    that is always kept is cut exactly if the other end is left out.
     """
     base, units = cost.base, dict(cost.units)
     borders: list[Border] = []
@@ -77,8 +82,10 @@ def given(cost: CostModel, skip: Collection[str], keep: Collection[str]) -> Cost
 
 
 def _open_ends(border: Border, skip: Collection[str], keep: Collection[str]) -> list[str]:
-    """Ends of a border that are not always kept, units before the outside, where all units that are
-    always left out are."""
+    """Return the ends of a border that are not always kept, units before the outside.
+
+    Units that are always left out count as the outside.
+    """
     names = dict.fromkeys(skip, OUTSIDE)
     ends = [names.get(end, end) for end in (border.a, border.b)]
     open_ends = [end for end in ends if end not in keep]

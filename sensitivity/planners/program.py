@@ -1,5 +1,5 @@
-"""Skip-sets that a model of the loss and a cost speak for, as mixed-integer linear programs for
-SciPy's HiGHS."""
+"""Mixed-integer linear programs, solved by SciPy's HiGHS, that propose skip-sets from a loss model
+and a cost model."""
 
 from __future__ import annotations
 
@@ -15,22 +15,26 @@ from sensitivity.planners.loss_model import Weights
 from sensitivity.records import CostModel, unit_cost
 
 MOST_PAIRS = 150
-"""A program has this many pairs, those of the largest weights. What the others do is left to be
-judged."""
+"""Number of pairs in a program, at most: those of the largest weights. The effect of the others
+shows when sets are judged."""
 
 NEGLIGIBLE = 1e-3
-"""A pair is left out whose weight is below this fraction of the largest one."""
+"""A pair is left out of the program if its weight is below this fraction of the largest one."""
 
 MISSING = -1
-"""In the place of a variable: the end of a border at which no unit is."""
+"""Index in place of a variable for an end of a border at which there is no unit."""
 
 TIME_LIMIT_S = 10.0
 
 
 @dataclass(frozen=True)
 class Program:
-    """units: names, in the order of the weights. cost: of a skip-set; None counts units. after: as
-    in `Goal`."""
+    """The programs of one search.
+
+    units: names, in the order of the weights.
+    cost: cost model of skip-sets; None counts units.
+    after: as in `Goal`.
+    """
 
     units: tuple[str, ...]
     cost: CostModel | None
@@ -39,8 +43,13 @@ class Program:
     def cheapest(
         self, weights: Weights, allowed: float, tried: Collection[frozenset[str]], below: float
     ) -> tuple[str, ...] | None:
-        """Return the cheapest untried set with a modelled loss of at most `allowed` and a cost
-        under `below`; None: there is none."""
+        """Return the cheapest untried set that the model allows, or None if there is none.
+
+        weights: the loss model.
+        allowed: largest modelled loss of the set.
+        tried: sets that the answer must not be.
+        below: cost that the set has to stay under.
+        """
         cost, loss, rows = self._parts(weights, tried, below)
         rows.at_most(loss, allowed - float(weights.units.sum()))
         return self._solved(cost, rows)
@@ -48,19 +57,23 @@ class Program:
     def surest(
         self, weights: Weights, tried: Collection[frozenset[str]], below: float
     ) -> tuple[str, ...] | None:
-        """Return the untried set with a cost under `below` that the model says loses least; None:
-        there is none."""
+        """Return the untried set with the least modelled loss, or None if there is none.
+
+        weights: the loss model.
+        tried: sets that the answer must not be.
+        below: cost that the set has to stay under.
+        """
         _, loss, rows = self._parts(weights, tried, below)
         return self._solved(loss, rows)
 
     def _parts(
         self, weights: Weights, tried: Collection[frozenset[str]], below: float
     ) -> tuple[np.ndarray, np.ndarray, _Rows]:
-        """Return what a set costs and what it loses, less the loss of quantizing all, by variable;
-        and what must hold.
+        """Return the cost and the loss of a set by variable, and the constraints; the loss leaves
+        out that of quantizing all units.
 
-        Variables: x[n] binary, 1 for skipped; y, 1 for each border that is cut; z, 1 for each pair
-        that is quantized.
+        Variables: x[n], binary, 1 for a skipped unit; y, 1 for each border that is cut; z, 1 for
+        each pair that is quantized.
         """
         n = len(self.units)
         index = {unit: at for at, unit in enumerate(self.units)}
@@ -84,11 +97,12 @@ class Program:
         return cost, loss, rows
 
     def _bar(self, rows: _Rows, tried: Iterable[frozenset[str]]) -> None:
-        """Let no answer be one of these sets."""
+        """Exclude these sets from the answers."""
         for skip in tried:
             rows.other_than([unit in skip for unit in self.units])
 
     def _solved(self, objective: np.ndarray, rows: _Rows) -> tuple[str, ...] | None:
+        """Return the set that minimizes the objective, or None if the solver finds none."""
         n = len(self.units)
         found = milp(
             objective, integrality=np.r_[np.ones(n, int), np.zeros(len(objective) - n, int)],
@@ -110,23 +124,31 @@ class _Rows:
         self._upper: list[float] = []
 
     def add(self, row: dict[int, float], upper: float) -> None:
+        """Add a row.
+
+        row: variable -> coefficient.
+        upper: largest value of the row.
+        """
         self._rows.append(row)
         self._upper.append(upper)
 
     def at_most(self, row: np.ndarray, upper: float) -> None:
+        """Add the row of a dense coefficient vector."""
         self.add({int(at): float(row[at]) for at in np.flatnonzero(row)}, upper)
 
     def cut(self, y: int, a: int, b: int) -> None:
-        """Y >= |x[a] - x[b]|, where an end that is MISSING counts as skipped."""
+        """Add y >= |x[a] - x[b]|, where an end that is MISSING counts as skipped."""
         for first, second in ((a, b), (b, a)):
             row = {y: -1.0, first: 1.0, second: -1.0}
             of_missing = row.pop(MISSING, 0.0)
             self.add(row, -of_missing)
 
     def both(self, z: int, i: int, j: int, *, heavier: bool) -> None:
-        """Z stands for "neither i nor j is skipped". A program that wants little loss lowers z by
-        itself where the pair makes the loss heavier, so it is only held from below there, and only
-        from above elsewhere."""
+        """Make z stand for "neither i nor j is skipped".
+
+        heavier: whether the pair increases the loss. A program that minimizes the loss then lowers
+            z by itself, so z is only bounded from below; otherwise it is only bounded from above.
+        """
         if heavier:
             self.add({z: -1.0, i: -1.0, j: -1.0}, -1.0)
         else:
@@ -134,11 +156,12 @@ class _Rows:
             self.add({z: 1.0, j: 1.0}, 1.0)
 
     def other_than(self, skipped: Sequence[bool]) -> None:
-        """Any set but this one."""
+        """Exclude this set from the answers."""
         signs = np.where(skipped, 1.0, -1.0)
         self.at_most(signs, sum(skipped) - 1.0)
 
     def constraint(self) -> LinearConstraint:
+        """Return the rows as SciPy's constraint."""
         lengths = list(map(len, self._rows))
         rows = np.repeat(np.arange(len(lengths)), lengths)
         columns = list(chain.from_iterable(self._rows))
@@ -148,8 +171,7 @@ class _Rows:
 
 
 def _largest(pairs: np.ndarray) -> list[tuple[int, int]]:
-    """Return the places of the pairs that are in the program, those of the largest weights
-    first."""
+    """Return the index pairs of the pairs in the program, the largest weights first."""
     sizes = np.abs(pairs)
     rows, columns = np.nonzero(sizes > NEGLIGIBLE * sizes.max())
     order = np.argsort(-sizes[rows, columns], kind="stable")[:MOST_PAIRS]

@@ -1,5 +1,5 @@
-"""The rule that people write by hand, to compare a measured plan with: detection heads stay float,
-and without any the first and the last layers.
+"""The rule that people apply by hand, for comparison with a measured plan: detection heads stay
+float; without heads, the first and the last layers do.
 
 Source: NVIDIA's and ultralytics' guides for quantized detectors leave the head out; papers on
 quantized classifiers keep the first and the last layer, since DoReFa-Net (Zhou et al. 2016).
@@ -15,7 +15,7 @@ from sensitivity.records import Unit
 
 
 class RulePlanner:
-    """Leaves out what the rule says, whatever the target: neither more nor less."""
+    """Planner that leaves out exactly the units of the rule, whatever the target."""
 
     name = "rule"
     searches = False
@@ -27,8 +27,11 @@ class RulePlanner:
 
 
 def by_hand(units: Iterable[Unit], ends: Iterable[Sequence[str]]) -> tuple[str, ...]:
-    """Return the units that the rule leaves out. ends: for each end of the graph its units, the
-    nearest first."""
+    """Return the units that the rule leaves out.
+
+    units: all units of the model.
+    ends: units of each end of the graph, the nearest first.
+    """
     heads = [unit.name for unit in units if unit.kind == "head"]
     if heads:
         return tuple(heads)

@@ -1,1 +1,2 @@
-"""Which units stay out: sets are proposed by a planner, judged, and narrowed to a plan."""
+"""From a ranking to a plan: a planner proposes sets of units, a judge measures them, and the best
+one becomes the plan."""

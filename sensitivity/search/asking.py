@@ -1,4 +1,4 @@
-"""Which target to ask a plan for, so that a set which was measured before is its answer."""
+"""Targets to ask a plan for, so that a set which was measured before is the answer."""
 
 from __future__ import annotations
 
@@ -12,13 +12,17 @@ from sensitivity.search.frontier import first_that_meets
 from sensitivity.stats.proof import limit_held
 
 MOST_DIGITS = 6
-"""Digits behind the point beyond which two sets are too close for a target to lie between them."""
+"""Decimal places beyond which two sets are too close for a target to lie between them."""
 
 
 @dataclass(frozen=True)
 class Asked:
-    """A target as settings of `plan`. allowed: the drop from float that it allows, in the metric's
-    unit; below 0 where it asks for more than float."""
+    """A target as settings of `plan`.
+
+    settings: the settings that ask for it.
+    allowed: drop from float that it allows, in the metric's unit; below 0 if it asks for more than
+        float.
+    """
 
     settings: dict[str, Any]
     allowed: float
@@ -27,10 +31,12 @@ class Asked:
 def asks_for(
     points: Sequence[FrontierPoint], earlier: Plan, full_scale: float
 ) -> tuple[Asked | None, ...]:
-    """For each point a target that is answered with it; None where none of the same confidence is.
+    """Return a target for each point that is answered with this point; None if no target of the
+    same confidence is.
 
-    points: the cheapest first. earlier: the plan of the search that met them. full_scale: the
-    metric's largest value; a point is a hundredth of it.
+    points: the cheapest first.
+    earlier: plan of the search that measured the points.
+    full_scale: the metric's largest value; one point of `max_drop` is a hundredth of it.
     """
     return tuple(_asked_for(point, points, earlier, full_scale) for point in points)
 
@@ -59,8 +65,8 @@ def _targets(
     in_points = least / full_scale * 100
     for digits in range(1, MOST_DIGITS + 1):
         scale = 10**digits
-        up = math.ceil(in_points * scale - 1e-6)  # what is a round number but for its last bits
-        # One more than rounding up needs: a set may miss its own drop by the last bit.
+        up = math.ceil(in_points * scale - 1e-6)  # a round number may be too high by its last bits
+        # The next number is tried too, because a set may miss its own drop by the last bit.
         for number in (up / scale, (up + 1) / scale):
             if number >= 0:
                 text = f"{number:.{digits}f}"
@@ -71,8 +77,8 @@ def _targets(
 
 
 def _least_allowed(point: FrontierPoint, float_value: float, confidence: float) -> float | None:
-    """Return the smallest drop from float, in the metric's unit, that the point holds surely
-    enough; None where its true drop has no interval."""
+    """Return the smallest drop from float, in the metric's unit, that the point holds with this
+    confidence; None if its true drop has no interval."""
     if point.true_drop is None:
         return float_value - point.confirm.value
     return limit_held(point.true_drop, confidence)

@@ -1,4 +1,4 @@
-"""From a ranking to a plan: the planner searches on `confirm`, the result is judged once on
+"""From a ranking to a plan: the planner searches on `confirm`, and the result is judged once on
 `holdout`."""
 
 from __future__ import annotations
@@ -41,13 +41,14 @@ from sensitivity.units.units import Pins
 
 @dataclass(frozen=True)
 class Means:
-    """How a plan is searched for. planner: a name in the registry. cost: of a skip-set; None counts
-    units.
+    """How a plan is searched for.
 
-    probe: measures whole engines; None where that is not asked for. signal: orders the units anew
-    after each that is left out; None keeps the scan's order. alone: unit -> that signal when it
-    alone is quantized; measured where it is None.
-    ends: for each end of the graph its units, the nearest first.
+    planner: a name in the registry.
+    cost: cost model of skip-sets; None counts units.
+    probe: measures whole engines; None if that is not asked for.
+    signal: orders the units anew after each one that is left out; None keeps the scan's order.
+    alone: unit -> the signal when it alone is quantized; None measures it.
+    ends: units of each end of the graph, the nearest first.
     """
 
     planner: str = "greedy"
@@ -67,11 +68,14 @@ def choose_plan(
 ) -> Plan:
     """Return the cheapest skip-set found that meets the target, with its evidence.
 
-    fixed: units that the user has decided about. Where the study has units that may have 16 bits,
-    the search begins anew with them once there is a plan without, and the cheaper one is taken.
+    After a raced scan the search is guided by the scan's signal, and it stops measuring a set once
+    the answer is clear. If units of the study may have 16 bits and there is a plan without them, a
+    second search tries them, and the cheaper plan is taken.
 
-    After a raced scan the search is guided by its signal and stops measuring a set once the answer
-    is clear.
+    scanned: effects of the units, from which the ranking comes.
+    target: accuracy that the plan has to reach.
+    means: how to search.
+    fixed: units that the user has decided about.
     """
     measurer, base = study.measurer, study.baselines
     (float_scores,) = measurer.scores([base["float"]], "confirm", "plan: float")
@@ -95,7 +99,7 @@ def choose_plan(
         order = order_of_steps(order, spared_part(study, means.signal))
         steps = _planner_of_steps(study, scanned, means, fixed, order)
         choice = cheaper_with_16_bits(choice, order, steps, judge, goal)
-    # A probe has compared whole engines.
+    # A probe has compared whole engines, and its choice stands.
     if isinstance(judge, SoftJudge) and means.probe is None and planner.searches:
         choice = _judged_again(choice, judge, goal)
     variant, widened = study.skip_variant(choice.skip), study.widened(choice.skip)
@@ -125,7 +129,7 @@ def choose_plan(
 
 
 def _told(step: PlanStep) -> PlanStep:
-    """Return the step with its units in float and in 16 bits apart."""
+    """Return the step with its float units and its 16-bit units apart."""
     skip, wide = parts_of_set(step.skip)
     return replace(step, skip=skip, wide=wide)
 
@@ -133,12 +137,15 @@ def _told(step: PlanStep) -> PlanStep:
 def _metric_of(
     study: Study, judge: Judge, float_scores: Scores, skip: tuple[str, ...]
 ) -> PlanMetric:
-    """Return the accuracy of a set on `confirm` and `holdout`. judge: which judged it.
-    float_scores: of all of `confirm`."""
+    """Return the accuracy of a set on `confirm` and `holdout`.
+
+    judge: the judge of the search.
+    float_scores: scores of the float model on all of `confirm`.
+    """
     measurer, base, variant = study.measurer, study.baselines, study.skip_variant(skip)
     (confirmed,) = measurer.scores([variant], "confirm", "plan: confirm")
     held = measurer.scores([base["float"], variant], "holdout", "plan: holdout")
-    # Every planner judges the empty set first: as much of the quantized baseline as that took is
+    # Every planner judges the empty set first, so at least a part of the quantized baseline is
     # known.
     metric = _metric(
         measurer, float_scores, measurer.known(base["quantized"], "confirm"), confirmed, *held
@@ -149,8 +156,12 @@ def _metric_of(
 
 
 def _judged_again(choice: Choice, judge: SoftJudge, goal: Goal) -> Choice:
-    """Return the cheapest set tried that meets the target, now that all of them have said what
-    float's beliefs are worth; the planner's own where none is cheaper."""
+    """Return the cheapest set tried that meets the target by all that is known now; the planner's
+    own choice if none is cheaper.
+
+    Each set was judged with what the sets before it said about float's beliefs, so a later set may
+    change the answer.
+    """
     judged = [step.skip for step in choice.path if judge.known(step.skip) is not None]
     met = list(filter(judge.meets, judged))
     best = min(met, key=goal.cost_of, default=choice.skip)
@@ -165,8 +176,12 @@ def _judged_again(choice: Choice, judge: SoftJudge, goal: Goal) -> Choice:
 
 
 def _planner(means: Means, order: Order, scanned: Scan) -> Planner:
-    """Where everything in INT8 has collapsed, the few units that cause it are looked for;
-    elsewhere, after a raced scan, a prefix of the order, whose signal says which one to try."""
+    """Return the planner of a search, as the scan suggests.
+
+    If the model has collapsed with everything in INT8, it looks for the few units that cause this.
+    Otherwise, greedy after a raced scan becomes a search for a prefix of the order, guided by the
+    signal.
+    """
     if scanned.collapsed:
         culprits = CulpritPlanner(means.ends)
         if means.planner == "greedy":
@@ -182,7 +197,10 @@ def _planner(means: Means, order: Order, scanned: Scan) -> Planner:
 def _planner_of_steps(
     study: Study, scanned: Scan, means: Means, fixed: Pins, order: Order
 ) -> FormatsPlanner:
-    """Return the same planner among steps, see `planners.formats`. order: of steps."""
+    """Return the same planner for steps, see `planners.formats`.
+
+    order: order of the steps.
+    """
     first = {unit: wide_name(unit) for unit in study.wide}
     ends = [[first.get(unit, unit) for unit in end] for end in means.ends]
     planner = _planner(replace(means, ends=ends), order, scanned)
@@ -192,8 +210,11 @@ def _planner_of_steps(
 def _order(
     study: Study, scanned: Scan, means: Means
 ) -> tuple[Order, Distortion | None, tuple[str, ...]]:
-    """Return the order in which units are left out, with what each is worth; what sets of them do
-    to the outputs, None where that cannot be had; and a note where this is not the usual."""
+    """Return the order in which units are left out, a function that compares the outputs of sets,
+    and notes on an unusual order.
+
+    The function is None unless the model has collapsed and outputs can be compared.
+    """
     ranked = _ranked(scanned)
     notes = (COLLAPSED,) if scanned.collapsed else ()
     if means.signal is None:
@@ -208,8 +229,8 @@ def _order(
 
 
 def _ranked(scanned: Scan) -> Order:
-    """Return the order of the scan, with the signal that it had, or else what leaving each unit out
-    gains."""
+    """Return the order of the scan, with its signal, or without one with the gain from leaving each
+    unit out."""
     gains = {effect.unit: max(effect.effect.value, 0.0) for effect in scanned.effects}
     return Order(tuple(gains), scanned.signal or gains)
 

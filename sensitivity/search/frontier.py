@@ -1,7 +1,7 @@
-"""Every skip-set that a search measured, as a curve, and plans for other targets taken from it.
+"""The curve of all skip-sets that a search measured, and plans for other targets taken from it.
 
-Holdout is measured for the sets that some target would choose, whatever it says about them:
-choosing among them for a new target then needs no sample, and still does not look at holdout.
+Holdout is measured for the sets that some target would choose, whatever their accuracy on it. A
+choice among them for a new target then needs no sample, and it still does not look at holdout.
 """
 
 from __future__ import annotations
@@ -35,15 +35,18 @@ from sensitivity.stats.proof import chance_below, widened
 from sensitivity.stats.selection import corrected_drop
 
 HOLDOUT_SAMPLES = 5_000
-"""Most to forward on `holdout` for the sets of the curve, besides the plan's own."""
+"""Number of samples to forward on `holdout` for the sets of the curve, at most, besides those of
+the plan itself."""
 
 
 @dataclass(frozen=True)
 class Frontier:
-    """What a search left for other targets. points: in the order tried.
+    """Sets that a search measured, kept for other targets.
 
-    search: the settings that it was for; another target of the same search may be answered from it.
-    cost: of a skip-set; None where units were counted. wide: as in `Study`.
+    points: the sets, in the order tried.
+    search: settings of the search; another target with the same settings may be answered from it.
+    cost: cost model of skip-sets; None if units were counted.
+    wide: as in `Study`.
     """
 
     points: tuple[FrontierPoint, ...]
@@ -55,8 +58,8 @@ class Frontier:
 def measured_frontier(
     study: Study, plan: Plan, cost: CostModel | None
 ) -> tuple[FrontierPoint, ...]:
-    """Return the sets of the plan's path that were measured on all of `confirm`, and everything in
-    INT8 among them."""
+    """Return the sets of the plan's path that were measured on all of `confirm`, which include
+    everything in INT8."""
     measurer, aggregate = study.measurer, study.measurer.task.aggregate
     (float_scores,) = measurer.scores([study.float_variant], "confirm", "frontier: float")
     points = []
@@ -74,7 +77,7 @@ def measured_frontier(
 def _with_true_drops(
     study: Study, plan: Plan, points: Sequence[FrontierPoint], float_scores: Scores
 ) -> list[FrontierPoint]:
-    """Return the same points with their true drops, where the plan has one."""
+    """Return the same points with their true drops, if the plan has one."""
     if plan.metric.true_drop is None:
         return list(points)
     allowed = plan.metric.float.value - plan.floor
@@ -87,8 +90,11 @@ def _with_true_drops(
 def _held_out(
     study: Study, points: Sequence[FrontierPoint], cost: CostModel | None, chosen: tuple[str, ...]
 ) -> tuple[FrontierPoint, ...]:
-    """Return the same points with holdout accuracy where some target would choose the set, as far
-    as samples allow. chosen: the plan's own set, which is always measured."""
+    """Return the same points, with holdout accuracy for the sets that some target would choose, as
+    far as the number of samples allows.
+
+    chosen: the plan's own set, which is always measured.
+    """
     measurer, aggregate = study.measurer, study.measurer.task.aggregate
     (float_scores,) = measurer.scores([study.float_variant], "holdout", "frontier: float")
     affordable = HOLDOUT_SAMPLES // max(len(float_scores), 1)
@@ -110,7 +116,7 @@ def _held_out(
 
 
 def best_points(points: Sequence[FrontierPoint], cost: CostModel | None) -> list[FrontierPoint]:
-    """Return those that no other one beats in both cost and drop, the cheapest first."""
+    """Return the points that no other point beats in both cost and drop, the cheapest first."""
     order = sorted(points, key=lambda point: (cost_of(point.names, cost), point.likely_drop))
     best: list[FrontierPoint] = []
     for point in order:
@@ -120,8 +126,8 @@ def best_points(points: Sequence[FrontierPoint], cost: CostModel | None) -> list
 
 
 def confirm_values(study: Study, points: Sequence[FrontierPoint]) -> np.ndarray:
-    """float[1 + points, m]: values on `confirm` whose mean is the metric, of float first and then
-    of each point."""
+    """Return values on `confirm` whose mean is the metric, float[1 + points, m]: those of float
+    first, then those of each point."""
     variants = [study.float_variant, *(study.skip_variant(point.names) for point in points)]
     scores = study.measurer.scores(variants, "confirm", "frontier: confirm")
     aggregate = study.measurer.task.aggregate
@@ -129,8 +135,10 @@ def confirm_values(study: Study, points: Sequence[FrontierPoint]) -> np.ndarray:
 
 
 def centred_values(scores: Scores, aggregate: Callable[[Scores], float]) -> np.ndarray:
-    """float[m]: values of single samples, moved so that their mean is the metric: pseudo-values of
-    mAP alone are tenths off."""
+    """Return values of single samples, moved so that their mean is the metric, float[m].
+
+    Without the move, the mean of pseudo-values of mAP is off by tenths.
+    """
     values = per_sample(scores, aggregate)
     return np.asarray(values + (aggregate(scores) - values.mean()))
 
@@ -142,11 +150,14 @@ def correction(
     floor: float,
     cost: CostModel | None,
 ) -> Estimate | None:
-    """Return the drop of the set `chosen` on `confirm`, corrected for choosing it there; as it is
-    for one set, where nothing was chosen. None where the set was not measured on all of it.
+    """Return the drop of the set `chosen` on `confirm`, corrected for having chosen it there.
 
-    values: of `confirm_values`. The interval is at least as wide as that of the plain paired drop:
-    a bootstrap of samples that all agree would have none.
+    A single set was not chosen among others, so its drop is returned unchanged. The interval is at
+    least as wide as that of the plain paired drop, because a bootstrap of samples that all agree
+    would have no width. Returns None if the set was not measured on all of `confirm`.
+
+    values: values of `confirm_values`.
+    floor: metric that the target asks for.
     """
     plain = next((point.drop for point in points if point.names == chosen), None)
     if plain is None or len(points) < 2:
@@ -165,10 +176,13 @@ def replanned(
     units: Sequence[Unit],
     quantizers: Sequence[Quantizer],
 ) -> Plan | None:
-    """Return the cheapest measured set that meets another target; None where none does, where only
-    float itself does, and where its holdout is not known.
+    """Return a plan for another target with the cheapest measured set that meets it.
 
-    earlier: the plan of the same search, whose baselines and recalibrated units it keeps.
+    Returns None if no set meets the target, if only float itself does, or if the set's holdout
+    accuracy is not known.
+
+    earlier: plan of the same search, whose baselines and recalibrated units are kept.
+    values: values of `confirm_values`.
     """
     floor = target.floor(earlier.metric.float.value)
     allowed = earlier.metric.float.value - floor
@@ -177,7 +191,7 @@ def replanned(
     if found is None or found.holdout is None or found.holdout_drop is None:
         return None
     if len(found.skip) == len(units) and found.names != earlier.names:
-        # float itself, which every search tries: a search for this target may find less
+        # Every search tries float itself; a search for this target may find a smaller set.
         return None
     disabled = skip_variant(found.skip, units).disabled
     known = found.names == earlier.names
@@ -219,14 +233,17 @@ def replanned(
 def first_that_meets(
     points: Sequence[FrontierPoint], target: Target, float_value: float
 ) -> FrontierPoint | None:
-    """float_value: the metric of float on `confirm`."""
+    """Return the first of these points that meets the target, or None.
+
+    float_value: metric of the float model on `confirm`.
+    """
     floor = target.floor(float_value)
     allowed = float_value - floor
     return next((point for point in points if _meets(point, floor, allowed, target)), None)
 
 
 def _meets(point: FrontierPoint, floor: float, allowed: float, target: Target) -> bool:
-    """Return whether a set meets the target, as the judge of a search would say it."""
+    """Return whether a set meets the target, as the judge of a search would say."""
     if point.true_drop is None:
         return point.confirm.value >= floor
     chance = chance_below(point.true_drop, allowed)

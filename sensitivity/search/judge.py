@@ -1,4 +1,4 @@
-"""Does a skip-set meet the target on `confirm`? All of the split, or as much of it as the answer
+"""Judges of skip-sets on `confirm`: they measure all of the split, or as much of it as the answer
 takes."""
 
 from __future__ import annotations
@@ -16,22 +16,24 @@ from sensitivity.signals.soft import has_soft_drop
 from sensitivity.stats.sequential import is_at_least
 
 REJECT = 0.3
-"""Largest chance of refusing a set that meets the target, for one that just meets it
-(`docs/statistics.md`). It only costs a unit more, so it may be loose."""
+"""Largest probability of refusing a set that just meets the target (`docs/statistics.md`). It may
+be large, because a wrong refusal only costs one unit more."""
 
 LEAST = 0.1
-"""Part of the split on which a set is measured before it may be refused: what it loses is what the
-search goes on from."""
+"""Fraction of the split that is measured before a set may be refused, because the search goes on
+from the measured loss."""
 
 FIRST_LOOK = 16
-"""Samples of a set before it may be refused roughly."""
+"""Number of samples that are measured before a rough judge may refuse a set."""
 
 
 def judge_of(study: Study, target: Target, float_scores: Scores, scanned: Scan) -> Judge:
-    """Return what judges skip-sets in a search. float_scores: of all of `confirm`.
+    """Return the judge of skip-sets for a search.
 
-    By the true drop where the task says what float expects to lose, by what is counted elsewhere.
-    After a raced scan a set is only measured until the answer is clear.
+    It judges by the true drop if the task says what float expects to lose, otherwise by the counted
+    metric. After a raced scan it measures a set only until the answer is clear.
+
+    float_scores: scores of the float model on all of `confirm`.
     """
     task = study.measurer.task
     start = study.measurer.aggregate(float_scores)
@@ -46,7 +48,7 @@ def judge_of(study: Study, target: Target, float_scores: Scores, scanned: Scan) 
 
 
 class SplitJudge:
-    """Measures every skip-set on the whole split: exact."""
+    """Judge that measures every skip-set on the whole split, exactly."""
 
     def __init__(self, study: Study, floor: float) -> None:
         self._study, self._floor = study, floor
@@ -59,15 +61,20 @@ class SplitJudge:
 
 
 class SequentialJudge:
-    """Stops as soon as it is clear that a skip-set misses the target, looking after every batch
+    """Judge that stops as soon as a skip-set clearly misses the target, and looks after every batch
     (`stats.sequential`).
 
-    float_scores: of all of `confirm`. A set is only called met once it has been measured on all of
-    the split: a refusal may be wrong with a small chance, a plan never is. For a metric whose
-    scores have no known range, every set is measured on the whole split.
+    A set is only called met once it has been measured on all of the split, so a refusal may be
+    wrong with a small probability, but a plan never is. If the scores of a metric have no known
+    range, every set is measured on the whole split.
     """
 
     def __init__(self, study: Study, floor: float, float_scores: Scores) -> None:
+        """Set the target.
+
+        floor: metric to reach.
+        float_scores: scores of the float model on all of `confirm`.
+        """
         self._study = study
         self._float = float_scores
         self._allowed = floor - study.measurer.aggregate(float_scores)
@@ -79,7 +86,7 @@ class SequentialJudge:
         return refused or self._whole(skip)
 
     def _refused(self, skip: tuple[str, ...]) -> Judged | None:
-        """Return the answer no, once it is clear; None where the whole split has to say."""
+        """Return a refusal once it is clear; None if the whole split has to decide."""
         variant = self._study.skip_variant(skip)
         difference = np.empty(0)
         for (scores,) in self._study.measurer.stream(
@@ -94,8 +101,8 @@ class SequentialJudge:
         return None
 
     def _error(self, difference: Scores) -> float:
-        """Return the standard error of the mean as that of the split, as if one sample more had
-        been off by all that can be."""
+        """Return the standard error of the mean as an estimate of the split's mean, as if one
+        sample more had the largest possible difference."""
         assert self._bound is not None
         n = difference.size
         variance = (np.sum(difference**2) + self._bound**2) / (n + 1) - difference.mean() ** 2
@@ -109,16 +116,21 @@ class SequentialJudge:
 
 
 class RoughJudge:
-    """Stops where a skip-set misses the target by far, for a metric whose scores have no known
-    range, such as mAP.
+    """Judge that stops if a skip-set misses the target by far, for a metric whose scores have no
+    known range, such as mAP.
 
-    float_scores: of all of `confirm`. It looks at FIRST_LOOK samples and whenever they have
-    doubled, and refuses where the 95 % interval of the drop, from jackknife values, lies above what
-    is allowed. So a refusal may be wrong with a small chance, which costs a unit more; a set is
-    only called met once it has been measured on all of the split.
+    It looks at FIRST_LOOK samples and each time their number has doubled. It refuses a set if the
+    95 % interval of the drop, from jackknife values, lies above the allowed drop. A refusal may be
+    wrong with a small probability, which costs one unit more. A set is only called met once it has
+    been measured on all of the split.
     """
 
     def __init__(self, study: Study, floor: float, float_scores: Scores) -> None:
+        """Set the target.
+
+        floor: metric to reach.
+        float_scores: scores of the float model on all of `confirm`.
+        """
         self._study = study
         self._float = float_scores
         self._metric = study.measurer.aggregate(float_scores)
@@ -141,6 +153,7 @@ class RoughJudge:
         return self._whole(skip)
 
     def _refused(self, scores: Scores) -> Judged | None:
+        """Return a refusal by these first scores of the split; None if they do not allow one."""
         seen, whole = len(scores), len(self._float)
         drop = gain(scores, self._float[:seen], self._study.measurer.task.aggregate)
         low, _ = drop.ends

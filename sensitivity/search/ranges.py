@@ -1,10 +1,11 @@
-"""Other ranges before other precision: a unit that recovers with one stays in INT8, at no cost in
-speed.
+"""Other ranges before other precision: a unit that recovers with another range stays in INT8, at no
+cost in speed.
 
-1. Which range: of each quantizer alone, the one that moves the outputs least, on few samples.
-   Nothing else is quantized then, so that no other unit hides what it does.
-2. Whether to take it, on all of `rank`: all at once where that credibly helps, else unit by unit,
-   the worst first, on top of those taken before.
+1. For each quantizer alone, the range that moves the outputs least is found on few samples. Nothing
+   else is quantized then, so that no other unit hides its effect.
+2. Whether to take the new ranges is decided on all of `rank`: all at once if that credibly helps,
+   otherwise unit by unit, the worst first, on top of those taken before.
+
 `confirm` and `holdout` are not touched.
 """
 
@@ -26,11 +27,12 @@ from sensitivity.signals.base import Signal
 from sensitivity.stats.paired import paired_effect
 
 WORST = 32
-"""Units that are tried, from the top of the ranking."""
+"""Number of units that are tried, from the top of the ranking."""
 
 SIGNAL_SAMPLES = 64
 TOGETHER_SAMPLES = 16
-"""For methods that are tried on all of a model at once, which differ by much."""
+"""Number of samples for methods that are tried on all of a model at once. Few are enough, because
+such methods differ by much."""
 
 ALPHA = 0.05
 
@@ -41,7 +43,8 @@ Ranges = tuple[Range, ...]
 class Place:
     """Quantizers that share a range, mostly one alone, and the ranges that they could have.
 
-    choices: for each method, one range for each of the quantizers.
+    own: their present ranges.
+    choices: one range for each of the quantizers, for each method.
     """
 
     own: tuple[Range, ...]
@@ -61,8 +64,10 @@ def places_of(
 ) -> tuple[Place, ...]:
     """Return the places of these quantizers that have any other range.
 
-    own: of every quantizer in them. other: ranges of single quantizers. scales: groups that share
-    one range: what a method finds for such a group is the widest range that it finds for a member.
+    own: present range of every quantizer in the places.
+    other: ranges of single quantizers, from all methods.
+    scales: groups that share one range. A method's range for a group is the widest that it finds
+        for a member.
     """
     group_of = dict[str, tuple[str, ...]]()
     for group in map(tuple, scales):
@@ -81,9 +86,10 @@ def places_of(
 
 
 def _shared(group: tuple[str, ...], ranges: Mapping[str, Range]) -> Ranges:
-    """Return the widest of the members' ranges, for each member; empty where no member has one.
+    """Return the widest of the members' ranges, for each member; empty if no member has one.
 
-    group: of quantizers that share a range. ranges: of one method, by quantizer.
+    group: quantizers that share a range.
+    ranges: ranges of one method, by quantizer.
     """
     found = tuple(filter(None, map(ranges.get, group)))
     stands_alone = len(group) == 1
@@ -98,14 +104,17 @@ def _shared(group: tuple[str, ...], ranges: Mapping[str, Range]) -> Ranges:
 def recalibrate_together(
     study: Study, places: Sequence[Place], *, skip: Sequence[str] = (), signal: Signal
 ) -> tuple[Recalibrated, ...]:
-    """Return the ranges of one method for all weights, then for all activations: for a model that
-    has collapsed, where a unit more or less shows nothing.
+    """Return the ranges of one method for all weights, then for all activations, if they help a
+    model that has collapsed.
 
-    Weights are judged with nothing else quantized, and so are activations: the method with which
-    the outputs are nearest to float's is taken, where that is credibly nearer than the own ranges.
-    The metric on `rank` must credibly rise. Where it stays at nothing, something else ruins the
-    model, and nothing shows what the ranges do to the rest: a percentile may cut off the few
-    confidences of a detector that matter.
+    A single unit shows nothing in such a model. Weights are judged with nothing else quantized, and
+    so are activations: the method whose outputs are nearest to float's is taken, if they are
+    credibly nearer than with the own ranges. The metric on `rank` must credibly rise. If it stays
+    at nothing, something else ruins the model, and the effect of the ranges on the rest is unknown:
+    a percentile may cut off the few confidences of a detector that matter.
+
+    skip: units that stay unquantized.
+    signal: measures how far outputs have moved.
     """
     measurer = study.measurer
     left_out = study.skip_variant(skip).disabled
@@ -130,8 +139,8 @@ def recalibrate_together(
 def _nearest_by_kind(
     study: Study, places: Sequence[Place], left_out: frozenset[str], signal: Signal
 ) -> list[Ranges]:
-    """Return the best ranges of one method for all weights, and those for all activations; without
-    those that are not credibly nearer than the own ranges."""
+    """Return the best ranges of one method for all weights, and those for all activations, if they
+    are credibly nearer than the own ranges."""
     every = study.float_variant.disabled
     weights = {quantizer.name for quantizer in study.quantizers if quantizer.role == "weight"}
     taken = []
@@ -143,7 +152,7 @@ def _nearest_by_kind(
 
 
 def _by_method(places: Iterable[Place]) -> dict[str, Ranges]:
-    """Method -> its ranges for all of these places that have any."""
+    """Return the ranges of each method for all of these places that have any."""
     found = defaultdict[str, Ranges](tuple)
     for choice in _choices_of(places):
         found[choice[0].method] += choice
@@ -151,8 +160,8 @@ def _by_method(places: Iterable[Place]) -> dict[str, Ranges]:
 
 
 def _nearest(study: Study, base: Variant, choices: Mapping[str, Ranges], signal: Signal) -> Ranges:
-    """Return the choice with which the outputs are nearest to float's; empty where none is credibly
-    nearer than the own ranges."""
+    """Return the choice whose outputs are nearest to float's; empty if none is credibly nearer than
+    the own ranges."""
     if not choices:
         return ()
     tried = list(choices.values())
@@ -168,8 +177,10 @@ def _nearest(study: Study, base: Variant, choices: Mapping[str, Ranges], signal:
 
 
 def _least_moved(distances: Sequence[Scores]) -> int:
-    """Return the position of the variant whose outputs are the nearest to float's. distances: of
-    each."""
+    """Return the position of the variant whose outputs are the nearest to float's.
+
+    distances: distances of the outputs of each variant.
+    """
     means = list(map(np.mean, distances))
     return means.index(min(means))
 
@@ -177,7 +188,8 @@ def _least_moved(distances: Sequence[Scores]) -> int:
 def _of_units(
     units: Sequence[Unit], places: Sequence[Place], choice: Ranges, brought: Estimate
 ) -> tuple[Recalibrated, ...]:
-    """Return each range with the first unit that has a quantizer of its place."""
+    """Return the record of each unit with its new ranges; a range belongs to the first unit that
+    has a quantizer of its place."""
     new = {tried.quantizer: tried for tried in choice}
     names = names_of(units)
     found = []
@@ -199,7 +211,8 @@ def _own_of(places: Iterable[Place], quantizers: Collection[str]) -> Ranges:
 def recalibrated_unit(
     unit: str, before: Ranges, ranges: Ranges, brought: Estimate, *, together: bool = False
 ) -> Recalibrated:
-    """Return the record of a unit with these ranges, whose methods it names, each once."""
+    """Return the record of a unit with these ranges, with the name of each of their methods
+    once."""
     method = ", ".join(dict.fromkeys(map(attrgetter("method"), ranges)))
     return Recalibrated(unit, method, before, ranges, brought, together=together)
 
@@ -214,12 +227,13 @@ def recalibrate(
 ) -> tuple[Recalibrated, ...]:
     """Return the units whose other ranges are worth taking, in the order taken.
 
-    order: names of the units to try, worst first. skip: units left unquantized throughout.
-    signal: of how far outputs have moved; None where there are no outputs, and the metric alone
-    chooses.
+    order: names of the units to try, worst first.
+    skip: units left unquantized throughout.
+    signal: measures how far outputs have moved; None if there are no outputs, and the metric alone
+        then chooses.
     """
     if not places:
-        return ()  # nothing of the model has a range that can be changed
+        return ()  # no quantizer of the model has a range that can be changed
     study.measurer.offer(chain.from_iterable(_choices_of(places)))
     trials, places_of_unit = _Trials(study, skip), shares(order, study.units, places)
     if signal is None:
@@ -249,8 +263,10 @@ def _choices_of(places: Iterable[Place]) -> list[Ranges]:
 def shares(
     order: Sequence[str], units: Sequence[Unit], places: Sequence[Place]
 ) -> dict[str, list[Place]]:
-    """Unit -> its places, each with the first unit that has one of its quantizers; units without
-    any are left out."""
+    """Return the places of each unit, by name; units without any are left out.
+
+    A place belongs to the first unit that has one of its quantizers.
+    """
     by_name = {unit.name: unit for unit in units}
     left = list(places)
     found = dict[str, list[Place]]()
@@ -264,8 +280,11 @@ def shares(
 
 
 def closer_choices(study: Study, places: Sequence[Place], signal: Signal) -> dict[Place, Ranges]:
-    """For each place the choice with which the outputs move least when nothing else is quantized;
-    places where that is not credibly less than with their own range are left out."""
+    """Return, for each place, the choice with which the outputs move least when nothing else is
+    quantized.
+
+    Places are left out if no choice is credibly better than their own range.
+    """
     every = study.float_variant.disabled
     variants = list[Variant]()
     for place in places:
@@ -284,7 +303,12 @@ def closer_choices(study: Study, places: Sequence[Place], signal: Signal) -> dic
 
 @dataclass(frozen=True)
 class Change:
-    """Other ranges for a unit. places: those whose ranges `choice` changes."""
+    """Other ranges for a unit.
+
+    unit: name of the unit.
+    places: places whose ranges `choice` changes.
+    choice: the new ranges.
+    """
 
     unit: str
     places: Sequence[Place]
@@ -295,8 +319,8 @@ class _Trials:
     """Choices tried on all of `rank`: all at once, or one after the other, each on top of those
     taken before it.
 
-    They are told apart as `measure.soft.Comparer` does; the gains that they are recorded with are
-    of the metric.
+    Choices are compared as `measure.soft.Comparer` does; the recorded gains are gains of the
+    metric.
     """
 
     def __init__(self, study: Study, skip: Sequence[str]) -> None:
@@ -307,8 +331,11 @@ class _Trials:
         self._taken: list[Recalibrated] = []
 
     def all_of(self, changes: Sequence[Change]) -> tuple[Recalibrated, ...]:
-        """Return all of these changes, each with the gain of all; none where the metric does not
-        credibly rise. A pass over `rank` for each unit is then saved."""
+        """Return all of these changes, each with the gain of all; none if the metric does not
+        credibly rise.
+
+        This saves a pass over `rank` for each unit.
+        """
         if len(changes) < 2:
             return ()
         every = tuple(chain.from_iterable(map(attrgetter("choice"), changes)))
@@ -328,8 +355,10 @@ class _Trials:
             self._taken.append(found)
 
     def best_of(self, unit: str, places: Sequence[Place], choices: Sequence[Ranges]) -> None:
-        """Take the choice with the best metric, where that is credibly above the present one; where
-        nothing can be said of chance (one value for the whole split), above it."""
+        """Take the choice with the best metric, if it is credibly above the present one.
+
+        With one value for the whole split there is no interval, and any rise counts.
+        """
         before = self._ranges(self._taken)
         now, *others = self._trials([before, *((*before, *choice) for choice in choices)], unit)
         rises = [self._rise(now, other) for other in others]
@@ -345,9 +374,12 @@ class _Trials:
             self._taken.append(self._recalibrated(change, now, others[best]))
 
     def worth(self) -> tuple[Recalibrated, ...]:
-        """Return what was taken; or all that was tried, where the metric is no lower with all of it
-        together: many small improvements show where none does alone. Each then has the gain of all,
-        and says so."""
+        """Return the changes taken, or all that were tried if the metric is no lower with all of
+        them together.
+
+        Many small improvements show together where none does alone. Each of them is then recorded
+        with the gain of all.
+        """
         taken = tuple(self._taken)
         if len(self._tried) == len(taken):
             return taken
@@ -358,7 +390,7 @@ class _Trials:
         return tuple(replace(unit, gain=together, together=True) for unit in self._tried)
 
     def _trials(self, ranges: Sequence[Ranges], what: str) -> list[Compared]:
-        """Return the base and ranges measured on `rank`, for each of these ranges."""
+        """Return the measured values on `rank` of the base variant with each of these ranges."""
         disabled = self._base.disabled
         variants = [Variant("recalibrated", disabled, frozenset(tried)) for tried in ranges]
         return self._compare(variants, "rank", f"recalibrate: {what}")

@@ -1,5 +1,5 @@
-"""Whether a repair of all units at once is worth having: judged on `rank`, which it was not fitted
-on."""
+"""Decides whether a repair of all units at once is worth having, on `rank`, to which it was not
+fitted."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sensitivity.search.ranges import ALPHA, SIGNAL_SAMPLES, is_above, recalibra
 from sensitivity.signals.base import Signal
 
 Pair = tuple[Range, Range]
-"""The range that a quantizer came with, and its new one."""
+"""The original range of a quantizer, and its new one."""
 
 
 def repaired(
@@ -26,13 +26,17 @@ def repaired(
     skip: Sequence[str] = (),
     signal: Signal | None = None,
 ) -> tuple[Recalibrated, ...]:
-    """Return the units with these repairs on top of what is known of them; as known where that is
-    no better.
+    """Return the units with these repairs on top of their known ranges, or unchanged if the repairs
+    do not help.
 
-    skip: units that stay unquantized. signal: of how far outputs have moved; None where there are
-    no outputs to compare. Better is: the metric on `rank` does not fall, and it credibly rises or
-    the outputs are credibly nearer to float's; where the task has a soft drop that stands for the
-    metric. Each unit then has the gain of all, over the ranges that the model came with.
+    Repairs help if the metric on `rank` does not fall, and either it credibly rises or the outputs
+    are credibly nearer to float's. If the task has a soft drop, that stands for the metric. Each
+    unit then has the gain of all, over the ranges that the model came with.
+
+    known: units that were recalibrated before.
+    repairs: the repaired ranges.
+    skip: units that stay unquantized.
+    signal: measures how far outputs have moved; None if there are no outputs to compare.
     """
     before = _by_quantizer(chain.from_iterable(map(attrgetter("pairs"), known)))
     after = before | _by_quantizer(repairs)
@@ -58,7 +62,7 @@ def _variant(study: Study, skip: Sequence[str], pairs: Mapping[str, Pair]) -> Va
 
 
 def _changed(unit: Unit, pairs: Mapping[str, Pair], brought: Estimate) -> Recalibrated:
-    """Return the unit with the new ranges of its quantizers; it has none where none of them
+    """Return the unit with the new ranges of its quantizers; without any if none of them
     changed."""
     before, ranges = list[Range](), list[Range]()
     for old, new in filter(None, map(pairs.get, unit.quantizers)):
@@ -70,12 +74,13 @@ def _changed(unit: Unit, pairs: Mapping[str, Pair], brought: Estimate) -> Recali
 def _is_better(
     study: Study, values: Sequence[Scores], variants: Sequence[Variant], signal: Signal | None
 ) -> bool:
-    """Return whether the second of two variants is better than the first, as `repaired` says."""
+    """Return whether the second of two variants is better than the first, as `repaired` defines
+    it."""
     aggregate = study.measurer.task.aggregate
     change = gain(values[0], values[1], aggregate)
     if change.value < 0:
         return False
-    if not change.has_interval:  # one value for the whole split: nothing can be said of chance
+    if not change.has_interval:  # one value for the whole split, so chance cannot be estimated
         return change.value > 0
     first, second = (per_sample(found, aggregate) for found in values)
     return is_above(second, first, ALPHA) or _is_nearer(study, variants, signal)

@@ -1,8 +1,8 @@
-"""The order of the units once the first ones are out: effects interact, so a ranking of units alone
-goes out of date.
+"""Ranks the units anew after each one that is left out, because effects interact and a ranking of
+single units goes out of date.
 
-On MobileNetV1 one layer hides all others: only when it is out does it matter what the second one
-is. After each addition the cheap signal says, on a few samples, which of the next units brings the
+On MobileNetV1 one layer hides all others: only once it is left out does the second one matter.
+After each addition the cheap signal says, on a few samples, which of the next units brings the
 outputs nearest to those of float.
 """
 
@@ -21,34 +21,40 @@ from sensitivity.signals.base import Signal
 SIGNAL_SAMPLES = 32
 
 SET_SAMPLES = 8
-"""For comparing sets of a model that has collapsed, which differ by much."""
+"""Number of samples on which sets of a collapsed model are compared. Few are enough, because such
+sets differ by much."""
 
 CONTENDERS = 8
-"""Units tried at each place: those that moved the outputs most when they were tried last."""
+"""Number of units tried at each place: those that moved the outputs most when they were last
+tried."""
 
 MOST = 16
-"""Places that are filled so; a skip-set that needs more is hardly a partial one."""
+"""Number of places that are filled this way; a skip-set that needs more is hardly a partial one."""
 
 SETTLED = 0.02
-"""Part of the distortion of all of INT8 below which the order no longer matters."""
+"""Fraction of the distortion of the fully quantized model below which the order no longer
+matters."""
 
 
 @dataclass(frozen=True)
 class Order:
-    """units: all of them, the first to leave out first. signal: what each takes from the distortion
-    when those before it are out already, >= 0; those that were not tried share what is left as
-    their own signals do."""
+    """An order in which to leave units out.
+
+    units: all units, the first to leave out first.
+    signal: unit -> distortion that it takes away when the units before it are left out, >= 0. Units
+        that were not tried share the remaining distortion in proportion to their own signals.
+    """
 
     units: tuple[str, ...]
     signal: dict[str, float]
 
 
 def reranked(study: Study, signal: Signal, alone: Mapping[str, float] | None = None) -> Order:
-    """Forward selection on the signal: what is left of the distortion decides, not what a unit does
-    by itself.
+    """Return the order of forward selection on the signal: the remaining distortion decides, not
+    the effect of a unit by itself.
 
-    alone: unit -> signal when it alone is quantized; measured where it is None. Raises ModelError
-    where outputs cannot be compared.
+    alone: unit -> signal when it alone is quantized; None measures it.
+    Raises ModelError if outputs cannot be compared.
     """
     alone = alone or measured_signal(study, signal, SIGNAL_SAMPLES)
     distortions = distortion_of(study, signal, SIGNAL_SAMPLES)
@@ -78,18 +84,21 @@ def _largest_first(signal: Mapping[str, float]) -> dict[str, float]:
 
 
 def by_signal(study: Study, signal: Signal, alone: Mapping[str, float] | None = None) -> Order:
-    """Return the order of what each unit alone does, for a model that has collapsed: from there
-    forward selection sees only noise.
+    """Return the order of the units' own signals, for a model that has collapsed: forward selection
+    sees only noise there.
 
-    Arguments and errors as in `reranked`. Errors of single units add up as long as they are small.
+    Errors of single units add up as long as they are small.
+
+    alone: unit -> signal when it alone is quantized; None measures it.
+    Raises ModelError if outputs cannot be compared.
     """
     alone = alone or measured_signal(study, signal)
     return Order(tuple(_largest_first(alone)), dict(alone))
 
 
 def distortion_of(study: Study, signal: Signal, samples: int = SET_SAMPLES) -> Distortion:
-    """Return the skip-sets -> mean distortion of the outputs with each left out, on the first
-    samples of `rank`."""
+    """Return a function that gives the mean distortion of the outputs with each skip-set, on the
+    first samples of `rank`."""
 
     def distortions(skips: Sequence[Skip]) -> list[float]:
         variants = list(map(study.skip_variant, skips))
@@ -100,7 +109,8 @@ def distortion_of(study: Study, signal: Signal, samples: int = SET_SAMPLES) -> D
 
 
 def _shared(left: float, alone: Mapping[str, float]) -> dict[str, float]:
-    """Return what is left of the distortion, in proportion to the units' own signals."""
+    """Return each unit's part of the remaining distortion, in proportion to the units' own
+    signals."""
     total = sum(alone.values())
     share = left / total if total > 0 else 0.0
     return {name: value * share for name, value in _largest_first(alone).items()}

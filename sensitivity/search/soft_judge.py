@@ -1,5 +1,4 @@
-"""Does a skip-set meet the target, as far as counted answers and float's own beliefs together
-say?"""
+"""Judge of skip-sets that combines counted answers with float's own beliefs."""
 
 from __future__ import annotations
 
@@ -17,17 +16,18 @@ from sensitivity.stats.proof import NORMAL_95, chance_below
 from sensitivity.stats.soft_drop import Ratio, ratio_of, true_drop
 
 LEAST = 0.1
-"""Part of `confirm` on which a set is measured before it may be refused."""
+"""Fraction of `confirm` that is measured before a set may be refused."""
 
 HOPELESS = 0.05
-"""Chance of meeting the target under which a set is refused before all of `confirm` was seen."""
+"""Probability of meeting the target below which a set is refused before all of `confirm` was
+seen."""
 
 OPEN = (0.3, 0.98)
-"""Chances between which the soft drop of more samples is looked at, batch by batch: elsewhere the
-answer stays, and the search goes on all the same."""
+"""Probabilities of meeting the target between which more samples are measured, batch by batch.
+Outside them the answer is unlikely to change, and the search goes on."""
 
 MORE_SAMPLES = 500
-"""Of `rank` and of what has no labels, at most, for such a set."""
+"""Number of samples of `rank` and of unlabelled data that are measured for such a set, at most."""
 
 NOTHING = np.empty(0)
 
@@ -36,9 +36,11 @@ NOTHING = np.empty(0)
 class Lost:
     """Losses against float and soft drops of one set.
 
-    counted, soft: float[n], both of the first n samples of `confirm`. further: losses counted on
-    `rank`; more: soft drops of those samples first, then of some that have no labels. Both are
-    empty where that was not looked at.
+    counted: float[n], losses of the first n samples of `confirm`.
+    soft: float[n], soft drops of the same samples.
+    further: losses counted on `rank`; empty if `rank` was not measured.
+    more: soft drops of the samples of `further` first, then of unlabelled samples; empty if neither
+        was measured.
     """
 
     counted: Scores
@@ -48,11 +50,12 @@ class Lost:
 
     @property
     def every_counted(self) -> Scores:
+        """All counted losses: of `confirm` first, then of `rank`."""
         return np.concatenate([self.counted, self.further])
 
     @property
     def every_soft(self) -> Scores:
-        """Of the samples of `every_counted` first, in their order."""
+        """All soft drops: of the samples of `every_counted` first, in their order."""
         return np.concatenate([self.soft, self.more])
 
 
@@ -61,8 +64,12 @@ UNSEEN = Lost(NOTHING, NOTHING, NOTHING, NOTHING)
 
 @dataclass(frozen=True)
 class Promise:
-    """allowed: the largest drop that meets the target. confidence: the chance of that from which a
-    set is taken. whole: measure every set on all of `confirm`."""
+    """What a set has to hold to be taken.
+
+    allowed: largest drop that meets the target.
+    confidence: smallest probability of meeting the target with which a set is taken.
+    whole: whether to measure every set on all of `confirm`.
+    """
 
     allowed: float
     confidence: float
@@ -70,14 +77,19 @@ class Promise:
 
 
 class SoftJudge:
-    """Judges sets by their true drop as `stats.soft_drop` knows it, each set with what all of them
-    say of float's beliefs.
+    """Judge of sets by their true drop (`stats.soft_drop`), in which all sets tell how far float's
+    beliefs can be trusted.
 
-    float_scores: of all of `confirm`. A set is met where its drop is within what is allowed with
-    the confidence asked for. Its metric is float's less that drop.
+    A set is met if its drop is within the allowed drop with the confidence asked for. Its metric is
+    float's metric minus that drop.
     """
 
     def __init__(self, study: Study, promise: Promise, float_scores: Scores) -> None:
+        """Set the target.
+
+        promise: what a set has to hold.
+        float_scores: scores of the float model on all of `confirm`.
+        """
         self._study, self._promise, self._float = study, promise, float_scores
         self._measurer = SoftMeasurer(study)
         self._lost: dict[frozenset[str], Lost] = {}
@@ -108,16 +120,24 @@ class SoftJudge:
         )
 
     def known(self, skip: Skip) -> Estimate | None:
-        """Return the same; None for a set that was not judged, or not on all of `confirm`, and for
-        float, which loses nothing."""
+        """Return the true drop of a set without `holdout`, or None if it is not known.
+
+        It is not known for a set that was not judged on all of `confirm`, nor for float, which
+        loses nothing.
+        """
         lost = self._lost.get(frozenset(skip))
         if lost is None or len(lost.counted) < len(self._float):
             return None
         return self.drop(skip)
 
     def with_holdout(self, skip: Skip, float_scores: Scores) -> Estimate | None:
-        """Return the true drop from all labels, those of `holdout` too, on which the set is
-        measured for it. float_scores: of `holdout`. None for float itself."""
+        """Return the true drop of a set from all labels, those of `holdout` too; None for float
+        itself.
+
+        The set is measured on `holdout` for it.
+
+        float_scores: scores of the float model on `holdout`.
+        """
         if self._is_float(skip):
             return None
         if self.known(skip) is None:
@@ -132,7 +152,7 @@ class SoftJudge:
 
     @property
     def ratio(self) -> Ratio:
-        """What all sets judged so far say of float's beliefs."""
+        """Loss per point of soft drop, from all sets judged so far."""
         sets = [*self._own_ranges, *self._lost.values()]
         counted = [lost.every_counted for lost in sets]
         soft = [lost.every_soft[: len(lost.every_counted)] for lost in sets]
@@ -140,8 +160,11 @@ class SoftJudge:
 
     @cached_property
     def _own_ranges(self) -> list[Lost]:
-        """Everything in INT8 with the ranges that the model came with, as far as it was measured,
-        where others are in force: it loses most, and so says most of the ratio."""
+        """Losses of the model with everything in INT8 and its original ranges, as far as they were
+        measured; empty if no other ranges are in force.
+
+        This variant loses most, so it says most about the ratio.
+        """
         measurer = self._study.measurer
         if not measurer.ranges:
             return []
@@ -163,7 +186,7 @@ class SoftJudge:
         return self._study.skip_variant(skip).disabled == self._study.float_variant.disabled
 
     def _looks(self, skip: Skip) -> Iterable[Lost]:
-        """Return what is known of a set after each batch of `confirm`."""
+        """Yield what is known of a set after each batch of `confirm`."""
         found = replace(self._lost.get(frozenset(skip), UNSEEN), counted=NOTHING, soft=NOTHING)
         variant = self._study.skip_variant(skip)
         for scores, moved in self._measurer.stream(
@@ -179,8 +202,11 @@ class SoftJudge:
             yield found
 
     def _look_further(self, skip: Skip, *, whole: bool = False) -> None:
-        """Add what the set loses on `rank`, and the soft drops of samples without labels, as long
-        as the answer is open. whole: in any case."""
+        """Add the losses of the set on `rank`, and the soft drops of unlabelled samples, as long as
+        the answer is open.
+
+        whole: whether to go on if the answer is not open.
+        """
         lost = replace(self._lost[frozenset(skip)], further=NOTHING, more=NOTHING)
         batches = self._further(skip)
         while (whole or self._is_open(skip)) and len(lost.more) < MORE_SAMPLES:
@@ -199,8 +225,8 @@ class SoftJudge:
         return OPEN[0] < self._chance(self.drop(skip)) < OPEN[1]
 
     def _further(self, skip: Skip) -> Iterator[tuple[Scores, Scores]]:
-        """Yield the losses and soft drops of each batch of `rank`, then of what has no labels,
-        where there are no losses."""
+        """Yield the losses and soft drops of each batch of `rank`, then of each batch of unlabelled
+        samples, which have no losses."""
         task, variant = self._study.measurer.task, self._study.skip_variant(skip)
         for split in ("rank", "unlabeled"):
             if split not in task.data:
@@ -220,5 +246,6 @@ class SoftJudge:
 
 
 def _error(drop: Estimate) -> float:
+    """Return the standard error of a true drop."""
     _, above = drop.sides
     return above / NORMAL_95

@@ -1,6 +1,6 @@
-"""Activations in 16 bits as the first way out of a unit's format: their weights stay as they are.
+"""16-bit activations as the first alternative to INT8 for a unit; its weights stay as they are.
 
-A unit may take two steps: to 16 bits, at a small share of what float costs, and on to float.
+A unit may take two steps: to 16 bits, at a small share of float's cost, and on to float.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from sensitivity.signals.base import Signal
 WIDE_BITS = 16
 
 UNKNOWN = 0.5
-"""Part of what a unit loses that 16 bits spare, where outputs cannot be compared."""
+"""Fraction of a unit's loss that 16 bits spare, assumed if outputs cannot be compared."""
 
 
 def wide_range(own: Range) -> Range:
@@ -33,8 +33,11 @@ def wide_range(own: Range) -> Range:
 
 
 def wide_ranges(source: Recalibratable, units: Iterable[Unit]) -> dict[str, tuple[Range, ...]]:
-    """Return what gives these units activations of 16 bits; units without activations on an integer
-    grid of 8 bits or less, and with any that are not, are left out."""
+    """Return the ranges that give these units 16-bit activations, by unit.
+
+    Left out are units without activations, and units with an activation that is not on an integer
+    grid of less than 16 bits.
+    """
     found = {}
     for unit in units:
         ranges = _of_unit(source, unit)
@@ -44,8 +47,8 @@ def wide_ranges(source: Recalibratable, units: Iterable[Unit]) -> dict[str, tupl
 
 
 def _of_unit(source: Any, unit: Unit) -> tuple[Range, ...]:
-    """Return the ranges of 16 bits for a unit's activations; empty where one of them cannot have
-    them."""
+    """Return the 16-bit ranges of a unit's activations; empty if one of them cannot have 16
+    bits."""
     by_name = {quantizer.name: quantizer for quantizer in source.quantizers}
     ranges = []
     for quantizer in map(by_name.__getitem__, unit.quantizers):
@@ -55,14 +58,19 @@ def _of_unit(source: Any, unit: Unit) -> tuple[Range, ...]:
             return ()
         try:
             ranges.append(wide_range(source.range(quantizer.name)))
-        except ModelError:  # FP8, blocks, ranges of each batch: none that could be wider
+        except ModelError:  # FP8, blocks and ranges of each batch cannot be widened
             return ()
     return tuple(ranges)
 
 
 def spared_part(study: Study, signal: Signal | None) -> dict[str, float]:
-    """Unit -> part of what it loses alone that 16 bits spare, 0 to 1, for those that may have them:
-    by how much nearer its outputs are to float's on a few samples of `rank`."""
+    """Return the fraction of each unit's own loss that 16 bits spare, 0 to 1, for the units that
+    may have them.
+
+    It is measured by how much nearer the outputs are to float's on a few samples of `rank`.
+
+    signal: measures how far outputs have moved; None assumes UNKNOWN.
+    """
     unknown = dict.fromkeys(study.wide, UNKNOWN)
     if signal is None:
         return unknown
@@ -82,11 +90,14 @@ def spared_part(study: Study, signal: Signal | None) -> dict[str, float]:
 
 
 def order_of_steps(order: Order, spared: Mapping[str, float]) -> Order:
-    """Return the steps of units, those first that bring most for what they cost, as for the
-    knapsack problem with several choices for each item (Sinha and Zoltners 1979).
+    """Return the steps of the units, ordered by worth per cost.
 
-    spared: as `spared_part` has it. A unit whose first step brings less for its cost than the
-    second takes both at once: what both bring for the cost of both lies between.
+    This is the order for the knapsack problem with several choices for each item (Sinha and
+    Zoltners 1979). If the first step of a unit is worth less per cost than the second, both steps
+    get the rate of the two together, which lies between.
+
+    order: order of the units.
+    spared: fractions from `spared_part`.
     """
     worth, rate = dict[str, float](), dict[str, float]()
     for unit in filter(spared.__contains__, order.units):
@@ -103,8 +114,12 @@ def order_of_steps(order: Order, spared: Mapping[str, float]) -> Order:
 def cheaper_with_16_bits(
     choice: Choice, order: Order, planner: FormatsPlanner, judge: Judge, goal: Goal
 ) -> Choice:
-    """Return what a planner finds among steps, where that costs less than the choice among units,
-    with all that both have tried. order: of steps."""
+    """Return the choice among steps if it costs less than the choice among units, with every set
+    that both have tried.
+
+    choice: choice among units.
+    order: order of the steps.
+    """
     found = planner.choose(order.units, judge, replace(goal, loss=order.signal))
     tried = {frozenset(step.skip): step for step in (*choice.path, *found.path)}
     is_cheaper = goal.cost_of(found.skip) < goal.cost_of(choice.skip)

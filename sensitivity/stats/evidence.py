@@ -1,4 +1,5 @@
-"""How much a Gaussian process owes to what all sets share, and how much to each one's own luck."""
+"""Marginal likelihood of a Gaussian process, which tells what all sets share from each set's own
+luck."""
 
 from __future__ import annotations
 
@@ -14,10 +15,12 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Evidence:
-    """log_likelihood: marginal, of what was seen. scale: of the covariance. noise: standard
-    deviation of each value's own.
+    """The likeliest scale and noise of a Gaussian process.
 
-    inverse: float[m, m], of the covariance of what was seen, noise included.
+    log_likelihood: marginal log likelihood of the observed values.
+    scale: factor of the covariance.
+    noise: standard deviation of the part of each value that is its own.
+    inverse: float[m, m], inverse of the covariance of the observed values, noise included.
     """
 
     log_likelihood: float
@@ -32,8 +35,11 @@ def likeliest(
     """Return the scale of the covariance and the noise under which `surprise` has the largest
     marginal likelihood.
 
-    own: float[m, m], covariance up to a scale. surprise: float[m], what was seen less what was
-    expected. Rasmussen and Williams 2006, "Gaussian Processes for Machine Learning", 5.4.1.
+    Source: Rasmussen and Williams 2006, "Gaussian Processes for Machine Learning", 5.4.1.
+
+    own: float[m, m], covariance up to a scale.
+    surprise: float[m], observed minus expected values.
+    scales, noises: values that are tried, every pair of them.
     """
     # Every covariance tried has the eigenvectors of `own`, so one decomposition serves all.
     values, vectors = np.linalg.eigh(own)

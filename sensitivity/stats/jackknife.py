@@ -16,10 +16,12 @@ def pseudo_values(
     """Return the jackknife pseudo-values (Tukey 1958): their mean is the bias-corrected metric,
     their spread its sampling error.
 
-    scores: float[n, ...]; aggregate: any number of rows -> metric. At most MAX_GROUPS groups of
-    consecutive samples are left out in turn, so the result is float[min(n, MAX_GROUPS)]; for a mean
-    and n <= MAX_GROUPS it is `scores` itself. The same call on two variants' scores of the same
-    samples gives pairs.
+    At most MAX_GROUPS groups of consecutive samples are left out in turn, so the result is
+    float[min(n, MAX_GROUPS)]. For a mean and n <= MAX_GROUPS it is `scores` itself. The same call
+    on two variants' scores of the same samples gives pairs.
+
+    scores: float[n, ...], one row for each sample.
+    aggregate: function from any number of rows to the metric.
     """
     groups = np.array_split(np.arange(len(scores)), min(len(scores), MAX_GROUPS))
     whole = aggregate(scores)

@@ -1,4 +1,4 @@
-"""Estimates with intervals from per-sample scores, looked at once."""
+"""Estimates with intervals from per-sample scores, for data that is looked at once."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ Values = NDArray[np.float64]
 def paired_effect(base: ArrayLike, other: ArrayLike, *, alpha: float = 0.05) -> Estimate:
     """Return the mean per-sample gain of `other` over `base`, with an interval.
 
-    base, other: float[n], the same samples in the same order.
+    Differences in {-1, 0, 1} (right or wrong) get the adjusted Wald interval of Bonett and Price
+    (2012, "Adjusted Wald confidence interval for a difference of binomial proportions based on
+    paired data"). It stays honest if few or no samples changed, and its bounds are widened to hold
+    the plain difference. Other scores get Student's t interval. There is no interval for n < 2.
+
+    base, other: float[n], scores of the same samples in the same order.
     alpha: 0 < alpha < 1; the interval covers 1 - alpha if looked at once. Looking after every batch
         needs `sensitivity.stats.sequential`.
 
-    Differences in {-1, 0, 1} (right or wrong) get the adjusted Wald interval of Bonett and Price
-    (2012, "Adjusted Wald confidence interval for a difference of binomial proportions based on
-    paired data"), which stays honest where few or no samples changed; its bounds are widened to
-    hold the plain difference. Other scores get Student's t. n < 2 gives no interval. Raises
-    ValueError if lengths differ or a value is not finite.
+    Raises ValueError if lengths differ or a value is not finite.
 
     >>> paired_effect([0., 1., 1.], [0., 1., 1.]).value
     0.0
@@ -53,7 +54,7 @@ def mean_estimate(values: ArrayLike, *, alpha: float = 0.05) -> Estimate:
 
 
 def mean_with_t_interval(values: ArrayLike, *, alpha: float = 0.05) -> Estimate:
-    """Return the mean of float[n] with Student's t interval; no interval where n < 2."""
+    """Return the mean of float[n] with Student's t interval, or without an interval for n < 2."""
     sample = _values(values)
     mean = float(sample.mean())
     if sample.size < 2:
@@ -66,7 +67,7 @@ def mean_with_t_interval(values: ArrayLike, *, alpha: float = 0.05) -> Estimate:
 
 def differs(first: ArrayLike, second: ArrayLike, *, alpha: float = 0.05) -> bool:
     """Return whether the data can tell two variants apart: the interval of their paired effect
-    leaves out zero."""
+    excludes zero."""
     return not paired_effect(first, second, alpha=alpha).allows(0)
 
 

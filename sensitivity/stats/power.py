@@ -1,4 +1,4 @@
-"""How many samples it takes to see a drop."""
+"""Number of samples that it takes to see a drop."""
 
 from __future__ import annotations
 
@@ -13,10 +13,14 @@ from sensitivity.records import Estimate
 
 
 def samples_needed(drop: float, spread: float, *, alpha: float = 0.05, power: float = 0.8) -> int:
-    """Return the samples with which a paired t test tells a mean drop from none, two-sided at
-    `alpha`, in `power` of all cases.
+    """Return the number of samples with which a paired t test tells a mean drop from zero.
 
-    drop: > 0, of the mean per-sample difference. spread: its standard deviation, >= 0.
+    The test is two-sided at `alpha` and succeeds in the fraction `power` of all cases.
+
+    drop: mean per-sample difference, > 0.
+    spread: standard deviation of the per-sample difference, >= 0.
+
+    Raises ValueError for another drop or spread.
 
     >>> samples_needed(0.01, 0.2)
     3142
@@ -33,8 +37,8 @@ def samples_needed(drop: float, spread: float, *, alpha: float = 0.05, power: fl
 
 
 def spread_of(effect: Estimate, *, alpha: float = 0.05) -> float | None:
-    """Return the standard deviation of the per-sample differences that a paired effect came from;
-    None without an interval."""
+    """Return the standard deviation of the per-sample differences behind a paired effect; None
+    without an interval."""
     if not effect.has_interval:
         return None
     low, high = effect.ends
@@ -42,12 +46,13 @@ def spread_of(effect: Estimate, *, alpha: float = 0.05) -> float | None:
 
 
 def _power(n: float, size: float, alpha: float) -> float:
-    """Of a two-sided one-sample t test with n samples and standardized effect `size`."""
+    """Return the power of a two-sided one-sample t test with n samples and standardized effect
+    `size`."""
     limit = stdtrit(n - 1, 1 - alpha / 2)
     centre = size * np.sqrt(n)
-    if n > 1000:  # the noncentral t has become normal, and SciPy's is slow there
+    if n > 1000:  # the noncentral t is nearly normal, and SciPy's is slow there
         return float(ndtr(centre - limit) + ndtr(-limit - centre))
-    if centre > limit + 20:  # and SciPy's is not a number this far out
+    if centre > limit + 20:  # SciPy returns nan this far out
         return 1.0
     nct = optional.stats.nct
     return float(nct.sf(limit, n - 1, centre) + np.nan_to_num(nct.cdf(-limit, n - 1, centre)))

@@ -1,4 +1,5 @@
-"""Whether samples prove that a target holds, prove that it does not, or prove nothing yet."""
+"""Decides whether samples prove that a target holds, prove that it does not, or prove nothing
+yet."""
 
 from __future__ import annotations
 
@@ -12,19 +13,21 @@ from sensitivity.records import AccuracyStatus, Estimate, Target
 from sensitivity.stats.power import samples_needed, spread_of
 
 NORMAL_95 = float(ndtri(0.975))
-"""Half of a normal 95 % interval, in standard deviations."""
+"""Half the width of a normal 95 % interval, in standard deviations."""
 
 POWER = 0.8
-"""The chance with which the number of samples that is asked for settles it."""
+"""Probability with which the recommended number of samples settles the question."""
 
 
 def judged(shortfall: Estimate, confidence: float) -> AccuracyStatus:
-    """Return what an estimate of how far the metric is under what the target allows says about the
-    target.
+    """Return what an estimated shortfall says about the target: "met", "missed" or "not proven".
 
-    shortfall: <= 0 where the target holds; its interval covers 95 %, looked at once. confidence:
-    the chance of the target holding from which it is "met"; "missed" where the chance of it not
-    holding is as high. "not proven" otherwise, and where there is no interval.
+    The shortfall is how far the metric is below what the target allows. The answer is "met" if the
+    probability that the target holds is at least `confidence`, and "missed" if the probability that
+    it does not hold is as high. It is "not proven" otherwise, and without an interval.
+
+    shortfall: estimate, <= 0 if the target holds; its interval covers 95 %, looked at once.
+    confidence: probability that the answer needs.
 
     >>> one, other = Estimate(-0.02, -0.03, -0.01, 900), Estimate(-0.02, -0.08, 0.04, 100)
     >>> judged(one, 0.8), judged(other, 0.8)
@@ -39,8 +42,10 @@ def judged(shortfall: Estimate, confidence: float) -> AccuracyStatus:
 
 
 def chance_below(estimate: Estimate, limit: float) -> float | None:
-    """Return the chance that what was estimated is at most `limit`: normal, each side of the 95 %
-    interval as it is. None where there is no interval.
+    """Return the probability that the estimated quantity is at most `limit`; None without an
+    interval.
+
+    Each side of the 95 % interval stands for a normal distribution of its own width.
 
     >>> round(chance_below(Estimate(1.0, 0.0, 1.98, 50), 1.98), 3)
     0.975
@@ -56,8 +61,12 @@ def chance_below(estimate: Estimate, limit: float) -> float | None:
 
 
 def limit_held(estimate: Estimate, confidence: float) -> float | None:
-    """Return the smallest limit that what was estimated is under with this chance, as
-    `chance_below` says it. confidence: from 0.5 to under 1. None where there is no interval.
+    """Return the smallest limit that the estimated quantity stays within with this probability;
+    None without an interval.
+
+    It is the inverse of `chance_below`.
+
+    confidence: probability, from 0.5 to under 1.
 
     >>> round(limit_held(Estimate(1.0, 0.0, 1.98, 50), 0.975), 3)
     1.98
@@ -70,12 +79,12 @@ def limit_held(estimate: Estimate, confidence: float) -> float | None:
 
 def combined(parts: Sequence[Estimate]) -> Estimate:
     """Return one estimate from estimates of the same value on samples that do not overlap, each
-    counting by its samples.
+    weighted by its number of samples.
 
-    Weights that do not depend on the values keep the mean unbiased. The interval is put together
-    from the two sides of each interval, which need not be alike (Zou and Donner 2008, "Construction
-    of confidence limits about effect measures: a general approach", Statistics in Medicine 27). No
-    interval where a part has none.
+    Weights that do not depend on the values keep the mean unbiased. The interval combines the two
+    sides of each interval, which need not be equal (Zou and Donner 2008, "Construction of
+    confidence limits about effect measures: a general approach", Statistics in Medicine 27). There
+    is no interval if a part has none.
 
     >>> combined([Estimate(0.0, -3.0, 4.0, 50), Estimate(2.0, -2.0, 5.0, 50)])
     Estimate(value=1.0, low=-1.5, high=3.5, n=100)
@@ -89,8 +98,8 @@ def combined(parts: Sequence[Estimate]) -> Estimate:
 
 
 def widened(estimate: Estimate, other: Estimate) -> Estimate:
-    """Return the estimate with each side of its interval at least as long as that of `other`; none
-    where one has none.
+    """Return the estimate with each side of its interval at least as long as that of `other`;
+    without an interval if either has none.
 
     >>> widened(Estimate(1.0, 0.5, 2.0, 9), Estimate(0.0, -1.0, 0.5, 9))
     Estimate(value=1.0, low=0.0, high=2.0, n=9)
@@ -101,10 +110,10 @@ def widened(estimate: Estimate, other: Estimate) -> Estimate:
 
 
 def samples_to_settle(shortfall: Estimate, confidence: float) -> int | None:
-    """About how many samples would tell the shortfall from 0 with this confidence, in 80 % of all
-    cases, if it is what it was estimated as.
+    """Return about how many samples would tell the shortfall from 0 with this confidence, in 80 %
+    of all cases, if the estimate is right.
 
-    None where there is no interval, and where the estimate is 0: no number of samples settles that.
+    Returns None without an interval, and for an estimate of 0, which no number of samples settles.
     """
     spread = spread_of(shortfall)
     if spread is None or shortfall.value == 0:
@@ -114,11 +123,13 @@ def samples_to_settle(shortfall: Estimate, confidence: float) -> int | None:
 
 
 def more_to_settle(shortfall: Estimate, spread: float, confidence: float) -> int | None:
-    """Return the same for an estimate that knows more than its own samples say: how many labelled
-    samples more.
+    """Return how many more labelled samples would tell the shortfall from 0, for an estimate that
+    knows more than its own samples say.
 
-    spread: standard deviation of the per-sample differences. What new samples add to what is known
-    is their number over the square of it.
+    Confidence and power are as in `samples_to_settle`. New samples add their number divided by the
+    square of `spread` to what is known. Returns None without an interval, and for an estimate of 0.
+
+    spread: standard deviation of the per-sample differences.
 
     >>> more_to_settle(Estimate(-0.005, -0.0148, 0.0048, 300), 0.25, 0.8)
     4584
@@ -132,11 +143,14 @@ def more_to_settle(shortfall: Estimate, spread: float, confidence: float) -> int
 
 
 def shortfall(target: Target, float_: Estimate, level: Estimate, drop: Estimate) -> Estimate:
-    """Return how far a plan is under what the target allows; <= 0 where the target holds.
+    """Return how far a plan is below what the target allows; <= 0 if the target holds.
 
-    float_, level, drop: of float, of the plan, and float minus plan (paired), all on the same
-    samples. A target that is relative to float is known no better than float: the interval is
+    A target that is relative to float is known no better than float's metric: the interval is
     widened by the most that this can add.
+
+    float_: estimate of float's metric.
+    level: estimate of the plan's metric, on the same samples.
+    drop: estimate of float minus plan, paired, on the same samples.
     """
     if target.metric is not None:
         return level.under(target.metric)
@@ -149,14 +163,17 @@ def shortfall(target: Target, float_: Estimate, level: Estimate, drop: Estimate)
 
 
 def corrected_level(level: Estimate, float_: Estimate, drop: Estimate) -> Estimate:
-    """Return the level of a plan moved by as much as its drop was corrected for choosing, so that
-    float minus level is `drop`."""
+    """Return the level of a plan, moved so that float minus level is `drop`.
+
+    The drop was corrected for choosing the plan, so the level moves by as much.
+    """
     return level.plus(float_.value - drop.value - level.value)
 
 
 def less(level: Estimate, drop: Estimate) -> Estimate:
-    """Return one estimate less another on much the same samples; its interval is as wide as if they
-    were independent, which is wider than it has to be.
+    """Return one estimate minus another on much the same samples.
+
+    Its interval is as wide as for independent estimates, which is wider than necessary.
 
     >>> less(Estimate(5.0, 2.0, 8.0, 50), Estimate(1.0, -3.0, 5.0, 50))
     Estimate(value=4.0, low=-1.0, high=9.0, n=50)

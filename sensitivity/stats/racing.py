@@ -1,11 +1,11 @@
-"""Which units belong to the top group, from scores that are still coming in. Pure functions over
-arrays.
+"""Finds which units belong to the top group, from scores that are still coming in. Pure functions
+over arrays.
 
-Successive elimination (Even-Dar, Mannor and Mansour 2006) on paired differences, with the stopping
-rule of an approximately best subset (Kalyanakrishnan et al. 2012, LUCB). All units see the samples
-in one random order; a unit that is out is not measured further. Which unit is measured when, and
-when to stop, may depend on anything: evidence holds at all numbers of samples at once, as long as
-each unit's samples are the first ones of that order.
+The method is successive elimination (Even-Dar, Mannor and Mansour 2006) on paired differences, with
+the stopping rule of an approximately best subset (Kalyanakrishnan et al. 2012, LUCB). All units see
+the samples in one random order; a unit that is out is not measured further. Any rule may decide
+which unit is measured when and when to stop: the evidence holds at all numbers of samples at once,
+as long as each unit's samples are the first ones of that order.
 """
 
 from __future__ import annotations
@@ -23,13 +23,14 @@ Indices = NDArray[np.int_]
 
 @dataclass(frozen=True, eq=False)
 class Standing:
-    """Where a race stands.
+    """State of a race.
 
-    order: unit indices; those still in the race by their mean, best first, then those out, the last
-    to leave first.
-    top: the first k of `order`. out: bool[units], certainly not of the best k: measure them no
-    further.
-    settled: no unit outside `top` can be better than one inside by more than the tolerance.
+    order: unit indices. Those still in the race come first, by their mean, best first; then those
+        out, the last to leave first.
+    top: the first k of `order`.
+    out: bool[units], True for units that certainly are not among the best k and need no more
+        measuring.
+    settled: whether no unit outside `top` can be better than one inside by more than the tolerance.
     """
 
     order: tuple[int, ...]
@@ -54,22 +55,24 @@ def standing(
     alpha: float = 0.05,
     bound: float | None = 1.0,
 ) -> Standing:
-    """Return who belongs to the best k units, judged by all scores so far.
+    """Return which units belong to the best k, judged by all scores so far.
 
-    scores: float[units, n], higher is better (a unit's baseline cancels out). Samples are in their
-        random order, with NaN where not measured, which may only be at the end of a row.
-    population: size of the split, or None (see `sequential`).
-    tolerance: a difference of means that does not matter.
-    bound: |difference of two scores of one sample| is at most this; None where there is no such
-        bound, and the guarantee is then for large n.
     Whatever the number of looks, with probability 1 - alpha no unit of the true best k is ever out,
     and a settled `top` lacks no unit that is better than one of its own by more than `tolerance`.
-    Of equal units any may be top. Raises ValueError if k is not below the number of units, or a row
-    has a gap or no score.
+    Of equal units any may be top.
+
+    scores: float[units, n], higher is better (a unit's baseline cancels out). Samples are in their
+        random order, with NaN where not measured, which is only allowed at the end of a row.
+    population: size of the split, or None (see `sequential`).
+    tolerance: difference of means that does not matter.
+    bound: largest |difference of two scores of one sample|; None if there is no such bound, and the
+        guarantee then holds for large n only.
+
+    Raises ValueError if k is not below the number of units, or a row has a gap or no score.
     """
     values, measured = _checked(scores, k)
-    # A wrong decision needs a wrong verdict on one of k (units - k) pairs: a true top unit against
-    # another one.
+    # A wrong decision needs a wrong verdict on one of the k (units - k) pairs of a true top unit
+    # and another unit.
     enough = float(np.log(k * (len(values) - k) / alpha))
     race = _Race(values, measured, population, bound, enough)
     means = np.array([row[:n].mean() for row, n in zip(values, measured, strict=True)])
@@ -89,18 +92,20 @@ class _Race:
     enough: float
 
     def is_beaten(self, unit: int, k: int) -> bool:
-        """Return whether at least k units are certainly better. Depends on this unit's samples
-        only: once out, always out."""
+        """Return whether at least k units are certainly better.
+
+        This depends on the unit's own samples only, so a unit that is out stays out.
+        """
         own = self.measured[unit]
         rivals = np.flatnonzero(self.measured >= own)
         rivals = rivals[rivals != unit]
-        # The likeliest to be better; to ask all the others would only cost time.
+        # Only the rivals most likely to be better are asked, because the others would cost time.
         rivals = rivals[np.argsort(-self.values[rivals, :own].mean(axis=1), kind="stable")][: 2 * k]
         return len(rivals) >= k and int(self.better(rivals, unit, ROUNDING).sum()) >= k
 
     def better(self, rivals: Indices, unit: int, margin: float) -> NDArray[np.bool_]:
-        """Return which rivals' means are certainly above this unit's plus `margin`, on the samples
-        all of them have."""
+        """Return which rivals' means are certainly above this unit's mean plus `margin`, on the
+        samples that all of them have."""
         shared = int(min(self.measured[unit], self.measured[rivals].min()))
         difference = self.values[rivals, :shared] - self.values[unit, :shared]
         if self.population is not None and shared == self.population:
@@ -110,6 +115,10 @@ class _Race:
 
 
 def _checked(scores: ArrayLike, k: int) -> tuple[Values, Indices]:
+    """Return the scores, and the number of samples of each unit.
+
+    Raises ValueError for a wrong shape, a gap, or a unit without a score.
+    """
     values = np.asarray(scores, dtype=np.float64)
     if values.ndim != 2 or not 1 <= k < len(values):
         raise ValueError(

@@ -1,11 +1,12 @@
-"""Which prefix of a ranking to try next on `confirm`: the smallest that probably meets the target.
+"""Chooses which prefix of a ranking to try next on `confirm`: the smallest that probably meets the
+target.
 
 Quantization noise of different units adds up, and for small noise the loss of a metric grows with
-its variance, so the loss of a skip-set is about proportional to the signal (output distortion) of
-the units that stay quantized. About: the loss per signal drifts on the way to small signals. So it
-is a random walk, and what the tries so far say of it, each as exactly as its samples allow, is a
-Gaussian process (Rasmussen and Williams 2006, chapter 2). That only chooses what to try; whether a
-prefix meets the target is measured.
+its variance. The loss of a skip-set is therefore about proportional to the signal (output
+distortion) of the units that stay quantized. The loss per signal drifts on the way to small
+signals, so it is modelled as a random walk. With the tries so far, each weighted by its accuracy,
+this is a Gaussian process (Rasmussen and Williams 2006, chapter 2). The model only chooses what to
+try; whether a prefix meets the target is measured.
 """
 
 from __future__ import annotations
@@ -20,25 +21,31 @@ from scipy.special import ndtr
 Values = NDArray[np.float64]
 
 LIKELY = 0.75
-"""A prefix is tried where it meets the target with this probability, and with half of the doubt
-after each pass over the split that was a miss. Lower: shorter plans, more such passes;
-`benchmarks/plan_search.py`."""
+"""Probability of meeting the target with which a prefix is tried. The allowed doubt is halved
+after each pass over the split that was a miss. A lower value gives shorter plans and more such
+passes (`benchmarks/plan_search.py`)."""
 
 DRIFT, OFFSET = 0.6, 0.25
-"""The loss per signal changes by DRIFT of that of the model quantized as a whole, standard
-deviation, while the signal that is left falls by a factor e; and by that times the root of OFFSET
-in any case."""
+"""DRIFT: standard deviation of the change of the loss per signal while the remaining signal falls
+by a factor e, as a fraction of the loss per signal of the fully quantized model. OFFSET: the loss
+per signal also changes by DRIFT times the root of OFFSET in any case."""
 
 LUCK = 0.3
-"""Standard deviation of what a set loses more or less than its signal says, whatever its size, as a
-fraction of the allowed loss."""
+"""Standard deviation of the difference between a set's loss and what its signal predicts, whatever
+its size, as a fraction of the allowed loss."""
 
 
 @dataclass(frozen=True)
 class Tried:
-    """A prefix that was judged. size: units skipped; loss: mean loss against float so far; error:
-    its standard error as an estimate of that on the whole split, 0 where that was measured. part:
-    how much of the split that took."""
+    """A prefix that was judged.
+
+    size: number of units skipped.
+    loss: mean loss against float so far.
+    error: standard error of `loss` as an estimate of the loss on the whole split; 0 if all of it
+        was measured.
+    met: whether the prefix met the target.
+    part: fraction of the split that was measured.
+    """
 
     size: int
     loss: float
@@ -48,16 +55,19 @@ class Tried:
 
 
 def next_size(signal: ArrayLike, tried: Sequence[Tried], allowed: float) -> int | None:
-    """Return how many units of the ranking to skip in the next try; None when there is nothing left
-    to learn cheaply.
+    """Return how many units of the ranking to skip in the next try; None if nothing more can be
+    learned cheaply.
 
-    signal: float[units] >= 0 in ranking order, largest first: mean squared distortion of the
+    The first try is 0, everything quantized, and no size is repeated. The answer of the search is
+    the smallest size that met the target; fewer units may be enough if the signal gave them little
+    hope. If none met it, skipping all units was tried.
+
+    signal: float[units], >= 0, in ranking order, largest first: mean squared distortion of the
         outputs when only this unit is quantized.
-    tried: what was judged so far, in any order.
-    allowed: the largest loss that meets the target.
-    Starts with 0, everything quantized, and never repeats a size. The answer is the smallest size
-    that met the target; fewer units may do where the signal gave little hope for them. With none
-    that met, skipping all was tried. Raises ValueError for a signal that is negative or not finite.
+    tried: prefixes that were judged so far, in any order.
+    allowed: largest loss that meets the target.
+
+    Raises ValueError for a signal that is negative or not finite.
     """
     noise = _checked_signal(signal)
     if not tried:
@@ -75,8 +85,7 @@ def next_size(signal: ArrayLike, tried: Sequence[Tried], allowed: float) -> int 
 
 
 def _hopeful_sizes(signal: Values, tried: Sequence[Tried], allowed: float) -> NDArray[np.int_]:
-    """Return the sizes that are likely enough to meet the target, ascending, where no try met
-    it."""
+    """Return the sizes that are likely enough to meet the target, ascending, if no try met it."""
     loss, error = predicted_loss(signal, tried, allowed)
     missed = sum(one.part for one in tried if one.size > 0)
     enough = 1 - (1 - LIKELY) / 2**missed
@@ -85,10 +94,10 @@ def _hopeful_sizes(signal: Values, tried: Sequence[Tried], allowed: float) -> ND
 
 
 def _between(failed: int, met: int, units: int) -> int | None:
-    """Return the size to try between one that failed and one that met the target; None where it is
-    not worth it."""
-    # One more near the answer takes a whole pass; where more than half of the units are in doubt
-    # it is worth that.
+    """Return the size to try between one that failed and one that met the target; None if it is not
+    worth a try."""
+    # One more try near the answer takes a whole pass. That is worth it if more than half of the
+    # units are in doubt.
     is_worth_a_pass = met - failed > max(units / 2, 1)
     return (failed + met) // 2 if is_worth_a_pass else None
 
@@ -104,8 +113,13 @@ def _checked_signal(signal: ArrayLike) -> Values:
 def predicted_loss(
     signal: ArrayLike, tried: Sequence[Tried], allowed: float
 ) -> tuple[Values, Values]:
-    """Return the loss on the whole split of each size, and its standard error, float[units + 1]
-    both; the first try is of size 0."""
+    """Return the loss on the whole split for each size, and its standard error, both float[units +
+    1].
+
+    signal: float[units], as in `next_size`.
+    tried: prefixes that were judged so far, with one of size 0 among them.
+    allowed: largest loss that meets the target.
+    """
     noise = np.asarray(signal, dtype=np.float64)
     left = np.append(np.cumsum((noise if noise.any() else noise + 1)[::-1])[::-1], 0.0)
     left = np.maximum(left / left[0], 1e-9)
@@ -116,8 +130,8 @@ def predicted_loss(
     luck = (LUCK * allowed) ** 2
 
     def shared(one: Values, other: Values) -> Values:
-        """Return the covariance of two losses: signal left, times how far the random walk had come
-        where they parted."""
+        """Return the covariance of two losses: the remaining signals, times how far the random walk
+        had come where they part."""
         walk = OFFSET + np.minimum(-np.log(one)[:, None], -np.log(other))
         return np.asarray((DRIFT * slope) ** 2 * one[:, None] * walk * other)
 

@@ -1,5 +1,4 @@
-"""What a plan's drop is worth on the samples that chose it: corrected for having tried many
-plans."""
+"""Estimates a plan's drop on the samples that chose it, corrected for having tried many plans."""
 
 from __future__ import annotations
 
@@ -20,16 +19,21 @@ def corrected_drop(
     resamples: int = 1000,
     seed: int | None = None,
 ) -> Estimate:
-    """Return the mean loss against float of what the search would choose, judged on samples that
-    did not choose it.
+    """Return the mean loss against float of the set that the search would choose, judged on samples
+    that did not choose it.
 
-    float_values: float[n]. values: float[k, n] of the k sets tried, same samples. costs: float[k].
-    allowed: the largest drop that meets the target. In each bootstrap sample the cheapest set that
-    meets the target is chosen, or the one with the smallest drop where none does, and its drop is
-    taken on the samples that were not drawn (Tsamardinos, Greasidou and Borboudakis 2018,
-    "Bootstrapping the out-of-sample predictions for efficient and accurate cross-validation",
-    Machine Learning 107). A little too high, since a bootstrap sample holds two thirds of the
-    samples. No interval for n < 2. Raises ValueError where shapes do not fit.
+    In each bootstrap sample the cheapest set that meets the target is chosen, or the one with the
+    smallest drop if none does, and its drop is taken on the samples that were not drawn
+    (Tsamardinos, Greasidou and Borboudakis 2018, "Bootstrapping the out-of-sample predictions for
+    efficient and accurate cross-validation", Machine Learning 107). The result is a little too
+    high, since a bootstrap sample holds two thirds of the samples. There is no interval for n < 2.
+
+    float_values: float[n], values of the float model.
+    values: float[k, n], values of the k sets tried, on the same samples.
+    costs: float[k], cost of each set.
+    allowed: largest drop that meets the target.
+
+    Raises ValueError if shapes do not fit.
     """
     difference = np.asarray(float_values, dtype=np.float64) - np.asarray(values, dtype=np.float64)
     cost = np.asarray(costs, dtype=np.float64)

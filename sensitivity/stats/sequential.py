@@ -1,16 +1,18 @@
-"""Means judged after every batch: evidence and intervals that stay valid at any stopping time.
+"""Means that are judged after every batch: evidence and intervals that stay valid at any stopping
+time.
 
-Samples are visited in a random order fixed beforehand, without replacement, and the mean asked for
-is that of all `population` samples of the split: at the last one nothing is left to guess.
-`population=None` asks for the mean of the world the split was drawn from.
+Samples are visited in a random order fixed beforehand, without replacement. With a `population`,
+the mean asked for is that of all `population` samples of the split, and at the last one it is known
+exactly. `population=None` asks for the mean of the distribution that the split was drawn from.
 
 Evidence is betting (Waudby-Smith and Ramdas 2024, "Estimating means of bounded random variables by
 betting", J. R. Stat. Soc. B 86; its section on sampling without replacement) with a fixed mixture
-of stakes (Cover's universal portfolio, on a grid). The wealth of a gambler who bets that the mean
-is above a threshold is a supermartingale while it is not, so it exceeds 1 / alpha with probability
-at most alpha, whenever one looks (Ville). Where values have no known bound, a half-normal mixture
-on the running variance takes its place (Robbins 1970; Waudby-Smith et al. 2024, "Time-uniform
-central limit theory and asymptotic confidence sequences", Ann. Stat. 52): valid for large n only.
+of stakes (Cover's universal portfolio, on a grid). A gambler bets that the mean is above a
+threshold. While it is not, the wealth is a supermartingale, so it exceeds 1 / alpha with
+probability at most alpha, whenever one looks (Ville). If values have no known bound, a half-normal
+mixture on the running variance takes the place of the bets (Robbins 1970; Waudby-Smith et al. 2024,
+"Time-uniform central limit theory and asymptotic confidence sequences", Ann. Stat. 52): it is valid
+for large n only.
 """
 
 from __future__ import annotations
@@ -27,15 +29,15 @@ Values = NDArray[np.float64]
 Answer = Literal["at least", "below", "open"]
 
 STAKES = 0.95 * 0.7 ** np.arange(12)
-"""Shares of the wealth to bet, 0.95 down to 0.02: the best is about effect / variance, which is not
-known beforehand. A mixture of 12 costs at most log(12) against the best of them."""
+"""Shares of the wealth to bet, from 0.95 down to 0.02. The best share is about effect / variance,
+which is not known beforehand; a mixture of 12 costs at most log(12) against the best of them."""
 
 BURN_IN = 40
-"""Unbounded values give no evidence before this many samples, nor while fewer are left: sums of few
-are not normal."""
+"""Unbounded values give no evidence before this many samples, nor while fewer than this remain,
+because sums of few values are not normal."""
 
 SHARPEST = 250
-"""Unbounded values: the number of samples about which the intervals are narrowest."""
+"""Number of samples at which intervals of unbounded values are about the narrowest."""
 
 ROUNDING = 1e-9
 BISECTIONS = 20
@@ -44,17 +46,21 @@ BISECTIONS = 20
 def log_evidence(
     values: ArrayLike, threshold: ArrayLike, population: int | None, *, bound: float | None = 1.0
 ) -> Values:
-    """Log evidence, after each sample, that the mean of the split is above `threshold`.
+    """Return the log evidence, after each sample, that the mean of the split is above `threshold`.
+
+    Returns float[..., n], with inf if the mean cannot be at most `threshold`. If the mean is at
+    most `threshold`, the largest entry exceeds log(1 / alpha) with probability at most alpha. The
+    evidence decreases as `threshold` grows.
 
     values: float[..., n], the first n of `population` samples in their random order; n <=
-    population.
-    threshold: float[...], broadcast against the leading axes. bound: |value| is at most this for
-    every sample, known beforehand (1 for a difference of scores in [0, 1]); None where there is no
-    such bound.
-    Returns float[..., n]; inf where the mean cannot be at most `threshold`. If it is at most that,
-    then the largest entry exceeds log(1 / alpha) with probability at most alpha. Decreases as
-    `threshold` grows. Raises ValueError if a value is not finite or beyond the bound, or there are
-    more than `population`.
+        population.
+    threshold: float[...], broadcast against the leading axes.
+    population: size of the split; None for the distribution that it was drawn from.
+    bound: largest |value| of any sample, known beforehand (1 for a difference of scores in [0, 1]);
+        None if there is no such bound.
+
+    Raises ValueError if a value is not finite or beyond the bound, or there are more than
+    `population`.
 
     >>> log_evidence([1.0, 1.0, -1.0], -0.5, 4).tolist()[-1]  # the mean is at least -0.25
     inf
@@ -65,8 +71,8 @@ def log_evidence(
         return _half_normal(sample, level, population)
     if population is None:
         return _betting(sample + bound, level + bound, level + bound)
-    # What the samples not yet seen must average, before each one and after the last, if the whole
-    # mean is `threshold`.
+    # The mean that the samples not yet seen must have, before each sample and after the last, if
+    # the mean of all is `threshold`.
     seen = np.concatenate(
         [np.zeros((*sample.shape[:-1], 1)), np.cumsum(sample + bound, axis=-1)], axis=-1
     )
@@ -80,8 +86,10 @@ def lower_bound(
 ) -> Values:
     """Return a bound that the mean is above with probability 1 - alpha, at all n at once.
 
-    values: float[..., n] as in `log_evidence`. Returns float[...]; -inf where there is no bound
-    yet.
+    Returns float[...], with -inf if there is no bound yet.
+
+    values: float[..., n], as in `log_evidence`.
+    population, bound: as in `log_evidence`.
     """
     sample = _checked(values, population, bound)
     mean = sample.mean(axis=-1)
@@ -104,10 +112,14 @@ def confidence_sequence(
 ) -> Estimate:
     """Return the mean so far, with an interval that may be looked at after every batch.
 
-    values: float[n] as in `log_evidence`; n >= 1. For the mean of the split give its size: the
-    interval shrinks to a point when all of it was seen. For the mean of what the split was drawn
-    from give None, as any interval in a report should. low and high are None where there is no
-    bound yet.
+    The ends of the interval are None if there is no bound yet.
+
+    values: float[n] as in `log_evidence`; n >= 1.
+    population: size of the split, for the mean of the split; the interval then shrinks to a point
+        once all samples were seen. None, for the mean of the distribution that the split was drawn
+        from, as any interval in a report should be.
+    alpha: the interval covers 1 - alpha.
+    bound: as in `log_evidence`.
 
     >>> confidence_sequence([1.0, 0.0, 1.0, 0.0], 4)
     Estimate(value=0.5, low=0.5, high=0.5, n=4)
@@ -131,9 +143,11 @@ def is_at_least(
 ) -> Answer:
     """Return whether the mean of the split is at least `threshold`, as soon as that is clear.
 
-    values: float[n] as in `log_evidence`. Wrong with probability at most alpha however often it is
-    asked, and never once n == population. The two answers do not share alpha: only one of them can
-    be wrong.
+    The answer is wrong with probability at most alpha however often it is asked for, and never once
+    n == population. The two answers do not share alpha, because only one of them can be wrong.
+
+    values: float[n] as in `log_evidence`.
+    population, bound: as in `log_evidence`.
 
     >>> is_at_least([0.0, 0.0, 0.0], -0.5, 4)
     'at least'
@@ -142,7 +156,7 @@ def is_at_least(
     if _complete(sample, population):
         return "at least" if sample.mean() >= threshold - ROUNDING else "below"
     enough = -np.log(alpha)
-    # Equality counts as at least.
+    # A mean equal to the threshold counts as at least.
     if log_evidence(sample, threshold - 2 * ROUNDING, population, bound=bound).max() >= enough:
         return "at least"
     return (
@@ -153,19 +167,25 @@ def is_at_least(
 
 
 def _betting(value: Values, before: Values, after: Values) -> Values:
-    """Log of the mixed wealth after each sample. value >= 0; before, after: its fair mean before
-    and after each one."""
+    """Return the log of the mixed wealth after each sample.
+
+    value: values, >= 0.
+    before, after: fair mean of the next samples before and after each one.
+    """
     ratio = np.where(before > ROUNDING, value / np.maximum(before, ROUNDING), 1.0)
     log_wealth = np.cumsum(np.log1p(STAKES * (ratio - 1)[..., None]), axis=-2)
     best = log_wealth.max(axis=-1, keepdims=True)
     mixed = best[..., 0] + np.log(np.exp(log_wealth - best).mean(axis=-1))
-    refuted = np.maximum.accumulate(after < -ROUNDING, axis=-1)  # the rest cannot make up for it
+    # A negative mean of the remaining samples is impossible, so the threshold is refuted.
+    refuted = np.maximum.accumulate(after < -ROUNDING, axis=-1)
     return np.where(refuted, np.inf, mixed)
 
 
 def _half_normal(sample: Values, level: Values, population: int | None) -> Values:
-    """Log of exp(s M - s^2 V / 2) mixed over half-normal s >= 0; M: the martingale of a sum without
-    replacement."""
+    """Return the log of exp(s M - s^2 V / 2), mixed over half-normal s >= 0.
+
+    M is the martingale of a sum without replacement, and V its variance.
+    """
     n = np.arange(1, sample.shape[-1] + 1)
     mean = np.cumsum(sample, axis=-1) / n
     variance = (
@@ -182,6 +202,8 @@ def _half_normal(sample: Values, level: Values, population: int | None) -> Value
 
 
 def _checked(values: ArrayLike, population: int | None, bound: float | None) -> Values:
+    """Return the values as an array. Raises ValueError if they are not as `log_evidence` asks
+    for."""
     sample = np.asarray(values, dtype=np.float64)
     if (
         sample.ndim == 0
@@ -206,4 +228,5 @@ def _checked(values: ArrayLike, population: int | None, bound: float | None) -> 
 
 
 def _complete(sample: Values, population: int | None) -> bool:
+    """Return whether all samples of the split were seen."""
     return population is not None and sample.shape[-1] >= population

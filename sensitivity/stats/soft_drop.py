@@ -1,12 +1,12 @@
-"""What a plan really loses, from the answers that were counted and from how far float's own answers
+"""The true drop of a plan, estimated from counted answers and from how far float's own answers
 moved.
 
 A counted drop on a few hundred samples is mostly luck: of ten answers that change, some were right
 before and some are right now, and only the difference counts. The *soft* drop of a sample is what
-float itself expects to lose by the changed answer. It needs no label and varies little, but is
-measured by float's own beliefs, which may be too timid or too bold. All sets that were judged share
-that fault, so together they say how much is really lost for each point of soft drop, where the
-answers of one set alone say next to nothing.
+float itself expects to lose by the changed answer. It needs no label and varies little, but it is
+measured by float's own beliefs, which may be too timid or too bold. All judged sets share that
+fault. Together they tell how much is really lost for each point of soft drop, although the answers
+of one set alone tell next to nothing.
 """
 
 from __future__ import annotations
@@ -24,44 +24,53 @@ from sensitivity.stats.proof import NORMAL_95
 Values = NDArray[np.float64]
 
 BELIEF = 0.5
-"""Standard deviation, before anything was counted, of how much is really lost for each point of
-soft drop: about 1, since a model is trained to believe what is so."""
+"""Standard deviation, before anything was counted, of the loss per point of soft drop. Its mean is
+1, since a model is trained to believe what is true."""
 
 OWN = 0.2
-"""Standard deviation of what a set loses more or less than all sets together say, as a fraction of
-its soft drop."""
+"""Standard deviation of a set's own deviation from the ratio of all sets, as a fraction of its soft
+drop."""
 
 FLIP = 0.25
-"""Loss that float believes in for an answer that no sample has shown yet, as a fraction of the full
+"""Loss that float expects for an answer that no sample has shown yet, as a fraction of the full
 scale."""
 
 ANSWER = 0.03
 """Standard deviation of the error of float's belief in a changed answer, as a fraction of the full
-scale; all answers of a set have the same error. Answers that change between two near ones add
+scale; all answers of a set have the same error. Answers that change between two similar ones add
 little to the soft drop and as much doubt as others."""
 
 CONFLICT = 2.0
-"""Combined standard errors by which a belief and what was counted may differ. Where they differ
-more, the belief is wrong: a model that is too timid loses little soft drop when its right answers
-become wrong. This does not hold where one set was counted to lose less than believed, because the
-luckiest of many sets always is, and a model that is too bold shows in the ratio of all sets."""
+"""Combined standard errors by which a belief and the counted loss may differ. If more is counted
+than this allows, the belief is wrong: a model that is too timid loses little soft drop when its
+right answers become wrong. The opposite does not hold if one set was counted to lose less than
+believed: the luckiest of many sets always is, and a model that is too bold shows in the ratio of
+all sets."""
 
 
 @dataclass(frozen=True)
 class Ratio:
-    """What is really lost for each point of soft drop. error: its standard error."""
+    """Loss per point of soft drop.
+
+    value: the ratio.
+    error: its standard error.
+    """
 
     value: float = 1.0
     error: float = BELIEF
 
 
 def ratio_of(counted: Sequence[ArrayLike], soft: Sequence[ArrayLike]) -> Ratio:
-    """Return what all judged sets together say of the ratio, on top of BELIEF.
+    """Return the ratio by all judged sets together, on top of the prior BELIEF.
 
-    counted, soft: for each set float[n], losses against float and soft drops of the same samples; n
-    may differ from set to set, each being the first samples of one split. It is the slope of the
-    line through the origin with the least squares: large drops say most of it, and each set may be
-    off it by OWN. Raises ValueError where counted and soft differ in length.
+    The ratio is the slope of the least-squares line through the origin. Large drops say most about
+    it, and each set may be off it by OWN.
+
+    counted: losses against float, float[n] for each set.
+    soft: soft drops of the same samples, float[n] for each set. n may differ from set to set; each
+        has the first samples of one split.
+
+    Raises ValueError if counted and soft differ in length.
 
     >>> ratio_of([], [])
     Ratio(value=1.0, error=0.5)
@@ -72,7 +81,7 @@ def ratio_of(counted: Sequence[ArrayLike], soft: Sequence[ArrayLike]) -> Ratio:
     if squares <= 0:
         return Ratio()
     found = float(means @ np.array([lost.mean() for lost, _ in sets])) / squares
-    # Sets share their samples, so what is left over is summed over sets before it is squared.
+    # Sets share their samples, so residuals are summed over sets before they are squared.
     left = np.zeros(max(len(lost) for lost, _ in sets))
     for mean, (lost, moved) in zip(means, sets, strict=True):
         left[: len(lost)] += mean * (lost - found * moved) / len(lost)
@@ -86,16 +95,21 @@ def ratio_of(counted: Sequence[ArrayLike], soft: Sequence[ArrayLike]) -> Ratio:
 def true_drop(
     counted: ArrayLike, soft: ArrayLike, ratio: Ratio = Ratio(), *, full_scale: float = 1.0
 ) -> Estimate:
-    """Return the drop of one set in the world that the samples are from, with an interval that
+    """Return the drop of one set in the population that the samples are from, with an interval that
     covers 95 %.
 
-    counted: float[n], losses against float of labelled samples, n >= 1. soft: float[m], soft drops
-    of these and of any other samples, labelled or not. full_scale: the largest loss of a sample.
-    Both estimates count by what they are worth: the scaled soft one by the doubt about the ratio,
-    about this set (OWN), about each changed answer (ANSWER) and its own sampling error; the counted
-    one by its sampling error. With many labels the counted drop decides, with few the soft one, and
-    where far more was lost than believed, what was counted. n of the result is that of
-    `counted`. Raises ValueError for no sample or a value that is not finite.
+    The result combines the scaled soft drop and the counted drop, weighted by their errors. The
+    error of the soft drop comes from the ratio, from this set (OWN), from each changed answer
+    (ANSWER) and from its sampling error; that of the counted drop is its sampling error. With many
+    labels the counted drop decides, with few the soft one, and if far more was lost than believed,
+    the counted drop decides. The result's n is that of `counted`.
+
+    counted: float[n], losses against float of labelled samples, n >= 1.
+    soft: float[m], soft drops of these and of any other samples, labelled or not.
+    ratio: loss per point of soft drop.
+    full_scale: largest loss of a sample.
+
+    Raises ValueError for no sample or a value that is not finite.
 
     >>> true_drop([0.0] * 99 + [1.0], [0.0] * 400 + [0.05] * 40).n
     100
@@ -119,10 +133,13 @@ def true_drop(
 
 
 def _weight_of_counted(doubt: float, error: float, difference: float) -> float:
-    """Part of the way from a belief to what was counted, 0..1. doubt, error: standard errors of the
-    two; difference: of what was counted from the belief.
+    """Return the weight of the counted value against the belief, 0 to 1.
 
-    Where they contradict each other, the doubt grows by as much as they lie too far apart.
+    If the two contradict each other, the doubt grows by as much as they lie too far apart.
+
+    doubt: standard error of the belief.
+    error: standard error of the counted value.
+    difference: counted value minus belief.
     """
     excess = difference**2 - CONFLICT**2 * (doubt**2 + error**2)
     variance = doubt**2 + max(excess, 0.0)
@@ -130,8 +147,10 @@ def _weight_of_counted(doubt: float, error: float, difference: float) -> float:
 
 
 def _error(values: Values, unseen: float) -> float:
-    """Return the standard error of the mean, as if one sample more had lost `unseen`: samples that
-    all agree prove nothing."""
+    """Return the standard error of the mean, as if one sample more had lost `unseen`.
+
+    Samples that all agree prove nothing without it.
+    """
     n = len(values)
     variance = (float(np.sum(values**2)) + unseen**2) / (n + 1) - float(values.mean()) ** 2
     return math.sqrt(max(variance, 0.0) / n)
