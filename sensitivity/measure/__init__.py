@@ -1,1 +1,1 @@
-"""What one variant scores: the measurer, the scan of all units and their ranking."""
+"""Measuring variants of a model: the measurer, the scan of all units, and their ranking."""

@@ -1,7 +1,8 @@
-"""The task was changed since its journal began: does it still measure the same?
+"""Checks whether a task that changed since its journal began still measures the same.
 
-A comment never gets here (`tasks.load.same_task`). Where the code is another, what was measured
-decides: every batch of data that was read, the scores of the first one, and the metric of all.
+A changed comment does not get here (`tasks.load.same_task`). If the code differs, earlier
+measurements decide: every batch of data that was read, the scores of the first batch, and the
+metric of all scores.
 """
 
 from __future__ import annotations
@@ -24,18 +25,20 @@ CHANGED = (
 )
 COMPARED = ("float", "quantized")
 TOLERANCE = 1e-6
-"""Relative, of scores: another order of additions may round in another way."""
+"""Relative difference of scores that counts as equal, because another order of additions may round
+differently."""
 
 
 class _MeasuresAnother(Exception):
-    """The difference, as a clause."""
+    """Internal error whose text is the difference, as a clause."""
 
 
 def check_same_task(study: Study, known: Mapping[str, Estimate], what: str = "task file") -> None:
-    """Raise JournalMismatch, with the difference, where the task does not measure what it did.
+    """Raise JournalMismatch, with the difference, if the task does not measure what it did.
 
-    known: baselines of the scan by name, which an earlier task's metric was taken from; empty
-        where there was no scan yet. what: how messages name the task.
+    known: baselines of the scan by name, whose metric the earlier task computed; empty if there was
+        no scan yet.
+    what: what messages call the task.
     """
     measurer = study.measurer
     base = {name: measurer.of(study.baselines[name]) for name in COMPARED}
@@ -53,8 +56,8 @@ def check_same_task(study: Study, known: Mapping[str, Estimate], what: str = "ta
 
 
 def _check_data(measurer: Measurer, split: str) -> None:
-    """Compare the digests of all batches that were read, also by signals, which name their own
-    split."""
+    """Compare the digests of all batches that were read, including those of signals, which name a
+    split of their own."""
     read = {
         batch: digest
         for (of, batch), digest in measurer.journal.digests.items()

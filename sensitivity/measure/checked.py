@@ -1,4 +1,4 @@
-"""What a task's own functions return, checked; their mistakes told in one sentence."""
+"""Checks of what a task's own functions return, with one sentence for each mistake."""
 
 from __future__ import annotations
 
@@ -15,8 +15,13 @@ from sensitivity.tasks.batches import scores_of
 
 
 def checked_scores(task: Task, output: Any, targets: Any, size: int, where: str) -> Scores:
-    """Return the task's scores of one batch, float64. Raises TaskError if the user's function fails
-    or returns anything else."""
+    """Return the task's scores of one batch, float64.
+
+    size: number of samples of the batch.
+    where: the batch, as messages name it.
+
+    Raises TaskError if the user's function fails or returns anything else.
+    """
     try:
         scores = scores_of(task.score(output, targets))
     except Exception as error:
@@ -37,8 +42,11 @@ def checked_scores(task: Task, output: Any, targets: Any, size: int, where: str)
 
 
 def check_values(scores: Scores, before: tuple[int, ...], where: str) -> None:
-    """Raise TaskError where samples have another number of values than those `before`: they could
-    not be joined."""
+    """Raise TaskError if samples have another number of values than earlier ones, which could not
+    be joined.
+
+    before: shape of the values of one earlier sample.
+    """
     if scores.shape[1:] != before:
         raise TaskError(
             f"Expected task.score to return as many values for each sample{where} as before, got "
@@ -47,8 +55,8 @@ def check_values(scores: Scores, before: tuple[int, ...], where: str) -> None:
 
 
 def user_error(what: str, where: str, error: Exception) -> SensitivityError:
-    """Return one sentence for an exception out of the user's own code, with the place where it was
-    raised."""
+    """Return an error of one sentence for an exception from the user's own code, with the place
+    where it was raised."""
     if isinstance(error, SensitivityError):
         return error
     said = " ".join(str(error).split())[:300]
@@ -58,7 +66,7 @@ def user_error(what: str, where: str, error: Exception) -> SensitivityError:
 
 
 def _place(error: Exception) -> str:
-    """Return the last line of the user's own that an exception came through; "" where it came
+    """Return the last line of the user's own code that an exception passed through; "" if it passed
     through none."""
     own = str(Path(__file__).parents[1])
     every = traceback.extract_tb(error.__traceback__)

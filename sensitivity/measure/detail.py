@@ -1,4 +1,4 @@
-"""What a plan changes for a detector, class by class and in its worst images."""
+"""The changes that a plan makes to a detector, class by class and in its worst images."""
 
 from __future__ import annotations
 
@@ -28,16 +28,17 @@ from sensitivity.tasks.detection_labels import LabelledImage
 from sensitivity.tasks.detection_thresholds import threshold_result
 
 MOST_IMAGES = 400
-"""Images of `rank` that are looked at: enough for classes, and little beside a scan."""
+"""Number of images of `rank` that are measured, at most: enough for each class, and few compared
+with a scan."""
 
 WORST = 4
 WIDTH = 480
-"""Pixels of the longer side of a picture in the report."""
+"""Longer side of a picture in the report, in pixels."""
 
 
 def detection_detail(study: Study, plan: Plan) -> DetectionDetail | None:
-    """Of float, INT8 and the plan, on the first images of `rank`; None for a task that is no
-    detector."""
+    """Return details of float, INT8 and the plan on the first images of `rank`; None for a task
+    that is not a detector's."""
     measurer = study.measurer
     judge = measurer.task.score
     if not isinstance(judge, DetectionScore):
@@ -70,7 +71,7 @@ def detection_detail(study: Study, plan: Plan) -> DetectionDetail | None:
 
 
 def _scores(measurer: Measurer, variants: Sequence[Variant]) -> list[Scores]:
-    """Of the first images of rank, at least one batch."""
+    """Return scores of the first images of `rank`, at least one batch."""
     batches: list[list[Scores]] = []
     stream = measurer.stream(variants, "rank", "detail")
     while (
@@ -82,7 +83,7 @@ def _scores(measurer: Measurer, variants: Sequence[Variant]) -> list[Scores]:
 
 
 def _losses(scores: dict[str, Scores], measurer: Measurer) -> Scores:
-    """Return how much of the loss of INT8 each image causes, float64[n]; their sum is the loss."""
+    """Return each image's part of the loss of INT8, float64[n]; the parts add up to the loss."""
     if len(scores["float"]) < 2:
         return np.zeros(len(scores["float"]))
     float_, int8 = (
@@ -98,7 +99,11 @@ def _shown(
     at: int,
     loss: float,
 ) -> ShownImage:
-    """Return one image with the boxes of each variant. at: its place in `data`."""
+    """Return one image with the boxes of each variant.
+
+    at: index of the image in `data`.
+    loss: its part of the loss of INT8.
+    """
     judge, image = measurer.task.score, data.images[at]
     assert isinstance(judge, DetectionScore)
     image = replace(image, size=image.size or image_size(image.file))
@@ -115,7 +120,7 @@ def _shown(
 
 
 def _picture(image: LabelledImage) -> tuple[str, int, int]:
-    """Return a small JPEG as a data URI, with its size."""
+    """Return a small JPEG as a data URI, with its width and height."""
     shown: Any = load_rgb(image.file, image.size)
     ratio = WIDTH / max(shown.size)
     shown = shown.resize((max(round(shown.width * ratio), 1), max(round(shown.height * ratio), 1)))

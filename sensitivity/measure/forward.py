@@ -1,4 +1,4 @@
-"""Variants forwarded, batch by batch, and what their outputs are worth."""
+"""Forwards variants batch by batch, and scores or compares their outputs."""
 
 from __future__ import annotations
 
@@ -29,8 +29,10 @@ Fit = tuple[str, str, int]
 class Comparison:
     """One batch of `rank` on which outputs are compared.
 
-    signal: what tells how far outputs are apart. reference: the variant whose outputs others are
-    compared with. samples: of `rank`, the first ones, on which all is compared. batch: its number.
+    signal: measures how far outputs are apart.
+    reference: variant whose outputs the others are compared with.
+    samples: number of samples compared in all, the first ones of `rank`.
+    batch: number of the batch.
     """
 
     signal: Signal
@@ -40,22 +42,22 @@ class Comparison:
 
     @property
     def split(self) -> str:
-        """The name under which a journal has the values."""
+        """The name under which a journal keeps the values."""
         return f"rank: {self.signal.name}{self.signal.edition}, first {self.samples}"
 
     @property
     def fit(self) -> Fit:
-        """What a signal that is fitted to data is fitted to."""
+        """The data that a fitted signal is fitted to."""
         return self.signal.name, self.reference.key, self.samples
 
     def place(self, samples: int) -> tuple[str, int]:
-        """Where so many outputs of the reference are kept."""
+        """Return the key under which the reference's outputs of this many samples are kept."""
         return f"{self.split}, {self.reference.key}, {samples}", self.batch
 
 
 @dataclass(frozen=True)
 class Used:
-    """What is told of a simulator, as in `Simulator`."""
+    """Facts about the simulator that was used, as in `Simulator`."""
 
     name: str
     reason: str
@@ -65,13 +67,16 @@ class Used:
 class Forwarder:
     """A task, and the simulator that forwards variants of its model.
 
-    simulator: called with the ranges that it has to offer, when the first sample has to be
-    forwarded and again when others are needed. samples: how many have been forwarded (one variant
-    on one sample counts one). references: what float gives, which is the same whatever ranges
-    variants have.
+    samples: number of samples forwarded so far (one variant on one sample counts one).
+    references: outputs of the float model, which are the same whatever ranges variants have.
     """
 
     def __init__(self, task: Task, simulator: MakeSimulator) -> None:
+        """Set the task and its simulator.
+
+        simulator: makes a simulator that offers the given ranges. It is called when the first
+            sample has to be forwarded, and again when other ranges are needed.
+        """
         self.task = task
         self.samples = 0
         self.references = KeptOutputs()
@@ -82,26 +87,28 @@ class Forwarder:
         self._fits: dict[Fit, int] = {}
 
     def offer(self, ranges: Iterable[Range]) -> None:
-        """Say which ranges variants will use from now on, so that one simulator serves them all."""
+        """Set the ranges that variants will use from now on, so that one simulator serves them
+        all."""
         wanted = tuple(dict.fromkeys(ranges))
         if not set(wanted) <= set(self._offered):
             self._offered, self._simulator = wanted, None
 
     def outputs(self, variants: Sequence[Variant], inputs: Any) -> Iterator[tuple[int, Any]]:
-        """Return what each variant gives for these inputs, with its place in `variants`; nothing is
-        scored or kept."""
+        """Yield the index of each variant, and its outputs for these inputs; nothing is scored or
+        kept."""
         return self._simulator_for(variants).outputs(
             inputs, [variant.switched for variant in variants]
         )
 
     @property
     def simulator(self) -> Simulator:
+        """The simulator in use, made if there is none."""
         if self._simulator is None:
             self._simulator = self._make_simulator(self._offered)
         return self._simulator
 
     def offered_to(self, variants: Iterable[Variant]) -> tuple[Range, ...]:
-        """Return the ranges that are offered, those of these variants among them."""
+        """Return the ranges on offer, after adding those of these variants."""
         needed = frozenset[Range]().union(*(variant.ranges for variant in variants))
         if not needed.issubset(self._offered):
             self.offer([*self._offered, *sorted(needed, key=attrgetter("key"))])
@@ -112,19 +119,24 @@ class Forwarder:
         return self.simulator
 
     def simulator_used(self) -> Used | None:
-        """None where nothing has been forwarded."""
+        """Return the facts about the simulator; None if nothing has been forwarded."""
         one = self._simulator
         return None if one is None else Used(one.name, one.reason, tuple(one.warnings))
 
     def fitted_on(self, comparison: Comparison) -> int:
-        """Return the samples that were forwarded to fit the signal, if that was done."""
+        """Return the number of samples that were forwarded to fit the signal; 0 if it was not
+        fitted."""
         return self._fits.get(comparison.fit, 0)
 
     def scored(
         self, variants: Sequence[Variant], inputs: Any, targets: Any, where: str
     ) -> Iterator[tuple[int, Scores]]:
-        """Place in `variants` and scores of each on one batch, in the simulator's order. where:
-        that batch in messages. Raises TaskError as `checked_scores`."""
+        """Yield the index of each variant, and its scores on one batch, in the simulator's order.
+
+        where: the batch, as messages name it.
+
+        Raises TaskError as `checked_scores` does.
+        """
         size = batch_size(inputs)
         for index, output in self.outputs(variants, inputs):
             yield index, checked_scores(self.task, output, targets, size, where)
@@ -134,8 +146,12 @@ class Forwarder:
     def distorted(
         self, comparison: Comparison, variants: Sequence[Variant], inputs: Any, wanted: int
     ) -> list[tuple[int, Scores]]:
-        """Place in `variants`, and how far its outputs are from those of the reference, float64[n]
-        on the first `wanted` samples of a batch; on more where it has to stay whole."""
+        """Return the index of each variant, and how far its outputs are from those of the
+        reference, float64[n].
+
+        wanted: number of samples to compare, the first of the batch; more are compared if it has to
+            stay whole.
+        """
         simulator = self._simulator_for(variants)
         signal = self._fitted(comparison)
         part = _at_least(wanted, inputs, simulator)
@@ -149,8 +165,8 @@ class Forwarder:
         return measured
 
     def _known_reference(self, comparison: Comparison, inputs: Any) -> Outputs:
-        """Return what the reference gives, kept for the next variants that are compared with it
-        there."""
+        """Return the reference's outputs, which are kept for the next variants that are compared
+        with it on this batch."""
         place = comparison.place(batch_size(inputs))
         known: Outputs | None = self.references.get(place)
         if known is None:
@@ -159,7 +175,7 @@ class Forwarder:
         return known
 
     def _fitted(self, comparison: Comparison) -> Signal:
-        """Return the signal with its distance on the first samples of `rank`."""
+        """Return the signal with its distance fitted on the first samples of `rank`."""
         signal = comparison.signal
         if signal.fitted is None:
             return signal
@@ -170,7 +186,7 @@ class Forwarder:
         return replace(signal, of=self._distances[key], fitted=None)
 
     def _references(self, comparison: Comparison) -> Iterator[Outputs]:
-        """Yield what the reference gives on the first samples of `rank`, batch by batch."""
+        """Yield the reference's outputs on the first samples of `rank`, batch by batch."""
         reader, open_ = Reader(self.task, "rank"), comparison.samples
         for batch in range(reader.count):
             inputs = _at_least(open_, reader.at(batch)[0], self.simulator)
@@ -186,7 +202,7 @@ class Forwarder:
 
 
 def _at_least(samples: int, inputs: Any, simulator: Simulator) -> Any:
-    """Return the first samples of a batch, all of it where it has to stay whole."""
+    """Return the first samples of a batch, or all of it if it has to stay whole."""
     return (
         inputs
         if simulator.smallest is None

@@ -1,5 +1,5 @@
-"""The measuring loop: batch by batch, every variant that is still missing, written down as it is
-made."""
+"""The measuring loop: batch by batch, it measures every variant whose scores are missing, and
+writes them to the journal."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from sensitivity.tasks.batches import batch_digest, batch_size
 
 
 class Measurer(Forwarder):
-    """Scores of variants on splits, from the journal where it has them and from the simulator where
-    not."""
+    """Source of the scores of variants on splits: the journal if it has them, otherwise the
+    simulator."""
 
     def __init__(
         self, task: Task, simulator: MakeSimulator, journal: Journal, progress: Progress = silent
@@ -38,7 +38,7 @@ class Measurer(Forwarder):
 
     @contextmanager
     def with_ranges(self, ranges: Iterable[Range]) -> Iterator[None]:
-        """Inside the `with`, quantizers have these ranges in every variant, unless it gives them
+        """Give quantizers these ranges inside the `with`, in every variant that does not give them
         others."""
         before = self.ranges
         self.ranges = tuple(ranges)
@@ -48,22 +48,25 @@ class Measurer(Forwarder):
             self.ranges = before
 
     def of(self, variant: Variant) -> Variant:
-        """Return the variant as it is measured: with the ranges of now, and none for what is
-        disabled."""
-        # The variant's own ranges come last: they stand in place of those of now.
+        """Return the variant as it is measured: with the ranges in force, and without ranges for
+        disabled quantizers."""
+        # The variant's own ranges come last, so that they replace the ranges in force.
         found = {tried.quantizer: tried for tried in (*self.ranges, *variant.ranges)}
         kept = [found[name] for name in found.keys() - variant.disabled]
         return replace(variant, ranges=frozenset(kept))
 
     def scores(self, variants: Sequence[Variant], split: str, what: str) -> list[Scores]:
         """Return per-sample scores float64[n] or [n, k] of each variant on all of `split`, in the
-        order of `variants`."""
+        order of `variants`.
+
+        what: name of the work in the progress display.
+        """
         batches = list(self.stream(variants, split, what))
         return [np.concatenate(parts) for parts in zip(*batches, strict=True)]
 
     def stream(self, variants: Sequence[Variant], split: str, what: str) -> Iterator[list[Scores]]:
-        """Yield the same batch by batch, each measured when it is asked for: who has seen enough
-        stops asking."""
+        """Yield the same scores batch by batch. A batch is measured when it is asked for, so a
+        caller that has seen enough can stop."""
         variants = list(map(self.of, variants))
         count = len(self.task.data[split])
         missing = sum(len(self._missing(variants, split, batch)) for batch in range(count))
@@ -91,11 +94,12 @@ class Measurer(Forwarder):
     def distortion(
         self, signal: Signal, variants: Sequence[Variant], reference: Variant, samples: int
     ) -> list[Scores]:
-        """Return how far each variant's outputs are from those of `reference`: float64[n] on the
+        """Return how far each variant's outputs are from those of `reference`, float64[n], on the
         first samples of `rank`.
 
-        signal: its name is part of the journal's key. samples: how many; some more where batches
-        have to stay whole, all where there are fewer.
+        signal: measures the distance; its name is part of the journal's key.
+        samples: number of samples; a few more if batches have to stay whole, all if there are
+            fewer.
         """
         variants = list(map(self.of, variants))
         whole = Comparison(signal, self.of(reference), samples, 0)
@@ -114,8 +118,8 @@ class Measurer(Forwarder):
         return [np.concatenate(parts) for parts in zip(*found, strict=True)]
 
     def known(self, variant: Variant, split: str) -> Scores:
-        """Return the scores of the first batches of `split` that have been measured; of all,
-        measured now, where none has been."""
+        """Return the scores of the first batches of `split` that have been measured; if none has
+        been, measure all of them now."""
         variant = self.of(variant)
         parts = list[Scores]()
         while (scores := self.journal.scores(variant, split, len(parts))) is not None:
@@ -125,8 +129,8 @@ class Measurer(Forwarder):
         return self.scores([variant], split, variant.label)[0]
 
     def aggregate(self, scores: Scores) -> float:
-        """Return the task's metric of these scores. Raises TaskError if it raises or is not
-        finite."""
+        """Return the task's metric of these scores. Raises TaskError if the task raises or the
+        metric is not finite."""
         try:
             value = float(self.task.aggregate(scores))
         except Exception as error:
@@ -139,7 +143,8 @@ class Measurer(Forwarder):
         return value
 
     def _measure(self, variants: list[Variant], split: str, batch: int, reader: Reader) -> int:
-        """Score the variants on a batch, and write it down; returns the batch's size."""
+        """Score the variants on a batch, write the scores down, and return the size of the
+        batch."""
         inputs, targets = reader.at(batch)
         self.check_data(split, batch, inputs, targets)
         where = f" on batch {batch} of split {split!r}"
@@ -150,7 +155,8 @@ class Measurer(Forwarder):
     def _compare(
         self, comparison: Comparison, variants: list[Variant], reader: Reader, wanted: int
     ) -> int:
-        """Compare outputs on a batch, and write it down; returns the batch's size."""
+        """Compare outputs on a batch, write the distances down, and return the size of the
+        batch."""
         inputs, targets = reader.at(comparison.batch)
         self.check_data(comparison.split, comparison.batch, inputs, targets)
         for index, values in self.distorted(comparison, variants, inputs, wanted):
@@ -159,7 +165,7 @@ class Measurer(Forwarder):
         return batch_size(inputs)
 
     def _write(self, measured: list[tuple[Variant, Scores]], split: str, batch: int) -> None:
-        """Write scores of one batch down. Raises TaskError where samples have another number of
+        """Write the scores of one batch down. Raises TaskError if samples have another number of
         values than before."""
         where = f" on batch {batch} of split {split!r}"
         for _, scores in measured:
@@ -172,9 +178,12 @@ class Measurer(Forwarder):
     def check_data(
         self, split: str, batch: int, inputs: Any, targets: Any, *, also: Sequence[str] = ()
     ) -> None:
-        """Raise JournalMismatch where this batch is not the one that earlier scores were of. Once
-        for each batch: a digest takes as long as a small model does. also: other names under which
-        values of the same batch are kept."""
+        """Raise JournalMismatch if this batch is not the one that earlier scores came from.
+
+        Each batch is checked once, because a digest takes as long as a small model does.
+
+        also: other names under which values of the same batch are kept.
+        """
         new = [name for name in (split, *also) if (name, batch) not in self._checked]
         if not new:
             return
@@ -188,8 +197,7 @@ class Measurer(Forwarder):
         self._checked.add((split, batch))
 
     def _check_first(self, split: str, batch: int, digest: str) -> None:
-        """Raise TaskError where the first batch is another one than when the journal's head was
-        made of it."""
+        """Raise TaskError if the first batch differs from the one in the journal's head."""
         first = self.journal.head.get("data", {}).get(split, {}).get("first", digest)
         if batch == 0 and digest != first:
             raise TaskError(
@@ -199,7 +207,7 @@ class Measurer(Forwarder):
             )
 
     def _missing(self, variants: Iterable[Variant], split: str, batch: int) -> list[Variant]:
-        """Return the variants that have no scores of this batch yet."""
+        """Return the variants without scores of this batch."""
         return [
             variant for variant in variants if self.journal.scores(variant, split, batch) is None
         ]
@@ -216,4 +224,4 @@ def distinct(variants: Iterable[Variant]) -> list[Variant]:
 
 
 def _no_progress(steps: int, samples: int) -> None:
-    """Nothing is forwarded."""
+    """Report nothing, because nothing is forwarded."""

@@ -1,4 +1,4 @@
-"""What a worker is told, so that it opens the same task."""
+"""The message that tells a worker how to open the same task."""
 
 from __future__ import annotations
 
@@ -20,10 +20,15 @@ OPENS = "sensitivity.worker:opened_worker"
 
 @dataclass(frozen=True)
 class Measures:
-    """What a run measures on. head: of its journal, which a worker must find too. residuals:
-    whether skip connections have quantizers. memory: bytes for values kept for replay, of all
-    workers together; None takes a quarter of what is free. gpus: of each worker on a cluster.
-    threads: of torch in the process that leads; None where it does not compute."""
+    """What a run measures with.
+
+    head: head of its journal, which a worker must reproduce.
+    residuals: whether skip connections have quantizers.
+    memory: bytes for values kept for replay, of all workers together; None takes a quarter of the
+        free memory.
+    gpus: number of GPUs of each worker on a cluster.
+    threads: number of torch threads in the leading process; None if that does not compute.
+    """
 
     head: Mapping[str, Any]
     residuals: bool = False
@@ -34,10 +39,18 @@ class Measures:
 
 @dataclass(frozen=True)
 class Opening:
-    """place: the task's file, absolute, and near: the same from the folder of the process that
-    leads, for machines where it is elsewhere. shared: how many workers share the memory. threads:
-    of torch once the task is opened; while it is, there are as many as in the process that leads,
-    since several add in another order. None leaves them."""
+    """How a worker opens the task.
+
+    place: absolute path of the task's file, and the function.
+    near: the same, relative to the folder of the leading process, for machines that have the file
+        elsewhere.
+    measures: what the run measures with.
+    seed: seed of the run.
+    shared: number of workers that share the memory.
+    threads: number of torch threads once the task is opened; None leaves it. While the task is
+        opened there are as many as in the leading process, because another number adds in another
+        order.
+    """
 
     place: str
     near: str
@@ -48,9 +61,9 @@ class Opening:
 
 
 def crew_for(choices: WorkerChoices, given: Given, measures: Measures) -> Crew:
-    """Return the workers that the settings ask for, which open this task when there is work.
+    """Return the workers that the settings ask for. They open this task when there is work.
 
-    Raises SensitivityError for a task that is in no file, MissingPackage without Ray.
+    Raises SensitivityError for a task that is not in a file, MissingPackage without Ray.
     """
     if not isinstance(given, str):
         raise SensitivityError(
@@ -71,8 +84,10 @@ def crew_for(choices: WorkerChoices, given: Given, measures: Measures) -> Crew:
 
 
 def _threads(choices: WorkerChoices) -> int | None:
-    """Of each worker: they share the cores of this machine. None on a cluster, and where the user
-    has said how many there are: then the environment says it."""
+    """Return the number of threads of each worker, which share the cores of this machine.
+
+    Returns None on a cluster, and if the environment sets the number.
+    """
     if choices.ray is not None or "OMP_NUM_THREADS" in os.environ:
         return None
     return max(1, len(os.sched_getaffinity(0)) // choices.workers)

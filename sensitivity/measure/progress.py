@@ -1,4 +1,4 @@
-"""How long work says where it stands."""
+"""Progress of long work: steps, estimates and the interface of a progress display."""
 
 from __future__ import annotations
 
@@ -9,22 +9,27 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 Advance = Callable[[int, int], None]
-"""advance(steps done, samples spent on them)."""
+"""Function that is told the number of steps done, and the number of samples spent on them."""
 Progress = Callable[[str, int], AbstractContextManager[Advance]]
-"""`with progress("scan", steps) as advance: advance(1, 50)`."""
+"""Function that opens a progress display: `with progress("scan", steps) as advance: advance(1,
+50)`."""
 
 
 @dataclass(frozen=True)
 class Need:
-    """What a step takes, about. samples: that are forwarded. seconds: for all else, where nothing
-    else runs on the machine."""
+    """Estimate of what a step takes.
+
+    samples: number of samples that are forwarded.
+    seconds: time for all else, on a machine that runs nothing else.
+    """
 
     samples: float = 0
     seconds: float = 0
 
     def at(self, pace: float, slowed: float = 1.0) -> float:
-        """Return the seconds of all of it. pace: seconds that a sample takes, as busy as the
-        machine is.
+        """Return the seconds of all of it.
+
+        pace: seconds that a sample takes on the machine as it is now.
         slowed: see `Stopwatch`.
 
         >>> Need(100, 5).at(0.5, slowed=2)
@@ -35,8 +40,14 @@ class Need:
 
 @dataclass(frozen=True)
 class Step:
-    """A step of a command that begins. number: from 1 to `of`. own, later: what it and all steps
-    after it take; None where that is not known yet."""
+    """A step of a command that begins.
+
+    name: what the display calls it.
+    number: its number, from 1 to `of`.
+    of: number of steps.
+    own: what the step takes; None if that is not known yet.
+    later: what all steps after it take; None if that is not known yet.
+    """
 
     name: str
     number: int
@@ -46,7 +57,7 @@ class Step:
 
 
 class Stopwatch:
-    """What has passed since it was made."""
+    """Time since it was made."""
 
     def __init__(self) -> None:
         self._began, self._processor = time.monotonic(), time.process_time()
@@ -58,21 +69,22 @@ class Stopwatch:
 
     @property
     def slowed(self) -> float:
-        """How many times as long as alone work takes on this machine now: the seconds by the clock
-        for each that the processor gave this process; at least 1."""
+        """Factor by which other work slows this process down: seconds by the clock per second of
+        processor time; at least 1."""
         worked = time.process_time() - self._processor
         return max(1.0, self.seconds / worked) if worked else 1.0
 
 
 @runtime_checkable
 class WithSteps(Protocol):
-    """A progress that wants to know of the steps too, in whose course all other work is."""
+    """A progress display that also shows the steps of a command, in which all other work
+    happens."""
 
     def begin(self, step: Step) -> None:
-        """Told when a step begins, which ends that before it."""
+        """Start this step, which ends the step before it."""
 
 
 @contextmanager
 def silent(what: str, total: int) -> Iterator[Advance]:
-    """Progress for those who want none."""
+    """Yield a function that shows no progress."""
     yield lambda steps, samples: None

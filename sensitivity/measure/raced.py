@@ -1,12 +1,12 @@
-"""A scan that spends samples only where the order of units is still open.
+"""A scan that spends samples only while the order of units is open.
 
 1. A cheap signal on few samples orders all units: how far the outputs move when one unit alone is
    quantized.
-2. The metric on the first batch of as many units as the budget has room for, then only of the most
-   promising ones, batch by batch, until the order of the first is settled or the budget is spent.
-   Evidence may be looked at after every batch (`stats.sequential`).
-3. Units that the metric can tell apart are ordered by it, all others by the signal, and marked as
-   ties. A unit that the metric was not spent on has an effect of no samples.
+2. The metric is measured on the first batch for as many units as the budget allows. Then it is
+   measured only for the most promising units, batch by batch, until the order of the first units is
+   settled or the budget is spent. Evidence may be looked at after every batch (`stats.sequential`).
+3. Units that the metric can tell apart are ordered by it. All others are ordered by the signal and
+   marked as ties. A unit without a measured metric has an effect of no samples.
 """
 
 from __future__ import annotations
@@ -31,67 +31,78 @@ from sensitivity.tasks.base import Task, mean
 from sensitivity.tasks.batches import batch_size
 
 SIGNAL_SAMPLES = 16
-"""Samples on which the signal of every unit is measured before any race."""
+"""Number of samples on which the signal of every unit is measured before any race."""
 
 CONTENDERS = 8
-"""Units that race on the metric once the signal has ordered all of them."""
+"""Number of units that race on the metric once the signal has ordered all of them."""
 
 GROUP = 4
-"""The race asks which of the contenders are the best so many, up to differences that do not
-matter."""
+"""Size of the best group: the race finds which contenders belong to it, up to differences that do
+not matter."""
 
 TOLERANCE = 0.005
-"""Part of the metric's full scale that does not matter: half a point."""
+"""Difference that does not matter, as a fraction of the metric's full scale: half a point."""
 
 LOOK_AGAIN = 1.25
-"""The race is judged whenever this many times as many samples were seen: a look costs time where
-the metric is no mean."""
+"""Factor by which the number of samples grows before the race is judged again, because a look costs
+time if the metric is not a mean."""
 
 ALPHA = 0.05
 
 RACE_SAMPLES = 1000
-"""Enough for an interval of the first few units; the plan is judged on other samples."""
+"""Number of samples that is enough for intervals of the first few units; the plan is judged on
+other samples."""
 
 EXACT_UP_TO = 20_000
-"""Samples up to which measuring every unit whole is affordable."""
+"""Number of samples up to which it is affordable to measure every unit on the whole split."""
 
 EXACT_IF_COLLAPSED = 5_000
-"""The same where everything in INT8 has collapsed: no plan follows from the metric of single units
-then."""
+"""The same for a model that has collapsed with everything in INT8, where no plan follows from the
+metric of single units."""
 
 FEW_SAMPLES = 4
-"""Samples in place of SIGNAL_SAMPLES there: what ruins a model shows on any sample."""
+"""Number of samples in place of SIGNAL_SAMPLES for a collapsed model, because what ruins it shows
+on any sample."""
 
 
 @dataclass(frozen=True)
 class Budget:
-    """samples: most to measure in the race, baselines included, but for the first batch, which all
-    contenders get.
-    seconds: after which no batch is begun. None: no limit.
+    """Limits of a race.
 
-    A time budget ends a resumed scan elsewhere than an uninterrupted one; a sample budget does not.
+    samples: number of samples to measure, at most, baselines included. The first batch does not
+        count: all contenders get it. None means no limit.
+    seconds: time after which no batch is begun; None means no limit.
+
+    With a time budget, a resumed scan may end elsewhere than an uninterrupted one; with a sample
+    budget it does not.
     """
 
     samples: int | None = RACE_SAMPLES
     seconds: float | None = None
 
     def allows(self, samples: int, seconds: float) -> bool:
-        """Return whether a batch may be begun with which so many samples will be measured, when so
-        many seconds have passed."""
+        """Return whether another batch may be begun.
+
+        samples: number of samples measured once the batch is done.
+        seconds: time passed so far.
+        """
         has_time = self.seconds is None or seconds <= self.seconds
         has_samples = self.samples is None or samples <= self.samples
         return has_time and has_samples
 
 
 COLLAPSED_BUDGET = Budget(400)
-"""The budget of the race where everything in INT8 has collapsed."""
+"""Budget of the race for a model that has collapsed with everything in INT8."""
 
 
 def measured_signal(
     study: Study, signal: Signal, samples: int = SIGNAL_SAMPLES
 ) -> dict[str, float]:
-    """Unit -> mean distortion when it alone is quantized, on the first `samples` samples of `rank`,
-    or just more."""
+    """Return the mean distortion with each unit alone quantized, by unit, on about the first
+    `samples` samples of `rank`.
+
+    A few more samples are measured if batches have to stay whole.
+    """
     variants = [study.unit_variant(unit, "enable") for unit in study.units]
     values = study.measurer.distortion(signal, variants, study.float_variant, samples)
     names = names_of(study.units)
@@ -99,7 +110,10 @@ def measured_signal(
 
 
 def raced_scan(study: Study, mode: Mode, signal: Mapping[str, float], budget: Budget) -> Scan:
-    """Rank the units within a budget. signal: unit -> distortion >= 0, for all units."""
+    """Rank the units within a budget.
+
+    signal: unit -> distortion, >= 0, for all units.
+    """
     measurer, base = study.measurer, study.baselines
     by_signal = sorted(study.units, key=lambda unit: -signal[unit.name])
     entrants = {unit.name: study.unit_variant(unit, mode) for unit in by_signal}
@@ -115,8 +129,7 @@ def raced_scan(study: Study, mode: Mode, signal: Mapping[str, float], budget: Bu
 
 
 class _Race:
-    """Scores of baselines and units, as far as they have been measured. entrants: by signal, the
-    strongest first."""
+    """Scores of baselines and units, as far as they have been measured."""
 
     def __init__(
         self,
@@ -125,6 +138,11 @@ class _Race:
         entrants: Mapping[str, Variant],
         mode: Mode,
     ) -> None:
+        """Set the variants that race.
+
+        base: baselines by name.
+        entrants: variant of each unit, the strongest signal first.
+        """
         self.scores: dict[str, Scores] = {}
         self._measurer = measurer
         self._base = base
@@ -162,7 +180,10 @@ class _Race:
                     return
 
     def _first(self, budget: Budget, size: int) -> list[str]:
-        """Return the units that get the first batch. size: samples of a batch."""
+        """Return the units that get the first batch.
+
+        size: number of samples of a batch.
+        """
         entrants = list(self._entrants)
         if budget.samples is None:
             return entrants
@@ -170,7 +191,7 @@ class _Race:
         return entrants[: max(room, CONTENDERS)]
 
     def _open(self, contenders: Sequence[str]) -> list[str]:
-        """Contenders whose place is not settled yet."""
+        """Return the contenders whose place is not settled yet."""
         if len(contenders) <= GROUP:
             return list(contenders)
         gains = [self.gain(name) for name in contenders]
@@ -185,12 +206,12 @@ class _Race:
 
     @property
     def bound(self) -> float | None:
-        """The largest difference of two scores of one sample, where that is known."""
+        """Largest difference of two scores of one sample; None if it is not known."""
         return score_bound(self._measurer.task, self.scores[self._reference])
 
     def gain(self, name: str) -> Scores:
-        """Return per-sample gain of a unit over the reference, on the samples it was measured on; a
-        loss in mode `enable`."""
+        """Return the per-sample gain of a unit over the reference, on the samples it was measured
+        on; a loss in mode `enable`."""
         own = len(self.scores.get(name, ()))
         return self._sign * (self._values(name, own) - self._values(self._reference, own))
 
@@ -203,8 +224,8 @@ class _Race:
         return self._per_sample[name, samples]
 
     def order(self) -> list[str]:
-        """By signal, except that no unit stands right behind one that the metric knows to be less
-        sensitive."""
+        """Return the units by signal, except that no unit stands right behind one that the metric
+        proves less sensitive."""
         order = list(self._entrants)
         for end in range(len(order) - 1, 0, -1):
             for index in range(end):
@@ -213,8 +234,8 @@ class _Race:
         return order
 
     def _better(self, one: str, other: str) -> bool:
-        """Return whether the metric proves that one unit is more sensitive than the other, all
-        pairs of units together."""
+        """Return whether the metric proves that one unit is more sensitive than the other, with the
+        error shared among all pairs of units."""
         ours, theirs = self.gain(one), self.gain(other)
         shared = min(len(ours), len(theirs))
         if shared == 0:
@@ -247,10 +268,10 @@ class _Race:
 
 
 def score_bound(task: Task, scores: Scores) -> float | None:
-    """Return the largest difference that two scores of one sample can have; None where the metric
-    does not say.
+    """Return the largest possible difference of two scores of one sample; None if the metric does
+    not say.
 
-    scores: of a baseline, to see that they keep to the metric's scale.
+    scores: scores of a baseline, which show whether the metric keeps to its scale.
     """
     keeps_to_scale = (
         task.aggregate is mean

@@ -15,8 +15,8 @@ Aggregate = Callable[[Scores], float]
 
 
 def per_sample(scores: Scores, aggregate: Aggregate) -> Scores:
-    """Return the values float[m] whose mean is the metric: the scores themselves for a mean,
-    jackknife pseudo-values otherwise."""
+    """Return values float[m] whose mean is the metric: the scores themselves for a mean, jackknife
+    pseudo-values otherwise."""
     is_single = len(scores) < 2
     if scores.ndim == 1 and (aggregate is mean or is_single):
         return scores
@@ -38,8 +38,8 @@ def gain(base: Scores, other: Scores, aggregate: Aggregate) -> Estimate:
 
 
 def centred(interval: Estimate, value: float, n: int) -> Estimate:
-    """Return the interval moved to a value that was computed directly: jackknife means differ from
-    it by their bias."""
+    """Return the interval moved to a value that was computed directly, because jackknife means
+    differ from it by their bias."""
     low, high = interval.ends
     shift = value - interval.value
     return Estimate.between(value, low + shift, high + shift, n)
@@ -48,11 +48,11 @@ def centred(interval: Estimate, value: float, n: int) -> Estimate:
 def rank_effects(
     units: Sequence[Unit], scores: Sequence[Scores], base: Scores, aggregate: Aggregate, mode: Mode
 ) -> tuple[Effect, ...]:
-    """Return the units ordered by effect, largest first; equal effects in the model's order, and
-    marked as ties.
+    """Return the effects of the units, largest first; equal effects stay in the model's order and
+    are marked as ties.
 
-    scores: per unit, of its variant. base: of the quantized model (mode `disable`) or the float one
-    (mode `enable`).
+    scores: scores of each unit's variant.
+    base: scores of the quantized model (mode `disable`) or the float model (mode `enable`).
     """
     sign = 1 if mode == "disable" else -1
     values = [sign * per_sample(s, aggregate) for s in scores]
@@ -70,7 +70,7 @@ def rank_effects(
 
 
 def _tie(order: Sequence[int], rank: int, values: Sequence[Scores]) -> int:
-    """Return the rank of the first unit that the data cannot tell from the one at `rank`."""
+    """Return the rank of the first unit that the data cannot tell from the unit at `rank`."""
     own = values[order[rank - 1]]
     for above in range(1, rank):
         if not differs(values[order[above - 1]], own):

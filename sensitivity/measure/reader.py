@@ -18,8 +18,8 @@ class Reader:
         self._batches = enumerate(iter(task.data[split]))
 
     def at(self, batch: int) -> tuple[Any, Any]:
-        """(inputs, targets) of this batch. Raises TaskError where the data has fewer or more
-        batches than its len()."""
+        """Return the inputs and targets of this batch. Raises TaskError if the data has fewer or
+        more batches than its len()."""
         found = next((found for number, found in self._batches if number == batch), None)
         if found is None:
             raise self._other_count("fewer")

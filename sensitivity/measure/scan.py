@@ -1,4 +1,4 @@
-"""The scan: baselines and every unit in turn on the `rank` split."""
+"""The scan: baselines and every unit in turn, measured on the `rank` split."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from sensitivity.measure.variants import BASE_OF
 from sensitivity.records import Effect, Estimate, Mode
 
 COLLAPSED = 0.1
-"""Part of float's metric: where everything in INT8 keeps less, its outputs are noise."""
+"""Fraction of float's metric below which the outputs of the fully quantized model are noise."""
 
 
 def has_collapsed(float_metric: float, quantized: float) -> bool:
-    """Return whether the outputs of the quantized model are noise. A negative metric, such as
-    -loss, is then ten times float's.
+    """Return whether the outputs of the quantized model are noise.
+
+    A negative metric, such as -loss, has collapsed if it is ten times float's.
 
     >>> has_collapsed(0.8, 0.05), has_collapsed(-0.1, -0.2), has_collapsed(-0.1, -2.0)
     (True, False, True)
@@ -26,13 +27,15 @@ def has_collapsed(float_metric: float, quantized: float) -> bool:
 
 @dataclass(frozen=True)
 class Scan:
-    """Ranked effects of all units, and the baselines on the same samples by name (see
-    `variants.BASELINES`).
+    """Ranked effects of all units, and the baselines on the same samples.
 
-    signal: unit -> distortion, in ranking order, where the scan was a race; empty where every unit
-    was measured whole.
-    sharing: what it costs, with everything in INT8, that some quantizers share one range; None
-    where none changed.
+    mode: which variant of each unit was measured.
+    baselines: estimates by name (see `variants.BASELINES`).
+    effects: one for each unit, largest first.
+    signal: unit -> distortion, in ranking order, if the scan was a race; empty if every unit was
+        measured on the whole split.
+    sharing: accuracy, with everything in INT8, that is lost because some quantizers share one
+        range; None if no range changed.
     """
 
     mode: Mode
@@ -48,7 +51,7 @@ class Scan:
 
     @property
     def collapsed(self) -> bool:
-        """Whether everything in INT8 is so bad that leaving out one unit shows nothing."""
+        """Whether the fully quantized model is so bad that leaving out one unit shows nothing."""
         return has_collapsed(self.baselines["float"].value, self.baselines["quantized"].value)
 
 
@@ -59,7 +62,7 @@ def scan(study: Study, mode: Mode) -> Scan:
     measured = measurer.scores(variants, "rank", f"scan: {len(study.units)} units")
     by_name = dict(zip(base, measured, strict=False))
     reference = by_name[BASE_OF[mode]]
-    measurer.aggregate(reference)  # a broken aggregate is named here, before statistics run into it
+    measurer.aggregate(reference)  # names a broken aggregate before the statistics call it
     aggregate = measurer.task.aggregate
     return Scan(
         mode=mode,
@@ -69,8 +72,8 @@ def scan(study: Study, mode: Mode) -> Scan:
 
 
 def usual_mode(study: Study) -> Mode:
-    """Return the mode that shows something: `enable` where everything in INT8 has collapsed on the
-    first batch of `rank`."""
+    """Return the mode that shows differences: `enable` if everything in INT8 has collapsed on the
+    first batch of `rank`, otherwise `disable`."""
     measurer = study.measurer
     variants = [study.baselines["float"], study.baselines["quantized"]]
     with measurer.progress("scan: has INT8 collapsed", len(variants)) as advance:

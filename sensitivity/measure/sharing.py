@@ -1,4 +1,4 @@
-"""What it costs in accuracy that some quantizers share one range."""
+"""The accuracy that is lost because some quantizers share one range."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ from sensitivity.records import Estimate, Range, Variant
 
 
 def sharing_cost(study: Study, own: Sequence[Range]) -> Estimate | None:
-    """Metric of everything in INT8 with own ranges minus the same with shared ones, paired, on
-    `rank`.
+    """Return the metric of everything in INT8 with own ranges minus the same with shared ranges,
+    paired, on `rank`.
 
-    own: the ranges before they were shared, of those that changed; None where there are none.
-    Measured on as many batches of `rank` as the quantized baseline was.
+    It is measured on as many batches of `rank` as the quantized baseline was. Returns None if `own`
+    is empty.
+
+    own: original ranges of the quantizers whose range changed when it was shared.
     """
     if not own:
         return None

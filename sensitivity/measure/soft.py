@@ -19,31 +19,38 @@ from sensitivity.tasks.base import Fittable, Soft
 from sensitivity.tasks.batches import batch_size
 
 FITTED = 1000
-"""Labelled samples at most that a soft drop is fitted to."""
+"""Number of labelled samples that a soft drop is fitted to, at most."""
 
 Pair = tuple[Scores, Scores]
-"""Scores float64[n] and soft drops float64[n] of the same samples; no scores without labels."""
+"""Scores float64[n] and soft drops float64[n] of the same samples; without labels the scores are
+empty."""
 
 
 @dataclass(frozen=True)
 class Compared:
-    """A variant's scores, and values of the same samples by which it is told from others: where the
-    task has a soft drop what float expects to lose, with its sign turned, else the scores."""
+    """A variant's scores, and the values of the same samples by which it is told from other
+    variants.
+
+    values: if the task has a soft drop, what float expects to lose, with its sign turned; otherwise
+        the scores.
+    """
 
     scores: Scores
     values: Scores
 
 
 class Comparer:
-    """Compares variants by what moves least by chance. So labels choose nothing where they need
-    not, and say afterwards what the choice is worth."""
+    """Compares variants by the values that vary least by chance.
+
+    If the task has a soft drop, labels take no part in the choice, and can measure it afterwards.
+    """
 
     def __init__(self, study: Study) -> None:
         self._measurer = study.measurer
         self._soft = SoftMeasurer(study) if has_soft_drop(study.measurer.task) else None
 
     def __call__(self, variants: Sequence[Variant], split: str, what: str) -> list[Compared]:
-        """Return each variant on all of `split`."""
+        """Return the values of each variant on all of `split`."""
         if self._soft is None:
             scored = self._measurer.scores(variants, split, what)
             return [Compared(scores, scores) for scores in scored]
@@ -58,8 +65,12 @@ class SoftMeasurer:
         self._study = study
 
     def stream(self, variant: Variant, split: str, what: str) -> Iterator[Pair]:
-        """Batch by batch, each measured when it is asked for. split: one of the task's; of one
-        without labels the scores are empty. Raises TaskError as scoring does."""
+        """Yield the pair of each batch, which is measured when it is asked for.
+
+        split: one of the task's splits; without labels the scores are empty.
+
+        Raises TaskError as scoring does.
+        """
         measurer = self._study.measurer
         variant = measurer.of(variant)
         reader, count = Reader(measurer.task, split), len(measurer.task.data[split])
@@ -75,7 +86,7 @@ class SoftMeasurer:
 
     @cached_property
     def _soft(self) -> Soft:
-        """The task's, fitted to labels where it can be."""
+        """The task's soft drop, fitted to labels if it can be."""
         soft = self._study.measurer.task.soft
         assert soft is not None, "asked for only where `has_soft_drop`"
         return soft.fitted(self._parameters(soft)) if isinstance(soft, Fittable) else soft
@@ -85,7 +96,7 @@ class SoftMeasurer:
         return soft_name(self._soft)
 
     def _parameters(self, soft: Fittable) -> tuple[float, ...]:
-        """Read it from the journal, where an earlier step has fitted it."""
+        """Return the fitted parameters, from the journal if an earlier step has fitted them."""
         measurer = self._study.measurer
         variant, key = measurer.of(self._study.float_variant), f"confirm: fit of {soft_name(soft)}"
         known = measurer.journal.scores(variant, key, 0)
@@ -95,8 +106,10 @@ class SoftMeasurer:
         return tuple(known.tolist())
 
     def _labelled(self, key: str) -> tuple[list[Any], list[Any]]:
-        """Float's outputs and targets of up to `FITTED` samples, `confirm` first. key: what is kept
-        of them in the journal."""
+        """Return float's outputs and the targets of up to `FITTED` samples, `confirm` first.
+
+        key: name under which the journal keeps the fit.
+        """
         measurer, outputs, labels, samples = self._study.measurer, list[Any](), list[Any](), 0
         for split in ("confirm", "rank"):
             reader = Reader(measurer.task, split)
@@ -111,12 +124,12 @@ class SoftMeasurer:
         return outputs, labels
 
     def values(self, variant: Variant, split: str, what: str) -> Pair:
-        """Return the same of the whole split."""
+        """Return the pair of the whole split."""
         scores, soft = zip(*self.stream(variant, split, what), strict=True)
         return np.concatenate(scores), np.concatenate(soft)
 
     def known(self, variant: Variant, split: str) -> Pair:
-        """Return the same of those first batches that were measured before; nothing is measured
+        """Return the pair of the first batches that were measured before; nothing is measured
         now."""
         measurer = self._study.measurer
         variant, key, count = measurer.of(variant), f"{split}: {self._name}", 0
@@ -151,6 +164,6 @@ class SoftMeasurer:
         if known is None:
             ((_, output),) = measurer.outputs([self._study.float_variant], inputs)
             measurer.samples += batch_size(inputs)
-            known = deepcopy(output)  # which the next forward may overwrite
+            known = deepcopy(output)  # the next forward may overwrite the outputs
             measurer.references.keep((split, batch), known)
         return known

@@ -1,5 +1,5 @@
-"""A measurer whose variants are forwarded by workers; it alone writes the journal, in the order in
-which it would have measured."""
+"""A measurer whose variants are forwarded by workers. It alone writes the journal, in the order in
+which one process would have measured."""
 
 from __future__ import annotations
 
@@ -18,13 +18,19 @@ from sensitivity.records import Scores, Variant
 from sensitivity.tasks.base import Task
 
 AHEAD = 2
-"""Batches for each worker that are handed out before the first of them is asked for: one at work,
-and one to begin with at once."""
+"""Number of batches for each worker that are handed out before the first is asked for: one in work,
+and one that is ready to begin."""
 
 
 @dataclass(frozen=True)
 class Asked:
-    """A batch that workers measure. parts: the variants that each of `jobs` measures."""
+    """A batch that workers measure.
+
+    split: name of the split.
+    batch: number of the batch.
+    parts: the variants that each of `jobs` measures.
+    jobs: the jobs.
+    """
 
     split: str
     batch: int
@@ -33,9 +39,12 @@ class Asked:
 
 
 class SpreadMeasurer(Measurer):
-    """Batches are measured ahead by several workers, those of a race or a signal by all of them at
-    once, each with neighbouring variants. What nobody asks for is thrown away, so that the journal
-    holds what one process would have written."""
+    """Measurer that has several workers measure batches ahead.
+
+    All workers share the batches of a race or a signal, each with neighbouring variants. Results
+    that nobody asks for are thrown away, so that the journal holds what one process would have
+    written.
+    """
 
     def __init__(
         self,
@@ -51,7 +60,8 @@ class SpreadMeasurer(Measurer):
         self._compared: set[tuple[str | int, ...]] = set()
 
     def simulator_used(self) -> Used | None:
-        """That of this process and of the workers, whose batches gave more warnings."""
+        """Return the facts about the simulators of this process and of the workers, with the
+        warnings of both."""
         own, theirs = super().simulator_used(), self._used
         if own is None or theirs is None:
             return own or theirs
@@ -61,7 +71,7 @@ class SpreadMeasurer(Measurer):
         self, variants: Sequence[Variant], split: str, count: int, advance: Advance
     ) -> Iterator[list[Scores]]:
         missing = [batch for batch in range(count) if self._missing(variants, split, batch)]
-        # The last batches, fewer than workers, are measured by all of them together.
+        # The last batches are fewer than the workers, so all workers share each of them.
         whole = len(missing) - len(missing) % self._crew.count
         to_ask = deque(enumerate(missing))
         asked: dict[int, Asked] = {}
@@ -79,7 +89,7 @@ class SpreadMeasurer(Measurer):
                 self._forget(unused)
 
     def _ask(self, variants: Sequence[Variant], split: str, batch: int, parts: int) -> Asked:
-        """Hand out what is missing of a batch."""
+        """Hand out the missing variants of a batch."""
         chunks = _chunks(self._missing(distinct(variants), split, batch), parts)
         offered = self.offered_to(variants)
         works = [Work(split, batch, tuple(chunk), offered) for chunk in chunks]
@@ -89,7 +99,7 @@ class SpreadMeasurer(Measurer):
         """Write down what the workers measured of a batch."""
         answers = self._answers(asked)
         scored = _scores(asked, answers)
-        # Whoever asked for the batches before may have had some measured since.
+        # The consumer of the earlier batches may have measured some of these since.
         missing = [
             (variant, scores)
             for variant, scores in scored
@@ -101,8 +111,10 @@ class SpreadMeasurer(Measurer):
         advance(len(missing), samples)
 
     def _answers(self, asked: Asked) -> list[Measured]:
-        """Of all jobs of a batch. Raises what the first of them raised, TaskError or
-        JournalMismatch for other data."""
+        """Return the answers to all jobs of a batch.
+
+        Raises what the first failed job raised: TaskError, or JournalMismatch for other data.
+        """
         try:
             answers: list[Measured] = [self._crew.result(job) for job in asked.jobs]
         finally:
@@ -138,7 +150,7 @@ class SpreadMeasurer(Measurer):
 
     def _count_compared(self, comparison: Comparison, answers: list[Measured]) -> None:
         """Count samples as one process would forward them: the reference once for each batch, and
-        what a signal is fitted to once."""
+        the samples of a fit once."""
         samples = [len(scores) for answer in answers for _, scores in answer.measured]
         self.samples += sum(samples)
         spent = {comparison.place(samples[0]): samples[0], comparison.fit: answers[0].fitted}
@@ -153,7 +165,7 @@ class SpreadMeasurer(Measurer):
 
 
 def _scores(asked: Asked, answers: Sequence[Measured]) -> list[tuple[Variant, Scores]]:
-    """Return the scores with their variants, in the order in which they were measured."""
+    """Return the variants and their scores, in the order in which they were measured."""
     found = []
     for part, answer in zip(asked.parts, answers, strict=True):
         found += [(part[index], scores) for index, scores in answer.measured]
@@ -161,7 +173,8 @@ def _scores(asked: Asked, answers: Sequence[Measured]) -> list[tuple[Variant, Sc
 
 
 def _chunks(variants: Sequence[Variant], parts: int) -> list[Sequence[Variant]]:
-    """Return the neighbours together, which share most of what is computed.
+    """Return the variants in this many parts of neighbours, because neighbours share most of the
+    computation.
 
     >>> _chunks("abcde", 3)
     ['ab', 'cd', 'e']

@@ -1,4 +1,4 @@
-"""The study: a model's units, and the measurer that says what each of its variants is worth."""
+"""The study: a model's units, and the measurer of its variants."""
 
 from __future__ import annotations
 
@@ -25,9 +25,11 @@ from sensitivity.records import (
 class Study:
     """What scans and searches work on.
 
-    measurer: gives the scores of variants. units: what is left out of INT8, or kept in it, as one.
-    quantizers: all quantizers of the model, in its order; each is in exactly one unit. wide: for
-    units that may have activations of 16 bits in place of float, the ranges of all of these.
+    measurer: gives the scores of variants.
+    units: groups of layers that are left out of INT8, or kept in it, together.
+    quantizers: all quantizers of the model, in its order; each is in exactly one unit.
+    wide: unit -> ranges of all its activations in 16 bits, for units that may have these in place
+        of float.
     """
 
     measurer: Measurer
@@ -47,19 +49,19 @@ class Study:
         return self.baselines["float"]
 
     def unit_variant(self, unit: Unit, mode: Mode) -> Variant:
-        """Mode `disable`: only this unit is left unquantized. Mode `enable`: only this unit is
-        quantized."""
+        """Return the model with only this unit unquantized (mode `disable`) or only this unit
+        quantized (mode `enable`)."""
         return unit_variant(unit, self.quantizers, mode)
 
     def skip_variant(self, names: Iterable[str]) -> Variant:
-        """Return the model with a set of planners: units of bare names are left unquantized, others
-        have activations of 16 bits."""
+        """Return the model with a planner's set: units named plainly are left unquantized, the
+        others have 16-bit activations."""
         skip, wide = parts_of_set(names)
         ranges = chain.from_iterable(map(self.wide.__getitem__, wide))
         return replace(skip_variant(skip, self.units), ranges=frozenset(ranges))
 
     def widened(self, names: Iterable[str]) -> tuple[Widened, ...]:
-        """Return the units of such a set that have 16 bits."""
+        """Return the units of a planner's set that have 16 bits."""
         return tuple(Widened(unit, self.wide[unit]) for unit in parts_of_set(names)[1])
 
     def plan_variant(self, plan: Plan) -> Variant:

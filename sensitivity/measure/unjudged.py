@@ -1,8 +1,9 @@
-"""Units that the metric cannot see: what they compute reaches only outputs that the score does not
-read.
+"""Finds units that the metric cannot see: what they compute reaches only outputs that the score
+does not read.
 
-Mask and key-point branches of a detector that is scored by its boxes, auxiliary heads: their effect
-on the metric is 0 whatever INT8 does to them, and says nothing about them.
+Examples are auxiliary heads, and the mask and key-point branches of a detector that is scored by
+its boxes. Their effect on the metric is 0 whatever INT8 does to them, so it says nothing about
+them.
 """
 
 from __future__ import annotations
@@ -30,22 +31,22 @@ from sensitivity.tasks.base import Task
 from sensitivity.tasks.batches import as_numpy, batch_digest, batch_size, sequence_of
 
 SPLIT = "rank: read by the score"
-"""Under this name the journal keeps 1 for a unit that the score sees, and 0 for one that it does
+"""Name under which the journal keeps 1 for a unit that the score sees, and 0 for one that it does
 not."""
 
 Block = tuple[np.ndarray, ...] | None
-"""Indices that a unit touches along each axis of one output, all samples; None where it touches
+"""Indices that a unit touches along each axis of one output, for all samples; None if it touches
 nothing."""
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 MOST_CHANNELS, STRETCHES = 128, 16
-"""An axis up to this long is looked at index by index, a longer one in so many stretches."""
+"""Length of an axis up to which each index is tested alone, and number of stretches that a longer
+axis is tested in."""
 
 
 def mark_unjudged(study: Study, scanned: Scan) -> Scan:
-    """Return the scan with the units that the score cannot see marked, behind all others in the
-    ranking."""
+    """Return the scan with the units that the score cannot see marked and ranked last."""
     names = not_judged(study, scanned.mode)
     if not names:
         return scanned
@@ -59,9 +60,9 @@ def mark_unjudged(study: Study, scanned: Scan) -> Scan:
 def not_judged(study: Study, mode: Mode) -> frozenset[str]:
     """Return the names of units that the score cannot see.
 
-    A unit that changed the score of a sample is seen. Of all others it is found out, on the first
-    batch of `rank`, what they touch of the outputs when they alone are quantized; and whether the
-    score notices any other values there.
+    A unit that changed the score of a sample is seen. For every other unit, the first batch of
+    `rank` shows which part of the outputs it touches when it alone is quantized, and whether the
+    score notices other values in that part.
     """
     doubtful = dict[str, Variant]()
     for unit in study.units:
@@ -78,15 +79,15 @@ def not_judged(study: Study, mode: Mode) -> frozenset[str]:
 
 
 def _answer(study: Study, variant: Variant) -> bool | None:
-    """Return whether the score sees what this variant changes, as the journal has it; None where it
-    does not know yet."""
+    """Return whether the score sees what this variant changes, according to the journal; None if it
+    has no answer."""
     answer = study.measurer.journal.scores(study.measurer.of(variant), SPLIT, 0)
     return None if answer is None else bool(answer.all())
 
 
 def behind(effects: Sequence[Effect], names: frozenset[str]) -> tuple[Effect, ...]:
     """Return the effects with those of `names` last, marked and without a value; ranks and ties are
-    of the new order."""
+    those of the new order."""
     seen = [effect for effect in effects if effect.unit not in names]
     unseen = [effect for effect in effects if effect.unit in names]
     old_ranks = [effect.rank for effect in seen]
@@ -101,6 +102,7 @@ def behind(effects: Sequence[Effect], names: frozenset[str]) -> tuple[Effect, ..
 
 
 def _changed_a_score(study: Study, unit: Unit, mode: Mode) -> bool:
+    """Return whether a measured score of the unit's variant differs from that of its baseline."""
     measurer = study.measurer
     reference = measurer.of(study.baselines[BASE_OF[mode]])
     variant = measurer.of(study.unit_variant(unit, mode))
@@ -121,11 +123,11 @@ def _look(measurer: Measurer, variants: Sequence[Variant], float_: Variant) -> N
     outputs = mapped(outputs, _copied)
     scores = partial(_scores, measurer.task, targets=targets, size=batch_size(inputs))
     reads = _Reads(scores, outputs)
-    # A score that notices nothing at all on this batch, such as one that is 0 for all its samples,
-    # cannot tell.
+    # A score that notices no change at all on this batch, such as one that is 0 for all samples,
+    # cannot answer the question.
     tells = reads(list(map(everything, reads.arrays)))
     if not tells or all(map(reads, every_part(reads.arrays))):
-        # nothing that a unit could reach is known to go unread
+        # The score reads every part of the outputs, or cannot tell, so every unit counts as seen.
         answers = dict.fromkeys(range(len(variants)), True)
     else:
         answers = _looked_at(measurer, variants, inputs, reads)
@@ -143,7 +145,8 @@ def _scores(task: Task, outputs: Any, *, targets: Any, size: int) -> Scores:
 def _looked_at(
     measurer: Measurer, variants: Sequence[Variant], inputs: Any, reads: _Reads
 ) -> dict[int, bool]:
-    """Return whether the score reads what each variant touches of float's outputs."""
+    """Return whether the score reads the part of float's outputs that each variant touches, by
+    index."""
     answers = dict[int, bool]()
     with measurer.progress("scan: what the score reads", len(variants)) as advance:
         for index, changed in measurer.outputs(variants, inputs):
@@ -154,7 +157,7 @@ def _looked_at(
 
 
 class _Reads:
-    """Whether the score notices other values in some part of the outputs; each part is looked at
+    """Tells whether the score notices other values in some part of the outputs; each part is tested
     once."""
 
     def __init__(self, scores: Callable[[Any], Scores], outputs: Any) -> None:
@@ -164,8 +167,11 @@ class _Reads:
         self._known: dict[Any, bool] = {}
 
     def __call__(self, touched: Sequence[Block]) -> bool:
-        """Return True also where nothing is touched, and where a touched part holds no
-        floating-point numbers."""
+        """Return whether the score notices other values in the touched parts.
+
+        Also returns True if nothing is touched, or if a touched part holds no floating-point
+        numbers.
+        """
         key = tuple(map(_key, touched))
         if not any(key):
             return True
@@ -187,13 +193,13 @@ class _Reads:
             replaced.append(changed)
         try:
             scores = self._scores(with_arrays(self._outputs, replaced))
-        except SensitivityError:  # a score that complains has looked
+        except SensitivityError:  # a score that raises has read the values
             return True
         return not np.array_equal(scores, self._own)
 
 
 def _key(touched: Block) -> Hashable:
-    """Return what tells parts of one output from each other; None where nothing is touched."""
+    """Return a key that tells parts of one output apart; None if nothing is touched."""
     if touched is None:
         return None
     return "part", *map(np.ndarray.tobytes, touched)
@@ -205,7 +211,7 @@ def _random(values: Array, largest: float) -> Array:
 
 
 def _turned(values: Array, largest: float) -> Array:
-    """Return the same values with other signs, each in the place of another."""
+    """Return the same values with their signs turned and their places shuffled."""
     drawn = generator(offset=1).permutation(values.reshape(-1)).reshape(values.shape)
     return np.asarray(-drawn)
 
@@ -218,8 +224,8 @@ OTHER_VALUES = (_random, _turned, _zero)
 
 
 def block(before: Array, after: Array) -> Block:
-    """Return the part of an output that differs: along each axis but the first the indices where
-    anything does.
+    """Return the part of an output that differs: along each axis but the first, the indices with
+    any difference.
 
     >>> block(np.zeros((1, 3, 2)), np.array([[[0, 0], [0, 1.0], [0, 0]]]))
     (array([1]), array([1]))
@@ -243,8 +249,8 @@ def everything(array: Array) -> Block:
 
 
 def every_part(arrays: Sequence[Array]) -> Iterator[list[Block]]:
-    """Yield each channel of each output, and each stretch of its positions, as something touched
-    alone."""
+    """Yield each channel of each output, and each stretch of its positions, as the only part that
+    is touched."""
     for number, array in enumerate(arrays):
         axes = list(map(np.arange, array.shape[1:]))
         for part in _parts(axes):
@@ -254,7 +260,8 @@ def every_part(arrays: Sequence[Array]) -> Iterator[list[Block]]:
 
 
 def _parts(axes: list[Array]) -> Iterator[tuple[Array, ...]]:
-    """Yield all of a value for each sample; each part of every axis of a larger output."""
+    """Yield each part of every axis of an output; for an output of one value per sample, that
+    value."""
     if not axes:
         yield ()
     for axis, indices in enumerate(axes):
@@ -278,7 +285,7 @@ def leaves(outputs: Any) -> list[Any]:
 
 
 def with_arrays(outputs: Any, arrays: Sequence[Array]) -> Any:
-    """Return the same nest with these values, of the kind that the leaves have."""
+    """Return the same nest with these values, as tensors or arrays like its leaves."""
     left: Iterator[Array] = iter(arrays)
 
     def filled(leaf: Any) -> Any:
@@ -308,7 +315,7 @@ def _mapped_mapping(value: Mapping[Any, Any], change: Callable[[Any], Any]) -> M
     items = {key: mapped(item, change) for key, item in value.items()}
     if not isinstance(value, MutableMapping):
         return items
-    made = copy.copy(value)  # of the same class, which the score may ask for
+    made = copy.copy(value)  # keeps the class, which the score may check
     for key, item in items.items():  # classes of transformers refuse update()
         made[key] = item
     return made

@@ -1,4 +1,4 @@
-"""Which variants a scan measures."""
+"""The variants that a scan measures."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from sensitivity.quantizers.base import quantizers_of
 from sensitivity.records import Mode, Quantizer, Unit, Variant, names_of
 
 BASELINES = ("float", "quantized", "weights only", "activations only")
-"""Everything disabled; nothing disabled; only weights quantized; only activations quantized."""
+"""Names of the baselines: everything disabled, nothing disabled, only weights quantized, only
+activations quantized."""
 
 BASE_OF: dict[Mode, str] = {"disable": "quantized", "enable": "float"}
-"""Mode -> the baseline that its variants are compared with."""
+"""Mode -> baseline that its variants are compared with."""
 
 
 def baselines(quantizers: Sequence[Quantizer]) -> dict[str, Variant]:
@@ -28,8 +29,8 @@ def baselines(quantizers: Sequence[Quantizer]) -> dict[str, Variant]:
 
 
 def unit_variant(unit: Unit, quantizers: Sequence[Quantizer], mode: Mode) -> Variant:
-    """Mode `disable`: only this unit is left unquantized. Mode `enable`: only this unit is
-    quantized."""
+    """Return the model with only this unit unquantized (mode `disable`) or only this unit quantized
+    (mode `enable`)."""
     own = frozenset(unit.quantizers)
     if mode == "disable":
         return Variant(f"without {unit.name}", own)

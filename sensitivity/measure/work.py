@@ -1,4 +1,4 @@
-"""What a worker is asked to measure, and what it answers."""
+"""The jobs of a worker, and its answers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,12 @@ from sensitivity.tasks.batches import batch_digest, batch_size
 
 @dataclass(frozen=True)
 class Compared:
-    """signal: its name. The rest is as in `Comparison`. wanted: samples of the batch, at least."""
+    """How the outputs of a job are compared.
+
+    signal: name of the signal.
+    reference, samples: as in `Comparison`.
+    wanted: number of samples of the batch to compare, at least.
+    """
 
     signal: str
     reference: Variant
@@ -24,8 +29,13 @@ class Compared:
 
 @dataclass(frozen=True)
 class Work:
-    """Variants to be measured on one batch. offered: the ranges that any variant will use.
-    compared: what their outputs are compared with; None to score them."""
+    """Variants to be measured on one batch.
+
+    split, batch: the split and the number of the batch.
+    variants: the variants.
+    offered: ranges that any variant will use.
+    compared: how to compare their outputs; None to score them.
+    """
 
     split: str
     batch: int
@@ -36,9 +46,14 @@ class Work:
 
 @dataclass(frozen=True)
 class Measured:
-    """measured: place in the work's variants, and scores, in the order in which they were measured.
-    digest, size: of the whole batch. used: the simulator. fitted: samples that were forwarded to
-    fit the signal."""
+    """A worker's answer.
+
+    measured: index of each variant and its scores, in the order in which they were measured.
+    digest: digest of the whole batch.
+    size: number of samples of the whole batch.
+    used: facts about the simulator.
+    fitted: number of samples that were forwarded to fit the signal.
+    """
 
     measured: list[tuple[int, Scores]]
     digest: str
@@ -48,7 +63,7 @@ class Measured:
 
 
 class Hand:
-    """Measures what it is asked to, on a task of its own."""
+    """Worker's part of the measuring: it does the jobs that it is given, on a task of its own."""
 
     def __init__(self, task: Task, simulator: MakeSimulator) -> None:
         self._forwarder = Forwarder(task, simulator)
@@ -73,7 +88,7 @@ class Hand:
         return Measured(measured, batch_digest(inputs, targets), size, used, fitted)
 
     def _read(self, split: str, batch: int) -> tuple[object, object]:
-        """Return the batch, from a reader that is opened anew where it is past it."""
+        """Return the batch, from a new reader if the old one is past it."""
         reader, following = self._readers.get(split, (None, 0))
         if reader is None or batch < following:
             reader = Reader(self._forwarder.task, split)

@@ -1,1 +1,2 @@
-"""Where a calibrated model has its quantizers, and how one is switched off."""
+"""Adapters for calibrated models: where a model has its quantizers, and how each is switched
+off."""

@@ -22,12 +22,12 @@ from sensitivity.records import Finding, Grid, Quantizer, Range, names_of
 
 
 class Alternatives:
-    """A `QuantizedModel` in which each range offered is one more quantizer, named by its key, off
-    by default.
+    """A `QuantizedModel` with one more quantizer, off by default, for each range that is offered.
+    Its name is the range's key.
 
-    What `disabled` takes are switches: the name of a quantizer turns it off, the key of a range
-    puts the range in the place of the quantizer's own. For a quantizer that is off its ranges do
-    nothing; of several ranges the first counts.
+    The names that `disabled` takes are switches: the name of a quantizer turns it off, and the key
+    of a range puts the range in place of the quantizer's own. The ranges of a quantizer that is off
+    do nothing; of several ranges the first counts.
     """
 
     def __init__(self, source: QuantizedModel, ranges: Iterable[Range]) -> None:
@@ -58,8 +58,11 @@ class Alternatives:
 
     @contextmanager
     def _in_use(self, name: str) -> Iterator[str]:
-        """Inside the `with` the range of this key is that of its quantizer, whose name this gives;
-        for the name of a quantizer all stays as it is."""
+        """Give the quantizer of this range's key that range inside the `with`, and yield the
+        quantizer's name.
+
+        For the name of a quantizer nothing changes.
+        """
         offered = self.ranges.get(name)
         if offered is None:
             yield name
@@ -77,12 +80,13 @@ class Alternatives:
         return file_grid(self.own, name)
 
     def amax(self, name: str) -> Any:
-        """As the adapter has it; None for models that are quantized otherwise."""
+        """Return what the adapter gives; None for models that are quantized another way."""
         with self._in_use(name) as own:
             return amax_of(self.own, own)
 
     def module(self, name: str) -> Any:
-        """Return the user's own module; for a range offered, a copy that has it."""
+        """Return the user's own module; for the key of an offered range, a copy that has the
+        range."""
         if name not in self.ranges:
             return self.model.get_submodule(name)
         with self._in_use(name) as own:
@@ -95,15 +99,18 @@ class Alternatives:
         return self.own.remaining()
 
     def executed(self, inputs: Any) -> frozenset[str]:
-        """Return a range that is offered is executed where its quantizer is."""
+        """Return the names that a forward executes; an offered range is executed if its quantizer
+        is."""
         own = self.own.executed(inputs)
         offered = (key for key, offered in self.ranges.items() if offered.quantizer in own)
         return own.union(offered)
 
 
 def with_alternatives(source: QuantizedModel, ranges: Iterable[Range]) -> QuantizedModel:
-    """Return the model itself where there are no ranges. Raises ModelError where its ranges cannot
-    be changed."""
+    """Return the model with these ranges on offer, or the model itself if there are none.
+
+    Raises ModelError if its ranges cannot be changed.
+    """
     ranges = tuple(ranges)
     if not ranges:
         return source
@@ -111,19 +118,20 @@ def with_alternatives(source: QuantizedModel, ranges: Iterable[Range]) -> Quanti
 
 
 OWN = Range("", "own", ())
-"""Stands for the range of a quantizer that is none on offer: no bias, bits or rounding of its
-own."""
+"""Placeholder for the range of a quantizer that is not on offer: it has no bias, bits or rounding
+of its own."""
 
 
 def ranges_on_offer(source: QuantizedModel) -> list[Range]:
-    """Return the range that each quantizer of a model stands for, in their order: `OWN` for all but
-    those that `Alternatives` add."""
+    """Return the range that each quantizer of a model stands for, in their order: `OWN`, except for
+    those that `Alternatives` adds."""
     offered = source.ranges if isinstance(source, Alternatives) else {}
     return [offered.get(name, OWN) for name in names_of(source.quantizers)]
 
 
 def replacing(quantizers: Iterable[Quantizer], switched: Iterable[str]) -> dict[str, str]:
-    """Quantizer -> key of the range that takes its place when these names are switched."""
+    """Return the key of the range that takes the place of each quantizer when these names are
+    switched, by quantizer."""
     switched = frozenset(switched)
     found: dict[str, str] = {}
     for quantizer in quantizers:
@@ -138,8 +146,10 @@ def replacing(quantizers: Iterable[Quantizer], switched: Iterable[str]) -> dict[
 def in_use(
     quantizers: Iterable[Quantizer], switched: Iterable[str], ranges: dict[str, Range]
 ) -> list[Range]:
-    """Return the ranges that replace those of quantizers when these names are switched. ranges: by
-    their key."""
+    """Return the ranges that replace those of quantizers when these names are switched.
+
+    ranges: offered ranges by their key.
+    """
     return [ranges[key] for key in replacing(quantizers, switched).values()]
 
 

@@ -1,4 +1,5 @@
-"""How a calibrated model is seen and switched, whatever toolkit made it."""
+"""What a calibrated model offers, whatever toolkit made it: its quantizers, and a way to switch
+them."""
 
 from __future__ import annotations
 
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     """Is called with the name of a quantizer and what it gets."""
 
 SHOWN = 5
-"""How many quantizers without calibration an error names."""
+"""Number of uncalibrated quantizers that an error names, at most."""
 
 
 class QuantizedModel(Protocol):
@@ -38,7 +39,7 @@ class QuantizedModel(Protocol):
     model: the user's own object, never copied, always left as it was found.
     quantizers: every quantizer that was enabled when this was made, in the model's order.
         Quantizers that the user had already disabled are not listed and stay disabled.
-    warnings: what the reader of results must know of this model, a sentence each.
+    warnings: what a reader of results has to know about this model, one sentence each.
     """
 
     source: str
@@ -47,49 +48,57 @@ class QuantizedModel(Protocol):
     warnings: tuple[str, ...]
 
     def disabled(self, names: Iterable[str]) -> AbstractContextManager[None]:
-        """Leave exactly these quantizers unquantized inside the `with`; the state before it is
-        restored after it, also after an exception. Raises NamesError for a name that is not in
-        `quantizers`."""
+        """Leave exactly these quantizers unquantized inside the `with`.
+
+        The previous state is restored after it, also after an exception. Raises NamesError for a
+        name that is not in `quantizers`.
+        """
         ...
 
     def grid(self, name: str) -> Grid:
-        """Return the integer grid of one quantizer. Raises ModelError where it is not an integer
-        grid (FP8, block-wise)."""
+        """Return the integer grid of one quantizer. Raises ModelError if it has none (FP8,
+        block-wise)."""
         ...
 
     def fingerprint(self) -> str:
-        """Return the hex digest of weights, buffers and every quantizer's settings: changes when
-        any of them does."""
+        """Return the hex digest of weights, buffers and every quantizer's settings, which changes
+        if any of them does."""
         ...
 
     def remaining(self) -> tuple[Finding, ...]:
-        """Return what is still quantized with every quantizer disabled, named: an error each; empty
-        where nothing is."""
+        """Return an error finding for each thing that stays quantized with every quantizer
+        disabled; empty if there is none."""
         ...
 
     def executed(self, inputs: Any) -> frozenset[str]:
-        """Return the names of the quantizers that a forward on one batch of inputs executes, with
-        all of them enabled.
+        """Return the names of the quantizers that a forward on one batch executes, with all of them
+        enabled.
 
-        inputs: as the task gives them. A quantizer without a calibrated range is executed too where
-        the forward reaches it. Raises TaskError where the model refuses the batch."""
+        A quantizer without a calibrated range is executed too if the forward reaches it.
+
+        inputs: one batch, as the task gives it.
+
+        Raises TaskError if the model refuses the batch.
+        """
         ...
 
 
 @runtime_checkable
 class WithFileGrids(Protocol):
-    """A model that has quantizers which an ONNX file can hold and `grid` cannot: FP8, blocks, and
-    those that multiply by a pre-quantization scale first."""
+    """A model with quantizers that an ONNX file can hold and `grid` cannot: FP8, blocks, and
+    quantizers that multiply by a pre-quantization scale first."""
 
     def file_grid(self, name: str) -> Grid:
-        """Return what one quantizer rounds to, behind its pre-quantization scale. Raises ModelError
-        where no file can hold it, as with ranges that are taken from each batch."""
+        """Return the grid of one quantizer after its pre-quantization scale.
+
+        Raises ModelError if no file can hold it, as with ranges that are taken from each batch.
+        """
         ...
 
 
 def file_grid(source: QuantizedModel, name: str) -> Grid:
-    """Return what an exported file has to say of one quantizer. Raises ModelError where none
-    can."""
+    """Return the grid that an exported file has to hold for one quantizer. Raises ModelError if no
+    file can hold it."""
     if isinstance(source, WithFileGrids):
         return source.file_grid(name)
     return source.grid(name)
@@ -97,91 +106,104 @@ def file_grid(source: QuantizedModel, name: str) -> Grid:
 
 def amax_of(source: QuantizedModel, name: str) -> Any:
     """Return the largest absolute value that a quantizer can give, as a tensor that broadcasts
-    against what it quantizes; None for models whose grids come from no range of values."""
+    against what it quantizes.
+
+    Returns None for models whose grids do not come from a range of values.
+    """
     find = getattr(source, "amax", None)
     return find(name) if find else None
 
 
 @runtime_checkable
 class Recalibratable(Protocol):
-    """A calibrated model whose quantizers can take other ranges: what shared scales and
-    recalibration need."""
+    """A calibrated model whose quantizers can take other ranges, as shared scales and recalibration
+    need."""
 
     def range(self, name: str) -> Range:
-        """Return the range that a quantizer has now. Raises ModelError where it has no fixed one on
-        an integer grid."""
+        """Return the present range of a quantizer. Raises ModelError if it has no fixed range on an
+        integer grid."""
         ...
 
     def with_ranges(self, ranges: Iterable[Range]) -> AbstractContextManager[None]:
-        """Give quantizers these ranges inside the `with`; those before it are restored after it,
-        also after an exception. Raises NamesError for an unknown quantizer, ModelError for one
-        without an integer grid."""
+        """Give quantizers these ranges inside the `with`.
+
+        The previous ranges are restored after it, also after an exception. Raises NamesError for an
+        unknown quantizer, ModelError for one without an integer grid.
+        """
         ...
 
     def other_ranges(self, names: Iterable[str], forward: Callable[[], None]) -> tuple[Range, ...]:
-        """Return the ranges that other methods of calibration find for these quantizers; none where
-        there is no other.
-        forward: runs the model on the calibration data."""
+        """Return the ranges that other calibration methods find for these quantizers; empty if
+        there is no other method.
+
+        forward: runs the model on the calibration data.
+        """
         ...
 
 
 @runtime_checkable
 class Changeable(Protocol):
-    """A calibrated model in which a plan can be left for good."""
+    """A calibrated model that can be changed to a plan for good."""
 
     def change(self, names: Iterable[str], ranges: Iterable[Range]) -> None:
-        """Disable these quantizers, and give these ranges to theirs, for good. Nothing is changed
-        where it raises: NamesError for an unknown quantizer, ModelError for a range that cannot be
-        changed."""
+        """Disable these quantizers, and give the quantizers of these ranges their new ranges, for
+        good.
+
+        Nothing is changed if it raises: NamesError for an unknown quantizer, ModelError for a range
+        that cannot be changed.
+        """
         ...
 
 
 @runtime_checkable
 class Sharing(Protocol):
-    """A model some of whose quantizers have to have one range: those of one pair of a Q/DQ file."""
+    """A model in which some quantizers must have one range, because they become one Q/DQ pair of a
+    file."""
 
     def sharing(self) -> tuple[tuple[str, ...], ...]:
-        """Return the groups of names of such quantizers, two or more each."""
+        """Return the groups of such quantizers by name, two or more each."""
         ...
 
     def missing(self) -> str | None:
-        """Return why some other ranges cannot be had, and what to do, as a sentence; None where
+        """Return why some other ranges cannot be had, and what to do, as a sentence; None if
         nothing is missing."""
         ...
 
 
 @runtime_checkable
 class Structured(Protocol):
-    """A model that says itself which of its layers belong together; of others the modules and the
-    traced graph are read."""
+    """A model that itself says which of its layers belong together. For other models the modules
+    and the traced graph are read."""
 
     def related(self) -> tuple[tuple[UnitKind, tuple[str, ...]], ...]:
-        """Why, and names of two or more layers; the strongest reason first."""
+        """Return the related layers: the reason, and the names of two or more layers; the strongest
+        reason first."""
         ...
 
 
 @runtime_checkable
 class Connected(Protocol):
-    """A model that says itself which of its layers hand each other tensors; of others the traced
-    graph is read."""
+    """A model that itself says which of its layers hand each other tensors. For other models the
+    traced graph is read."""
 
     def connections(self) -> ModelGraph:
-        """Return its graph in layers. `meetings`: all, whatever their ranges are."""
+        """Return the model's graph of layers; its `meetings` are all meetings, whatever their
+        ranges."""
         ...
 
 
 @runtime_checkable
 class Watchable(Protocol):
-    """A model that shows what its quantizers get."""
+    """A model that shows the values that its quantizers get."""
 
     def weights(self) -> Iterator[tuple[str, NDArray[np.floating], int | None]]:
-        """Return the name of each quantizer of a weight, the weight in float, and the axis of its
-        output channels; None where that is not known."""
+        """Yield the name of each weight quantizer, the weight in float, and the axis of its output
+        channels; the axis is None if it is not known."""
         ...
 
     def watching(self, see: Seer) -> AbstractContextManager[None]:
-        """Inside the `with` the model runs with nothing quantized, and `see` is called with the
-        name of each quantizer of an activation and what it gets."""
+        """Run the model unquantized inside the `with`, and call `see` with the name of each
+        activation quantizer and the values that it gets."""
         ...
 
 
@@ -190,37 +212,44 @@ class Runnable(Protocol):
     """A model that is not called as a torch module is."""
 
     def forward(self, inputs: Any) -> None:
-        """Run the model once, for what watches it. inputs: one batch, as the task gives it."""
+        """Run the model once, for whoever watches it.
+
+        inputs: one batch, as the task gives it.
+        """
         ...
 
 
 @runtime_checkable
 class WithFloat(Protocol):
-    """A model that knows the float model which it was made from."""
+    """A model that knows the float model from which it was made."""
 
     float_model_from: str
-    """What it compares itself with, and where that comes from, as a clause."""
+    """The model that it compares itself with and where that comes from, as a clause."""
 
     def float_findings(self, inputs: Any) -> Iterable[Finding]:
-        """Return whether the model with everything disabled is the float model. inputs: one
-        batch."""
+        """Return findings on whether the model with everything disabled is the float model.
+
+        inputs: one batch, as the task gives it.
+        """
         ...
 
 
 Form = Literal["torch", "onnx"]
-"""What a model is: a torch module, which is called, traced and exported; or a Q/DQ file, which is
+"""Form of a model: a torch module, which is called, traced and exported; or a Q/DQ file, which is
 cut, edited and run by ONNX Runtime."""
 
 
 def form_of(source: Any) -> Form:
-    """Return what a source's models are, by its attribute `form`; "torch" where it has none.
-    source: an adapter, or its class."""
+    """Return the form of a source's models, by its attribute `form`; "torch" without one.
+
+    source: an adapter, or its class.
+    """
     form: Form = getattr(source, "form", "torch")
     return form
 
 
 def name_in_words(source: QuantizedModel) -> str:
-    """Return what one model of this source is called in sentences, by its attribute `in_words`."""
+    """Return what a model of this source is called in sentences, by its attribute `in_words`."""
     return str(getattr(source, "in_words", f"a {source.source} model"))
 
 
@@ -229,18 +258,16 @@ class Ordered(Protocol):
     """A model whose graph is known."""
 
     def nearest_outputs(self) -> tuple[tuple[str, ...], ...]:
-        """For each output of the model the quantizers that it depends on, those nearest to it
-        first."""
+        """Return, for each output of the model, the quantizers that it depends on, those nearest to
+        it first."""
         ...
 
 
 def ends(source: QuantizedModel, units: Iterable[Unit]) -> tuple[tuple[str, ...], ...]:
     """Return the units that are nearest to each end of the graph, the nearest first.
 
-    The first end is that of the inputs; the outputs follow, one by one.
-
-    A model that does not know its graph is taken to compute its units in order, and to have one
-    output.
+    The first end is that of the inputs; the outputs follow, one by one. A model that does not know
+    its graph is assumed to compute its units in order, and to have one output.
     """
     unit_of: dict[str, str] = {}
     for unit in units:
@@ -272,7 +299,7 @@ def layers(quantizers: Iterable[Quantizer]) -> tuple[Unit, ...]:
 
 
 class HasRole(Protocol):
-    """What quantizes either a weight or an activation."""
+    """Anything that quantizes either a weight or an activation."""
 
     @property
     def role(self) -> Role:
@@ -284,7 +311,7 @@ OfARole = TypeVar("OfARole", bound=HasRole)
 
 
 def weights_and_activations(items: Iterable[OfARole]) -> tuple[list[OfARole], list[OfARole]]:
-    """Return those that quantize a weight, and all others, each in their order."""
+    """Return the items that quantize a weight, and all others, each in their order."""
     weights: list[OfARole] = []
     activations: list[OfARole] = []
     for item in items:
@@ -294,9 +321,9 @@ def weights_and_activations(items: Iterable[OfARole]) -> tuple[list[OfARole], li
 
 
 def known_names(names: Iterable[str], known: Collection[str]) -> frozenset[str]:
-    """Return the names, once each. Raises NamesError for one that is not the name of a quantizer.
+    """Return the names, once each. Raises NamesError for a name that is not a quantizer's.
 
-    known: the names of all quantizers that there are.
+    known: the names of all quantizers of the model.
     """
     wanted = frozenset(names)
     for name in sorted(wanted.difference(known)):
@@ -305,9 +332,9 @@ def known_names(names: Iterable[str], known: Collection[str]) -> frozenset[str]:
 
 
 def first_fault(faults: Mapping[str, bool]) -> str | None:
-    """Return the first of some faults that is there; None where none is.
+    """Return the first fault that is present; None if there is none.
 
-    faults: a clause for each fault -> whether it is there.
+    faults: a clause for each fault -> whether it is present.
     """
     for fault, is_there in faults.items():
         if is_there:
@@ -333,7 +360,7 @@ def quantizers_of(names: Iterable[str], units: Iterable[Unit]) -> frozenset[str]
 
 
 def check_calibrated(quantizers: Iterable[Quantizer]) -> None:
-    """Raise ModelError that names each quantizer which is enabled but not calibrated."""
+    """Raise ModelError with the name of each quantizer that is enabled but not calibrated."""
     bad = [f"{each.name}: {each.problem}" for each in quantizers if each.problem]
     if bad:
         shown = bad[:SHOWN]

@@ -1,4 +1,4 @@
-"""How the values that quantizers get are distributed, and what their grids do to them."""
+"""Distributions of the values that quantizers get, and the error that their grids add."""
 
 from __future__ import annotations
 
@@ -13,17 +13,20 @@ from sensitivity.records import Distribution, Grid, OnGrid, Quantizer
 
 BINS = 64
 CHANNELS = 64
-"""Channels at most whose largest values are kept."""
+"""Number of channels whose largest values are kept, at most."""
 
 MOST_VALUES = 2**18
-"""The most values that are looked at in one tensor of one batch."""
+"""Number of values that are read from one tensor of one batch, at most."""
 
 Array = NDArray[np.float64]
 
 
 def of_activation(quantizer: Quantizer, seen: Histogram, grid: Grid | None) -> Distribution | None:
-    """seen: what the quantizer got; None where that was nothing. grid: one scale, or None where it
-    is no integer grid."""
+    """Return the distribution of the values that an activation quantizer got; None if it got none.
+
+    seen: histogram of the values.
+    grid: a grid with one scale; None if it is not an integer grid.
+    """
     if not seen.total:
         return None
     middles, counts = seen.bins()
@@ -33,8 +36,12 @@ def of_activation(quantizer: Quantizer, seen: Histogram, grid: Grid | None) -> D
 def of_weight(
     quantizer: Quantizer, weight: NDArray[np.floating], grid: Grid | None, axis: int | None
 ) -> Distribution | None:
-    """weight: in float, of any shape. axis: of its output channels; None where that is not known.
-    None for a weight without finite values."""
+    """Return the distribution of a weight; None for a weight without finite values.
+
+    weight: float values of any shape.
+    grid: its integer grid; None if it has none.
+    axis: axis of its output channels; None if it is not known.
+    """
     values = np.asarray(weight, np.float64)
     if not values.size or not np.isfinite(values).all():
         return None
@@ -52,7 +59,7 @@ def of_weight(
 
 def _distribution(quantizer: Quantizer, values: Array, counts: Array) -> Distribution:
     low, high = float(values.min()), float(values.max())
-    widened = low + 1e-12 * max(1.0, abs(low))  # all values may be the same
+    widened = low + 1e-12 * max(1.0, abs(low))  # for the case that all values are the same
     ends = (low, max(high, widened))
     binned, _ = np.histogram(values, BINS, range=ends, weights=counts)
     whole = tuple(binned.astype(int).tolist())
@@ -60,7 +67,10 @@ def _distribution(quantizer: Quantizer, values: Array, counts: Array) -> Distrib
 
 
 def _on_grid(found: Distribution, values: Array, counts: Array, grid: Grid | None) -> Distribution:
-    """With what the grid makes of these values, each of which stands for so many."""
+    """Return the distribution with the error that the grid adds to these values.
+
+    counts: number of times that each value occurs.
+    """
     if grid is None:
         return found
     step, ends = _steps_and_ends(grid, values.ndim)
@@ -85,8 +95,8 @@ def _median_channel_error(values: Array, grid: Grid, axis: int) -> float:
 
 
 def _steps_and_ends(grid: Grid, axes: int) -> tuple[Array, tuple[Array, Array]]:
-    """Return the steps, and the smallest and largest values that do not clip, of a shape that is
-    broadcast to a tensor with so many axes."""
+    """Return the steps, and the smallest and largest values that do not clip, in shapes that
+    broadcast to a tensor with this many axes."""
     step = along(np.asarray(grid.scale, np.float64), grid.axis, axes)
     return step, ((grid.low - grid.zero_point) * step, (grid.high - grid.zero_point) * step)
 
@@ -94,24 +104,27 @@ def _steps_and_ends(grid: Grid, axes: int) -> tuple[Array, tuple[Array, Array]]:
 def _quantized(
     values: Array, step: Array, ends: tuple[Array, Array]
 ) -> tuple[Array, NDArray[np.bool_]]:
-    """Return the values on the grid, and which of them clip: within half a step behind the ends
-    they are rounded, as everywhere."""
+    """Return the values on the grid, and which of them clip.
+
+    Values within half a step beyond the ends are rounded, not clipped.
+    """
     kept = np.clip(values, *ends)
     return np.rint(kept / step) * step, np.abs(values - kept) > step / 2
 
 
 def _by_channel(values: Array, axis: int) -> Array:
-    """float[channels, values]."""
+    """Return the values as float[channels, values]."""
     return np.moveaxis(values, axis, 0).reshape(values.shape[axis], -1)
 
 
 def _short(value: float) -> float:
-    """With four digits: more are noise, and the file is read by a page."""
+    """Return the value with four digits: more are noise, and a page reads the file."""
     return float(f"{value:.4g}")
 
 
 def thinned(values: NDArray[np.floating]) -> NDArray[np.floating]:
-    """At most `MOST_VALUES` evenly spaced values of a large tensor, and its ends."""
+    """Return at most `MOST_VALUES` evenly spaced values of a large tensor, and its smallest and
+    largest value."""
     flat = values.reshape(-1)
     if flat.size <= MOST_VALUES:
         return flat

@@ -1,5 +1,5 @@
-"""How often values occur, streamed in bounded memory, and the ranges for quantization that follow
-from it."""
+"""Histograms that are streamed in bounded memory, and the quantization ranges that follow from
+them."""
 
 from __future__ import annotations
 
@@ -9,34 +9,35 @@ from numpy.typing import NDArray
 from sensitivity.quantizers.ranges import PERCENTILES, lowest_error
 
 HALF = 2048
-"""Bins on each side of 0."""
+"""Number of bins on each side of 0."""
 
 ENTROPY_LEVELS = 128
-"""Into how many bins the search by entropy merges those of the histogram, as TensorRT and ONNX
+"""Number of bins into which the entropy search merges those of the histogram, as TensorRT and ONNX
 Runtime do."""
 
 ENTROPY_STRIDE = 16
-"""How many bins the search by entropy goes on from one range to the next."""
+"""Number of bins between two ranges of the entropy search."""
 
 LEAST_SHARE = 1e-6
-"""What the quantized distribution has at least where the other has anything, for a finite
-divergence."""
+"""Smallest share of the quantized distribution in a bin that the other distribution fills, so that
+the divergence stays finite."""
 
 CANDIDATES = 48
-"""How many ends of a range are tried on each side of 0."""
+"""Number of range ends that are tried on each side of 0."""
 
 ROUNDS = 2
-"""In how many rounds they are tried."""
+"""Number of rounds in which they are tried."""
 
 Ends = tuple[float, float]
-"""The smallest and the largest value that does not clip; 0 lies between them."""
+"""Smallest and largest value that does not clip; 0 lies between them."""
 
 
 class Histogram:
-    """Counts of values in bins of one width on both sides of 0. Where values are larger than its
-    ends, pairs of bins become one.
+    """Counts of values in bins of equal width on both sides of 0. If values lie beyond its ends,
+    pairs of bins are merged.
 
-    total: how many finite values were added. low, high: the smallest and the largest of them.
+    total: number of finite values added.
+    low, high: smallest and largest of them.
     """
 
     def __init__(self) -> None:
@@ -46,7 +47,7 @@ class Histogram:
         self._top = 0.0
 
     def add(self, values: NDArray[np.floating]) -> None:
-        """values: of any shape; what is not finite counts for nothing."""
+        """Count these values, of any shape; values that are not finite are left out."""
         flat = np.asarray(values, np.float32).reshape(-1)
         is_finite = np.isfinite(flat)
         if not is_finite.all():
@@ -64,9 +65,10 @@ class Histogram:
         self._counts += np.bincount(bins.clip(0, 2 * HALF - 1), minlength=2 * HALF)
 
     def ranges(self, levels: int, *, symmetric: bool) -> dict[str, Ends]:
-        """Method -> the range that it finds. levels: of the whole grid less one, 255 for INT8.
+        """Return the range that each method finds, by method; empty if all values are 0.
 
-        symmetric: the grid has as many levels on both sides of 0. Empty where all values are 0.
+        levels: number of levels of the whole grid minus one, 255 for INT8.
+        symmetric: whether the grid has as many levels on both sides of 0.
         """
         if self._top == 0:
             return {}
@@ -83,15 +85,18 @@ class Histogram:
         return found
 
     def bins(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return the middles of the bins that hold values, float64[n], and how many each holds;
-        that of 0 has its middle at 0, where most of its values are."""
+        """Return the middles of the bins that hold values, float64[n], and the number of values in
+        each.
+
+        The bin of 0 has its middle at 0, because most of its values are 0.
+        """
         middles = (self._edges[1:] + self._edges[:-1]) / 2
         middles[HALF] = 0.0
         seen = self._counts > 0
         return np.clip(middles[seen], self.low, self.high), self._counts[seen]
 
     def _widen(self, largest: float) -> None:
-        self._top = self._top or largest  # what came before was 0, and is in the bin above it
+        self._top = self._top or largest  # all values before were 0, and are in the bin above 0
         while self._top < largest:
             merged = self._counts.reshape(-1, 2).sum(1)
             self._counts = np.concatenate([np.zeros(HALF // 2), merged, np.zeros(HALF // 2)])
@@ -107,12 +112,12 @@ class Histogram:
         return np.asarray(self._counts[HALF:] + self._counts[HALF - 1 :: -1])
 
     def _within(self, low: float, high: float) -> Ends:
-        """No wider than the values are, and with 0 inside."""
+        """Return the ends, cut to the range of the values and widened to include 0."""
         return min(max(low, self.low), 0.0), max(min(high, self.high), 0.0)
 
     def _percentile(self, share: float, symmetric: bool) -> Ends:
-        """Return what leaves out (100 - share) % of the values; of a tensor with both signs half of
-        that on each side."""
+        """Return the range that leaves out (100 - share) % of the values; of a tensor with both
+        signs, half of that on each side."""
         edges, out = self._edges, (100 - share) / 100 * self.total
         if symmetric:
             running = np.cumsum(self._magnitudes)
@@ -129,8 +134,8 @@ class Histogram:
         return self._within(low, high)
 
     def _entropy(self) -> Ends:
-        """Return the symmetric range with which the distribution of the quantized values diverges
-        least (Kullback-Leibler).
+        """Return the symmetric range with the smallest Kullback-Leibler divergence of the quantized
+        distribution.
 
         ONNX Runtime's own search over as many bins takes seconds for each tensor.
         """
@@ -144,8 +149,8 @@ class Histogram:
         return -end, end
 
     def _mse(self, levels: int) -> Ends:
-        """Return the range with the smallest squared error, found for each end in turn with the
-        other end as it is."""
+        """Return the range with the smallest squared error, found for each end in turn while the
+        other end stays."""
         low, high = self._within(-np.inf, np.inf)
         parts = np.linspace(1, CANDIDATES, CANDIDATES) / CANDIDATES
         lows, highs = low * parts, high * parts
@@ -157,7 +162,10 @@ class Histogram:
     def _errors(
         self, low: NDArray[np.float64], high: NDArray[np.float64], levels: int
     ) -> NDArray[np.float64]:
-        """float[n]: squared errors of quantization with these ends, float[n] each."""
+        """Return the squared errors of quantization with these ends, float[n].
+
+        low, high: float[n], the ends of each range tried.
+        """
         seen = self._counts > 0
         centres = ((self._edges[1:] + self._edges[:-1]) / 2)[seen]
         steps = np.maximum(high - low, 1e-30)[:, None] / levels
@@ -167,14 +175,14 @@ class Histogram:
 
 
 def _symmetric(low: float, high: float) -> Ends:
-    """Return the smallest symmetric range around one."""
+    """Return the smallest symmetric range around this range."""
     largest = max(-low, high)
     return -largest, largest
 
 
 def _divergence(counts: NDArray[np.float64], half: int) -> float:
-    """Return how far the distribution of the values, clipped to `half` bins on each side of 0,
-    diverges from what 128 levels make of it."""
+    """Return the divergence between the distribution of the values, clipped to `half` bins on each
+    side of 0, and the same merged to 128 levels."""
     middle = len(counts) // 2
     window = counts[middle - half : middle + half]
     clipped = window.copy()

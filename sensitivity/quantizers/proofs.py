@@ -1,4 +1,4 @@
-"""What a torch model says of itself before it is measured: what stays quantized, and which
+"""Facts about a torch model that are found before it is measured: what stays quantized, and which
 quantizers a batch reaches."""
 
 from __future__ import annotations
@@ -14,14 +14,15 @@ from sensitivity.quantizers.torch.modules import class_names
 from sensitivity.records import Finding
 
 QUANTIZED_PACKAGES = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized", "bitsandbytes")
-"""Packages whose modules compute in integers, or hold integer weights, and have no switch."""
+"""Packages whose modules compute in integers or hold integer weights, and cannot be switched
+off."""
 FAKE_QUANTIZERS = {"TensorQuantizer", "FakeQuantize", "FusedMovingAvgObsFakeQuantize"}
 """Classes of modules that quantize to a grid and back."""
 
 
 def still_quantized(model: Any, switched: Collection[Any]) -> tuple[Finding, ...]:
-    """Return one finding for each module of the model that quantizes and is not among those that
-    the source can switch.
+    """Return one finding for each module that quantizes and is not among those that the source can
+    switch.
 
     switched: the quantizer modules that the source knows, enabled or disabled by the user.
     """
@@ -49,7 +50,9 @@ def left_quantized(where: str, what: str) -> Finding:
 def reached(model: Any, quantizers: Mapping[str, Any], inputs: Any) -> frozenset[str]:
     """Return the names of those modules that a forward of the model on one batch calls.
 
-    quantizers: name -> module. Raises TaskError where the model refuses the batch.
+    quantizers: name -> module.
+
+    Raises TaskError if the model refuses the batch.
     """
     names: set[str] = set()
 
@@ -65,6 +68,7 @@ def reached(model: Any, quantizers: Mapping[str, Any], inputs: Any) -> frozenset
 
 
 def _quantizes(module: Any) -> bool:
+    """Return whether a module fake-quantizes, or is of a package that computes in integers."""
     if FAKE_QUANTIZERS.intersection(class_names(module)):
         return True
     return any(kind.__module__.startswith(QUANTIZED_PACKAGES) for kind in type(module).__mro__)

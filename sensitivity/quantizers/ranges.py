@@ -1,5 +1,5 @@
-"""Other ranges for `TensorQuantizer` modules: set for a while, and found by their toolkit's own
-calibrators."""
+"""Other ranges for `TensorQuantizer` modules: they can be set for a while, and are found by the
+toolkit's own calibrators."""
 
 from __future__ import annotations
 
@@ -26,27 +26,27 @@ if TYPE_CHECKING:
 
 PERCENTILES = (99.9, 99.99)
 STRIDE = 16
-"""How many of 2048 bins lie between the ends of two ranges tried for entropy."""
+"""Number of bins, of 2048, between the ends of two ranges that the entropy search tries."""
 
 FEWEST_BINS = 128
-"""Bins of the narrowest range tried for entropy, as in ModelOpt."""
+"""Number of bins of the narrowest range that the entropy search tries, as in ModelOpt."""
 
 TRANSPOSED = {"ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d"}
 """Classes of layers whose weight has its output channels along axis 1."""
 
 Amax = tuple[float, ...]
 State = tuple[Any, Any, Any]
-"""amax, axis and bits of a quantizer module."""
+"""The amax, axis and bits of a quantizer module."""
 
 Hook = Callable[[Any, Any], None]
-"""A hook of a module: called before its forward, with the module and its arguments."""
+"""A hook that is called before a module's forward, with the module and its arguments."""
 
 
 @contextmanager
 def range_set(module: Any, wanted: Range, *, dimensions: int) -> Iterator[None]:
-    """The quantizer module has this range inside the `with`, its own before and after it.
+    """Give the quantizer module this range inside the `with`, and its own range back after it.
 
-    dimensions: how many axes the tensor of a per-channel range has.
+    dimensions: number of axes of the tensor that a per-channel range applies to.
     """
     own, state = module._buffers["_amax"], state_of(module)
     amax = optional.torch.tensor(wanted.amax, dtype=own.dtype, device=own.device)
@@ -77,19 +77,21 @@ def shape_along(axis: int, dimensions: int) -> list[int]:
 
 
 def state_of(module: Any) -> State:
-    """Return what `range_set` changes of a quantizer module."""
+    """Return the attributes of a quantizer module that `range_set` changes."""
     return module._buffers["_amax"], module._axis, module._num_bits
 
 
 def restore(module: Any, state: State) -> None:
-    """Give a module what `state_of` said of it."""
+    """Give a module the attributes that `state_of` returned."""
     module._buffers["_amax"] = state[0]
     vars(module).update(_axis=state[1], _num_bits=state[2])
 
 
 def own_range(name: str, amax: Any, axis: int | None) -> Range:
-    """Return the range that a quantizer came with. amax: a tensor of one value, or of one for each
-    channel along `axis`."""
+    """Return the range that a quantizer came with.
+
+    amax: a tensor of one value, or of one value for each channel along `axis`.
+    """
     return Range(name, "own", _values(amax), axis)
 
 
@@ -99,10 +101,12 @@ def other_ranges(
     """Return the ranges that the toolkit's calibrators find for these quantizers, in the order of
     `names`.
 
-    Activations with one range per tensor: percentiles, MSE and entropy of what reaches them in
-    float, as calibration does it. Weights with one range per tensor: one per output channel.
-    Quantizers for which there is nothing else, and those that no batch reaches or that have no
-    integer grid, get nothing. forward: runs the model on the calibration data.
+    Activations with one range per tensor get percentile, MSE and entropy ranges of the values that
+    reach them in float, as in calibration. Weights with one range per tensor get one per output
+    channel. Quantizers get none if there is no other range for them, if no batch reaches them, or
+    if they have no integer grid.
+
+    forward: runs the model on the calibration data.
     """
     by_name = dict(zip(names_of(source.quantizers), source.quantizers, strict=True))
     asked = map(by_name.__getitem__, dict.fromkeys(names))
@@ -126,9 +130,10 @@ def _has_one_range(source: TensorQuantizerModel, quantizer: Quantizer) -> bool:
 
 
 def per_channel(source: TensorQuantizerModel, quantizer: Quantizer) -> tuple[Range, ...]:
-    """Return one range per output channel for a weight that has one in all. Nothing for grouped
-    transposed
-    convolutions: TensorRT takes no quantized ones."""
+    """Return one range per output channel for a weight that has one range in all.
+
+    Returns none for grouped transposed convolutions, because TensorRT does not take quantized ones.
+    """
     layer = source.model.get_submodule(quantizer.layer)
     weight = getattr(layer, "weight", None)
     if weight is None or weight.ndim < 2:
@@ -167,8 +172,12 @@ def _calibrated(
 
 @contextmanager
 def hooked_in_float(source: Any, hooks: Mapping[str, Hook]) -> Iterator[None]:
-    """Inside the `with` the model runs with nothing quantized, and each quantizer named here calls
-    its hook with what it gets. source: a quantized PyTorch model with a module for each."""
+    """Run the model unquantized inside the `with`, and let each of these quantizers call its hook
+    with what it gets.
+
+    source: a quantized PyTorch model with a module for each quantizer.
+    hooks: name of a quantizer -> its hook.
+    """
     with ExitStack() as stack:
         for name, hook in hooks.items():
             module = source.model.get_submodule(name)
@@ -184,8 +193,8 @@ def _collect(calibrator: Any, module: Any, args: Any) -> None:
 
 
 def _ranges_of(name: str, calibrator: Any) -> tuple[Range, ...]:
-    """Return what each method of calibration finds in a histogram; nothing where no batch came
-    there."""
+    """Return the range that each calibration method finds in a histogram; none if no batch reached
+    the quantizer."""
     if calibrator._calib_hist is None:
         return ()
     amaxes: dict[str, float] = {}
@@ -208,9 +217,12 @@ def lowest_error(counts: NDArray[np.float64], edges: NDArray[np.float64], levels
     """Return the amax with the smallest squared error of quantization, among the edges of a
     histogram of absolute values.
 
-    counts: float[bins]. edges: float[bins + 1], ascending from 0. levels: of the positive half, 127
-    for INT8. ModelOpt 0.47's own search hands the number of bits to `fake_tensor_quant` as a bias,
-    and finds ranges of noise.
+    ModelOpt 0.47's own search passes the number of bits to `fake_tensor_quant` as a bias, and its
+    ranges are noise.
+
+    counts: float[bins].
+    edges: float[bins + 1], ascending from 0.
+    levels: number of levels of the positive half, 127 for INT8.
     """
     centres = (edges[1:] + edges[:-1]) / 2
     tried = edges[len(edges) // 16 :: STRIDE // 4]
@@ -222,22 +234,26 @@ def lowest_error(counts: NDArray[np.float64], edges: NDArray[np.float64], levels
 def lowest_divergence(
     counts: NDArray[np.float64], edges: NDArray[np.float64], levels: int, *, stride: int = STRIDE
 ) -> float:
-    """Return the amax with which the distribution of the quantized values diverges least
-    (Kullback-Leibler), the largest of equals.
+    """Return the amax with the smallest Kullback-Leibler divergence of the quantized distribution,
+    the largest of equals.
 
-    counts, edges, levels: as for `lowest_error`. stride: bins between two ranges tried. Finds what
-    ModelOpt's search by entropy finds, whose loops over bins are in Python, in a tenth of the time.
+    It finds what ModelOpt's entropy search finds, which loops over bins in Python, in a tenth of
+    the time.
+
+    counts, edges, levels: as for `lowest_error`.
+    stride: number of bins between two ranges tried.
     """
     ends = np.arange(FEWEST_BINS, len(counts) + 1, stride)
-    counts = np.concatenate([counts[1:2], counts[1:]])  # 0 is exact in any range
+    # 0 is exact in any range, so its bin takes the count of the next one.
+    counts = np.concatenate([counts[1:2], counts[1:]])
     with np.errstate(invalid="ignore"):
         divergences = [_divergence(counts, int(end), levels + 1) for end in ends[::-1]]
     return float(edges[ends[::-1][np.argmin(divergences)]])
 
 
 def _divergence(counts: NDArray[np.float64], end: int, bins: int) -> float:
-    """Return how far the counts, clipped to the first `end`, diverge from what merging them into
-    `bins` leaves of them."""
+    """Return the divergence of the counts, clipped to the first `end` bins, from the same counts
+    merged into `bins`."""
     kept = counts[:end]
     filled = kept != 0
     merged = np.digitize(np.arange(end), np.linspace(0, end, bins + 1)) - 1
@@ -258,6 +274,6 @@ def _values(amax: Any) -> Amax:
 
 
 def first_axis(axis: Any) -> Any:
-    """Return the axis itself of a list or tuple of one axis; anything else as it is."""
+    """Return the only axis of a list or tuple of one axis; anything else unchanged."""
     is_one = isinstance(axis, (tuple, list)) and len(axis) == 1
     return axis[0] if is_one else axis

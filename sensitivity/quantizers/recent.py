@@ -1,4 +1,4 @@
-"""What is costly to make, kept for as long as it is among the newest few."""
+"""Cache of the newest few values that are costly to make."""
 
 from __future__ import annotations
 
@@ -9,15 +9,17 @@ Made = TypeVar("Made")
 
 
 class Recent(Generic[Made]):
-    """Values by key, the oldest of which is dropped before one more than `most` is made."""
+    """Values by key. The oldest is dropped before more than `most` would be kept."""
 
     def __init__(self, most: int) -> None:
         self._most = most
         self._values: dict[Hashable, Made] = {}
 
     def get(self, key: Hashable, make: Callable[[], Made]) -> Made:
-        """Return the value of this key. make: gives it where it is not held; called once at
-        most."""
+        """Return the value of this key.
+
+        make: makes the value if it is not kept; called at most once.
+        """
         if key not in self._values:
             if len(self._values) >= self._most:
                 oldest = next(iter(self._values))

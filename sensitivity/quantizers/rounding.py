@@ -1,5 +1,4 @@
-"""Which way values of a weight are rounded, where that is not to the nearest level, as text that a
-plan can hold."""
+"""The rounding of weight values away from the nearest level, as text that a plan can hold."""
 
 from __future__ import annotations
 
@@ -14,8 +13,9 @@ from sensitivity.errors import ModelError
 
 
 def packed(moves: NDArray[np.int8]) -> str:
-    """Return the text of these moves: -1, 0 or 1 level from the nearest one for each value of a
-    weight.
+    """Return these rounding moves as text.
+
+    moves: -1, 0 or 1 level from the nearest one for each value of a weight.
 
     >>> moves = np.array([[0, 1], [-1, 0]], np.int8)
     >>> unpacked(packed(moves), (2, 2)).tolist()
@@ -26,8 +26,8 @@ def packed(moves: NDArray[np.int8]) -> str:
 
 
 def unpacked(text: str, shape: Sequence[int]) -> NDArray[np.int8]:
-    """Return the moves of a weight of this shape. Raises ModelError for text that is of no such
-    weight."""
+    """Return the moves of a weight of this shape. Raises ModelError for text that does not fit such
+    a weight."""
     expected = int(np.prod(shape))
     try:
         values = zlib.decompress(base64.b64decode(text, validate=True))

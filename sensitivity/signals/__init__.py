@@ -1,1 +1,1 @@
-"""What is measured of a variant beside the metric, such as how far its outputs move."""
+"""Signals: measures of a variant beside the metric, such as how far its outputs move."""

@@ -1,4 +1,5 @@
-"""A cheap signal: how much quantizing a unit disturbs the model, without the metric."""
+"""Interface of a cheap signal: how much quantizing a unit disturbs the model, without the
+metric."""
 
 from __future__ import annotations
 
@@ -19,18 +20,21 @@ else:
 
 
 Distance = Callable[[Outputs, Outputs], Scores]
-"""(Outputs of the float model, outputs of a variant) -> distortion per sample float64[n], >= 0."""
+"""Function of the float model's outputs and a variant's outputs that returns the distortion of each
+sample, float64[n], >= 0."""
 
 
 @dataclass(frozen=True)
 class Signal:
-    """of: how far a variant is from float, from these samples alone.
+    """A measure of how far a variant's outputs are from float's.
 
-    edition: what tells it, in a journal, from what it was in an earlier release.
-    view: what the model returned -> the arrays that are compared; None takes all of its
-    floating-point arrays.
-    fitted: outputs of the float model, batch by batch -> the distance to use in place of `of` on
-    this data; None: `of`.
+    name: its name in the registry.
+    of: the distance, which needs these samples alone.
+    view: turns what the model returned into the arrays that are compared; None takes all of its
+        floating-point arrays.
+    fitted: turns outputs of the float model, batch by batch, into the distance to use in place of
+        `of` on this data; None keeps `of`.
+    edition: text that tells it, in a journal, from the signal of an earlier release.
     """
 
     name: str

@@ -1,5 +1,4 @@
-"""How far quantization moves what a detector reports: its confidences, and the boxes that it is
-confident of."""
+"""Distortion of a detector's reports: its confidences, and the boxes that it is confident of."""
 
 from __future__ import annotations
 
@@ -18,21 +17,21 @@ from sensitivity.tasks.detection_parts import Part
 from sensitivity.tasks.detection_rotated import rotated_overlap
 
 SURE = 1e-3
-"""Confidences are compared between this and 1 minus this: below it nothing is reported."""
+"""Confidences are compared between this and 1 minus this, because nothing is reported below it."""
 
 PRECISION_LOST = 2.0
-"""How much of the precision averaged over overlaps of 0.50 to 0.95 is lost per lost overlap: a
-tenth for each 0.05."""
+"""Precision lost per lost overlap, averaged over overlaps of 0.50 to 0.95: a tenth for each
+0.05."""
 
 SUREST = 32
-"""Candidates whose masks or key points are compared."""
+"""Number of candidates whose masks or key points are compared."""
 
 Floats = NDArray[np.float64]
 
 
 def boxes_signal(task: Task | EvaluateTask) -> Signal:
-    """The signal `boxes`, with the `decode` of this task's score. Raises TaskError where it has
-    none."""
+    """Return the signal `boxes`, with the `decode` of this task's score. Raises TaskError if the
+    score has none."""
     judge = getattr(task, "score", None)
     decode = getattr(judge, "decode", None)
     if decode is None:
@@ -56,12 +55,14 @@ def boxes_signal(task: Task | EvaluateTask) -> Signal:
 
 
 def part_distortion(part: Part, reference: Outputs, outputs: Outputs) -> Scores:
-    """What is lost of the masks or key points that the float model reports, float64[n]: 0 is
-    nothing, 1 all.
+    """Return the loss in the masks or key points that the float model reports, float64[n]: 0 is no
+    loss, 1 a total one.
+
+    Only the `SUREST` candidates of which float is surest count. For each, the loss is
+    PRECISION_LOST times what its overlap lacks of 1, at most 1, weighted with float's confidence.
 
     reference, outputs: boxes, confidences and what `part.reported` gives, of the float model and a
-    variant. Of the `SUREST` candidates that float is surest of, what each lacks of an overlap of 1,
-    twice and 1 at most, weighted with float's confidence.
+        variant.
     """
     boxes, confidences, *own = reference
     sure = confidences.max(axis=1).astype(np.float64)
@@ -74,15 +75,18 @@ def part_distortion(part: Part, reference: Outputs, outputs: Outputs) -> Scores:
 
 
 def distortion(reference: Outputs, outputs: Outputs) -> Scores:
-    """What is lost of what the float model reports, float64[n]: 0 is nothing.
+    """Return the loss in what the float model reports, float64[n]: 0 is no loss.
+
+    For each image this is the sum of the Kullback-Leibler divergences of all confidences (yes or
+    no, from float) and of the losses of all boxes, divided by the sum of float's confidences. The
+    loss of a box is PRECISION_LOST times what its overlap with float's box lacks of 1, at most 1,
+    times float's confidence in it. Anchors in the background then weigh next to nothing, unlike in
+    `sqnr`.
 
     reference, outputs: boxes float[n, anchors, 4] as corners, or 5 for rotated ones, and
-    confidences float[n, classes, anchors], of the float model and of a variant. Per image the
-    Kullback-Leibler divergence of every confidence (yes or no, from float), plus what each box
-    lacks of an overlap of 1 with float's, twice as precision falls with it and 1 at most, times
-    float's confidence in it; as part of all of float's confidence. Anchors in the background then
-    weigh next to nothing, in contrast to `sqnr`. Raises ModelError for confidences that are not
-    finite.
+        confidences float[n, classes, anchors], of the float model and of a variant.
+
+    Raises ModelError for confidences that are not finite.
     """
     (boxes, confidences), (other_boxes, other) = reference, outputs
     if not (np.isfinite(confidences).all() and np.isfinite(other).all()):
@@ -100,18 +104,20 @@ def distortion(reference: Outputs, outputs: Outputs) -> Scores:
 
 
 def _divergence(wanted: Any, got: Any) -> Floats:
-    """Float64[n]: summed over classes and anchors. Where both are below SURE, as almost everywhere,
-    it is 0."""
+    """Return the divergence of the confidences, float64[n], summed over classes and anchors.
+
+    It is 0 if both confidences are below SURE, which is true almost everywhere.
+    """
     at = np.nonzero((wanted > SURE) | (got > SURE))
     p, q = (np.clip(array[at].astype(np.float64), SURE, 1 - SURE) for array in (wanted, got))
     each = p * np.log(p / q) + (1 - p) * np.log((1 - p) / (1 - q))
-    # Never negative but for rounding.
+    # Only rounding can make these values negative.
     return np.bincount(at[0], np.maximum(each, 0.0), len(wanted)).astype(np.float64)
 
 
 def _overlap(one: Floats, other: Floats) -> Floats:
-    """Intersection over union of boxes [n, anchors, 4], each with its counterpart; 0 where a box is
-    not finite."""
+    """Return the intersection over union of boxes [n, anchors, 4], each with its counterpart; 0 for
+    a box that is not finite."""
     low, high = np.maximum(one[..., :2], other[..., :2]), np.minimum(one[..., 2:], other[..., 2:])
     shared = np.prod(np.maximum(high - low, 0.0), axis=-1)
     union = areas(one) + areas(other) - shared

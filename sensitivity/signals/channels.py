@@ -1,5 +1,5 @@
-"""Which channels of a model's outputs share a unit, so that no unit is drowned by another: pixels
-beside probabilities, say."""
+"""Groups the channels of a model's outputs by their unit, so that pixels, say, do not drown the
+probabilities beside them."""
 
 from __future__ import annotations
 
@@ -14,23 +14,24 @@ from sensitivity.signals.base import Outputs
 Values = NDArray[np.float64]
 
 GAP = 10.0
-"""Of channels ordered by size, two neighbours that are this many times apart are of different
+"""Ratio of sizes beyond which two neighbours, among channels ordered by size, are of different
 units."""
 
 LEAST = 8
-"""Values that a channel must have for its size to be known."""
+"""Number of values that a channel must have for its size to be known."""
 
 CONSTANT = 1e-12
-"""Part of a group's power below which its spread is rounding."""
+"""Fraction of a group's power below which its spread is rounding."""
 
 
 @dataclass(frozen=True)
 class Group:
     """Channels of one output that share a unit.
 
-    output: which of the outputs. axis: that of its channels. channels: int[k], their places there;
-    None for the whole output. power: float's spread squared, over the data and the group: 0
-    where float gives nothing but 0.
+    output: index of the output.
+    power: float's spread squared, over the data and the group; 0 if float gives nothing but 0.
+    axis: axis of the output's channels.
+    channels: int[k], indices of the channels; None for the whole output.
     """
 
     output: int
@@ -39,7 +40,7 @@ class Group:
     channels: NDArray[np.intp] | None = None
 
     def of(self, array: NDArray[np.floating]) -> Values:
-        """float64[n, values]: what belongs to the group."""
+        """Return the values of an output that belong to the group, float64[n, values]."""
         part = array
         if self.channels is not None:
             part = np.take(array, self.channels, self.axis)
@@ -47,11 +48,14 @@ class Group:
 
 
 def groups_of(batches: Iterable[Outputs]) -> tuple[Group, ...]:
-    """Return the groups of all outputs, in order. batches: what the float model gives for the data.
+    """Return the groups of all outputs, in order.
 
-    Channels lie along the axis that shows the largest gap between sizes. Those whose values all lie
-    in [0, 1] are taken for probabilities, one unit however rare some of them are; others are parted
-    where their root mean squares are GAP times apart. An output without such a gap is one group.
+    Channels lie along the axis with the largest gap between sizes. Channels whose values all lie in
+    [0, 1] count as probabilities and share a unit, however rare some of them are. Other channels
+    are separated if their root mean squares are GAP times apart. An output without such a gap is
+    one group.
+
+    batches: outputs of the float model for the data.
     """
     found = list[_Output]()
     for outputs in batches:
@@ -66,8 +70,8 @@ def groups_of(batches: Iterable[Outputs]) -> tuple[Group, ...]:
 
 @dataclass
 class _Sums:
-    """Of each channel along one axis: how many values, their sum, their squares' sum, the least and
-    the largest."""
+    """Statistics of each channel along one axis: the number of values, their sum, the sum of their
+    squares, the smallest and the largest."""
 
     count: int = 0
     total: Values = field(default_factory=lambda: np.zeros(0))
@@ -76,7 +80,10 @@ class _Sums:
     high: Values = field(default_factory=lambda: np.zeros(0))
 
     def add(self, rows: Values) -> None:
-        """rows: float64[channels, values]."""
+        """Add these values.
+
+        rows: float64[channels, values].
+        """
         if not self.count:
             self.total, self.squares = np.zeros((2, len(rows)))
             self.low, self.high = np.full(len(rows), np.inf), np.full(len(rows), -np.inf)
@@ -93,8 +100,10 @@ class _Sums:
         return np.asarray(np.sqrt(self.squares / self.count))
 
     def power(self, channels: NDArray[np.intp]) -> float:
-        """Return the mean square distance from each channel's own mean; of a constant, from 0; 0
-        where no value was seen."""
+        """Return the mean square distance from each channel's own mean.
+
+        For constant channels it is the distance from 0; without any values it is 0.
+        """
         if not self.count:
             return 0.0
         square = self.squares[channels].mean() / self.count
@@ -103,8 +112,8 @@ class _Sums:
 
 
 class _Output:
-    """What float gives in one output, summed over the batches, for every axis that may be that of
-    its channels."""
+    """Statistics of one output of the float model over the batches, for every axis that may be that
+    of its channels."""
 
     def __init__(self, axes: int) -> None:
         self._whole = _Sums()
@@ -118,12 +127,15 @@ class _Output:
         for axis, sums in list(self._axes.items()):
             rows = np.moveaxis(values, axis, 0).reshape(values.shape[axis], -1)
             if sums.count and len(rows) != len(sums.total):
-                del self._axes[axis]  # its length depends on the values: no axis of channels
+                del self._axes[axis]  # an axis whose length depends on values has no channels
             else:
                 sums.add(rows)
 
     def groups(self, output: int) -> list[Group]:
-        """Return the groups of this output; output: which of the model's it is."""
+        """Return the groups of this output.
+
+        output: its index among the model's outputs.
+        """
         whole = Group(output, self._whole.power(np.array([0])))
         parted = {axis: _parts(sums) for axis, sums in self._axes.items()}
         if not parted:
@@ -137,8 +149,8 @@ class _Output:
 
 
 def _parts(sums: _Sums) -> tuple[float, list[NDArray[np.intp]]]:
-    """Return the channels in groups of one unit, and how many times the sizes of the two that are
-    furthest apart differ."""
+    """Return the ratio of the largest to the smallest size of a group, and the channels in groups
+    of one unit."""
     channels = np.arange(len(sums.total))
     if sums.count < LEAST:
         return 1.0, [channels]

@@ -9,8 +9,10 @@ from sensitivity.tasks.base import EvaluateTask, Task
 
 
 def distortion_signal(name: str, task: Task | EvaluateTask) -> Signal:
-    """Return the signal of this name for a task. Raises TaskError for "boxes" where the task is no
-    detector's, NamesError for an unknown name."""
+    """Return the signal of this name for a task.
+
+    Raises TaskError for "boxes" if the task is not a detector's, NamesError for an unknown name.
+    """
     if name == "boxes":
         return boxes_signal(task)
     found: Signal = load("signals", name)

@@ -1,4 +1,4 @@
-"""How far quantization moves the outputs of the model: needs no labels and no metric, and no
+"""Distortion of the model's outputs by quantization. It needs no labels, no metric and no
 framework."""
 
 from __future__ import annotations
@@ -19,15 +19,18 @@ from sensitivity.tasks.batches import as_numpy
 
 
 def sqnr(reference: Outputs, outputs: Outputs) -> Scores:
-    """Power of the quantization noise over power of the signal, float64[n]: 0 is no distortion,
-    larger is worse.
+    """Return the power of the quantization noise over the power of the signal, float64[n]: 0 is no
+    distortion, larger is worse.
 
-    reference, outputs: of the float model and of a variant, each array float[n, ...], the same
-    samples. Per sample and array ||output - reference||^2 / ||reference||^2, averaged over the
+    For each sample and array this is ||output - reference||^2 / ||reference||^2, averaged over the
     arrays, so that each counts the same whatever its size. The signal-to-quantization-noise ratio
-    in decibels is -10 log10 of it. An array that is all 0 in the reference counts 0 where it stays
-    so and 1, all noise, where it does not. Raises ModelError where shapes differ or a value is not
-    finite.
+    in decibels is -10 log10 of it. An array that is all 0 in the reference counts 0 if it stays so,
+    and 1, all noise, if it does not.
+
+    reference, outputs: arrays float[n, ...] of the float model and of a variant, for the same
+        samples.
+
+    Raises ModelError if shapes differ or a value is not finite.
 
     >>> sqnr([np.array([[3.0, 4.0]])], [np.array([[3.0, 4.5]])]).tolist()
     [0.01]
@@ -38,14 +41,17 @@ def sqnr(reference: Outputs, outputs: Outputs) -> Scores:
 
 
 def by_spread(batches: Iterable[Outputs]) -> Distance:
-    """Return the distance that `sqnr` is where all outputs are of one unit, and the mean over their
-    groups elsewhere.
+    """Return the distance fitted to these outputs: `sqnr` if all of them are of one unit, otherwise
+    the mean over their groups.
 
-    batches: what the float model gives for the data. Of each group of channels that share a unit
-    (`channels.groups_of`): the mean square of the noise over the square of float's own spread
-    there, so that pixels do not drown the probabilities beside them. A group that float always
-    gives as 0 counts 0 where it stays so and 1 where it does not. Raises ModelError where a value
-    is not finite; the distance does as `sqnr`.
+    For each group of channels that share a unit (`channels.groups_of`), this is the mean square of
+    the noise over the square of float's own spread in the group, so that pixels do not drown the
+    probabilities beside them. A group that float always gives as 0 counts 0 if it stays so and 1 if
+    it does not.
+
+    batches: outputs of the float model for the data.
+
+    Raises ModelError if a value is not finite; the distance raises what `sqnr` raises.
     """
     groups = groups_of(map(_finite, batches))
     if len(groups) < 2:
@@ -62,11 +68,12 @@ def by_spread(batches: Iterable[Outputs]) -> Distance:
 
 
 def kl(reference: Outputs, outputs: Outputs) -> Scores:
-    """Kullback-Leibler divergence of a classifier's probabilities, float64[n], in nats:
+    """Return the Kullback-Leibler divergence of a classifier's probabilities, float64[n], in nats:
     KL(reference || output).
 
     reference, outputs: one array each, logits float[n, classes]; the softmax is taken here.
-    Raises ModelError for any other outputs, and where a value is not finite.
+
+    Raises ModelError for any other outputs, and if a value is not finite.
 
     >>> kl([np.log([[0.5, 0.5]])], [np.log([[0.25, 0.75]])]).round(4).tolist()
     [0.1438]
@@ -79,13 +86,15 @@ def kl(reference: Outputs, outputs: Outputs) -> Scores:
             f"or more, got {shapes}; use --signal sqnr."
         )
     wanted, got = _log_softmax(reference[0]), _log_softmax(outputs[0])
-    # Never negative but for rounding.
+    # Only rounding can make these values negative.
     return np.asarray(np.maximum(np.sum(np.exp(wanted) * (wanted - got), axis=1), 0.0))
 
 
 def are_logits(outputs: Sequence[Any]) -> bool:
-    """Return whether the outputs are scores [samples, classes] of two classes or more. outputs:
-    arrays or tensors."""
+    """Return whether the outputs are scores [samples, classes] of two classes or more.
+
+    outputs: arrays or tensors.
+    """
     if len(outputs) != 1:
         return False
     classes = outputs[0].shape[1:]
@@ -97,11 +106,14 @@ KL = Signal("kl", kl)
 
 
 def flat_outputs(outputs: Any) -> list[NDArray[np.floating]]:
-    """Return the arrays of floating-point numbers in what a model returned, in order, on the host.
+    """Return the floating-point arrays in what a model returned, in order, on the host.
 
-    outputs: a tensor or array, or a nest of tuples, lists, dicts and dataclasses of them. Numbers
-    that are no floats, such as chosen classes and masks, have no distance and are left out. Arrays
-    may share memory with `outputs`. Raises ModelError where nothing is left.
+    Arrays of other types, such as chosen classes and masks, have no distance and are left out. The
+    result may share memory with `outputs`.
+
+    outputs: a tensor or array, or a nest of tuples, lists, dicts and dataclasses of them.
+
+    Raises ModelError if nothing is left.
     """
     found = []
     for array in _arrays(outputs):
@@ -131,8 +143,8 @@ def _arrays(value: Any) -> Iterable[NDArray[Any]]:
 
 
 def _check_alike(reference: Outputs, outputs: Outputs) -> None:
-    """The same samples and shapes: what is left of boxes after suppression, say, cannot be
-    compared."""
+    """Raise ModelError if outputs do not have the same samples and shapes: boxes after suppression,
+    say, cannot be compared."""
     wanted, got = _shapes(reference), _shapes(outputs)
     samples = {shape[:1] for shape in wanted}
     if wanted != got or len(samples) != 1:
@@ -158,7 +170,7 @@ def _shapes(outputs: Outputs) -> list[tuple[int, ...]]:
 
 
 def _in_words(shapes: list[tuple[int, ...]]) -> str:
-    """Return the first shapes."""
+    """Return the first shapes as text."""
     words = " and ".join(map(str, shapes[:4]))
     if len(shapes) > 4:
         words += ", ..."
@@ -166,7 +178,7 @@ def _in_words(shapes: list[tuple[int, ...]]) -> str:
 
 
 def _rows(array: NDArray[np.floating]) -> NDArray[np.float64]:
-    # float64 first: the square of a float16 above 255 is infinite.
+    # Convert before squaring, because the square of a float16 above 255 is infinite.
     return array.reshape(len(array), -1).astype(np.float64)
 
 

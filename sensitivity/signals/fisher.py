@@ -15,27 +15,29 @@ from sensitivity.seeds import current_seed
 def fisher(
     source: QuantizedModel, units: Sequence[Unit], batches: Iterable[tuple[Any, Any]]
 ) -> dict[str, float]:
-    """Return what quantizing each unit alone does to the float model's outputs, to second order:
-    unit -> score >= 0.
+    """Return the effect of quantizing each unit alone on the float model's outputs, to second
+    order: unit -> score >= 0.
 
-    For a classifier (one output [n, classes]) the score estimates `distortion.kl`, its mean over
-    the samples in nats; for other outputs `distortion.sqnr`. Larger is more sensitive.
+    For a classifier (one output [n, classes]) the score estimates the mean of `distortion.kl` over
+    the samples, in nats; for other outputs that of `distortion.sqnr`. Larger is more sensitive.
+
+    Let d be the error that quantizing a unit makes in the outputs of its layers (computed, not
+    linearized), and J the derivative of the model's outputs with respect to them. The score is the
+    mean over samples of d' J' M J d. M is half the Fisher information diag(p) - p p' of the
+    probabilities p, or the square of one over the norm of each output. For a random v with E[v v']
+    = M it is the mean of the square of (v' J) d, and v' J is one backward pass (Hutchinson 1990).
+    Second-order saliency: LeCun, Denker and Solla 1990, "Optimal brain damage"; the Fisher
+    information in its place for quantization: Li et al. 2021, "BRECQ", which keeps only its
+    diagonal, as ModelOpt's auto_quantize does.
+
+    The same batches give the same result, because the signs in v are drawn with the seed of the
+    command. Afterwards everything is as it was before: quantizers, hooks, requires_grad, tensors.
+
     batches: (inputs, targets) as in a task; the targets are not used. Each is run forward and
-    backward once.
+        backward once.
 
-    With d the error that quantizing a unit makes in the outputs of its layers (computed, not
-    linearized) and J the derivative of the model's outputs by them, the score is the mean over
-    samples of d' J' M J d. M is half the Fisher information diag(p) - p p' of the probabilities p,
-    or the square of one over the norm of each output. A random v with E[v v'] = M makes it the
-    square of (v' J) d, and v' J is one backward pass (Hutchinson 1990). Second-order saliency:
-    LeCun, Denker and Solla 1990, "Optimal brain damage"; the Fisher information in its place for
-    quantization: Li et al. 2021, "BRECQ", which keeps its diagonal only, as ModelOpt's
-    auto_quantize does.
-
-    The result repeats with the same batches: the signs in v are drawn with the seed of the command.
-    Raises ModelError where the model is no torch model or gradients do not pass, TaskError where it
-    refuses a batch. Everything is as it was found afterwards: quantizers, hooks, requires_grad,
-    tensors.
+    Raises ModelError if the model is not a torch model or gradients do not pass, TaskError if it
+    refuses a batch.
     """
     if not hasattr(source.model, "register_forward_hook"):
         raise ModelError(

@@ -23,13 +23,14 @@ from sensitivity.tasks.batches import batch_size
 def squared_slopes(
     source: QuantizedModel, units: Sequence[Unit], batches: Iterable[tuple[Any, Any]], *, seed: int
 ) -> Iterator[tuple[list[float], int]]:
-    """Per batch: the sum over samples of (v' J d)^2 for each unit, and the number of samples."""
+    """Yield, for each batch, the sum over samples of (v' J d)^2 for each unit, and the number of
+    samples."""
     generator = torch.Generator().manual_seed(seed)
     probes = Probes(source, units)
     unseen = set(range(len(units)))
     for inputs, _ in batches:
         size = batch_size(inputs)
-        # Only while computing: between two batches the caller's code runs.
+        # The model is changed only while computing, because the caller's code runs between batches.
         with (
             _trainable(source.model),
             source.disabled(names_of(source.quantizers)),
@@ -52,8 +53,8 @@ def squared_slopes(
 def _slopes(
     source: QuantizedModel, probes: Probes, inputs: Any, size: int, generator: torch.Generator
 ) -> tuple[Tensor | None, ...]:
-    """Per unit the derivative v' J d of each sample, float[size]; None where no gradient reaches
-    it."""
+    """Return the derivative v' J d of each sample for each unit, float[size]; None for a unit that
+    no gradient reaches."""
     inputs = _normal(to_device(inputs, device_of(source.model)))
     steps = probes.restart(size, device_of(source.model))
     try:
@@ -61,11 +62,11 @@ def _slopes(
         probe_vectors = [
             v.to(out) for v, out in zip(random_vectors(outputs, generator), outputs, strict=True)
         ]
-        # Not backward(): it would add to the gradients of the user's parameters.
+        # backward() would add to the gradients of the user's parameters.
         return torch.autograd.grad(outputs, steps, probe_vectors, allow_unused=True)
     except (RuntimeError, TaskError) as error:
         with torch.no_grad(), probes.paused():
-            call(source.model, inputs)  # a batch that the model refuses anyway is named as such
+            call(source.model, inputs)  # raises the right error if the model refuses the batch
         cause = error.__cause__ or error
         raise ModelError(
             "Expected gradients to pass through the model for --signal fisher, got "
@@ -74,13 +75,13 @@ def _slopes(
 
 
 def random_vectors(outputs: Sequence[Tensor], generator: torch.Generator) -> list[Tensor]:
-    """Return one vector v per output, with random signs, so that (v' e)^2 has the distance of
-    outputs moved by e as its mean.
+    """Return one vector v per output, with random signs, such that (v' e)^2 has as its mean the
+    distance of outputs moved by e.
 
-    Logits [n, classes]: v = (sqrt(p) s - p (sqrt(p)' s)) / sqrt(2) has E[v v'] = (diag(p) - p p') /
-    2, the second-order term of KL. Bounded, and so of less variance than the gradient at a label
-    drawn from p, whose mean square is equal. Others: v = s / norm of the sample's output /
-    sqrt(number of outputs), for the mean of sqnr; 0 where the norm is.
+    For logits [n, classes], v = (sqrt(p) s - p (sqrt(p)' s)) / sqrt(2) has E[v v'] = (diag(p) - p
+    p') / 2, the second-order term of KL. It is bounded, and so has less variance than the gradient
+    at a label drawn from p, whose mean square is equal. For other outputs, v = s / norm of the
+    sample's output / sqrt(number of outputs), for the mean of sqnr; it is 0 if the norm is 0.
     """
     signs = [_signs(out, generator) for out in outputs]
     if are_logits(outputs):
@@ -94,13 +95,14 @@ def random_vectors(outputs: Sequence[Tensor], generator: torch.Generator) -> lis
 
 
 def _signs(out: Tensor, generator: torch.Generator) -> Tensor:
-    # Drawn on the host, so that every device gets the same.
+    # The signs are drawn on the host, so that every device gets the same ones.
     drawn = torch.randint(0, 2, out.shape, generator=generator, dtype=torch.int8)
     return (2 * drawn - 1).to(out.device).double()
 
 
 def _inverse_norm(out: Tensor) -> Tensor:
-    """Per sample 1 / ||out||, or 0 where it is 0, in a shape that multiplies `out`."""
+    """Return 1 / ||out|| of each sample, or 0 if the norm is 0, in a shape that multiplies
+    `out`."""
     norm = out.detach().double().reshape(len(out), -1).norm(dim=1)
     inverse = torch.where(norm > 0, 1 / norm, 0.0)
     return inverse.reshape(-1, *[1] * (out.ndim - 1))
@@ -131,7 +133,8 @@ def _square_sum(slope: Tensor, unit: Unit) -> float:
 
 
 def _check_reached(unreached: Sequence[str], count: int) -> None:
-    """A unit that ran without a gradient would come last, silently."""
+    """Raise ModelError for units that ran without a gradient, because they would silently rank
+    last."""
     if unreached:
         more = ", ..." if len(unreached) > 3 else ""
         raise ModelError(
@@ -142,8 +145,10 @@ def _check_reached(unreached: Sequence[str], count: int) -> None:
 
 @contextmanager
 def _trainable(model: nn.Module) -> Iterator[None]:
-    """Gradients on, but none kept for parameters, and no tensor made under inference_mode, which
-    autograd refuses."""
+    """Turn gradients on inside the `with`, without keeping any for parameters.
+
+    Tensors made under inference_mode are replaced by copies, because autograd refuses them.
+    """
     trainable = filter(_has_gradient, model.parameters())
     required = [parameter for parameter in trainable if not parameter.is_inference()]
     swapped = list[tuple[dict[str, Any], str, Tensor]]()
@@ -163,8 +168,8 @@ def _trainable(model: nn.Module) -> Iterator[None]:
 
 
 def _made_under_inference(model: nn.Module) -> list[tuple[dict[str, Any], str]]:
-    """Where the model's modules hold tensors that were made under inference_mode: the dict and the
-    name in it."""
+    """Return the tensors of the model's modules that were made under inference_mode, each as a dict
+    and its name in it."""
     found = []
     for module in model.modules():
         held: tuple[dict[str, Any], ...] = (module._parameters, module._buffers, vars(module))

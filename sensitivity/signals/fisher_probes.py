@@ -1,5 +1,5 @@
-"""Hooks that open one direction per unit into a float model's forward: the error that quantizing
-the unit makes."""
+"""Hooks that add one direction per unit to a float model's forward: the error that quantizing the
+unit makes."""
 
 from __future__ import annotations
 
@@ -17,13 +17,15 @@ from sensitivity.records import Quantizer, Unit
 
 
 class Probes:
-    """Inside the `with` each layer returns output + step * error, with a step of 0 for each unit
-    and sample.
+    """Context in which each layer returns output + step * error, with a step of 0 for each unit and
+    sample.
 
-    error: the layer with only this unit quantized, less the layer in float, on the same input;
-    computed on the spot, so that in-place operations before and after it do no harm. The derivative
-    by the step is that along the error, summed over all calls of all layers of the unit, whatever
-    parameters are trainable. To be entered with all quantizers disabled.
+    The error is the output of the layer with only this unit quantized minus its float output, for
+    the same input. It is computed in the forward, so that in-place operations before and after it
+    do no harm. The derivative with respect to the step is the one along the error, summed over all
+    calls of all layers of the unit, whatever parameters are trainable. All quantizers have to be
+    disabled on entry.
+
     ran: indices of the units of which a quantizer was called.
     """
 
@@ -47,7 +49,7 @@ class Probes:
         self._hooks = ExitStack()
 
     def restart(self, samples: int, device: Any) -> list[Tensor]:
-        """New steps for the next forward, one float32[samples] per unit."""
+        """Return new steps for the next forward, one float32[samples] per unit."""
         self._steps = [
             torch.zeros(samples, device=device, requires_grad=True) for _ in self._others
         ]
@@ -56,7 +58,7 @@ class Probes:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Inside the `with`, layers return what they compute and nothing is noted."""
+        """Let layers return what they compute inside the `with`, and note nothing."""
         before, self._paused = self._paused, True
         try:
             yield
@@ -66,8 +68,8 @@ class Probes:
     def __enter__(self) -> Probes:
         with ExitStack() as hooks:
             for module in self._units_of:
-                # Last before the forward and first after it: what the user's own hooks change is
-                # not the layer's.
+                # These hooks run last before the forward and first after it, because changes by
+                # the user's own hooks do not belong to the layer.
                 before = module.register_forward_pre_hook(self._before, with_kwargs=True)
                 after = module.register_forward_hook(self._after, prepend=True)
                 hooks.callback(before.remove)
@@ -88,7 +90,8 @@ class Probes:
         return mark
 
     def _before(self, module: nn.Module, args: Any, kwargs: Any) -> None:
-        """Compute the layer with each of its units quantized, before it can overwrite its input."""
+        """Compute the layer with each of its units quantized, before the layer can overwrite its
+        input."""
         if self._paused:
             return
         results = []
@@ -117,8 +120,8 @@ class Probes:
 def _along(error: Tensor, step: Tensor) -> Tensor:
     """Return the error times the step of its sample, in the error's shape.
 
-    The first axis may be a multiple of the samples, such as windows of images. Where it is not, all
-    samples share one step: its squared derivative has the same mean, since theirs are of random
+    The first axis may be a multiple of the samples, such as windows of images. If it is not, all
+    samples share one step: its squared derivative has the same mean, because theirs have random
     signs, but it is noisier.
     """
     samples = len(step)
@@ -136,7 +139,8 @@ def _copy(leaf: Any) -> Any:
 
 
 def _holders(model: nn.Module, quantizer: Quantizer) -> Iterator[nn.Module]:
-    """Yield the modules whose attribute the quantizer is: its layer, and others that share it."""
+    """Yield the modules that hold the quantizer as an attribute: its layer, and others that share
+    it."""
     shared = model.get_submodule(quantizer.name)
     attribute = quantizer.name[len(quantizer.layer) :].removeprefix(".")
     for name, module in model.named_modules(remove_duplicate=False):

@@ -1,4 +1,4 @@
-"""What float itself expects to lose by a variant's other answers: needs no labels."""
+"""Soft drop: what float itself expects to lose by a variant's other answers. It needs no labels."""
 
 from __future__ import annotations
 
@@ -14,21 +14,22 @@ from sensitivity.tasks.fingerprint import function_digest
 
 
 def has_soft_drop(task: Task) -> bool:
-    """Return whether the task says what float expects to lose, and its metric is a mean of what is
-    lost by single samples."""
+    """Return whether the task says what float expects to lose, and its metric is a mean over single
+    samples."""
     return task.soft is not None and task.aggregate is mean
 
 
 def soft_name(soft: Soft | Fittable) -> str:
-    """Return what tells these soft drops, in a journal, from those of another function."""
+    """Return the name that tells these soft drops, in a journal, from those of another function."""
     return f"soft {function_digest(soft)[:8]}"
 
 
 def soft_drop(soft: Soft, float_outputs: Any, outputs: Any, size: int) -> Scores:
-    """Float64[size]: soft drops of these samples. soft: the task's.
+    """Return the soft drops of these samples, float64[size].
 
-    Raises TaskError where the task's function fails, or returns other than one finite number for
-    each sample.
+    soft: the task's function.
+
+    Raises TaskError if the function fails, or does not return one finite number for each sample.
     """
     try:
         found = scores_of(soft(float_outputs, outputs))

@@ -1,1 +1,1 @@
-"""How a variant of a model is run: module by module, replayed, or as a whole."""
+"""Simulators run variants of a model: module by module, replayed, or as a whole."""

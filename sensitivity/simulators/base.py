@@ -1,4 +1,4 @@
-"""How the outputs of many variants of a fake-quantized model are computed for one batch."""
+"""Interface for computing the outputs of many variants of a fake-quantized model for one batch."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Any, Protocol
 
 
 class Simulator(Protocol):
-    """Computes what the model would output with some quantizers disabled.
+    """Computes the model's outputs with some quantizers disabled.
 
     name: "toggle", "replay", ... as shown in reports and kept in the journal's head.
-    reason: one sentence that says why this one was chosen.
+    reason: one sentence that says why this simulator was chosen.
     """
 
     name: str
@@ -18,23 +18,21 @@ class Simulator(Protocol):
 
     @property
     def smallest(self) -> int | None:
-        """How many samples a batch may be cut down to; None where it has to stay whole."""
+        """Number of samples to which a batch may be cut down; None if it has to stay whole."""
         ...
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What the reader of a run must know of the batches so far, a sentence each."""
+        """What the reader of a run has to know about the batches so far, one sentence each."""
         ...
 
     def outputs(self, inputs: Any, variants: Sequence[frozenset[str]]) -> Iterator[tuple[int, Any]]:
-        """Yield (index into `variants`, outputs of the model on `inputs` with exactly those
-        quantizers disabled).
+        """Yield the index of each variant, and the outputs of the model on `inputs` with exactly
+        its quantizers disabled.
 
-        A variant may also hold keys of ranges, where the model offers any
-        (`quantizers.alternatives`).
-
-        Each index comes once, in the order that is cheapest. Outputs are valid until the next one
-        is asked for. The model is as it was found whenever the iterator is exhausted, closed, or
+        A variant may also hold keys of ranges, if the model offers any (`quantizers.alternatives`).
+        Each index comes once, in the order that is cheapest. Outputs are valid until the next ones
+        are asked for. The model is as it was found whenever the iterator is exhausted, closed, or
         raises.
         """
         ...

@@ -1,4 +1,4 @@
-"""Which simulator a model gets: replay where its numbers are the model's own, toggling
+"""Chooses the simulator of a model: replay if its numbers are the model's own, toggling
 otherwise."""
 
 from __future__ import annotations
@@ -26,12 +26,15 @@ def simulator_for(
     exact_toggle: bool = False,
     cuts: Cuts | None = None,
 ) -> Simulator:
-    """A replay simulator that was found to agree with the model on `example_inputs`, else a
+    """Return a replay simulator that agrees with the model on `example_inputs`, otherwise a
     toggling one.
 
-    example_inputs: one batch as the task gives it. memory: bytes that replay may hold besides the
-    weights; None takes a quarter of what is free. exact_toggle: toggle without trying. cuts:
-    as for `ReplaySimulator`. `reason` of the result says what was found.
+    The result's `reason` says what was found.
+
+    example_inputs: one batch as the task gives it.
+    memory: bytes that replay may hold besides the weights; None takes a quarter of the free memory.
+    exact_toggle: whether to toggle without trying replay.
+    cuts: as for `ReplaySimulator`.
     """
     if form_of(source) == "onnx":
         from sensitivity.simulators.onnx.whole import WholeFile, onnx_simulator
@@ -72,10 +75,11 @@ def simulator_for(
 
 
 def _difference(source: QuantizedModel, replay: Any, inputs: Any) -> float:
-    """The largest difference from the model itself, with every other quantizer off, then with the
-    others off.
+    """Return the largest difference from the model itself, with every other quantizer off, then
+    with the others off.
 
-    So each is seen in both states. All on is compared again at the first batch of any other shape.
+    Each quantizer is thus seen in both states. With all of them on, the outputs are compared again
+    at the first batch of any other shape.
     """
     names = names_of(source.quantizers)
     variants = [frozenset(names[::2]), frozenset(names[1::2])]
@@ -87,8 +91,8 @@ def _difference(source: QuantizedModel, replay: Any, inputs: Any) -> float:
 
 
 def free_memory(model: Any) -> int:
-    """Bytes free on the device of the model's first parameter; 8 GiB where the system does not
-    say."""
+    """Return the bytes free on the device of the model's first parameter; 8 GiB if the system does
+    not say."""
     device = device_of(model)
     if device is not None and device.type == "cuda":
         return int(optional.torch.cuda.mem_get_info(device)[0])

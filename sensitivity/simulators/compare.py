@@ -1,4 +1,4 @@
-"""How far two nests of outputs are apart."""
+"""The difference between two nests of outputs."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
 
 TOLERANCE = 1e-4
-"""Largest difference at which a graph that is not equal bit for bit is used. A rounding that turns
-over moves the outputs of most models by more than this."""
+"""Largest relative difference at which a graph that is not equal bit for bit is used. One value
+that rounds the other way moves the outputs of most models by more than this."""
 
 
 def same(one: Any, other: Any) -> bool:
@@ -22,9 +22,11 @@ def same(one: Any, other: Any) -> bool:
 
 
 def difference(one: Any, other: Any) -> float:
-    """Return the largest difference as a part of the largest finite value of its tensor in `one`.
+    """Return the largest difference as a fraction of the largest finite value of its tensor in
+    `one`.
 
-    inf where the structure, a shape, a type or the place of a value that is not finite differs.
+    Returns inf if the structure, a shape, a type or the position of a value that is not finite
+    differs.
     """
     ours, spec = optional.pytree.tree_flatten(one)
     theirs, other_spec = optional.pytree.tree_flatten(other)

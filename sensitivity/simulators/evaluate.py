@@ -1,4 +1,5 @@
-"""For tasks that only have `evaluate(model) -> float`: one whole evaluation per variant."""
+"""Simulator for tasks that only have `evaluate(model) -> float`: one whole evaluation per
+variant."""
 
 from __future__ import annotations
 
@@ -12,11 +13,11 @@ from sensitivity.quantizers.torch.calls import every_module_called
 
 
 class EvaluateSimulator:
-    """Yields the metric itself, a finite float, in the place of outputs; `inputs` is the user's
-    evaluate(model).
+    """Simulator that yields the metric itself, a finite float, in place of outputs. Its `inputs`
+    are the user's function evaluate(model).
 
-    Raises TaskError, with the user's exception as its cause, where `evaluate` fails or does not
-    give a finite number.
+    Raises TaskError, with the user's exception as its cause, if `evaluate` fails or does not return
+    a finite number.
     """
 
     name = "evaluate"

@@ -1,26 +1,26 @@
-"""How much memory the machine has to spare, and what to say where a budget cannot be held."""
+"""The free memory of the machine, and warnings for a budget that cannot be kept."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 UNKNOWN_MEMORY = 8 * 2**30
-"""Bytes taken to be free where the system does not say."""
+"""Bytes that count as free if the system does not say."""
 
 
 def host_memory() -> int:
-    """Return the bytes free on the host; `UNKNOWN_MEMORY` where the system does not say."""
+    """Return the bytes free on the host; `UNKNOWN_MEMORY` if the system does not say."""
     return _bytes_told("/proc/meminfo", "MemAvailable:") or UNKNOWN_MEMORY
 
 
 def peak_memory() -> int | None:
-    """Return the bytes of the host that this process has held at once so far, at most; None where
+    """Return the largest number of host bytes that this process has held at once so far; None if
     the system does not say."""
     return _bytes_told("/proc/self/status", "VmHWM:")
 
 
 def _bytes_told(path: str, field: str) -> int | None:
-    """Return a number of bytes that Linux tells in a file of its own; None where it does not."""
+    """Return a number of bytes from one of Linux's own files; None if it cannot be read there."""
     try:
         lines = Path(path).read_text().splitlines()
     except OSError:
@@ -32,10 +32,10 @@ def _bytes_told(path: str, field: str) -> int | None:
 
 
 def budget_warnings(needed: int, memory: int | None) -> tuple[str, ...]:
-    """Return one sentence for values that take more bytes than the budget has; nothing where they
-    do not.
+    """Return one sentence if values take more bytes than the budget has; empty otherwise.
 
-    needed: the most bytes that were planned. memory: the budget; None for no limit.
+    needed: largest number of bytes that were planned.
+    memory: the budget; None for no limit.
     """
     if memory is None or needed <= memory:
         return ()

@@ -1,10 +1,10 @@
-"""Which values to compute, in which order, and when to let each go, so that variants share what
-they have in common.
+"""Schedules which values to compute, in which order, and when to release each, so that variants
+share what they have in common.
 
-A node's value depends on the variant only through the quantizers upstream of it. So a value is
-named by its node and the disabled quantizers upstream: two variants that agree on these share it,
-and each value is computed once. For one variant per layer that is exactly "recompute only what lies
-downstream". Pure: no torch, no tensors.
+A node's value depends on the variant only through the quantizers upstream of it. A value is
+therefore named by its node and the disabled quantizers upstream. Two variants that agree on these
+share it, and each value is computed once. For one variant per layer this means "recompute only what
+lies downstream". The module is pure: no torch, no tensors.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ class Network:
     """A functional graph in topological order; every field but `outputs` and `handed` has one entry
     per node.
 
-    deps: the nodes it reads; a node without any, and not fixed, is an input of the model.
-    switch: the bit of a quantizer's node, 0 for any other; while disabled it gives back the first
-    node that it reads.
-    fixed: it does not depend on the model's inputs. fresh: its result never shares memory with what
-    it reads.
-    overwrites: it can put its result into the memory of the first node it reads. size: bytes of its
-    result.
-    outputs: the nodes whose values the model returns. twins: for a quantizer's node that reads and
-    computes the same as another, that other one, whose values then serve for both; itself for all
-    else; None where there are none.
+    deps: nodes that it reads; a node without any that is not fixed is an input of the model.
+    switch: bit of a quantizer's node, 0 for any other; while disabled, a quantizer gives back the
+        first node that it reads.
+    fixed: whether it does not depend on the model's inputs.
+    fresh: whether its result never shares memory with what it reads.
+    overwrites: whether it can put its result into the memory of the first node it reads.
+    size: bytes of its result.
+    outputs: nodes whose values the model returns.
+    twins: for a quantizer's node that reads and computes the same as another, that other node,
+        whose values then serve for both; itself for every other node. None if there are no twins.
     handed: bytes of the outputs as they are handed out, copied or joined.
     """
 
@@ -49,7 +49,7 @@ class Network:
 
     @cached_property
     def upstream(self) -> tuple[int, ...]:
-        """The bits of all quantizers that the value of each node depends on."""
+        """Bits of all quantizers that the value of each node depends on."""
         upstream: list[int] = []
         for deps, bits in zip(self.deps, self.switch, strict=True):
             for dep in deps:
@@ -65,11 +65,11 @@ class Network:
 
 @dataclass(frozen=True)
 class Step:
-    """Run `node` on the values in slots `reads`, put the result into slot `out`, then empty the
-    slots `frees`.
+    """One computation: run `node` on the values in slots `reads`, put the result into slot `out`,
+    then empty the slots `frees`.
 
-    overwrite: nothing else will read the first of `reads`, so its memory may be reused for the
-    result.
+    overwrite: whether nothing else will read the first of `reads`, so that its memory may be reused
+        for the result.
     """
 
     node: int
@@ -81,10 +81,13 @@ class Step:
 
 @dataclass(frozen=True)
 class Leg:
-    """What is left to do for one variant once the legs before it are done.
+    """The remaining work for one variant once the legs before it are done.
 
-    variant: index into the variants. owned: for each output, whether its memory is read by nobody
-    else afterwards.
+    variant: index into the variants.
+    steps: computations, in order.
+    outputs: slots of the outputs.
+    owned: for each output, whether nothing else reads its memory afterwards.
+    frees: slots to empty once the outputs are handed out.
     """
 
     variant: int
@@ -101,10 +104,14 @@ class Leg:
 
 @dataclass(frozen=True)
 class Schedule:
-    """inputs: node to slot. fixed: the slots to fill with values that no input changes, once for
-    all batches.
-    peak: the most bytes held at once until outputs are handed out; fixed values and inputs are not
-    counted.
+    """The work for all variants.
+
+    legs: one for each variant, in order.
+    slots: number of slots.
+    inputs: node of an input -> its slot.
+    fixed: value that no input changes -> its slot, which is filled once for all batches.
+    peak: largest number of bytes held at once until outputs are handed out; fixed values and inputs
+        are not counted.
     """
 
     legs: tuple[Leg, ...]
@@ -118,9 +125,11 @@ def order(masks: Sequence[int], bits: Sequence[int]) -> list[int]:
     """Return the indices of the variants in an order in which those with a common beginning follow
     each other.
 
-    masks: the disabled quantizers of each variant. bits: one per quantizer, in the order the
-    network meets them. Where variants part, the fewer go first: what they all start from is then
-    let go while the many run.
+    Where variants part, the smaller group goes first: the values that it starts from are then
+    released while the larger group runs.
+
+    masks: disabled quantizers of each variant.
+    bits: one per quantizer, in the order the network meets them.
 
     >>> order([0b00, 0b01, 0b10], [0b01, 0b10])
     [1, 2, 0]
@@ -146,12 +155,15 @@ def _ordered(group: list[int], masks: Sequence[int], bits: Sequence[int]) -> lis
 def schedule(
     network: Network, masks: Sequence[int], memory: int | None = None, copies: int = 1
 ) -> Schedule:
-    """Return the cheapest schedule found that holds at most `memory` bytes; None means no limit.
+    """Return the cheapest schedule found that holds at most `memory` bytes.
 
-    copies: how many micro-batches wait, each with its own kept values, while one of them is run.
-    Where the limit is too small, values that wait for a later variant are dropped and computed
-    again, those needed farthest in the future first. One forward of one variant is never split, so
-    `peak` can stay above `memory`.
+    If the limit is too small, values that wait for a later variant are dropped and computed again,
+    those needed farthest in the future first. One forward of one variant is never split, so `peak`
+    can stay above `memory`.
+
+    masks: disabled quantizers of each variant.
+    memory: limit in bytes; None means no limit.
+    copies: number of micro-batches that take turns, each with its own kept values.
     """
     bits = list(dict.fromkeys(filter(None, network.switch)))
     ranked = [(index, masks[index]) for index in order(masks, bits)]
@@ -172,15 +184,16 @@ def schedule(
 
 
 HANDOUT = -1
-"""The node of a moment at which a variant's outputs are handed out."""
+"""Node of a moment at which a variant's outputs are handed out."""
 
 
 @dataclass
 class _Draft:
     """A schedule before it is known when each slot can be emptied.
 
-    values: by slot. moments: (node, slots read, slot filled), or (HANDOUT, output slots, -1).
-    legs: (variant, first moment, the moment of handing out).
+    values: value of each slot.
+    moments: (node, slots read, slot filled), or (HANDOUT, output slots, -1).
+    legs: (variant, first moment, moment of handing out).
     """
 
     inputs: dict[int, int] = field(default_factory=dict)
@@ -206,11 +219,11 @@ def _draft(network: Network, ranked: list[tuple[int, int]], dropped: set[Value])
 
 
 def value_of(network: Network, node: int, mask: int) -> Value:
-    """Return the value of a node where `mask` is disabled; that of what it first reads where it is
-    a disabled quantizer."""
+    """Return the value of a node with the quantizers of `mask` disabled; for a disabled quantizer,
+    the value of the node that it reads first."""
     while network.switch[node] & mask:
         node = network.deps[node][0]
-    # an enabled quantizer's own bit is not in the mask
+    # The own bit of an enabled quantizer is not in the mask.
     upstream = network.upstream[node] & ~network.switch[node]
     if network.twins:
         node = network.twins[node]
@@ -222,10 +235,10 @@ def needed(
     held: Container[object],
     reads: Callable[[Value], Iterable[Value]],
 ) -> list[Value]:
-    """Return the values not held that have to be computed for the wanted ones, each behind what it
-    reads.
+    """Return the values that have to be computed for the wanted ones and are not held, each after
+    those that it reads.
 
-    reads: the values that a value is computed from.
+    reads: returns the values that a value is computed from.
     """
     found: set[Value] = set()
     waiting = list(wanted)
@@ -238,7 +251,8 @@ def needed(
 
 
 def _reads_of_moment(network: Network, value: Value) -> list[Value]:
-    """As `Network.reads`, without those of fixed values, which are computed once beforehand."""
+    """Return what `Network.reads` returns, but nothing for fixed values, which are computed once
+    beforehand."""
     node, _ = value
     return [] if network.fixed[node] else network.reads(value)
 
@@ -268,8 +282,8 @@ def _lives(draft: _Draft) -> list[int]:
 
 
 def _holds(network: Network, draft: _Draft) -> list[int]:
-    """Return the moment at which the memory of each slot can go: when its last view was last
-    read."""
+    """Return the moment at which the memory of each slot can be released: when its last view was
+    last read."""
     holds = _lives(draft)
     for node, reads, out in reversed(draft.moments):
         if node == HANDOUT or network.fresh[node]:
@@ -280,7 +294,7 @@ def _holds(network: Network, draft: _Draft) -> list[int]:
 
 
 def _peak(network: Network, draft: _Draft, copies: int) -> tuple[int, int]:
-    """Return the most bytes held at once, and the leg in which that is.
+    """Return the largest number of bytes held at once, and the leg in which it is reached.
 
     Micro-batches take turns at each leg. While one of them runs, each of the others holds what
     waits before the leg, or what is left after it, outputs included; then the outputs of all are
@@ -305,11 +319,14 @@ def _peak(network: Network, draft: _Draft, copies: int) -> tuple[int, int]:
 
 
 def _victims(network: Network, draft: _Draft, leg: int, excess: int, copies: int) -> set[Value]:
-    """Return the values kept from an earlier leg for this one, or during it for a later one: enough
-    of them to save `excess` bytes, where there are; those needed farthest in the future first."""
+    """Return values to drop, those needed farthest in the future first, enough to save `excess`
+    bytes if there are as many.
+
+    They are values kept from an earlier leg for this one, or during it for a later one.
+    """
     _, first, handout = draft.legs[leg]
     last = _lives(draft)
-    # Slot -> the moment it is needed next after this leg, or last where that is earlier.
+    # Slot -> moment of its next read after this leg, or of its last read if none follows.
     needed_at: dict[int, int] = {}
     for moment, (node, _, out) in enumerate(draft.moments[:handout]):
         if node == HANDOUT:
@@ -341,8 +358,7 @@ def _finish(network: Network, draft: _Draft, peak: int) -> Schedule:
             frees[moment].append(slot)
 
     def is_alone(slot: int, moment: int) -> bool:
-        """Return whether nothing but one read at this moment needs the memory of a slot any
-        more."""
+        """Return whether a single read at this moment is the last use of a slot's memory."""
         reads = draft.moments[moment][1]
         return mine[slot] and last[slot] == moment and reads.count(slot) == 1
 
@@ -363,7 +379,7 @@ def _finish(network: Network, draft: _Draft, peak: int) -> Schedule:
 
 def _exclusive(network: Network) -> list[bool]:
     """Return whether no other value ever shares the memory of each node. A disabled quantizer
-    counts as what it reads."""
+    counts as the node that it reads."""
     exclusive = list(map(bool, network.deps))
     for node, deps in enumerate(network.deps):
         if network.fixed[node] or not network.fresh[node]:
@@ -375,7 +391,7 @@ def _exclusive(network: Network) -> list[bool]:
 
 
 def _mark_shared(node: int, network: Network, exclusive: list[bool]) -> None:
-    """Mark a node as not exclusive, and all that it gives back while it is disabled."""
+    """Mark a node as not exclusive, and every node that it gives back while it is disabled."""
     exclusive[node] = False
     while network.switch[node]:
         node = network.deps[node][0]

@@ -10,7 +10,7 @@ from sensitivity.records import NOTHING, Quantizer, names_of
 
 
 class Switches:
-    """One bit for each quantizer of a model, those of ranges on offer included.
+    """One bit for each quantizer of a model, including the ranges on offer.
 
     bits: name of a quantizer, or key of a range on offer -> its bit, in the model's order.
     """
@@ -22,7 +22,7 @@ class Switches:
 
     @property
     def everything(self) -> int:
-        """The bits of all of them."""
+        """The bits of all quantizers together."""
         return self.bits_of(self.bits)
 
     def bits_of(self, names: Iterable[str]) -> int:
@@ -30,11 +30,13 @@ class Switches:
         return sum(self.bits[name] for name in names)
 
     def mask(self, variant: frozenset[str], together: Mapping[str, str] = NOTHING) -> int:
-        """Return the bits of what a variant leaves out: disabled quantizers, those replaced by
+        """Return the bits of what a variant leaves out: disabled quantizers, quantizers replaced by
         another range, and ranges that are not in use.
 
-        variant: names of disabled quantizers, and keys of ranges. together: quantizer -> another
-        one that is left out too where the first is replaced. Raises NamesError for an unknown name.
+        variant: names of disabled quantizers, and keys of ranges.
+        together: quantizer -> another one that is also left out if the first is replaced.
+
+        Raises NamesError for an unknown name.
         """
         replaced = replacing(self._quantizers, known_names(variant, self.bits))
         left_out = (variant | self._offered).difference(replaced.values()).union(replaced)

@@ -1,4 +1,5 @@
-"""Runs the user's own modules, one whole forward per variant: slow, and right for every model."""
+"""Simulator that runs the user's own modules, one whole forward per variant: slow, and right for
+every model."""
 
 from __future__ import annotations
 
@@ -11,9 +12,9 @@ from sensitivity.quantizers.torch.calls import call, device_of, to_device
 
 
 class ToggleSimulator:
-    """The reference: `source.model` itself, with its own quantizers switched.
+    """The reference simulator: `source.model` itself, with its own quantizers switched.
 
-    Each variant is computed and the model put back before its outputs are handed out.
+    Each variant is computed, and the model is put back, before its outputs are handed out.
     """
 
     name = "toggle"
@@ -29,7 +30,7 @@ class ToggleSimulator:
     def outputs(self, inputs: Any, variants: Sequence[frozenset[str]]) -> Iterator[tuple[int, Any]]:
         inputs = to_device(inputs, device_of(self._source.model))
         for index, disabled in enumerate(variants):
-            # Not inference_mode: a model that caches a tensor in its forward would keep one that
+            # Under inference_mode, a model that caches a tensor in its forward would keep one that
             # cannot be trained on.
             with optional.torch.no_grad(), self._source.disabled(disabled):
                 outputs = call(self._source.model, inputs)
