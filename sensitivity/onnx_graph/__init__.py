@@ -1,1 +1,1 @@
-"""What is read out of an ONNX graph, whoever wrote it."""
+"""Reads, checks and rewrites ONNX graphs, whatever tool wrote them."""

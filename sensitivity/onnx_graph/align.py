@@ -1,5 +1,4 @@
-"""Which operation and tensor of a float model each operation and tensor of a Q/DQ file stands
-for."""
+"""Finds, for each operation and tensor of a Q/DQ file, its counterpart in the float model."""
 
 from __future__ import annotations
 
@@ -28,21 +27,22 @@ from sensitivity.onnx_graph.walk import (
 )
 
 PASSING = {"Identity", "Dropout", "QuantizeLinear", "DequantizeLinear"}
-"""Operations whose output stands for the same tensor of the float model as their first input."""
+"""Operations whose output has the same counterpart as their first input."""
 
 OUTPUT_SUFFIX = "_QuantizeLinear_Input"
-"""What ONNX Runtime's quantizer puts behind the name of a graph output, in front of its pair."""
+"""Suffix that ONNX Runtime's quantizer adds to the name of a graph output, for the tensor in front
+of its pair."""
 
 
 @dataclass(frozen=True, eq=False)
 class Alignment:
-    """nodes: operation of the Q/DQ file -> that of the float model. values: tensor -> tensor that
-    it stands for.
+    """Counterparts of a Q/DQ file in the float model.
 
-    limits: tensor of the Q/DQ file -> what the activations between it and its operation, which only
-    the float model has, limit it to. A tensor is left out where that is not known. unmatched:
-    operations of the Q/DQ file that read something computed and that no operation of the float
-    model stands for.
+    nodes: operation of the Q/DQ file -> its counterpart.
+    values: tensor of the Q/DQ file -> its counterpart.
+    limits: tensor of the Q/DQ file -> limits from activations that only the float model has behind
+        its operation. Tensors whose limits are not known are left out.
+    unmatched: operations of the Q/DQ file that read computed values and have no counterpart.
     """
 
     nodes: dict[ir.Node, ir.Node] = field(default_factory=dict)
@@ -52,16 +52,21 @@ class Alignment:
 
 
 def align(graph: ir.Graph, original: ir.Graph) -> Alignment:
-    """Follow both graphs from their inputs. graph: of the Q/DQ file. original: of the float model.
+    """Return the counterparts of a graph, following both graphs from their inputs.
 
-    Two operations stand for each other where they are of one kind and read tensors that do; the
-    name of a node or of its output decides among several, and joins what comes after a part that
-    differs. Sub-graphs are not entered.
+    Two operations are counterparts if they are of one kind and read tensors that are counterparts.
+    If there are several, the name of the node or of its output decides. Names also find
+    counterparts again behind a part that differs. Subgraphs are not entered.
+
+    graph: graph of the Q/DQ file.
+    original: graph of the float model.
     """
     return _Aligner(graph, original).align()
 
 
 class _Aligner:
+    """Follows both graphs and collects counterparts."""
+
     def __init__(self, graph: ir.Graph, original: ir.Graph) -> None:
         self._graph, self._original = graph, original
         self._found = Alignment()
@@ -70,11 +75,12 @@ class _Aligner:
         self._by_output: dict[str, ir.Node] = {}
         for node in original:
             self._by_output |= dict.fromkeys(map(value_name, node.outputs), node)
-        # What has no name stands for nothing by its name.
+        # Nodes and outputs without a name cannot be found by name.
         for known in (self._by_name, self._by_output):
             known.pop("", None)
 
     def align(self) -> Alignment:
+        """Return all counterparts."""
         for own, theirs in zip(*ports(self._graph.inputs, self._original.inputs), strict=True):
             self._found.values[own] = theirs
             self._found.limits[own] = UNLIMITED
@@ -86,7 +92,7 @@ class _Aligner:
         return self._found
 
     def _match(self, node: ir.Node) -> None:
-        """Find the operation of the float model that this one stands for."""
+        """Find the counterpart of this node in the float model."""
         candidates = self._candidates(node)
         if candidates:
             self._join(node, min(candidates, key=lambda other: self._rank(node, other)))
@@ -94,20 +100,20 @@ class _Aligner:
             self._found.unmatched.append(node)
 
     def _pass_on(self, node: ir.Node) -> None:
-        """Let the output of a passing operation stand for what its input does."""
+        """Give the output of a passing operation the counterpart of its input."""
         source = node.inputs[0]
         if source in self._found.values:
             self._found.values[node.outputs[0]] = self._found.values[source]
 
     def _candidates(self, node: ir.Node) -> list[ir.Node]:
-        """Return the operations of the float model that this one can stand for."""
+        """Return the operations of the float model that can be the counterpart of this one."""
         found = chain(
             self._by_node_name(node), self._by_output_name(node), self._reading_the_same(node)
         )
         return [other for other in dict.fromkeys(found) if self._fits(node, other)]
 
     def _reading_the_same(self, node: ir.Node) -> list[ir.Node]:
-        """Return what reads the tensor that the first input stands for, of those that are known."""
+        """Return the readers of the counterpart of the node's first input that has one."""
         known = (value for value in node.inputs if value in self._found.values)
         first = next(known, None)
         if first is None:
@@ -122,31 +128,31 @@ class _Aligner:
         return [named]
 
     def _by_output_name(self, node: ir.Node) -> Iterator[ir.Node]:
-        """Yield the operation whose output has this name, or that before the activations whose
-        output has it."""
+        """Yield the operation whose output has the name of this node's output, and those before it
+        if it is an activation."""
         found = self._by_output.get(value_name(node.outputs[0]))
         while found is not None:
             yield found
             found = producer(found.inputs[0]) if found.op_type in CLAMPING else None
 
     def _fits(self, node: ir.Node, other: ir.Node) -> bool:
-        """Return whether the other one is free, both are of one kind, and no input is known to
-        stand for another tensor."""
+        """Return whether the other node is free, of the same kind, and agrees in all inputs with
+        known counterparts."""
         if other in self._taken or _kind(node) != _kind(other):
             return False
         theirs = (given(other, index) for index in range(len(node.inputs)))
         return all(map(self._may_agree, node.inputs, theirs))
 
     def _may_agree(self, own: ir.Value | None, theirs: ir.Value | None) -> bool:
-        """Return False where `own` is known to stand for another tensor than `theirs`."""
+        """Return False if the counterpart of `own` is known and is not `theirs`."""
         if own not in self._found.values:
             return True
         twin = self._found.values[own]
         return theirs is not None and _behind_passing(theirs) is _behind_passing(twin)
 
     def _rank(self, node: ir.Node, other: ir.Node) -> tuple[int, float]:
-        """Return the smallest first: the same name, then the same output's name, then the nearest
-        weight."""
+        """Return a sort key, smallest first: equal names, then equal names of outputs, then the
+        nearest weight."""
         if node.name and node.name == other.name:
             return 0, 0.0
         if other in self._by_output_name(node):
@@ -154,6 +160,7 @@ class _Aligner:
         return 2, _weight_distance(node, other)
 
     def _join(self, node: ir.Node, other: ir.Node) -> None:
+        """Make two nodes counterparts, with their outputs."""
         self._found.nodes[node] = other
         self._taken.add(other)
         for own, theirs in zip(node.outputs, other.outputs, strict=True):
@@ -162,8 +169,8 @@ class _Aligner:
                 self._found.limits[own] = limits
 
     def _behind_removed(self, own: ir.Value, theirs: ir.Value) -> tuple[ir.Value, Limits | None]:
-        """Return the tensor of the float model behind the activations that the Q/DQ file has no
-        more, and what they limit."""
+        """Return the counterpart of a tensor behind the activations that the Q/DQ file no longer
+        has, and their limits."""
         limits: Limits | None = UNLIMITED
         for removed in _removed(own, theirs):
             limits = within(limits, limits_of(removed))
@@ -172,15 +179,16 @@ class _Aligner:
 
 
 def _kind(node: ir.Node) -> tuple[str, str, int]:
-    """Return what two operations must have in common to stand for each other."""
+    """Return what two operations must have in common to be counterparts."""
     return node.op_type, node.domain, len(node.outputs)
 
 
 def _removed(own: ir.Value, theirs: ir.Value) -> list[ir.Node]:
-    """Return the activations behind `theirs`, each its only reader, that are no more behind `own`.
+    """Return the activations behind `theirs`, each the only reader of the one before, that the Q/DQ
+    file no longer has.
 
-    ONNX Runtime's quantizer gives the tensor the name that the last of them had. Without such a
-    name they are those whose kind does not read `own`.
+    ONNX Runtime's quantizer gives `own` the name of the last removed activation's output. Without
+    such a name, the removed ones are those up to the first whose kind reads `own`.
     """
     removed = list(_activations_behind(theirs))
     names = [node.outputs[0].name for node in removed]
@@ -194,12 +202,13 @@ def _removed(own: ir.Value, theirs: ir.Value) -> list[ir.Node]:
 
 
 def _is_restored(activation: ir.Node) -> bool:
-    """Return whether an activation was put back where the quantizer had removed it."""
+    """Return whether an activation was put back after the quantizer had removed it."""
     return name_of(activation).endswith(RESTORED)
 
 
 def _activations_behind(value: ir.Value) -> Iterator[ir.Node]:
-    """Yield the run of activations behind the value, each of them its only reader."""
+    """Yield the chain of activations behind the value, each the only reader of the one before
+    it."""
     found = match_or_none(_only_activation, value)
     while found is not None:
         yield found
@@ -207,11 +216,12 @@ def _activations_behind(value: ir.Value) -> Iterator[ir.Node]:
 
 
 def _only_activation(value: ir.Value) -> ir.Node:
-    """Return the Relu or Clip that alone reads the value. Raises NoMatch where there is none."""
+    """Return the Relu or Clip that is the only reader of the value. Raises NoMatch if there is
+    none."""
     require(not value.is_graph_output())
     user = needed(only(_readers(value)))
     require(user.op_type in CLAMPING)
-    # The value can also be one of the ends of a Clip.
+    # The value could also be one of the limits of a Clip.
     require(_behind_passing(first_input(user)) is value)
     return user
 
@@ -219,8 +229,11 @@ def _only_activation(value: ir.Value) -> ir.Node:
 def ports(
     own: Iterable[ir.Value], theirs: Iterable[ir.Value]
 ) -> tuple[list[ir.Value], list[ir.Value]]:
-    """Return the inputs (or outputs) that stand for each other: of one name, or all by position
-    where there are as many."""
+    """Return the inputs (or outputs) of both graphs that are counterparts.
+
+    They are matched by name, or all by position if some name has no match and both graphs have
+    equally many.
+    """
     ours, others = _without_initializers(own), _without_initializers(theirs)
     by_name = {value.name: value for value in others}
     named = [value for value in ours if value.name in by_name]
@@ -231,17 +244,20 @@ def ports(
 
 
 def _without_initializers(values: Iterable[ir.Value]) -> list[ir.Value]:
-    """Old files list initializers among the graph's inputs too, where nobody feeds them."""
+    """Return the values that are not initializers.
+
+    Old files list initializers among the graph's inputs too, although nobody feeds them.
+    """
     return list(filterfalse(ir.Value.is_initializer, values))
 
 
 def _readers(value: ir.Value) -> list[ir.Node]:
-    """Return the operations that read the value, perhaps through operations that pass it on."""
+    """Return the operations that read the value, directly or through passing operations."""
     return list(dict.fromkeys(readers(value, _passes)))
 
 
 def _behind_passing(value: ir.Value) -> ir.Value:
-    """Return the value that operations which only pass on give this one from."""
+    """Return the value in front of the passing operations that give this one."""
     return source(value, _passes)
 
 
@@ -250,8 +266,10 @@ def _passes(node: ir.Node) -> bool:
 
 
 def _weight_distance(node: ir.Node, other: ir.Node) -> float:
-    """Return how far apart the weights of two operations are, relative to the second; 0 where they
-    cannot be compared."""
+    """Return the distance of two operations' weights, relative to the second one.
+
+    Returns inf if their shapes differ, and 0 if neither has a weight that is known.
+    """
     own, theirs = map(_weight_values, (node, other))
     if own.shape != theirs.shape:
         return np.inf
@@ -259,7 +277,7 @@ def _weight_distance(node: ir.Node, other: ir.Node) -> float:
 
 
 def _weight_values(node: ir.Node) -> NDArray[Any]:
-    """Return the weight of an operation in float; empty where it has none that is known."""
+    """Return the weight of an operation in float; an empty array if it has none that is known."""
     value = given(node, qdq.WEIGHT_INPUT.get(node.op_type))
     pair = qdq.through_transpose(value)
     if pair is None:

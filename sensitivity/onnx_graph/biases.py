@@ -1,4 +1,4 @@
-"""Where the bias of an operation with a quantized weight stands, or can be put."""
+"""Finds the input through which an operation with a quantized weight gets its bias."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from sensitivity.onnx_graph.walk import given, read_by
 
 @dataclass(frozen=True, eq=False)
 class BiasInput:
-    """The input that the bias of a layer comes by.
+    """The input through which a layer gets its bias.
 
-    node: the layer, or the Add behind a MatMul, of which ONNX Runtime makes one Gemm. index: of the
-    input, which may be left out.
+    node: the layer, or the Add behind a MatMul, which ONNX Runtime fuses into one Gemm.
+    index: index of the input, which may be left out.
     """
 
     node: ir.Node
@@ -25,25 +25,27 @@ class BiasInput:
 
     @property
     def value(self) -> ir.Value | None:
-        """The bias; None where the layer has none."""
+        """The bias; None if the layer has none."""
         return given(self.node, self.index)
 
 
 @dataclass(frozen=True, eq=False)
 class BiasPlace(BiasInput):
-    """An input whose bias can be changed. weight: the use that the bias goes with. The first output
-    of the node is what the layer gives."""
+    """The input of a bias that can be changed. The first output of the node is the layer's output.
+
+    weight: use of the weight that the bias belongs to.
+    """
 
     weight: Use
 
     @property
     def channel_axis(self) -> int:
-        """The axis of the channels in what the node gives."""
+        """Axis of the channels in the node's output."""
         return 1 if self.node.op_type in {"Conv", "ConvTranspose"} else -1
 
 
 def bias_input(layer: ir.Node) -> BiasInput:
-    """Return the input that the bias of this operation with a weight comes by."""
+    """Return the input through which this operation with a weight gets its bias."""
     add = read_by(layer.outputs[0], "Add")
     if layer.op_type != "MatMul" or add is None:
         return BiasInput(layer, BIAS_INPUT)
@@ -52,16 +54,17 @@ def bias_input(layer: ir.Node) -> BiasInput:
 
 
 def bias_place(path: Path) -> BiasPlace | None:
-    """Return the bias of the operation whose weight comes by this path; None where it has no bias
-    that can
-    be changed: no weight, a bias that is computed or has a grid of its own, a MatMul without an
-    Add.
+    """Return the bias of the operation whose weight this path leads to; None if the bias cannot be
+    changed.
+
+    It cannot be changed if the path does not lead to a weight, if the bias is computed or has a
+    grid of its own, and for a MatMul without an Add.
     """
     return match_or_none(_bias_place, path)
 
 
 def _bias_place(path: Path) -> BiasPlace:
-    """See `bias_place`. Raises NoMatch in place of None."""
+    """Return the same as `bias_place`, but raise NoMatch instead of returning None."""
     weight = path.last_use
     require(path.is_weight)
     require(weight.role == "weight")
@@ -71,9 +74,11 @@ def _bias_place(path: Path) -> BiasPlace:
 
 
 def _can_change(layer: ir.Node, bias: ir.Value | None) -> bool:
-    """Return whether the bias is a constant. Of a layer that has an input for it, it may also be
-    left out, or stored as INT32 in steps of the input's and weight's scales: that becomes float
-    where the weight changes."""
+    """Return whether the bias can be changed: it must be a constant.
+
+    For a layer with a bias input, it may also be left out, or be stored as INT32 on the grid of the
+    input's scale times the weight's. The INT32 bias becomes float when the weight changes.
+    """
     is_constant = qdq.constant(bias) is not None
     if layer.op_type == "MatMul":
         return is_constant

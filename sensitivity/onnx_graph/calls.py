@@ -1,4 +1,4 @@
-"""Model-local functions written out, so that what is in them is seen as what runs."""
+"""Inlines model-local functions, so that what is in them can be found in the graph."""
 
 from __future__ import annotations
 
@@ -9,15 +9,17 @@ from sensitivity.errors import OnnxFileError
 from sensitivity.onnx_graph.walk import name_of
 
 CALL, NAME = "sensitivity.call.", "sensitivity.name"
-"""Metadata that the pass carries to the nodes it writes out: it gives them names of its own."""
+"""Keys of the metadata that the pass copies to the nodes it inlines, because it renames these
+nodes."""
 
 
 def written_out(model: ir.Model) -> ir.Model:
     """Return the same model with every call of a local function replaced by the function's nodes,
     named <call>/<node>.
 
-    A model without functions comes back as it is. Raises OnnxFileError for functions that cannot be
-    written out, such as those of another opset than the file.
+    A model without functions is returned unchanged.
+    Raises OnnxFileError for functions that cannot be inlined, such as those of another opset than
+    the file's.
     """
     if not model.functions:
         return model
@@ -39,10 +41,11 @@ def written_out(model: ir.Model) -> ir.Model:
 
 
 def _mark(model: ir.Model) -> None:
-    """Note in each call which one it is, and in each node of a function how it is called there.
+    """Store each call's name in its metadata, and each node's own name in that of the nodes of
+    functions.
 
-    Calls have one key for each function that holds them: what is inside gets those of all levels,
-    the outer ones first.
+    Each function has its own key for the calls in it: an inlined node then has the names of the
+    calls of all levels, the outer ones first.
     """
     _mark_calls(model, model.graph, CALL)
     for key, function in model.functions.items():
@@ -52,7 +55,11 @@ def _mark(model: ir.Model) -> None:
 
 
 def _mark_calls(model: ir.Model, graph: ir.Graph | ir.Function, key: str) -> None:
-    """Note in each call of a function what it is called. key: of its metadata."""
+    """Store the name of each call in its metadata.
+
+    graph: the graph or function that holds the calls.
+    key: key of the metadata.
+    """
     for node in graph.all_nodes():
         if node.op_identifier() in model.functions:
             node.metadata_props[key] = name_of(node)

@@ -1,5 +1,5 @@
-"""Bring a Q/DQ graph of any tool into the one form that pairs are looked for in; what it computes
-stays the same."""
+"""Brings a Q/DQ graph of any tool into the form in which pairs are looked for, without changing
+what it computes."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from sensitivity.onnx_graph.passes.one_grid_per_pair import OneGridPerPair
 
 
 def canonical(model: ir.Model) -> ir.Model:
-    """Return the same model with each DQ directly behind its Q (a Clip may stand between), both on
-    one grid.
+    """Return the same model with each DQ directly behind its Q, or with one Clip between them, both
+    on one grid.
 
-    Model-local functions are written out first, since pairs may be in them, and names of bodies are
-    made unique. The model given may be changed. Raises OnnxFileError where a function cannot be
-    written out.
+    Model-local functions are inlined first, since pairs may be in them, and names in subgraphs are
+    made unique. The model given may be changed.
+    Raises OnnxFileError if a function cannot be inlined.
     """
     model = written_out(model)
-    # ONNX Runtime's quantizer leaves pairs for tensors that only branches of an If read
+    # ONNX Runtime's quantizer leaves unread pairs for tensors that only branches of an If read.
     remove_dead(model.graph)
     NamesOfBodies()(model)
     OneClipPerPair()(model)

@@ -1,5 +1,4 @@
-"""Activations that a Q/DQ file has no more, because a pair whose grid ends where they do clamps as
-they did.
+"""Restores activations that a Q/DQ file no longer has, because its pairs clamp in the same way.
 
 Conv -> Relu -> Q -> DQ  is written as  Conv -> Q -> DQ
 
@@ -27,68 +26,74 @@ ENDS = ("min", "max")
 """Names of the limits of a Clip."""
 
 CLIP_WITH_INPUTS = 11
-"""From this opset on the ends of a Clip are inputs."""
+"""First opset in which the limits of a Clip are inputs."""
 
 RESTORED = "_restored"
-"""Ends the name of an activation that stands in a graph again."""
+"""Suffix of the name of a restored activation."""
 
 Limits = tuple[float, float]
-"""The smallest and the largest value that a tensor can have; -inf and inf where nothing clamps
-it."""
+"""The smallest and the largest value of a tensor; -inf and inf for no limit."""
 
 UNLIMITED: Limits = (-np.inf, np.inf)
 RELU: Limits = (0.0, np.inf)
 
 Clamps = Mapping[str, Limits]
-"""Tensor in front of a pair -> what an activation limited it to."""
+"""Tensor in front of a pair -> limits of the activation that was removed."""
 
 
 def clamping_pairs(uses: Iterable[Use], inputs: Collection[ir.Value]) -> dict[str, Limits]:
-    """Return what pairs that clamp at 0 limit to, where the graph does not prove that the tensor is
-    clamped already.
+    """Return tensor -> limits of the pair that clamps it at 0, unless the graph proves that the
+    tensor is clamped already.
 
-    A Relu there is harmless on a tensor that is never negative. Where the other end was clamped
-    (Clip) is not known. A pair that an activation of the graph reads has taken none away: it only
-    has the range of what that one passes on.
-    inputs: of the main graph, which have no activation; those of the body of a Loop carry what may
-    have had one.
+    A restored Relu does no harm to a tensor that is never negative. The other limit of a Clip is
+    not known. A pair whose output an activation of the graph reads has not replaced one: its range
+    is only that of what the activation passes on.
+
+    inputs: inputs of the main graph, which no activation precedes. The inputs of a Loop's body are
+        not among them, since they may carry the output of one.
     """
     return dict(matches(lambda use: _clamp_of(use, inputs), uses))
 
 
 def _clamp_of(use: Use, inputs: Collection[ir.Value]) -> tuple[str, Limits]:
-    """Return the name of the tensor that a pair clamps at 0, and what it limits that to. Raises
-    NoMatch for a use of another pair. inputs: as for `clamping_pairs`."""
+    """Return the name of the tensor that a pair clamps at 0, and its limits.
+
+    inputs: as for `clamping_pairs`.
+    Raises NoMatch for a use of any other pair.
+    """
     source = use.pair.source
     require(use.role != "weight")
     require(source not in inputs)
     require(not _is_activated(use.pair))
     limits = _clamped_at_zero(use.pair)
-    # Else the tensor is clamped already.
+    # A Relu on a tensor that is never negative would change nothing.
     require(limits != RELU or not non_negative(source))
     return value_name(source), limits
 
 
 def _is_activated(pair: qdq.Pair) -> bool:
-    """Return whether an activation of the graph reads what the pair gives."""
+    """Return whether an activation of the graph reads the output of the pair."""
     return any(reader.op_type in CLAMPING for reader in pair.output.consumers())
 
 
 def clamps_of(found: Mapping[str, Limits], known: Mapping[str, Limits]) -> dict[str, Limits]:
-    """Return the clamps to restore. found: by pairs that clamp. known: by the float model, which
-    knows better."""
+    """Return the clamps to restore.
+
+    found: limits from pairs that clamp.
+    known: limits from the float model, which override the others.
+    """
     return {name: limits for name, limits in {**found, **known}.items() if limits != UNLIMITED}
 
 
 def limits_of(activation: ir.Node) -> Limits | None:
-    """Return what a Relu or Clip limits its output to; None where the graph computes it."""
+    """Return the limits of a Relu's or Clip's output; None if the graph computes them."""
     if activation.op_type == "Relu":
         return RELU
     return qdq.clip_limits(activation)
 
 
 def within(limits: Limits | None, others: Limits | None) -> Limits | None:
-    """Return the limits of one clamp behind another; None where one is not known."""
+    """Return the limits of two clamps in a row; None if one of them is not known."""
     if limits is None or others is None:
         return None
     low, high = others
@@ -96,8 +101,10 @@ def within(limits: Limits | None, others: Limits | None) -> Limits | None:
 
 
 def activation(limits: Limits, value: ir.Value, pair: qdq.Pair, opset: int) -> ir.Node:
-    """Return a Relu or Clip of the value, in no graph yet; the ends of a Clip are constants of the
-    type that the pair gives."""
+    """Return a Relu or Clip of the value, not yet in any graph.
+
+    The limits of a Clip are constants of the type of the pair's scale.
+    """
     kind = "Relu" if limits == RELU else "Clip"
     name = f"{pair.source.name}_{kind}{RESTORED}"
     made = ir.Value(name=name, type=pair.source.type, shape=pair.source.shape)
@@ -112,13 +119,13 @@ def activation(limits: Limits, value: ir.Value, pair: qdq.Pair, opset: int) -> i
 
 
 def _finite(limits: Limits) -> dict[str, float]:
-    """Return the ends that limit anything, by their names."""
+    """Return the finite limits by their names."""
     ends = dict(zip(ENDS, limits, strict=True))
     return {key: end for key, end in ends.items() if np.isfinite(end)}
 
 
 def _ends(name: str, finite: Mapping[str, float], pair: qdq.Pair) -> list[ir.Value | None]:
-    """Return both ends of a Clip as inputs, None for one that is left out."""
+    """Return both limits of a Clip as inputs, None for one that is left out."""
     scale = pair.scale
     kind = np.float32 if scale is None else scale.dtype
     made = {key: _constant(f"{name}_{key}", end, kind) for key, end in finite.items()}
@@ -136,8 +143,8 @@ def _constant(name: str, number: float, kind: np.typing.DTypeLike) -> ir.Value:
 
 
 def _clamped_at_zero(pair: qdq.Pair) -> Limits:
-    """(0, inf) or (-inf, 0) for a pair whose grid has 0 at one end. Raises NoMatch for any
-    other."""
+    """Return (0, inf) or (-inf, 0) for a pair whose grid has 0 at one end. Raises NoMatch for any
+    other pair."""
     require(not pair.is_compact)
     smallest, largest = needed(grid_limits(pair))
     levels = pair.zero_points.tolist()

@@ -1,5 +1,5 @@
-"""Which layers of a graph hand each other tensors, as a reader wants to see it: layers, and the
-places where values of several of them meet."""
+"""Finds which layers of a graph pass tensors to each other, for drawing: layers, and the places
+where values of several layers meet."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ NO_VALUES = {"Shape", "Size"}
 """Operations whose outputs hold none of the values that they read."""
 
 MEETING = {"Concat", "Add", "Sum"}
-"""Operations two of which in a row are one place where values meet."""
+"""Operations of which two in a row are drawn as one place where values meet."""
 
 Edge = tuple[int, int]
+"""Positions of two nodes, from the first to the second."""
 
 
 def connections(
@@ -30,11 +31,13 @@ def connections(
     owners: Mapping[ir.Node, str],
     meetings: Collection[tuple[str, ...]] = (),
 ) -> ModelGraph:
-    """Return the layers of the main graph in its order, and between them only what joins values of
-    several.
+    """Return the layers of the main graph, in its order, and the places where values of several
+    layers meet.
 
-    owners: operation -> the layer that it is of, or belongs to. meetings: as in `ModelGraph`. An
-    operation of no layer that reads values of one place is left out.
+    An operation without a layer that reads values from only one place is left out.
+
+    owners: operation -> the layer that it belongs to.
+    meetings: as in `ModelGraph`.
     """
     found = _Found()
     for value in filterfalse(ir.Value.is_initializer, graph.inputs):
@@ -50,7 +53,10 @@ def connections(
 
 
 class _Found:
-    """What is known so far. sources: value -> positions of the nodes that it comes from."""
+    """Nodes and edges found so far.
+
+    sources: value -> positions of the nodes that it comes from.
+    """
 
     def __init__(self) -> None:
         self.nodes: list[GraphNode] = []
@@ -59,7 +65,10 @@ class _Found:
         self._at: dict[tuple[NodeKind, str], int] = {}
 
     def add(self, node: ir.Node, owner: str | None) -> None:
-        """Take an operation into account, of which all inputs are known. owner: its layer."""
+        """Add an operation whose inputs are all known.
+
+        owner: its layer; None if it has none.
+        """
         read = self._read_by(node)
         operation = "" if is_mark(node, "Quantizer") else node.op_type
         if owner is not None:
@@ -69,8 +78,10 @@ class _Found:
         self.sources |= dict.fromkeys(node.outputs, read)
 
     def place(self, kind: NodeKind, name: str, operation: str) -> int:
-        """Return the position of a node, which is a new one the first time that it is asked for.
-        Its operation is the last one with a weight, or else the first that has a name."""
+        """Return the position of a node, which is added if it is new.
+
+        Its operation is the last one with a weight, or else the first one that is named.
+        """
         at = self._at.setdefault((kind, name), len(self.nodes))
         if at == len(self.nodes):
             self.nodes.append(GraphNode(kind, name, operation))
@@ -79,12 +90,12 @@ class _Found:
         return at
 
     def lead(self, sources: tuple[int, ...], to: int) -> tuple[int, ...]:
-        """Draw edges from these nodes to another, and return where its values come from: itself."""
+        """Add edges from these nodes to another one, and return the other one as the new source."""
         self.edges.update(((source, to), None) for source in sources if source != to)
         return (to,)
 
     def _read_by(self, node: ir.Node) -> tuple[int, ...]:
-        """Return the positions of the nodes whose values an operation reads and gives on."""
+        """Return the positions of the nodes whose values an operation reads and passes on."""
         if node.op_type in NO_VALUES:
             return ()
         places = (self.sources.get(value, ()) for value in values_read(node))
@@ -92,8 +103,10 @@ class _Found:
 
 
 def _in_few_joins(nodes: Sequence[GraphNode], edges: list[Edge]) -> list[Edge]:
-    """Return the edges, where what a join gives to nothing but another of its kind goes there
-    itself."""
+    """Return the edges with each chain of joins of one kind made into its last one.
+
+    A join is merged if only another one of its kind reads it.
+    """
     for at, node in enumerate(nodes):
         readers = [after for before, after in edges if before == at]
         reader = only(readers)
@@ -103,7 +116,7 @@ def _in_few_joins(nodes: Sequence[GraphNode], edges: list[Edge]) -> list[Edge]:
 
 
 def _led_on(edges: Sequence[Edge], join: int, reader: int) -> list[Edge]:
-    """Return the edges without a join: what leads to it leads to its only reader."""
+    """Return the edges without a join, whose incoming edges go to its only reader."""
     others, leading = [], []
     for before, after in edges:
         if after == join:
@@ -122,9 +135,9 @@ def _are_one_join(node: GraphNode, reader: GraphNode) -> bool:
 def marked_owners(model: ir.Model, quantizers: Iterable[Quantizer]) -> dict[ir.Node, str]:
     """Return operation -> its layer, in a traced graph whose quantizers are still marked.
 
-    That of a layer with a weight reads the marked weight: its input may be marked for a sum too,
-    which is no part of it. That of any other layer reads a marked input, or stands in front of a
-    marked output.
+    The operation of a layer with a weight is the one that reads the marked weight. Its marked input
+    may also be read by a sum, which does not belong to the layer. The operation of any other layer
+    reads a marked input, or is followed by the mark of its output.
     """
     marks = _marks(model.graph, quantizers)
     roles: defaultdict[str, set[str]] = defaultdict(set)
@@ -139,7 +152,7 @@ def marked_owners(model: ir.Model, quantizers: Iterable[Quantizer]) -> dict[ir.N
 
 
 def _marks(graph: ir.Graph, quantizers: Iterable[Quantizer]) -> dict[ir.Node, Quantizer]:
-    """Return every mark of these quantizers, in the graph's order."""
+    """Return mark -> its quantizer, for these quantizers, in the graph's order."""
     known = {quantizer.name: quantizer for quantizer in quantizers}
     marks = {}
     for mark in marks_in(graph, "Quantizer"):
@@ -150,7 +163,8 @@ def _marks(graph: ir.Graph, quantizers: Iterable[Quantizer]) -> dict[ir.Node, Qu
 
 
 def _operations_of(mark: ir.Node, quantizer: Quantizer) -> Iterable[ir.Node]:
-    """Return the operations that read what is marked; of an output the mark itself."""
+    """Return the operations that read the marked value; for the mark of an output, the mark
+    itself."""
     if quantizer.role == "output":
         return [mark]
     return readers(mark.outputs[0], lambda node: node.op_type in MOVERS)

@@ -1,4 +1,4 @@
-"""Whether two ONNX files compute the same with the same numbers."""
+"""Tells whether two ONNX files compute the same with the same numbers."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ import onnx
 
 
 def digest(file: Path) -> str:
-    """Of nodes and numbers, wherever the numbers are stored; not of the file's name, metadata and
-    remarks."""
+    """Return the SHA-256 of the file's nodes and numbers, in hexadecimal.
+
+    It does not depend on where the numbers are stored, nor on the file's name, metadata and doc
+    strings.
+    """
     model = onnx.load(file)
     found = hashlib.sha256()
     for tensor in sorted(model.graph.initializer, key=lambda tensor: tensor.name):

@@ -1,5 +1,4 @@
-"""What the float model that a Q/DQ file was made from tells of the file: its weights, biases and
-activations."""
+"""Finds in a float model what a Q/DQ file was made from: its weights, biases and activations."""
 
 from __future__ import annotations
 
@@ -28,37 +27,39 @@ Array = NDArray[Any]
 
 
 ROUNDED = 0.51
-"""In steps of the grid: how far a weight may be from the stored one where it was rounded to the
-nearest step."""
+"""Largest distance of a weight from its stored value if it was rounded to nearest, in steps of the
+grid."""
 
 MOST = 0.99
-"""Part of a tensor's values that must be so near: the others may be clamped."""
+"""Fraction of a tensor's values that must be within `ROUNDED`. The rest may be clamped."""
 
 LEARNED = 1.0
-"""In steps, the root of the mean square: how far the weight with the right place or name may be
-from the stored one. Its rounding may be learned (AdaRound, GPTQ), its range chosen."""
+"""Largest distance of a weight from its stored value if only its place or its name matches: root
+mean square, in steps of the grid. Its rounding may have been learned (AdaRound, GPTQ), or its range
+chosen."""
 
 LARGEST_RANK = 4
-"""A weight of the float model is found in any order of its axes up to this many."""
+"""Largest rank for which a weight of the float model is tried in every order of its axes."""
 
 Form = tuple[str, Callable[[], ir.Model]]
-"""A way to write the float model that computes the same, and how it is had."""
+"""Name of an equivalent way to write the float model, and the function that loads it."""
 
 
 @dataclass(frozen=True, eq=False)
 class FloatModel:
-    """original: the user's model. form, model: the way to write it that is nearest to the Q/DQ
-    file.
+    """The float model of a Q/DQ file, and what was found in it.
 
-    weights: name of a stored constant of the Q/DQ file -> the float model's own values, in the
-    file's shape and type.
-
-    It has the quantized weights and biases, and float biases that the quantizing tool corrected; a
-    corrected bias is only right beside the quantized weight. limits: tensor of the Q/DQ file ->
-    what activations that the file has no more limited it to (-inf and inf for none); a tensor is
-    left out where that is not known. stored: how many quantized constants the file has. missing:
-    names of those that the float model does not have. doubts: operations that nothing in the float
-    model stands for, and weights that are not just rounded.
+    original: the user's model.
+    form, model: the way to write it that is nearest to the Q/DQ file.
+    weights: name of a stored constant of the Q/DQ file -> the float model's values in the file's
+        shape and type. They are of quantized weights and biases, and of float biases that the
+        quantizing tool corrected; a corrected bias is only right beside the quantized weight.
+    limits: tensor of the Q/DQ file -> limits, -inf and inf for none, that activations missing from
+        the file gave it. Tensors whose limits are not known are left out.
+    stored: number of quantized constants in the file.
+    missing: names of those that are not in the float model.
+    doubts: number of operations without a counterpart in the float model, plus the number of
+        weights that are not just rounded.
     """
 
     name: str
@@ -73,18 +74,20 @@ class FloatModel:
 
     @property
     def not_found(self) -> tuple[int, int]:
-        """How many weights are missing, and how many doubts there are: the fewer the better."""
+        """Numbers of missing weights and of doubts: the fewer, the better the form."""
         return len(self.missing), self.doubts
 
 
 def float_model(
     graph: ir.Graph, paths: Sequence[Path], forms: Sequence[Form], name: str
 ) -> FloatModel:
-    """Return the float model in that of its forms in which most weights and operations of the file
-    are found.
-
-    graph, paths: of the Q/DQ file. name: of the float file. Raises OnnxFileError where no weight is
+    """Return the float model in the form in which most weights and operations of the file are
     found.
+
+    graph, paths: graph and paths of the Q/DQ file.
+    forms: equivalent ways to write the float model; the first is the user's model.
+    name: name of the float file.
+    Raises OnnxFileError if no weight is found.
     """
     original = forms[0][1]()
     found: list[FloatModel] = []
@@ -104,9 +107,10 @@ def float_model(
 
 
 def with_batchnorm_folded(model: ir.Model) -> ir.Model:
-    """Return a copy in which each BatchNormalization behind a layer is part of the layer's weight.
+    """Return a copy in which each BatchNormalization behind a layer is folded into the layer's
+    weight.
 
-    Quantizing tools fold them first, so a Q/DQ file often has only such weights.
+    Quantizing tools fold BatchNormalization first, so a Q/DQ file often has only such weights.
     """
     folded = model.clone()
     FoldBatchNorm()(folded)
@@ -117,9 +121,10 @@ def with_batchnorm_folded(model: ir.Model) -> ir.Model:
 class _Stored:
     """A constant of the Q/DQ file that a pair quantizes.
 
-    values: float, as the pair gives them (as the file stores them in front of a Q). step: from each
-    to the next value of the grid, in their shape.
-    is_integer: the file has integers of it, and no Q.
+    is_integer: whether the file stores its integers and has no Q for it.
+    values: what the DQ gives if the file stores integers, else the float values in front of the Q.
+    step: distance from each value to the next one of the grid, in the shape of `values`.
+    path: the path that the pair is on.
     """
 
     name: str
@@ -129,19 +134,18 @@ class _Stored:
     path: Path
 
     def like(self, array: Array) -> Array:
-        """Return an array of as many values in the shape and the type of these."""
+        """Return an array with as many values in the shape and type of `values`."""
         return array.reshape(self.values.shape).astype(self.values.dtype)
 
     def is_rounded(self, array: Array) -> bool:
-        """Return whether these are an array of the same shape, rounded to the nearest step."""
+        """Return whether `values` are this array of the same shape, rounded to nearest."""
         values = self.values.astype(np.float64)
         off = np.abs(array.astype(np.float64) - values)
         near = off <= ROUNDED * self.step + 1e-6 * np.abs(values)
         return near.size == 0 or bool(near.mean() >= MOST)
 
     def is_learned(self, array: Array) -> bool:
-        """Return whether these may be an array whose rounding was learned, or whose range was
-        chosen."""
+        """Return whether `values` may be this array with a learned rounding or a chosen range."""
         if array.shape != self.values.shape:
             return False
         off = array.astype(np.float64) - self.values.astype(np.float64)
@@ -167,8 +171,9 @@ class _Finder:
                 self._weight_names[stored.path.operation].add(stored.name)
 
     def found(self, name: str, form: str) -> FloatModel:
+        """Return the float model with everything that was found in this form."""
         every = {stored.name: stored for stored in self._stored}
-        # A bias is looked for beside its weight, so all weights come first.
+        # A bias is looked up beside its weight, so all weights come first.
         for stored in sorted(every.values(), key=lambda stored: stored.path.is_bias):
             find = self._bias_beside if stored.path.is_bias else self._nearest
             self._take(stored, find(stored))
@@ -186,7 +191,7 @@ class _Finder:
         )
 
     def _take(self, stored: _Stored, values: Array | None) -> None:
-        """Keep what was found for a constant; None where nothing was."""
+        """Keep the values that were found for a constant; None if nothing was found."""
         if values is None:
             return
         self._seen.add(stored.name)
@@ -194,8 +199,12 @@ class _Finder:
             self._weights[stored.name] = values
 
     def _nearest(self, stored: _Stored) -> Array | None:
-        """Return the constant of the operation that stands for the reader, of the same name, or
-        else of the same values."""
+        """Return the float values of a constant.
+
+        Candidates are the input of the operation's counterpart, the constant of the same name, and
+        then all constants. The first that is only rounded is taken, else one of the first two with
+        a learned rounding. Returns None if there is none.
+        """
         own = match_or_none(self._of_operation, stored.path)
         named = self._constants.get(stored.name.removesuffix("_quantized"))
         likely = [array for array in (own, named) if array is not None]
@@ -211,16 +220,19 @@ class _Finder:
         return stored.like(learned)
 
     def _bias_beside(self, stored: _Stored) -> Array | None:
-        """Return the bias beside the weight that was found: also where it was corrected; zeros
-        where it was added."""
+        """Return the bias beside a weight that was found, even if the bias was corrected; zeros if
+        the tool added it."""
         beside = match_or_none(self._bias_of_twin, stored)
         if beside is None:
             return self._nearest(stored)
         return beside
 
     def _bias_of_twin(self, stored: _Stored) -> Array:
-        """Return the bias of the float model's operation, zeros where it has none. Raises NoMatch
-        where the weight was not found, or the bias is of another size."""
+        """Return the bias of the operation's counterpart in the float model, zeros if that has
+        none.
+
+        Raises NoMatch if the weight was not found, or the bias has another size.
+        """
         user = stored.path.operation
         twin = needed(self._alignment.nodes.get(user))
         require(self._has_weight(user))
@@ -231,13 +243,17 @@ class _Finder:
         return stored.like(bias)
 
     def _take_corrected(self) -> None:
-        """Keep float biases that are others than the float model's, beside weights that were
+        """Keep float biases that differ from the float model's, for operations whose weights were
         found."""
         self._weights.update(matches(self._corrected_bias, self._alignment.nodes.items()))
 
     def _corrected_bias(self, twins: tuple[ir.Node, ir.Node]) -> tuple[str, Array]:
-        """Return the name of an operation's bias and the float model's own values, zeros where it
-        has none. Raises NoMatch where the two are the same, or not known."""
+        """Return the name of an operation's bias and the float model's values, zeros if that has no
+        bias.
+
+        twins: an operation of the file and its counterpart in the float model.
+        Raises NoMatch if the values are the same, or one of them is not known.
+        """
         node, twin = twins
         require(self._has_weight(node))
         require((node, BIAS_INPUT) not in self._places)
@@ -248,19 +264,26 @@ class _Finder:
         return name, theirs
 
     def _has_weight(self, node: ir.Node) -> bool:
-        """Return whether the node's weight is quantized, and is the float model's."""
+        """Return whether the node's weight is quantized and was found in the float model."""
         return not self._seen.isdisjoint(self._weight_names[node])
 
     def _of_operation(self, path: Path) -> Array:
-        """Return the float constant that the float model's operation for the one at the end of a
-        path reads. Raises NoMatch where the operation or the constant is not known."""
+        """Return the float constant that the counterpart of the operation at the end of a path
+        reads.
+
+        Raises NoMatch if the counterpart or the constant is not known.
+        """
         twin = needed(self._alignment.nodes.get(needed(path.user)))
         return _constant_input(twin, path.index)
 
 
 def _bias_like(own: Array, twin: ir.Node) -> Array:
-    """Return the constant bias of the float model's operation in the shape of the file's, zeros
-    where it has none. Raises NoMatch where it is of another size, or computed."""
+    """Return the float model's bias in the shape of the file's, zeros if it has none.
+
+    own: the file's bias.
+    twin: the operation of the float model.
+    Raises NoMatch if the float model's bias has another size or is not a constant.
+    """
     if len(twin.inputs) <= BIAS_INPUT:
         return np.zeros_like(own)
     theirs = _constant_input(twin, BIAS_INPUT)
@@ -275,7 +298,8 @@ def _stored(path: Path) -> Iterator[_Stored]:
 
 
 def _stored_in(pair: qdq.Pair, path: Path) -> _Stored:
-    """Return the constant that a pair quantizes. Raises NoMatch where it quantizes none."""
+    """Return the constant that a pair quantizes. Raises NoMatch if it does not quantize a
+    constant."""
     own_scale = needed(pair.scale).astype(np.float64)
     values = dequantized(pair) if pair.is_compact else needed(qdq.constant(pair.source))
     scale = np.abs(spread(own_scale, pair, values.shape))
@@ -285,26 +309,29 @@ def _stored_in(pair: qdq.Pair, path: Path) -> _Stored:
 
 
 def _constants(graph: ir.Graph) -> dict[str, Array]:
-    """Return every float constant of the graph by name."""
+    """Return name -> array for every float constant of the graph."""
     computed = all_outputs(of_kind(graph, "Constant"))
     return dict(matches(_named_constant, [*graph.initializers.values(), *computed]))
 
 
 def _named_constant(value: ir.Value) -> tuple[str, Array]:
-    """Return the name and array of a float constant. Raises NoMatch for anything else."""
+    """Return the name and array of a float constant. Raises NoMatch for any other value."""
     return value_name(value), _float_constant(value)
 
 
 def _float_constant(value: ir.Value) -> Array:
-    """Return the array of a float constant. Raises NoMatch for anything else."""
+    """Return the array of a float constant. Raises NoMatch for any other value."""
     array = needed(qdq.constant(value))
     require(array.dtype.kind == "f" or array.dtype.name == "bfloat16")
     return array
 
 
 def _constant_input(node: ir.Node, index: int) -> Array:
-    """Return the float constant that the operation reads there, in front of operations that only
-    move values. Raises NoMatch where it reads none."""
+    """Return the float constant at this input of the operation, looking through operations that
+    only move values.
+
+    Raises NoMatch if it reads no float constant there.
+    """
     value = needed(given(node, index))
     return _float_constant(source(value, lambda mover: mover.op_type in MOVERS))
 
@@ -313,7 +340,7 @@ def _versions(array: Array, shape: tuple[int, ...]) -> Iterator[Array]:
     """Yield the array in this shape: as it is, with its axes in another order, or reshaped."""
     if array.size != math.prod(shape):
         return
-    # The first order of the axes is that of the array.
+    # `permutations` yields the array's own order of axes first.
     orders = permutations(range(array.ndim))
     tried = orders if array.ndim <= LARGEST_RANK else islice(orders, 1)
     for order in tried:

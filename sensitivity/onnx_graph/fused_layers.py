@@ -1,9 +1,9 @@
-"""Layers that ONNX Runtime fuses into an operator which can say less than the file does.
+"""Finds layers that ONNX Runtime fuses into operators which cannot express all that the file says.
 
-QGemm has no scale for its bias: its codes are taken for steps of the input's scale times the
-weight's. QLinearConv, QLinearMatMul, MatMulIntegerToFloat and QGemm have no axis: scales of a
-weight are taken for those of its outputs. QLinearAveragePool has no dilations. Read from the
-optimized graphs of ONNX Runtime 1.31.
+QGemm has no scale for its bias: it takes the bias for integers on the grid of the input's scale
+times the weight's. QLinearConv, QLinearMatMul, MatMulIntegerToFloat and QGemm have no axis: they
+take the scales of a weight for those of its outputs. QLinearAveragePool has no dilations. Read from
+the optimized graphs of ONNX Runtime 1.31.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from sensitivity.onnx_graph.uses import stored_type
 from sensitivity.onnx_graph.walk import made_by, of_kind, read_by
 
 SAME_SCALE = 1e-3
-"""Relative difference of two scales that rounding to FP32 or FP16 explains."""
+"""Largest relative difference of two scales that rounding to FP32 or FP16 explains."""
 
 EIGHT_BITS = (np.dtype(np.int8), np.dtype(np.uint8))
 
@@ -32,9 +32,12 @@ EIGHT_BITS = (np.dtype(np.int8), np.dtype(np.uint8))
 class OtherBias:
     """A bias whose scale is ignored.
 
-    node: the layer. reader, index: what adds the bias, the layer or the Add behind it, and which
-    input it is. ratio: scale of the bias over that of the input times that of the weight, where
-    the two differ most.
+    node: the layer.
+    reader, index: the node that adds the bias, which is the layer or the Add behind it, and the
+        index of the bias input.
+    pair: the pair of the bias.
+    ratio: scale of the bias divided by that of the input times that of the weight, where the two
+        differ most.
     """
 
     node: ir.Node
@@ -46,7 +49,12 @@ class OtherBias:
 
 @dataclass(frozen=True, eq=False)
 class OtherAxis:
-    """A weight whose axis is ignored. wanted, got: axes of the weight as the layer reads it."""
+    """A weight whose axis is ignored.
+
+    node: the layer.
+    wanted, got: the axis that the operator assumes and the axis in the file, both of the weight as
+        the layer reads it.
+    """
 
     node: ir.Node
     wanted: int
@@ -55,12 +63,14 @@ class OtherAxis:
 
 @dataclass(frozen=True, eq=False)
 class _Layer:
-    """A layer that ONNX Runtime may fuse: it has a pair on its weight, and in front a DQ of one
-    scale.
+    """A layer that ONNX Runtime may fuse: its weight has a pair and its input comes from a DQ with
+    one scale.
 
-    weight: the pair, behind which there may be a Transpose. shape: of the stored weight, () where
-    the graph computes it. input_scale: of the DQ in front. bias: the input of the bias, of the
-    layer or of the Add behind a MatMul.
+    weight: the pair.
+    transpose: the Transpose between the pair and the layer; None if there is none.
+    shape: shape of the stored weight; () if the graph computes it.
+    input_scale: scale of the DQ in front.
+    bias: the bias input, of the layer or of the Add behind a MatMul.
     """
 
     node: ir.Node
@@ -72,7 +82,7 @@ class _Layer:
 
     @property
     def weight_scales(self) -> Array:
-        """The scales of the weight; empty where the graph computes them."""
+        """The scales of the weight; an empty array if the graph computes them."""
         return qdq.scales_of(self.weight.dequantize)
 
     @property
@@ -82,8 +92,10 @@ class _Layer:
 
     @property
     def has_integer_bias(self) -> bool:
-        """Whether the layer has no bias, or one behind a DQ. A float one could not be made an
-        integer: such a layer stays in float."""
+        """Whether the layer has no bias, or one behind a DQ.
+
+        A float bias could not become an integer one: such a layer stays in float.
+        """
         bias = self.bias.value
         return bias is None or made_by(bias, "DequantizeLinear") is not None
 
@@ -94,7 +106,7 @@ def _layers(graph: ir.Graph) -> Iterator[_Layer]:
 
 
 def _layer(node: ir.Node) -> _Layer:
-    """Return the layer of an operation with a weight. Raises NoMatch where it cannot be fused."""
+    """Return the layer of an operation with a weight. Raises NoMatch if it cannot be fused."""
     value, scale = qdq.weight(node), needed(input_scale(node))
     weight = needed(qdq.through_transpose(value))
     data = qdq.constant(weight.source)
@@ -103,13 +115,14 @@ def _layer(node: ir.Node) -> _Layer:
 
 
 def biases_of_another_scale(graph: ir.Graph) -> Iterator[OtherBias]:
-    """Return every Gemm, and MatMul with an Add, that becomes a QGemm with a bias on another scale
-    than its own."""
+    """Return the bias of every Gemm, and MatMul with an Add, that becomes a QGemm which ignores the
+    bias's own scale."""
     return matches(_other_bias, _layers(graph))
 
 
 def _other_bias(layer: _Layer) -> OtherBias:
-    """Return the bias of the layer. Raises NoMatch where it is not ignored, or fits."""
+    """Return the bias of the layer. Raises NoMatch if its scale is not ignored, or is the one
+    assumed."""
     require(layer.node.op_type != "Conv")
     pair = needed(qdq.pair_of(layer.bias.value))
     require(needed(qdq.constant(pair.source)).dtype == np.int32)
@@ -120,14 +133,16 @@ def _other_bias(layer: _Layer) -> OtherBias:
 
 
 def weights_of_another_axis(graph: ir.Graph) -> Iterator[OtherAxis]:
-    """Return every layer that becomes an integer operator, with weight scales along another axis
-    than its outputs."""
+    """Return every layer that becomes an integer operator although its weight scales do not run
+    along its outputs."""
     return matches(_other_axis, _layers(graph))
 
 
 def _other_axis(layer: _Layer) -> OtherAxis:
-    """Return the axis of the weight's scales. Raises NoMatch where it is not ignored, or that of
-    the outputs."""
+    """Return the axis of the weight's scales.
+
+    Raises NoMatch if it is not ignored, or is the axis of the outputs.
+    """
     pair, rank = layer.weight, len(layer.shape)
     require(rank > 0)
     require(pair.block is None)
@@ -141,15 +156,20 @@ def _other_axis(layer: _Layer) -> OtherAxis:
 
 
 def matmuls_of_other_scales(graph: ir.Graph) -> Iterator[ir.Node]:
-    """Return every MatMul that becomes an integer one with weight scales of a shape that it cannot
-    take: several 8-bit blocks along the sum, or a scale per output of a weight of three axes, where
-    it also gets the zero points or quantizes its output."""
+    """Return every MatMul that becomes an integer one which cannot take the shape of its weight
+    scales.
+
+    These are several 8-bit blocks along the summed axis, or a scale per output of a weight with
+    three axes or more, if the weight also has zero points or the output is quantized.
+    """
     return matches(_matmul_of_other_scales, _layers(graph))
 
 
 def _matmul_of_other_scales(layer: _Layer) -> ir.Node:
-    """Return the MatMul of the layer. Raises NoMatch for another operation, and for scales that an
-    integer MatMul can take."""
+    """Return the MatMul of the layer.
+
+    Raises NoMatch for another operation, and for scales that an integer MatMul can take.
+    """
     require(layer.node.op_type == "MatMul")
     require(layer.transpose is None)
     require(len(layer.shape) > 0)
@@ -164,8 +184,10 @@ def _matmul_of_other_scales(layer: _Layer) -> ir.Node:
 
 
 def _require_vectors(matmul: _Layer) -> None:
-    """Raise NoMatch unless a MatMul gets a scale per output of a weight of three axes or more, and
-    zero points or the scale of its output with them."""
+    """Raise NoMatch unless a MatMul has a weight of three axes or more with a scale per output.
+
+    It must also have zero points or a quantized output.
+    """
     rank = len(matmul.shape)
     require(rank > 2)
     require(matmul.weight.axis_in(rank) == rank - 1)
@@ -174,18 +196,19 @@ def _require_vectors(matmul: _Layer) -> None:
 
 
 def dilated_averages(graph: ir.Graph) -> Iterator[ir.Node]:
-    """Return every AveragePool with dilations that becomes a QLinearAveragePool, ones included."""
+    """Return every AveragePool with a dilations attribute that becomes a QLinearAveragePool, even
+    if all dilations are 1."""
     averages = of_kind(graph.all_nodes(), "AveragePool")
     return filter(_is_integer_dilated, averages)
 
 
 def _is_integer_dilated(average: ir.Node) -> bool:
-    """Return whether an AveragePool names dilations, and becomes a QLinearAveragePool."""
+    """Return whether an AveragePool has a dilations attribute and becomes a QLinearAveragePool."""
     return "dilations" in average.attributes and _between_8_bits(average)
 
 
 def _between_8_bits(node: ir.Node) -> bool:
-    """Return whether an 8-bit pair stands in front of the operation and a Q behind it."""
+    """Return whether an operation reads a DQ with one scale and an 8-bit Q reads its output."""
     quantizer = _quantizer_of(node)
     if quantizer is None or input_scale(node) is None:
         return False
@@ -194,15 +217,17 @@ def _between_8_bits(node: ir.Node) -> bool:
 
 
 def _quantizer_of(node: ir.Node) -> ir.Node | None:
-    """Return the Q that takes the output of a layer; None where there is none, or a Relu or Clip
-    keeps the two apart."""
+    """Return the Q that reads the output of a layer.
+
+    Returns None if there is no Q, or if a Relu or Clip between the two keeps the layer in float.
+    """
     if _stays_in_float(node):
         return None
     return quantizer_behind(node.outputs[0])
 
 
 def _stays_in_float(node: ir.Node) -> bool:
-    """Return whether a Relu or Clip follows that no Q behind it replaces: then the layer is not
+    """Return whether a Relu or Clip follows that no Q behind it replaces, so that the layer is not
     fused."""
     cut = read_by(node.outputs[0], *CUTS)
     if cut is None:
@@ -214,14 +239,14 @@ def _stays_in_float(node: ir.Node) -> bool:
 
 
 def cuts_below_zero(quantize: ir.Node) -> bool:
-    """Return whether the zero point of a Q is the smallest value of its type, so that it is a Relu
-    too."""
+    """Return whether the zero point of a Q is the smallest value of its type, so that the Q also
+    acts as a Relu."""
     zero = qdq.constant(qdq.zero_point_value(quantize))
     return zero is None or bool(np.all(zero == np.iinfo(zero.dtype).min))
 
 
 def _becomes_qgemm(layer: _Layer) -> bool:
-    """Return whether a Gemm, or a MatMul with its Add, is fused with its int32 bias."""
+    """Return whether a Gemm, or a MatMul with its Add, is fused with its INT32 bias."""
     attributes = layer.node.attributes
     factors = [attributes.get_float(name, 1.0) for name in ("alpha", "beta")]
     has_zero_point = layer.weight.zero_point is not None
@@ -229,8 +254,10 @@ def _becomes_qgemm(layer: _Layer) -> bool:
 
 
 def _ratio(layer: _Layer, bias: qdq.Pair) -> float:
-    """Scale of the bias over that which is taken for it, where the two differ most; 1 where one is
-    not known, or the counts do not fit."""
+    """Return the scale of the bias divided by the scale assumed for it, where the two differ most.
+
+    Returns 1 if one of them is not known, or if their sizes do not fit.
+    """
     taken = layer.weight_scales.astype(np.float64).ravel() * layer.input_scale
     own = qdq.scales_of(bias.dequantize).astype(np.float64).ravel()
     counts = {1, taken.size, own.size}
@@ -241,7 +268,7 @@ def _ratio(layer: _Layer, bias: qdq.Pair) -> float:
 
 
 def _forgets_axis(layer: _Layer) -> bool:
-    """Return whether ONNX Runtime makes an operator of the layer that has no axis."""
+    """Return whether ONNX Runtime turns the layer into an operator without an axis."""
     forgets = FORGETS_AXIS.get(layer.node.op_type)
     return forgets is not None and forgets(layer)
 
@@ -252,8 +279,10 @@ def _is_integer_conv(conv: _Layer) -> bool:
 
 
 def _is_square_gemm(layer: _Layer) -> bool:
-    """Return whether the count of the scales is that of the outputs, without which no QGemm is
-    made."""
+    """Return whether a Gemm with a square weight becomes a QGemm.
+
+    Scales along the other axis are only taken for those of the outputs if their numbers are equal.
+    """
     has_zero_point = layer.weight.zero_point is not None
     is_square = len(layer.shape) == 2 and len(set(layer.shape)) == 1
     if layer.transpose is not None:
@@ -263,9 +292,11 @@ def _is_square_gemm(layer: _Layer) -> bool:
 
 
 def _is_integer_matmul(matmul: _Layer) -> bool:
-    """Return whether a MatMul becomes an integer operator of its own. With an Add behind it that is
-    so where the other operand is no float constant with a value for each output, with which the two
-    become a Gemm in float."""
+    """Return whether a MatMul becomes an integer operator of its own.
+
+    With an Add behind it, it does so unless the other operand of the Add is a float constant with
+    several values: the two then become a Gemm in float.
+    """
     if not matmul.has_add:
         return not _stays_in_float(matmul.node)
     bias = qdq.constant(matmul.bias.value)
@@ -277,4 +308,4 @@ FORGETS_AXIS = {
     "Gemm": _is_square_gemm,
     "MatMul": _is_integer_matmul,
 }
-"""Operation -> whether ONNX Runtime makes an operator without an axis of a layer with it."""
+"""Operation -> whether ONNX Runtime turns a layer of it into an operator without an axis."""

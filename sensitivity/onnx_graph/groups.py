@@ -1,5 +1,5 @@
-"""What belongs together in a traced graph: quantizers that must share one scale, the inputs of
-residual adds."""
+"""Finds what belongs together in a traced graph: quantizers that must share one scale, inputs of
+residual adds, and branches of RepVGG blocks."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ SAME_VALUES = {
     "MaxPool", "Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Slice", "Split",
     "Identity", "Dropout",
 }  # fmt: skip
-"""Operations that move values, or choose among them, without making new ones. Resize too, where it
-takes the nearest."""
+"""Operations that move values, or choose among them, without computing new ones. A Resize that
+takes the nearest value is another, see `keeps_values`."""
 
 ACTIVATIONS = {
     "BatchNormalization", "Relu", "LeakyRelu", "PRelu", "Clip", "Elu", "HardSwish", "Sigmoid",
@@ -53,10 +53,10 @@ MeetingKind = Literal["fan-out", "concat"]
 
 @dataclass(frozen=True)
 class Meeting:
-    """Quantizers that see the same values ("fan-out"), or parts of what one Concat joins
-    ("concat"). Two or more.
+    """Two or more quantizers that see the same values ("fan-out"), or parts of what one Concat
+    joins ("concat").
 
-    Of a Q/DQ file the operations that read them.
+    quantizers: their names. For a Q/DQ file, the names of the readers instead: units or uses.
     """
 
     kind: MeetingKind
@@ -64,10 +64,11 @@ class Meeting:
 
 
 def meetings(model: ir.Model) -> tuple[Meeting, ...]:
-    """Return the quantizers that should share one scale, in the graph's order: unequal ones cost a
-    requantization in the engine.
+    """Return the quantizers that should share one scale, in the graph's order.
 
-    model: traced, with its quantizers still marked. Weights are in no group.
+    Different scales would cost a requantization in the engine. Weights are in no group.
+
+    model: traced, with its quantizers still marked.
     """
     marks = marks_in(model.graph, "Quantizer")
     marked = [(first_input(mark), quantizer_of(mark)) for mark in marks]
@@ -80,7 +81,8 @@ def met(
     """Return the readers that see the same values, or parts of what one Concat joins, in the order
     of `readers`.
 
-    keeps: whether an operation's output holds no other values than its first input.
+    readers: a value and the name of what reads it.
+    keeps: whether a node's output holds no other values than its first input.
     """
     same = _SameValues()
     joined = []
@@ -104,7 +106,8 @@ def met(
 
 
 def _values_kept(node: ir.Node, keeps: Callable[[ir.Node], bool]) -> list[ir.Value]:
-    """Return the computed inputs whose values are those of the output, or parts of them."""
+    """Return the inputs that are not constants and whose values, or parts of them, the output
+    holds."""
     values = qdq.variable_inputs(node)
     if node.op_type == "Concat":
         return values
@@ -114,7 +117,8 @@ def _values_kept(node: ir.Node, keeps: Callable[[ir.Node], bool]) -> list[ir.Val
 
 
 class _SameValues:
-    """Tensors that hold the same values or parts of one another: a disjoint-set forest."""
+    """Groups of tensors that hold the same values, or parts of one another, as a disjoint-set
+    forest."""
 
     def __init__(self) -> None:
         self._parents: dict[ir.Value, ir.Value] = {}
@@ -125,18 +129,21 @@ class _SameValues:
             self._parents[self.first(other)] = first
 
     def first(self, value: ir.Value) -> ir.Value:
-        """Return the tensor that stands for all that are joined with this one."""
+        """Return the tensor that stands for the group of this one."""
         while self._parents.get(value, value) is not value:
             value = self._parents[value]
         return value
 
 
 def residual_layers(model: ir.Model, layers: Collection[str]) -> tuple[tuple[str, ...], ...]:
-    """Of each Add of two values: the layers that give them, through BatchNorm and activations, two
-    or more.
+    """Return, for each Add of two values, the layers that give them, through BatchNorm and
+    activations.
 
-    model: traced, with marks. layers: names of quantized modules. A quantizer on an input of the
-    Add counts for the module that holds it.
+    An Add with fewer than two such layers is left out. A quantizer on an input of the Add counts
+    for the module that holds it.
+
+    model: traced, with marks.
+    layers: names of quantized modules.
     """
     found: dict[tuple[str, ...], None] = {}
     for node in filter(_adds_two_values, model.graph):
@@ -148,19 +155,20 @@ def residual_layers(model: ir.Model, layers: Collection[str]) -> tuple[tuple[str
 
 
 def _adds_two_values(node: ir.Node) -> bool:
-    """Return whether this is an Add, and neither of its operands is a constant."""
+    """Return whether this is an Add and neither of its operands is a constant."""
     return node.op_type == "Add" and len(qdq.variable_inputs(node)) == 2
 
 
 def branched_blocks(model: ir.Model) -> tuple[tuple[str, ...], ...]:
-    """RepVGG blocks in their training form: the convolutions of one tensor, two or more, that one
-    sum adds up."""
+    """Return the RepVGG blocks in their training form: two or more convolutions of one tensor whose
+    outputs one sum adds."""
     sums = filterfalse(_is_term, of_kind(model.graph, *SUMS))
     return tuple(chain.from_iterable(map(_branches_of_sum, sums)))
 
 
 def _branches_of_sum(node: ir.Node) -> list[tuple[str, ...]]:
-    """Of each tensor that several terms of the sum are convolutions of: those convolutions."""
+    """Return, for each tensor, the convolutions of it that are terms of this sum, if there are two
+    or more."""
     branches: defaultdict[ir.Value, list[str]] = defaultdict(list)
     for start, module in matches(_branch, _terms(node)):
         branches[start].append(module)
@@ -168,23 +176,24 @@ def _branches_of_sum(node: ir.Node) -> list[tuple[str, ...]]:
 
 
 def residual_operands(model: ir.Model) -> tuple[SumOperand, ...]:
-    """Of each Add that joins a weighted branch and a skip connection: what comes over the skip
-    connection.
+    """Return, for each Add that joins a weighted branch and a skip connection, the operand of the
+    skip connection.
 
-    model: traced, with marks, those of sums too. The other branch ends in a Conv or its BatchNorm,
-    with which runtimes fuse the Add. Where both do, the second operand is taken, which is the
-    shortcut in `y + shortcut(x)`. An Add that no sum of the model's code gave is left out.
+    The weighted branch ends in an operation with a weight, or its BatchNorm, with which runtimes
+    fuse the Add. If both branches do, the second operand is taken, which is the shortcut in `y +
+    shortcut(x)`. An Add that does not come from a sum in the model's code is left out.
+
+    model: traced, with marks, including those of sums.
     """
     return tuple(dict.fromkeys(matches(_skip_connection, model.graph)))
 
 
 def _skip_connection(add: ir.Node) -> SumOperand:
-    """Return the operand that comes over the skip connection. Raises NoMatch where there is none to
-    quantize."""
+    """Return the operand of the skip connection. Raises NoMatch if there is none to quantize."""
     require(_adds_two_values(add))
     operands = inputs(add)
     mark = needed(_operand_mark(add))
-    # The mark stands behind the second operand of the sum in the model's code.
+    # The mark is on the second operand of the sum in the model's code.
     is_swapped = mark.outputs[0] is operands[0]
     first, second = map(_unmarked, reversed(operands) if is_swapped else operands)
     module, position = module_of(mark), mark.attributes.get_int("sum")
@@ -195,20 +204,20 @@ def _skip_connection(add: ir.Node) -> SumOperand:
 
 
 def _operand_mark(add: ir.Node) -> ir.Node | None:
-    """Return the mark behind the second operand in the order of the model's code; None where no sum
-    of it gave the Add."""
+    """Return the mark on the operand that comes second in the model's code; None if no sum in the
+    code gave this Add."""
     first, second = add.inputs
     return mark_behind(second, "Operand") or mark_behind(first, "Operand")
 
 
 def _can_skip(operand: ir.Value, other: ir.Value) -> bool:
-    """Return whether an operand of a sum has no quantizer, and the other one comes from a weighted
+    """Return whether an operand of a sum has no quantizer and the other one comes from a weighted
     branch."""
     return _of_weighted(other) and mark_behind(operand, "Quantizer") is None
 
 
 def _givers(value: ir.Value, layers: Collection[str]) -> Iterator[str]:
-    """Yield the layer that gives this value, and those whose quantizers it passed since."""
+    """Yield the layer that gives this value, and the layers that hold the quantizers on the way."""
     for node in takewhile(_keeps_layer, before(value)):
         layer = _layer_of(node)
         if layer is None or layer not in layers:
@@ -219,13 +228,13 @@ def _givers(value: ir.Value, layers: Collection[str]) -> Iterator[str]:
 
 
 def _keeps_layer(node: ir.Node) -> bool:
-    """Return whether what the node gives counts for the layer that gives its input."""
+    """Return whether the output of this node still counts for the layer that gives its input."""
     return is_mark(node, "Quantizer", "Output") or is_activation(node)
 
 
 def _layer_of(node: ir.Node) -> str | None:
-    """Return the module that a mark of an output is of, or that holds its quantizer; None for
-    another node."""
+    """Return the module of an `Output` mark, or the module that holds the quantizer of a
+    `Quantizer` mark; None for another node."""
     if is_mark(node, "Output"):
         return module_of(node)
     if is_mark(node, "Quantizer"):
@@ -234,13 +243,16 @@ def _layer_of(node: ir.Node) -> str | None:
 
 
 def _never(_: ir.Node) -> bool:
-    """Return whether an operation may be passed, where none may."""
+    """Return False: no node may be passed."""
     return False
 
 
 def is_activation(node: ir.Node, passes: Callable[[ir.Node], bool] = _never) -> bool:
-    """BatchNorm, or an activation with its value as its first input; x * sigmoid(x) too. passes:
-    true of operations that may stand between these."""
+    """Return whether this is a BatchNorm, or an activation of its first input, including x *
+    sigmoid(x).
+
+    passes: true of nodes that may stand between the nodes of x * sigmoid(x).
+    """
     if node.op_type != "Mul":
         return node.op_type in ACTIVATIONS
     value, gated = (source(operand, passes) for operand in inputs(node))
@@ -251,14 +263,14 @@ def is_activation(node: ir.Node, passes: Callable[[ir.Node], bool] = _never) -> 
 
 
 def _is_term(node: ir.Node) -> bool:
-    """Return whether this sum is only a term of another one."""
+    """Return whether this sum is only a term of another sum."""
     (value,) = node.outputs
     users = readers(value, lambda user: is_mark(user, "Output"))
     return bool(of_kind(users, *SUMS))
 
 
 def _terms(node: ir.Node) -> Iterator[ir.Value]:
-    """Yield what a sum adds up, also by sums that are only terms of it."""
+    """Yield the terms of a sum, including those of the sums that are its terms."""
     for value in inputs(node):
         inner = made_by(_unmarked(value), *SUMS)
         if inner is None:
@@ -268,8 +280,11 @@ def _terms(node: ir.Node) -> Iterator[ir.Value]:
 
 
 def _branch(value: ir.Value) -> tuple[ir.Value, str]:
-    """(what a convolution reads, the module it is). Raises NoMatch unless one gives this value,
-    perhaps through BatchNorm."""
+    """Return the input of the convolution that gives this value, perhaps through BatchNorm, and its
+    module.
+
+    Raises NoMatch if no convolution gives the value.
+    """
     passed = list(takewhile(_ends_branch, before(value)))
     marks = [node for node in passed if is_mark(node, "Output")]
     require(len(marks) > 0)
@@ -278,12 +293,13 @@ def _branch(value: ir.Value) -> tuple[ir.Value, str]:
 
 
 def _ends_branch(node: ir.Node) -> bool:
-    """Return whether this may stand behind a convolution: a mark of an output, or BatchNorm."""
+    """Return whether this node may follow the convolution of a branch: a mark of an output, or
+    BatchNorm."""
     return is_mark(node, "Output") or node.op_type == "BatchNormalization"
 
 
 def _unquantized(value: ir.Value) -> ir.Value:
-    """Return the value before the marks behind it."""
+    """Return the value in front of the marks that give this one."""
     return source(value, lambda node: node.domain == DOMAIN)
 
 
@@ -293,12 +309,12 @@ def keeps_values(node: ir.Node) -> bool:
 
 
 def _unmarked(value: ir.Value) -> ir.Value:
-    """Return the value before the `Output` and `Operand` marks behind it."""
+    """Return the value in front of the `Output` and `Operand` marks that give this one."""
     return source(value, lambda node: is_mark(node, "Output", "Operand"))
 
 
 def _of_weighted(value: ir.Value) -> bool:
-    """Return whether an operation with a weight gives this value, perhaps through BatchNorm."""
+    """Return whether an operation with a weight gives this value, directly or through BatchNorm."""
     norm = made_by(value, "BatchNormalization")
     end = value if norm is None else _unmarked(first_input(norm))
     return made_by(end, *qdq.WEIGHT_INPUT) is not None

@@ -1,9 +1,10 @@
-"""What ONNX Runtime quantizes on its own account while it loads a Q/DQ file.
+"""Finds what ONNX Runtime quantizes by itself while it loads a Q/DQ file.
 
-A Conv, ConvTranspose or Gemm between a DQ and a Q is made an integer kernel. Such a kernel adds an
-int32 bias whose scale is that of the input times that of the weight: a float bias is put on that
-grid, whether it fits or not. A float weight is put on 8 bits, one scale for the whole tensor. Read
-from weight_bias_quantization.cc, qdq_propagation.cc and the optimized graphs of ONNX Runtime 1.31.
+A Conv, ConvTranspose or Gemm between a DQ and a Q becomes an integer kernel. Such a kernel adds an
+INT32 bias whose scale is that of the input times that of the weight: a float bias is put on this
+grid, whether it fits or not. A float weight is quantized to 8 bits with one scale for the whole
+tensor. Read from weight_bias_quantization.cc, qdq_propagation.cc and the optimized graphs of ONNX
+Runtime 1.31.
 """
 
 from __future__ import annotations
@@ -22,29 +23,32 @@ from sensitivity.onnx_graph.qdq import Array
 from sensitivity.onnx_graph.walk import behind, first_input, given, is_kind, made_by, source
 
 PASSED_BY = {"MaxPool", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Slice", "Identity"}
-"""Operations that a DQ is moved behind, and a Q in front of."""
+"""Operations that ONNX Runtime moves a DQ behind and a Q in front of."""
 
 CUTS = {"Relu", "Clip"}
-"""What may stand between the layer and its Q."""
+"""Operations that may stand between the layer and its Q."""
 
 GET_A_PAIR = PASSED_BY - {"Identity"}
-"""Operations behind which ONNX Runtime puts a pair where one stands in front."""
+"""Operations behind which ONNX Runtime puts a pair if there is one in front."""
 
 FIRST_OPSET_OF_MOVES = 21
-"""From this opset on it puts such pairs in files of any type."""
+"""First opset in which it puts such pairs in files of any type."""
 
 LARGEST = float(np.iinfo(np.int32).max)
+"""Largest INT32 value, which a bias must not exceed."""
 MARGIN = 1.0001
-"""On top of the smallest scale that a bias fits in, as ONNX Runtime's own quantizer takes it."""
+"""Factor on the smallest scale that a bias fits in, the same as in ONNX Runtime's own quantizer."""
 
 
 @dataclass(frozen=True, eq=False)
 class IntegerLayer:
     """A layer that ONNX Runtime computes in integers.
 
-    input_scale: of the DQ in front. weight: its pair; None for a float weight. bias:
-    float64[channels]; None where there is none, or it is no float constant. output: the value that
-    the Q behind it reads, perhaps through operations that only move values.
+    input_scale: scale of the DQ in front.
+    weight: pair of the weight; None for a float weight.
+    bias: float64[channels]; None if there is none, or it is not a float constant.
+    output: the value that the Q behind the layer reads, perhaps through operations that only move
+        values.
     """
 
     node: ir.Node
@@ -54,20 +58,21 @@ class IntegerLayer:
     output: ir.Value
 
     def smallest_weight_scale(self) -> Array | None:
-        """Return the weight scales under which the bias no longer fits int32, in the shape of the
+        """Return the weight scales below which the bias no longer fits INT32, in the shape of the
         weight's scale.
 
-        None where the layer has no bias, or no weight scale that is known.
+        Returns None if the layer has no bias, or no weight scale that is known.
         """
         return match_or_none(_smallest_weight_scale, self)
 
 
 def _smallest_weight_scale(layer: IntegerLayer) -> Array:
-    """See `IntegerLayer.smallest_weight_scale`. Raises NoMatch in place of None."""
+    """Return the same as `IntegerLayer.smallest_weight_scale`, but raise NoMatch instead of
+    returning None."""
     weight, bias = needed(layer.weight), needed(layer.bias)
     scale = qdq.scales_of(weight.dequantize)
     require(0 < layer.input_scale < np.inf)
-    # One weight scale, or one for each output channel.
+    # The weight has one scale, or one per output channel.
     require(scale.size in (1, bias.size))
     rank = needed(qdq.constant(weight.source)).ndim
     require(weight.axis_in(rank) in (None, qdq.output_axis(layer.node, rank)))
@@ -78,13 +83,13 @@ def _smallest_weight_scale(layer: IntegerLayer) -> Array:
 
 
 def integer_layers(graph: ir.Graph) -> Iterator[IntegerLayer]:
-    """Return every layer that ONNX Runtime makes an integer kernel of, in the order of the graph's
-    nodes."""
+    """Return every layer that becomes an integer kernel in ONNX Runtime, in the order of the
+    graph's nodes."""
     return matches(_integer_layer, qdq.weighted_nodes(graph))
 
 
 def _integer_layer(node: ir.Node) -> IntegerLayer:
-    """Return the layer of this operation with a weight. Raises NoMatch where it is computed in
+    """Return the layer of this operation with a weight. Raises NoMatch if it is computed in
     float."""
     end, scale = _with_bias(node), needed(input_scale(node))
     quantizer = needed(quantizer_behind(end.value))
@@ -96,11 +101,11 @@ def _integer_layer(node: ir.Node) -> IntegerLayer:
 
 
 def moved_int8(model: ir.Model) -> Iterator[ir.Node]:
-    """Yield the operations that move an int8 activation behind its pair, in a file that ONNX
-    Runtime therefore cannot load.
+    """Yield the operations that move an int8 activation behind its pair and keep ONNX Runtime from
+    loading the file.
 
-    From opset 21 on it puts a pair behind them that is int8 by one attribute and uint8 by its zero
-    point; not where what follows is a Q already.
+    From opset 21 on, ONNX Runtime puts a pair behind them that is int8 by its attribute and uint8
+    by its zero point, unless only a Q follows already.
     """
     if model.opset_imports.get("", 0) < FIRST_OPSET_OF_MOVES:
         return
@@ -109,9 +114,10 @@ def moved_int8(model: ir.Model) -> Iterator[ir.Node]:
 
 
 def _int8_activation(pair: qdq.Pair) -> ir.Value:
-    """Return what a pair gives that quantizes an activation to int8, with one zero point for the
-    tensor.
-    Raises NoMatch for another pair."""
+    """Return the output of a pair that quantizes an activation to int8 with one zero point.
+
+    Raises NoMatch for any other pair.
+    """
     require(not pair.is_compact)
     require(not pair.of_weight)
     zero = needed(pair.zero_point)
@@ -121,13 +127,13 @@ def _int8_activation(pair: qdq.Pair) -> ir.Value:
 
 
 def _gets_a_pair(node: ir.Node) -> bool:
-    """Return whether ONNX Runtime puts a pair behind this operation, where one stands in front."""
+    """Return whether ONNX Runtime puts a pair behind this operation if there is one in front."""
     users = {user.op_type for user in node.outputs[0].consumers()}
     return node.op_type in GET_A_PAIR and users != {"QuantizeLinear"}
 
 
 def input_scale(node: ir.Node) -> float | None:
-    """Return the scale of the DQ that the layer reads; None where there is no such DQ, or it has
+    """Return the scale of the DQ that the layer reads; None if there is no such DQ, or it has
     several scales."""
     before_movers = source(first_input(node), lambda mover: mover.op_type in PASSED_BY)
     dequantize = made_by(before_movers, "DequantizeLinear")
@@ -136,15 +142,21 @@ def input_scale(node: ir.Node) -> float | None:
 
 @dataclass(frozen=True, eq=False)
 class _End:
-    """What a layer gives, its bias included. bias: float64[channels]; None where it has none."""
+    """The output of a layer, after its bias is added.
+
+    bias: float64[channels]; None if there is none.
+    """
 
     value: ir.Value
     bias: Array | None
 
 
 def _with_bias(node: ir.Node) -> _End:
-    """Return the end of a layer. Raises NoMatch where its bias is no constant with one value a
-    channel, and for a MatMul without the Add that ONNX Runtime makes one Gemm of with it."""
+    """Return the end of a layer.
+
+    Raises NoMatch if its bias is not a constant with one axis, and for a MatMul without the Add
+    that ONNX Runtime fuses with it into one Gemm.
+    """
     place = bias_input(node)
     if place.value is None and node.op_type != "MatMul":
         return _End(node.outputs[0], None)
@@ -154,7 +166,7 @@ def _with_bias(node: ir.Node) -> _End:
 
 
 def quantizer_behind(value: ir.Value) -> ir.Node | None:
-    """Return the Q behind a layer that gives this value; None where its output goes anywhere else
+    """Return the Q behind a layer that gives this value; None if anything else reads the output
     too."""
     last = next(filterfalse(_stands_between, behind(value)), None)
     if not is_kind(last, "QuantizeLinear"):

@@ -1,4 +1,4 @@
-"""The types that a Q/DQ pair may store its levels in, and which level a value becomes."""
+"""Types in which a Q/DQ pair can store its levels, and the level that a value becomes."""
 
 from __future__ import annotations
 
@@ -14,22 +14,24 @@ Array = NDArray[np.float32]
 
 E4M3 = ir.DataType.FLOAT8E4M3FN
 INTEGERS = {4: ir.DataType.INT4, 8: ir.DataType.INT8, 16: ir.DataType.INT16}
-"""By bits: the signed integers that QuantizeLinear gives."""
+"""Number of bits -> signed integer type that QuantizeLinear gives."""
 
 FIRST_OPSET = {E4M3: 19, ir.DataType.INT4: 21, ir.DataType.INT16: 21}
-"""Of QuantizeLinear with these types; every opset since 13 has INT8."""
+"""Type -> first opset in which QuantizeLinear has it. INT8 has been there since opset 13."""
 
 BLOCKS_OPSET = 21
+"""First opset in which QuantizeLinear has a scale per block."""
 
 OPSET = 17
-"""Of files that hold INT8 alone: the newest that TensorRT 8.6 reads."""
+"""Opset of files that hold INT8 alone: the newest that TensorRT 8.6 reads."""
 
 
 def level_type(name: str, grid: Grid) -> ir.DataType:
-    """Return the type of a grid's levels in a file. name: of the quantizer.
+    """Return the type of a grid's levels in a file.
 
-    Raises ExportError unless it is FP8 E4M3, or symmetric and signed with 4, 8 or 16 bits, full or
-    narrow.
+    name: name of the quantizer, for the message.
+    Raises ExportError unless the grid is FP8 E4M3, or symmetric and signed with 4, 8 or 16 bits,
+    full or narrow.
     """
     if grid.is_float:
         return E4M3
@@ -45,7 +47,8 @@ def level_type(name: str, grid: Grid) -> ir.DataType:
 
 
 def opset_of(name: str, grid: Grid) -> int:
-    """Return the first opset that has this grid; 0 where any will do. Errors as `level_type`."""
+    """Return the first opset that has this grid; 0 if every opset has it. Raises as
+    `level_type`."""
     first = FIRST_OPSET.get(level_type(name, grid), 0)
     if grid.block is None:
         return first
@@ -53,14 +56,15 @@ def opset_of(name: str, grid: Grid) -> int:
 
 
 def numpy_type(kind: ir.DataType) -> np.dtype[np.generic]:
-    """Of arrays of levels of this type."""
+    """Return the numpy type of arrays of levels."""
     return np.dtype(kind.numpy())
 
 
 def nearest_levels(steps: NDArray[np.floating], kind: ir.DataType) -> Array:
-    """Return the levels that Q gives for values that were divided by their scales, as float32 of
-    any
-    shape: rounded half to even, and clipped to what the type holds.
+    """Return the levels that Q gives, as float32 of the same shape: rounded half to even, and
+    clipped to the type.
+
+    steps: values divided by their scales, of any shape.
 
     >>> nearest_levels(np.float32([0.5, 1.5, -200.0]), ir.DataType.INT8).tolist()
     [0.0, 2.0, -128.0]
@@ -87,7 +91,7 @@ def limits_of(kind: ir.DataType) -> tuple[float, float]:
 
 
 def spread(scale: Array, grid: Grid, shape: tuple[int, ...]) -> Array:
-    """Return a grid's scales, so that they broadcast against a tensor of this shape."""
+    """Return a grid's scales in a shape that broadcasts against a tensor of this shape."""
     if grid.block is not None and grid.axis is not None:
         size = shape[grid.axis]
         return np.repeat(scale, grid.block, axis=grid.axis).take(range(size), axis=grid.axis)
@@ -95,7 +99,11 @@ def spread(scale: Array, grid: Grid, shape: tuple[int, ...]) -> Array:
 
 
 def along(scale: np.ndarray, axis: int | None, ndim: int) -> np.ndarray:
-    """Scale [channels] shaped to broadcast along `axis` of a tensor with `ndim` axes."""
+    """Return a scale [channels] in a shape that broadcasts along `axis` of a tensor with `ndim`
+    axes.
+
+    axis: None for one scale per tensor.
+    """
     if axis is None or scale.size == 1:
         return scale.reshape(())
     shape = [1] * ndim

@@ -1,4 +1,4 @@
-"""Read an ONNX file from anyone, or say in one sentence why it cannot be used."""
+"""Reads ONNX files of any tool, or says in one sentence why a file cannot be used."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from sensitivity.onnx_graph.reach import values_read
 from sensitivity.onnx_graph.well_formed import DAMAGED, check_tensors, check_text, check_values
 
 LARGEST_BYTES = 2**31 - 1
-"""protobuf cannot hold more in one message."""
+"""Largest size of one protobuf message."""
 
 
 def load_model(path: Path) -> ir.Model:
-    """Return the model in `path`, with external data found in its own folder only.
+    """Return the model in `path`. External data is read from the file's own folder only.
 
-    Values of scales are not judged here: see `qdq.check_scales`.
+    Scales are not checked here, see `qdq.check_scales`.
     Raises OnnxFileError for a file that is missing, not ONNX, cut short, larger than 2 GB, or whose
     external data is missing, cut short or outside the file's folder.
     """
@@ -33,7 +33,7 @@ def load_model(path: Path) -> ir.Model:
     try:
         model: ir.Model = ir.from_proto(proto)
         sort_nodes(model)
-    # onnx-ir wraps whatever it meets into a RuntimeError of its own.
+    # onnx-ir wraps any exception into a RuntimeError of its own.
     except (ValueError, KeyError, TypeError, IndexError, AttributeError, RuntimeError) as error:
         said = " ".join(str(error.__cause__ or error).split())[:300]
         raise OnnxFileError(
@@ -46,10 +46,10 @@ def load_model(path: Path) -> ir.Model:
 
 
 def sort_nodes(model: ir.Model) -> None:
-    """Put nodes behind what they read, where some tool appended them in another order; runtimes do
-    too. AMD Quark does, and ONNX Runtime's quantizer puts an If in front of what only its branches
-    read.
+    """Sort the nodes of each graph so that they follow what they read, as runtimes do.
 
+    AMD Quark appends nodes in another order, and ONNX Runtime's quantizer puts an If in front of
+    what only its branches read.
     Raises ValueError for a graph with a cycle.
     """
     for graph in model.graphs():
@@ -103,12 +103,12 @@ def _check_external_data(proto: onnx.ModelProto, path: Path) -> None:
 
 
 def _checked_length(tensor: onnx.TensorProto, path: Path) -> int:
-    """Return how many bytes lie beside the file for a tensor. Raises OnnxFileError unless they
-    do."""
+    """Return the number of bytes beside the file that hold a tensor. Raises OnnxFileError unless
+    they exist."""
     folder = path.parent.resolve()
     info = {entry.key: entry.value for entry in tensor.external_data}
     location = info.get("location", "")
-    # follows links: a link out of the folder is outside it
+    # Resolve links, so that a link out of the folder counts as outside it.
     file = (folder / location).resolve()
     is_beside = location and not os.path.isabs(location) and file.is_relative_to(folder)
     if not is_beside:
@@ -136,7 +136,8 @@ def _checked_length(tensor: onnx.TensorProto, path: Path) -> int:
 
 
 def _all_tensors(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
-    """Yield every stored tensor: initializers and attributes, also of sub-graphs and functions."""
+    """Yield every stored tensor: initializers and attributes, including those of subgraphs and
+    functions."""
     yield from _tensors(proto.graph)
     for function in proto.functions:
         for node in function.node:

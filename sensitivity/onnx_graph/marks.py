@@ -1,10 +1,9 @@
-"""Nodes that carry names of the user's model through an export, and what is kept of them
-afterwards.
+"""Nodes that carry names of the user's model through an export, and the metadata that they leave.
 
-Domain `sensitivity`: `Quantizer(x, name)` where a quantizer stood, `Output(x, module, call)` behind
-a layer, and, where asked for, `Operand(x, module, sum)` in front of the second operand of a sum.
-All give x. They never leave the export: `passes.insert_qdq` and `passes.take_marks` remove those
-that a file is made from.
+The nodes have the domain `sensitivity`. `Quantizer(x, name)` marks the place of a quantizer,
+`Output(x, module, call)` follows a layer, and `Operand(x, module, sum)`, on request, stands in
+front of the second operand of a sum. Each of them returns x. They do not appear in exported files:
+`passes.insert_qdq` and `passes.take_marks` remove them.
 """
 
 from __future__ import annotations
@@ -19,17 +18,18 @@ from sensitivity.onnx_graph.walk import first_input, graph_of, is_kind, producer
 
 DOMAIN = "sensitivity"
 PRE_SCALE = "pre_quant_scale"
-"""How the name of a pre-quantization scale ends in a traced graph."""
+"""Ending of the name of a pre-quantization scale in a traced graph."""
 
 OUTPUTS = "outputs of modules"
+"""Key of a value's metadata that holds its `ModuleOutput`s."""
 
 
 @dataclass(frozen=True)
 class ModuleOutput:
-    """A value that is what `module` gave at its call number `call` (from 0).
+    """The output of `module` in its call number `call` (from 0).
 
-    then: the BatchNorm that was folded into it, and whose output the value is now; None where there
-    is none.
+    then: the BatchNorm that was folded into the module, and whose output the value is now; None if
+        there is none.
     """
 
     module: str
@@ -39,9 +39,10 @@ class ModuleOutput:
 
 @dataclass(frozen=True)
 class SumOperand:
-    """An operand of a sum that the code of `module` takes ("" is the whole model).
+    """An operand of a sum in the code of `module` ("" is the whole model).
 
-    sum: which of that module's own sums of two tensors, from 0 in each of its calls. index: 0 or 1.
+    sum: number of the sum among that module's own sums of two tensors, from 0 in each call.
+    index: 0 or 1.
     """
 
     module: str
@@ -50,20 +51,22 @@ class SumOperand:
 
 
 def module_outputs(value: ir.Value) -> tuple[ModuleOutput, ...]:
-    """Return which modules gave this value, in the order that they did: a convolution, then the
+    """Return the modules that gave this value, in the order of computation: a convolution, then the
     BatchNorm folded into it."""
     found: tuple[ModuleOutput, ...] = value.meta.get(OUTPUTS, ())
     return found
 
 
 def add_module_outputs(value: ir.Value, outputs: tuple[ModuleOutput, ...]) -> None:
-    """Add the modules, in the order that they gave this value, behind those it has."""
+    """Append modules to those that gave this value, in the order of computation."""
     value.meta[OUTPUTS] = (*module_outputs(value), *outputs)
 
 
 def is_mark(node: ir.Node | None, *kinds: str) -> TypeGuard[ir.Node]:
-    """Return whether the node is one of ours. kinds: some of "Quantizer", "Output" and
-    "Operand"."""
+    """Return whether the node is one of our marks.
+
+    kinds: some of "Quantizer", "Output" and "Operand".
+    """
     return is_kind(node, *kinds) and node.domain == DOMAIN
 
 
@@ -73,7 +76,7 @@ def marks_in(graph: ir.Graph, *kinds: str) -> list[ir.Node]:
 
 
 def mark_behind(value: ir.Value | None, *kinds: str) -> ir.Node | None:
-    """Return the mark of one of these kinds that gives the value; None where there is none."""
+    """Return the mark of one of these kinds that gives the value; None if there is none."""
     node = producer(value)
     if not is_mark(node, *kinds):
         return None
@@ -81,21 +84,21 @@ def mark_behind(value: ir.Value | None, *kinds: str) -> ir.Node | None:
 
 
 def module_of(mark: ir.Node) -> str:
-    """Return the module that an `Output` or an `Operand` is of."""
+    """Return the module of an `Output` or an `Operand`."""
     return mark.attributes.get_string("module")
 
 
 def quantizer_of(mark: ir.Node) -> str:
-    """Return the name of the quantizer that stood where a `Quantizer` is."""
+    """Return the name of the quantizer of a `Quantizer`."""
     return mark.attributes.get_string("name")
 
 
 def remove(node: ir.Node) -> None:
-    """Take a node that changes nothing out of its graph; its output's users get its input."""
+    """Remove a node that changes nothing; readers of its output then read its input."""
     source, output = first_input(node), node.outputs[0]
     is_inner = source.producer() is not None and not source.is_graph_output()
     if is_inner and output.is_graph_output():
-        # outputs keep the name users know
+        # A graph output keeps the name that the user knows.
         source.name, output.name = output.name, f"{output.name}_marked"
     if source.type is None or source.shape is None:
         source.type, source.shape = output.type, output.shape

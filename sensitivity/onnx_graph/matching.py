@@ -1,8 +1,8 @@
-"""Match places of a graph and rewrite them.
+"""Matches places in a graph and rewrites them.
 
-A function that matches states its needs one after another: `needed` and `require` raise `NoMatch`
-where the graph is otherwise, so no later line has to ask again. `match_or_none`, `matches` and the
-passes below are where `NoMatch` ends.
+A match function states its conditions one after another: `needed` and `require` raise `NoMatch` if
+the graph is different, so that no later line has to check again. `match_or_none`, `matches` and the
+passes below catch `NoMatch`.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ Found = TypeVar("Found")
 
 
 class NoMatch(Exception):
-    """The graph is not, at this place, what was asked for."""
+    """The graph does not match at this place."""
 
 
 def needed(found: Found | None) -> Found:
-    """Return the object itself. Raises NoMatch where it is None."""
+    """Return the object. Raises NoMatch if it is None."""
     if found is None:
         raise NoMatch
     return found
 
 
 def require(condition: object) -> None:
-    """Raise NoMatch where the condition does not hold."""
+    """Raise NoMatch if the condition does not hold."""
     if not condition:
         raise NoMatch
 
 
 def match_or_none(match: Callable[[Place], Found], place: Place) -> Found | None:
-    """Return what the function matches at this place; None where it raises NoMatch."""
+    """Return what the function matches at this place; None if it raises NoMatch."""
     try:
         return match(place)
     except NoMatch:
@@ -43,8 +43,11 @@ def match_or_none(match: Callable[[Place], Found], place: Place) -> Found | None
 
 
 def matches(match: Callable[[Place], Found], places: Iterable[Place]) -> Iterator[Found]:
-    """Yield what the function matches, in the order of the places; where it raises NoMatch the
-    place is left out. Each place is matched when the iterator comes to it."""
+    """Yield what the function matches, in the order of the places, without those for which it
+    raises NoMatch.
+
+    Each place is matched only when the iterator reaches it.
+    """
     for place in places:
         found = match_or_none(match, place)
         if found is not None:
@@ -52,22 +55,25 @@ def matches(match: Callable[[Place], Found], places: Iterable[Place]) -> Iterato
 
 
 class RewriteMatches(ir.passes.InPlacePass, Generic[Place, Found]):
-    """A pass that matches all places of a graph, and then rewrites those that match."""
+    """A pass that first matches all places of a graph and then rewrites those that match."""
 
     @abstractmethod
     def places(self, graph: ir.Graph) -> Iterable[Place]:
-        """Where to look, in the order of rewriting."""
+        """Return the places to look at, in the order of rewriting."""
 
     @abstractmethod
     def match(self, place: Place) -> Found:
-        """Return what is to be rewritten at this place. Raises NoMatch where nothing is."""
+        """Return what to rewrite at this place. Raises NoMatch if there is nothing to rewrite."""
 
     @abstractmethod
     def rewrite(self, graph: ir.Graph, found: Found) -> None:
-        """Rewrite what was matched. graph: the main one."""
+        """Rewrite what was matched.
+
+        graph: the main graph.
+        """
 
     def found(self, graph: ir.Graph) -> Iterable[Found]:
-        """Return what is rewritten."""
+        """Return everything to rewrite."""
         return list(matches(self.match, self.places(graph)))
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
@@ -79,15 +85,14 @@ class RewriteMatches(ir.passes.InPlacePass, Generic[Place, Found]):
 
 
 class RewriteInTurn(RewriteMatches[Place, Found]):
-    """A pass that matches each place after it has rewritten those before it."""
+    """A pass that matches each place after it has rewritten the places before it."""
 
     def found(self, graph: ir.Graph) -> Iterable[Found]:
         return matches(self.match, list(self.places(graph)))
 
 
 class RewriteUntilNone(RewriteMatches[Place, Found]):
-    """A pass that rewrites the first place that matches, looks at all of them again, and ends where
-    none matches."""
+    """A pass that rewrites the first place that matches and starts over, until no place matches."""
 
     def found(self, graph: ir.Graph) -> Iterable[Found]:
         while (first := next(matches(self.match, self.places(graph)), None)) is not None:

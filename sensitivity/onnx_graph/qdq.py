@@ -1,8 +1,8 @@
-"""QuantizeLinear/DequantizeLinear pairs, as they stand in a graph.
+"""Finds QuantizeLinear/DequantizeLinear pairs (Q/DQ pairs) in a graph.
 
 activation -> Q -> DQ -> op            an activation pair
 FP32 initializer -> Q -> DQ -> op      a weight pair
-INT8 initializer -> DQ -> op           a weight pair in the compact form: it has no Q
+INT8 initializer -> DQ -> op           a weight pair in the compact form, without a Q
 activation -> Q -> Clip -> DQ -> op    a pair whose grid has fewer levels than its type
 """
 
@@ -31,23 +31,26 @@ from sensitivity.onnx_graph.walk import (
 )
 
 WEIGHT_INPUT = {"Conv": 1, "ConvTranspose": 1, "Gemm": 1, "MatMul": 1}
-"""Operations with a weight, and which input it is. A MatMul of two activations has no weight: see
-`weight`."""
+"""Operation with a weight -> index of its weight input. A MatMul of two activations has no weight;
+`weight` tells them apart."""
 
 PAIR = {"QuantizeLinear", "DequantizeLinear"}
+"""Operations that a Q/DQ pair consists of."""
 
 KEEP_CONSTANT = (*sorted(PAIR), "Transpose", "Cast", "Reshape", "Identity")
-"""Operations behind which a constant still counts as one, such as the weight of a layer."""
+"""Operations through which `rooted_at_constant` looks for a constant, such as the weight of a
+layer."""
 
 Array = NDArray[Any]
 
 
 @dataclass(frozen=True, eq=False)
 class Pair:
-    """One Q/DQ pair. `quantize` is None in the compact form. A Q with two DQs makes two pairs.
+    """One Q/DQ pair. A Q with two DQs makes two pairs.
 
-    clip: the Clip between the two that leaves the grid fewer levels than its type has; None where
-    there is none.
+    quantize: the Q; None in the compact form.
+    clip: the Clip between Q and DQ that leaves the grid fewer levels than its type has; None if
+        there is no Clip.
     """
 
     quantize: ir.Node | None
@@ -56,40 +59,41 @@ class Pair:
 
     @property
     def nodes(self) -> list[ir.Node]:
-        """The nodes of the pair in the order they run."""
+        """The nodes of the pair, in the order in which they run."""
         return [node for node in (self.quantize, self.clip, self.dequantize) if node is not None]
 
     @property
     def source(self) -> ir.Value:
-        """What is quantized: an activation, or the initializer."""
+        """The value that is quantized: an activation or an initializer."""
         return first_input(self.nodes[0])
 
     @property
     def output(self) -> ir.Value:
-        """What the DQ gives, in float."""
+        """The output of the DQ, in float."""
         return self.dequantize.outputs[0]
 
     @property
     def name(self) -> str:
-        """Name of the Q, of the DQ in the compact form, or of the output where they have none."""
+        """Name of the Q, or of the DQ in the compact form, or of the output if that node has no
+        name."""
         first = self.quantize or self.dequantize
         names = (first.name, self.output.name, "?")
         return next(filter(None, names))
 
     @property
     def scale(self) -> Array | None:
-        """float[] or float[1] per tensor, float[channels] along `axis`; None where it is not a
-        constant."""
+        """The scale: float[] or float[1] per tensor, float[channels] along `axis`; None if it is
+        not a constant."""
         return constant(self.dequantize.inputs[1])
 
     @property
     def zero_point(self) -> Array | None:
-        """None where it is left out or not a constant."""
+        """The zero point; None if it is left out or not a constant."""
         return constant(zero_point_value(self.dequantize))
 
     @property
     def zero_points(self) -> Array:
-        """Its distinct zero points, int64[n], ascending; [0] where none is known."""
+        """The distinct zero points, int64[n], ascending; [0] if none is known."""
         known = self.zero_point
         if known is None:
             return np.zeros(1, np.int64)
@@ -97,19 +101,20 @@ class Pair:
 
     @property
     def axis(self) -> int | None:
-        """Channel axis, also where the file leaves it to the default; None per tensor."""
+        """Channel axis, with ONNX's default if the file does not state it; None per tensor."""
         if scales_of(self.dequantize).size <= 1:
             return None
         return axis_of(self.dequantize)
 
     @property
     def block(self) -> int | None:
-        """How many values along the axis have one scale; None where one is for a channel or the
-        tensor."""
+        """Number of values along the axis that share one scale; None if scales are per tensor or
+        per channel."""
         return self.dequantize.attributes.get_int("block_size", 0) or None
 
     def axis_in(self, rank: int) -> int | None:
-        """Channel axis of a tensor with this many axes, counted from the front; None per tensor."""
+        """Return the channel axis of a tensor of this rank, counted from the front; None per
+        tensor."""
         axis = self.axis
         if axis is None:
             return None
@@ -117,31 +122,33 @@ class Pair:
 
     @property
     def limits(self) -> tuple[float, float] | None:
-        """What its Clip limits integers to; None where there is none."""
+        """The limits of the Clip; None if there is no Clip."""
         if self.clip is None:
             return None
         return clip_limits(self.clip)
 
     @property
     def of_weight(self) -> bool:
-        """Whether it quantizes a constant of the file; also true of a stored bias."""
+        """Whether the pair quantizes a constant of the file. A stored bias counts too."""
         return constant(self.source) is not None
 
     @property
     def is_compact(self) -> bool:
-        """Whether the file stores its integers, and has no Q for it."""
+        """Whether the file stores the integers and has no Q for them."""
         return self.quantize is None
 
 
 def pairs(graph: ir.Graph) -> Iterator[Pair]:
-    """Return every pair, in the order of the graph's nodes."""
+    """Return every pair, in the order of the graph's nodes, with those of subgraphs."""
     ends = (node.outputs[0] for node in of_kind(graph.all_nodes(), "DequantizeLinear"))
     return filter(None, map(pair_of, ends))
 
 
 def pair_of(value: ir.Value | None) -> Pair | None:
-    """Return the pair that ends in this value; None where there is none (an INT32 bias behind a DQ
-    is one, without a Q)."""
+    """Return the pair whose DQ gives this value; None if no pair does.
+
+    An INT32 bias behind a DQ is a pair without a Q.
+    """
     node = made_by(value, "DequantizeLinear")
     levels = given(node, 0)
     if node is None or levels is None:
@@ -156,7 +163,7 @@ def pair_of(value: ir.Value | None) -> Pair | None:
 
 
 def _limiting_clip(value: ir.Value) -> ir.Node | None:
-    """Return the Clip of known limits that gives the value."""
+    """Return the Clip that gives the value, if its limits are known."""
     clip = made_by(value, "Clip")
     if clip is None or clip_limits(clip) is None:
         return None
@@ -164,8 +171,8 @@ def _limiting_clip(value: ir.Value) -> ir.Node | None:
 
 
 def clip_limits(clip: ir.Node) -> tuple[float, float] | None:
-    """Return what a Clip limits its input to, -inf and inf where it does not; None where the graph
-    computes that."""
+    """Return the limits of a Clip, -inf or inf for a limit it does not have; None if the graph
+    computes a limit."""
     low = _clip_end(clip, "min", 1, -np.inf)
     high = _clip_end(clip, "max", 2, np.inf)
     if low is None or high is None:
@@ -174,7 +181,7 @@ def clip_limits(clip: ir.Node) -> tuple[float, float] | None:
 
 
 def _clip_end(clip: ir.Node, name: str, index: int, unlimited: float) -> float | None:
-    """Return one limit of a Clip: an attribute up to opset 10, an input from then on."""
+    """Return one limit of a Clip: an attribute up to opset 10, an input from opset 11 on."""
     value = given(clip, index)
     if value is None:
         return clip.attributes.get_float(name, unlimited)
@@ -185,11 +192,11 @@ def _clip_end(clip: ir.Node, name: str, index: int, unlimited: float) -> float |
 
 
 def moved_values(node: ir.Node) -> list[ir.Value]:
-    """Return the inputs whose values come out of this operation as they went in: rounding may stand
+    """Return the inputs whose values this operation gives unchanged, so that they may be rounded
     before or after it.
 
-    Empty for operations that compute. A MaxPool counts: the largest rounded value is the largest
-    value rounded.
+    Returns an empty list for operations that compute. A MaxPool counts as moving, since the largest
+    rounded value is the largest value rounded.
     """
     if node.op_type == "Concat":
         return inputs(node)
@@ -199,7 +206,7 @@ def moved_values(node: ir.Node) -> list[ir.Value]:
 
 
 def _moves_first_input(node: ir.Node) -> bool:
-    """Return whether the values of the first input come out as they went in."""
+    """Return whether the operation gives the values of its first input unchanged."""
     if node.op_type == "MaxPool":
         # A second output holds indices, which the operation computes.
         return len(node.outputs) == 1
@@ -207,13 +214,13 @@ def _moves_first_input(node: ir.Node) -> bool:
 
 
 def takes_nearest(node: ir.Node) -> bool:
-    """Return whether this is a Resize that makes no new values."""
+    """Return whether this is a Resize that computes no new values."""
     return node.op_type == "Resize" and node.attributes.get_string("mode", "nearest") == "nearest"
 
 
 def quantized(value: ir.Value | None) -> bool:
-    """Return whether the value comes from integers, perhaps moved since: what is moved may be
-    integers as well."""
+    """Return whether the value comes from integers, directly from a DQ or through operations that
+    only move values."""
     node = producer(value)
     if node is None:
         return False
@@ -224,8 +231,8 @@ def quantized(value: ir.Value | None) -> bool:
 
 
 def through_transpose(value: ir.Value | None) -> Pair | None:
-    """Return the pair that ends in this value, also where a Transpose stands between (a Linear
-    layer as MatMul)."""
+    """Return the pair that gives this value, directly or through a Transpose, as in a Linear layer
+    written as MatMul."""
     transpose = made_by(value, "Transpose")
     if transpose is None:
         return pair_of(value)
@@ -233,20 +240,25 @@ def through_transpose(value: ir.Value | None) -> Pair | None:
 
 
 def quantized_constant(pair: Pair) -> tuple[Array, Array, Array] | None:
-    """Return the constant that a Q quantizes, with its scale and its zero point; None where the
-    graph computes one of them, and for the compact form."""
+    """Return the constant that a Q quantizes, its scale and its zero point.
+
+    Returns None for the compact form, and if the graph computes one of the three.
+    """
     return match_or_none(_quantized_constant, pair)
 
 
 def _quantized_constant(pair: Pair) -> tuple[Array, Array, Array]:
-    """See `quantized_constant`. Raises NoMatch in place of None."""
+    """Return the same as `quantized_constant`, but raise NoMatch instead of returning None."""
     require(not pair.is_compact)
     return needed(constant(pair.source)), needed(pair.scale), needed(pair.zero_point)
 
 
 def behind_relu(value: ir.Value) -> ir.Value:
-    """Return what the Relu gives that alone reads the value; the value itself where there is none.
-    Runtimes compute a Relu within the operation before it."""
+    """Return the output of the Relu that is the only reader of the value; the value itself if there
+    is none.
+
+    Runtimes compute a Relu within the operation before it.
+    """
     relu = read_by(value, "Relu")
     if relu is None:
         return value
@@ -259,8 +271,10 @@ def activation(node: ir.Node) -> ir.Value | None:
 
 
 def weight(node: ir.Node) -> ir.Value | None:
-    """Return the weight input of a node, quantized or not; None for operations without one (also
-    MatMul of activations)."""
+    """Return the weight input of a node, quantized or not.
+
+    Returns None for an operation without a weight, which a MatMul of two activations is too.
+    """
     value = given(node, WEIGHT_INPUT.get(node.op_type))
     if not rooted_at_constant(value):
         return None
@@ -268,10 +282,11 @@ def weight(node: ir.Node) -> ir.Value | None:
 
 
 def output_axis(node: ir.Node, rank: int) -> int:
-    """Return which axis of a weight of this rank holds the output channels: the only one that
+    """Return the axis of the output channels in a weight of this rank: the only axis that its
     scales may run along.
 
-    Per-channel weights of a grouped ConvTranspose have no such axis; lint has a rule for them.
+    The weight of a grouped ConvTranspose has no such axis; a rule of lint reports per-channel
+    scales there.
     """
     is_turned = bool(node.attributes.get_int("transB", 0))
     axes = {"MatMul": rank - 1, "Gemm": int(not is_turned), "Conv": 0, "ConvTranspose": 1}
@@ -279,33 +294,36 @@ def output_axis(node: ir.Node, rank: int) -> int:
 
 
 def weighted_nodes(graph: ir.Graph) -> Iterator[ir.Node]:
-    """Return every operation with a weight, bodies of an If or Loop included, in the graph's
-    order."""
+    """Return every operation with a weight, in the graph's order, including those in the bodies of
+    an If or Loop."""
     return filter(weight, graph.all_nodes())
 
 
 def variable_inputs(node: ir.Node) -> list[ir.Value]:
-    """Return the inputs that are no constant. A quantized constant counts, for its pair computes
-    it."""
+    """Return the inputs that are not constants. A quantized constant is returned, because its pair
+    computes it."""
     return [value for value in inputs(node) if constant(value) is None]
 
 
 def computed_inputs(node: ir.Node) -> list[ir.Value]:
-    """Return the inputs that depend on what the model is given: neither constants nor made from
-    one."""
+    """Return the inputs that depend on the model's inputs. Constants, and values computed from a
+    constant alone, do not."""
     return list(filterfalse(rooted_at_constant, inputs(node)))
 
 
 def rooted_at_constant(value: ir.Value | None) -> bool:
-    """Return whether the value is a constant, or one behind Q, DQ, Transpose, Cast, Reshape or
-    Identity. False for an input that is left out."""
+    """Return whether the value is a constant, or comes from one through operations in
+    `KEEP_CONSTANT`.
+
+    value: None, an input that is left out, gives False.
+    """
     while value is not None and constant(value) is None:
         value = given(made_by(value, *KEEP_CONSTANT), 0)
     return value is not None
 
 
 def constant(value: ir.Value | None) -> Array | None:
-    """Return the array of an initializer or of a Constant node; None for anything else."""
+    """Return the array of an initializer or of a Constant node; None for any other value."""
     if value is None:
         return None
     tensor = ir.convenience.get_const_tensor(value)
@@ -315,47 +333,49 @@ def constant(value: ir.Value | None) -> Array | None:
 
 
 def source_of(value: ir.Value | None) -> ir.Value | None:
-    """Return what the pair quantizes that ends in this value; the value itself where no pair
-    does."""
+    """Return the value that is quantized by the pair in front of this value; the value itself if
+    there is no pair."""
     pair = pair_of(value)
     return value if pair is None else pair.source
 
 
 def stored(value: ir.Value | None) -> Array | None:
-    """Return the constant that the value is, or that its pair quantizes; None for anything else."""
+    """Return the array of the value, or of what its pair quantizes; None if that is not a
+    constant."""
     return constant(source_of(value))
 
 
 def only_number(array: Array | None) -> float | None:
-    """Return the number that an array of one value holds; None for any other, and for none."""
+    """Return the number in an array of size 1; None for any other array, and for None."""
     if array is None or array.size != 1:
         return None
     return float(array.item())
 
 
 def zero_point_value(node: ir.Node) -> ir.Value | None:
-    """Return the zero point input of a Q or DQ; None where it is left out."""
+    """Return the zero point input of a Q or DQ; None if it is left out."""
     return given(node, 2)
 
 
 def axis_of(node: ir.Node) -> int:
-    """Return the axis of a Q or DQ, also where the file leaves it to the default of opset 13 and
-    later."""
+    """Return the axis of a Q or DQ, or the default of opset 13 and later if the file does not state
+    it."""
     return node.attributes.get_int("axis", 1)
 
 
 def scales_of(node: ir.Node) -> Array:
-    """Return the scales of a Q or DQ; empty where the graph computes them."""
+    """Return the scales of a Q or DQ; an empty array if the graph computes them."""
     scale = constant(node.inputs[1])
     return np.zeros(0) if scale is None else scale
 
 
 def check_scales(model: ir.Model, name: str) -> None:
-    """Raise OnnxFileError that names the first scale which is not finite and positive. `name` is
-    the file.
+    """Raise OnnxFileError for the first scale in the model that is not finite and positive.
 
-    Scales of stored integers may be 0 (a channel without any weight) and negative (blocks whose
-    largest value is positive): the runtime only multiplies by them.
+    name: name of the file, for the message.
+
+    Scales of stored integers may also be 0 (a channel whose weights are all 0) or negative (a block
+    whose largest value is positive), because runtimes only multiply by them.
     """
     for node in of_kind(model.graph.all_nodes(), *PAIR):
         wrong = _wrong_scales(node)
@@ -367,7 +387,7 @@ def check_scales(model: ir.Model, name: str) -> None:
 
 
 def _wrong_scales(node: ir.Node) -> Array:
-    """Return the scales of a Q or DQ that are not finite, or not positive."""
+    """Return the scales of a Q or DQ that are not finite, or not positive where they must be."""
     scale = scales_of(node)
     is_stored = node.op_type == "DequantizeLinear" and constant(node.inputs[0]) is not None
     lowest = -np.inf if is_stored else 0
@@ -375,5 +395,5 @@ def _wrong_scales(node: ir.Node) -> Array:
 
 
 def known(value: ir.Value | None) -> Array:
-    """Return the array of a value that is a constant for sure."""
+    """Return the array of a value that the caller knows to be a constant."""
     return there(constant(value))

@@ -1,4 +1,5 @@
-"""Which operations of a Q/DQ file belong together: units that a compiler wants in one precision.
+"""Finds operations of a Q/DQ file that belong together: units that a compiler wants in one
+precision.
 
 x -> Q -> DQ -> Conv and Sigmoid    readers of one tensor: quantizing for one alone saves nothing
 a, b -> Q -> DQ -> Concat -> Conv   a Concat, with what reads its inputs or its output
@@ -21,20 +22,26 @@ from sensitivity.onnx_graph.uses import MOVERS, Path, path_owners
 from sensitivity.onnx_graph.walk import before, of_kind
 
 PASSED = qdq.PAIR | MOVERS
-"""Operations that stand between two others without computing anything."""
+"""Operations that may stand between two others without computing anything."""
 
 
 @dataclass(frozen=True)
 class Together:
-    """kind: why. units: names of operations, or of the graph's outputs; two or more."""
+    """Two or more units that belong together.
+
+    kind: the reason.
+    units: names of operations or of the graph's outputs.
+    """
 
     kind: Literal["fan-out", "concat", "residual"]
     units: tuple[str, ...]
 
 
 def belonging(graph: ir.Graph, paths: Sequence[Path]) -> tuple[Together, ...]:
-    """Return what belongs together, in the graph's order. paths: all of this graph,
-    `uses.paths`."""
+    """Return the groups of units that belong together, in the graph's order.
+
+    paths: all paths of this graph, as from `uses.paths`.
+    """
     readers = [(path.root, path.unit) for path in _computed(paths)]
     found = [
         Together(meeting.kind, meeting.quantizers) for meeting in met(graph, readers, _keeps_values)
@@ -43,8 +50,11 @@ def belonging(graph: ir.Graph, paths: Sequence[Path]) -> tuple[Together, ...]:
 
 
 def meeting_uses(graph: ir.Graph, paths: Sequence[Path]) -> tuple[tuple[str, ...], ...]:
-    """Uses of pairs that read the same values, or parts of what one Concat joins; two or more
-    each. paths: as for `belonging`."""
+    """Return groups of two or more uses of pairs that read the same values, or parts of what one
+    Concat joins.
+
+    paths: as for `belonging`.
+    """
     readers: list[tuple[ir.Value, str]] = []
     for path in _computed(paths):
         readers += [(path.root, use.name) for use in path.uses]
@@ -52,7 +62,7 @@ def meeting_uses(graph: ir.Graph, paths: Sequence[Path]) -> tuple[tuple[str, ...
 
 
 def _computed(paths: Iterable[Path]) -> Iterator[Path]:
-    """Return the paths of what is computed, and not of weights."""
+    """Return the paths that start at a computed value, not at a constant."""
     return (path for path in paths if not qdq.rooted_at_constant(path.root))
 
 
@@ -65,13 +75,13 @@ def _is_passed(node: ir.Node) -> bool:
 
 
 def _residuals(graph: ir.Graph, units: Mapping[ir.Node, str]) -> Iterator[Together]:
-    """Return each Add of two computed values with the weighted operations that give them, one or
-    both."""
+    """Return each Add of two computed values together with the weighted operations that give
+    them."""
     return matches(lambda add: _residual(add, units), of_kind(graph, "Add"))
 
 
 def _residual(add: ir.Node, units: Mapping[ir.Node, str]) -> Together:
-    """Return an Add with the weighted operations before it. Raises NoMatch where there is none."""
+    """Return an Add with the weighted operations before it. Raises NoMatch if there is none."""
     require(add in units)
     values = qdq.computed_inputs(add)
     require(len(values) == 2)
@@ -82,8 +92,8 @@ def _residual(add: ir.Node, units: Mapping[ir.Node, str]) -> Together:
 
 
 def _weighted(value: ir.Value) -> ir.Node | None:
-    """Return the weighted operation that gives this value, through pairs and activations; None
-    where another one does."""
+    """Return the weighted operation that gives this value, through pairs and activations; None if
+    another operation does."""
     node = next(filterfalse(_is_between, before(value)), None)
     if node is None or qdq.weight(node) is None:
         return None
@@ -91,5 +101,5 @@ def _weighted(value: ir.Value) -> ir.Node | None:
 
 
 def _is_between(node: ir.Node) -> bool:
-    """Return whether this is a pair's, a mover or an activation."""
+    """Return whether this node belongs to a pair, is a mover, or is an activation."""
     return _is_passed(node) or is_activation(node, _is_passed)

@@ -1,4 +1,4 @@
-"""What of a graph reaches its outputs, and what of it is quantized."""
+"""Finds the parts of a graph that reach its outputs, and the parts that are quantized."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from sensitivity.records import names_of
 
 
 def quantized_nodes(model: ir.Model) -> Iterator[tuple[str, ir.Node]]:
-    """Yield every Q and DQ of the main graph, its bodies and the model-local functions, with a name
-    to find it by.
+    """Yield every Q and DQ of the main graph, its subgraphs and the model-local functions, with its
+    name.
 
-    Those at integer inputs and outputs of the main graph are not among them: they are the form in
-    which the file takes and gives its values (`rounded_outputs`).
+    Those at integer inputs and outputs of the main graph are left out: they are the form in which
+    the file takes and gives its values (`rounded_outputs`).
     """
     graphs: list[ir.Graph | ir.Function] = [model.graph, *model.functions.values()]
     for graph in graphs:
@@ -28,23 +28,23 @@ def quantized_nodes(model: ir.Model) -> Iterator[tuple[str, ir.Node]]:
 
 
 def rounded_outputs(model: ir.Model) -> Iterator[tuple[str, ir.Node]]:
-    """Yield every Q whose integers are an output of the main graph and reach no DQ, with a name to
-    find it by."""
+    """Yield every Q whose integers are an output of the main graph and reach no DQ, with its
+    name."""
     for node in filter(_is_port, of_kind(model.graph.all_nodes(), "QuantizeLinear")):
         yield name_of(node), node
 
 
 def _is_port(node: ir.Node) -> bool:
     """Return whether a DQ reads an integer input of the model, or a Q gives an integer output of
-    it, perhaps moved."""
+    it, perhaps through moves."""
     if node.op_type == "DequantizeLinear":
         return _comes_from_input(node.inputs[0])
     return _goes_to_output(node.outputs[0])
 
 
 def _comes_from_input(value: ir.Value | None) -> bool:
-    """Return whether the integers are an input of the graph, or only inputs that were moved
-    since."""
+    """Return whether the integers are an input of the graph, or come only from inputs through
+    operations that move values."""
     if value is None:
         return False
     node = value.producer()
@@ -55,8 +55,7 @@ def _comes_from_input(value: ir.Value | None) -> bool:
 
 
 def _goes_to_output(value: ir.Value) -> bool:
-    """Return whether the integers only reach outputs, through nothing but operations that move
-    them."""
+    """Return whether the integers reach only outputs, through operations that move values."""
     readers = value.consumers()
     if not readers:
         return value.is_graph_output()
@@ -64,22 +63,22 @@ def _goes_to_output(value: ir.Value) -> bool:
 
 
 def _moves_to_output(node: ir.Node) -> bool:
-    """Return whether the operation only moves integers, and all that it gives only reaches
-    outputs."""
+    """Return whether the operation only moves integers and all its outputs reach only outputs of
+    the graph."""
     return bool(moved_places(node)) and all(map(_goes_to_output, node.outputs))
 
 
 def reaching_outputs(graph: ir.Graph) -> set[ir.Node]:
-    """Return the nodes of the main graph whose values reach an output; a sub-graph reads the values
-    that its nodes read."""
+    """Return the nodes of the main graph whose values reach an output. A node with subgraphs reads
+    all that their nodes read."""
     return set(reached(producers(graph.outputs), _givers))
 
 
 def nearest_outputs(graph: ir.Graph, paths: Sequence[Path]) -> tuple[tuple[str, ...], ...]:
-    """For each output of the graph the names of the uses that it depends on, those of the nearest
+    """Return, for each output of the graph, the names of the uses that it depends on, nearest
     operations first.
 
-    Those in bodies of If, Loop and Scan are left out.
+    Uses in subgraphs of If, Loop and Scan are left out.
     """
     main = [path for path in paths if path.graph is graph]
     found = []
@@ -89,10 +88,12 @@ def nearest_outputs(graph: ir.Graph, paths: Sequence[Path]) -> tuple[tuple[str, 
 
 
 def _uses_by_distance(paths: Sequence[Path], index: int, output: ir.Value) -> tuple[str, ...]:
-    """Return the names of the uses that one output depends on, the nearest first. index: the
-    output's."""
+    """Return the names of the uses that one output depends on, nearest first.
+
+    index: index of the output.
+    """
     away = reached(producers([output]), _givers)
-    # The output's own pairs are the nearest of all.
+    # The pairs of the output itself are the nearest of all.
     own, before = [], []
     for path in paths:
         if path.user in away:
@@ -104,12 +105,12 @@ def _uses_by_distance(paths: Sequence[Path], index: int, output: ir.Value) -> tu
 
 
 def _givers(node: ir.Node) -> list[ir.Node]:
-    """Return the operations that give what a node reads, also inside its sub-graphs."""
+    """Return the nodes whose outputs this node reads, also inside its subgraphs."""
     return producers(values_read(node))
 
 
 def values_read(node: ir.Node) -> Iterator[ir.Value]:
-    """Yield what a node reads, also inside its sub-graphs."""
+    """Yield the values that a node reads, also inside its subgraphs."""
     yield from inputs(node)
     for graph in bodies(node):
         yield from _read_inside(graph)

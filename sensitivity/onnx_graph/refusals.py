@@ -1,4 +1,4 @@
-"""Is this a file whose quantizers can be switched? If not, why, in one sentence."""
+"""Says in one sentence why the quantizers of a file cannot be switched, if they cannot."""
 
 from __future__ import annotations
 
@@ -19,8 +19,11 @@ DYNAMIC = {
     "DynamicQuantizeLSTM",
     "MatMulIntegerToFloat",
 }
+"""Operations of ONNX and ONNX Runtime with dynamic quantization."""
 INTEGER = {"ConvInteger", "GatherBlockQuantized", "MatMulBnb4", "MatMulInteger", "MatMulNBits"}
+"""Operations that compute on integers, or store their weights in fewer bits."""
 STANDARD = {"", "ai.onnx", "ai.onnx.ml"}
+"""Domains of the ONNX standard."""
 RUNTIME = {"com.microsoft", "com.microsoft.nchwc", "com.ms.internal.nhwc"}
 """Domains of ONNX Runtime's own operations."""
 
@@ -29,10 +32,11 @@ FIRST_OPSET, FIRST_PER_AXIS = 10, 13
 
 
 def check_switchable(model: ir.Model, name: str, *, custom_ops: bool = False) -> None:
-    """Raise OnnxFileError unless the file holds Q/DQ pairs and nothing that is quantized in another
+    """Raise OnnxFileError unless the file has Q/DQ pairs and nothing in it is quantized in another
     way.
 
-    name: of the file. custom_ops: operations of other domains are had from a library.
+    name: name of the file.
+    custom_ops: whether a library provides operations of other domains.
     """
     nodes = list(model.graph.all_nodes())
     dynamic = of_kind(nodes, *DYNAMIC)
@@ -87,16 +91,17 @@ def _check_pairs(graph: ir.Graph, nodes: list[ir.Node], name: str) -> None:
 
 
 def is_quantized_otherwise(node: ir.Node) -> bool:
-    """Whether the operation is quantized without pairs: dynamically, or in integers itself."""
+    """Return whether the operation is quantized without pairs: dynamically, or in integers
+    itself."""
     return node.op_type in DYNAMIC or _computes_in_integers(node)
 
 
 def _computes_in_integers(node: ir.Node) -> bool:
-    """Whether the operation holds or takes integers itself, so that nothing can be switched in
-    front of it."""
+    """Return whether the operation holds or takes integers itself, so that no pair in front of it
+    could be switched."""
     if node.op_type in INTEGER or node.op_type.startswith("QLinear"):
         return True
-    # ONNX Runtime's own: QAttention, QGemm, QMoE, QOrderedMatMul, ..., and not QuickGelu.
+    # ONNX Runtime's own are QAttention, QGemm, QMoE, QOrderedMatMul, ..., but not QuickGelu.
     is_quantized = re.match("Q[A-Z]", node.op_type) is not None
     return is_quantized and node.domain in RUNTIME
 
@@ -120,17 +125,18 @@ def _check_opset(model: ir.Model, nodes: Iterable[ir.Node], name: str) -> None:
 
 
 def _is_known(model: ir.Model, node: ir.Node) -> bool:
-    """Whether ONNX, ONNX Runtime or the file itself defines the operation."""
+    """Return whether ONNX, ONNX Runtime or the file itself defines the operation."""
     if node.op_identifier() in model.functions or node.domain in RUNTIME:
         return True
     if node.domain not in STANDARD:
         return False
-    # ONNX has its own operations under no name at all.
+    # ONNX registers its own operations under the empty domain.
     domain = "" if node.domain == "ai.onnx" else node.domain
     return bool(onnx.defs.has(node.op_type, domain=domain))
 
 
 def _listed(nodes: list[ir.Node]) -> str:
+    """Return the first of these nodes in words, and the number of the others."""
     first = nodes[0]
     kind = f"{first.domain}.{first.op_type}" if first.domain else first.op_type
     more = f" and {len(nodes) - 1} more" if len(nodes) > 1 else ""

@@ -1,4 +1,4 @@
-"""What can be told about the sign of a value from the graph alone."""
+"""Tells from the graph alone whether a value can be negative."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from sensitivity.onnx_graph import qdq
 from sensitivity.onnx_graph.walk import given
 
 NEVER_NEGATIVE = {"Relu", "Sigmoid", "Softmax", "Abs", "Exp", "HardSigmoid", "Sqrt"}
+"""Operations whose output is never negative."""
 KEEPS_SIGN = {
     "MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "Reshape", "Flatten",
     "Transpose", "Squeeze",
@@ -15,30 +16,34 @@ KEEPS_SIGN = {
     "Add", "Mul", "Max",
     "Dropout", "ReduceMean",
 }  # fmt: skip
-"""Operations that give no negative value where none of their inputs is negative. Not Resize: cubic
-overshoots."""
+"""Operations whose output is not negative if none of their inputs is. Resize is not one of them,
+since cubic interpolation overshoots."""
 
 FIRST_ONLY = {"Reshape", "Transpose", "Squeeze", "Unsqueeze", "Slice", "Split", "QuantizeLinear",
               "DequantizeLinear", "Dropout", "ReduceMean"}  # fmt: skip
+"""Those of them whose output depends on the values of their first input alone."""
 
 
 def non_negative(value: ir.Value | None) -> bool:
-    """Return whether the graph proves that no element is below 0. False for no value."""
+    """Return whether the graph proves that no element is below 0. Returns False for None."""
     return _non_negative(value, {})
 
 
 def _non_negative(value: ir.Value | None, known: dict[ir.Value, bool]) -> bool:
-    """known: what was found of other values, and grows."""
+    """Return the same as `non_negative`.
+
+    known: results for other values, to which this one is added.
+    """
     if value is None:
         return False
     if value not in known:
-        known[value] = False  # while it is looked at
+        known[value] = False  # until its result is known
         known[value] = _is_proven(value, known)
     return known[value]
 
 
 def _is_proven(value: ir.Value, known: dict[ir.Value, bool]) -> bool:
-    """Return the same of a value that is not known yet."""
+    """Return the same for a value that is not in `known` yet."""
     constant, node = qdq.constant(value), value.producer()
     if constant is not None:
         return constant.dtype.kind in "fiu" and _no_element_below_0(constant)
@@ -54,5 +59,5 @@ def _is_proven(value: ir.Value, known: dict[ir.Value, bool]) -> bool:
 
 
 def _no_element_below_0(array: qdq.Array | None) -> bool:
-    """Return False for no array."""
+    """Return whether no element is below 0. Returns False for None."""
     return array is not None and bool((array >= 0).all())

@@ -1,10 +1,10 @@
-"""Which operation uses which Q/DQ pair: the switches of a Q/DQ file.
+"""Finds which operation uses which Q/DQ pair. These uses are the switches of a Q/DQ file.
 
-activation -> Q -> DQ -> Conv and Sigmoid   two uses of one pair: either can be left out alone
+activation -> Q -> DQ -> Conv and Sigmoid   two uses of one pair: each can be left out alone
 weight -> Q -> DQ -> Transpose -> Conv      a use by Conv: a Transpose only moves values
-x -> Q -> DQ -> Reshape -> Q -> DQ -> Add   two uses by Add: on one grid neither alone counts
+x -> Q -> DQ -> Reshape -> Q -> DQ -> Add   two uses by Add: on one grid, neither counts alone
 x -> Q -> DQ -> graph output                a use by the output itself
-x -> Q -> DQ -> If(Conv)                    a use by the Conv in the body, and not by the If
+x -> Q -> DQ -> If(Conv)                    a use by the Conv in the body, not by the If
 """
 
 from __future__ import annotations
@@ -29,21 +29,25 @@ MOVERS = {"Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity",
 """Operations that give the values of their first input in another shape, order or type."""
 
 WITH_BIAS = {"Conv", "ConvTranspose", "Gemm"}
-"""Operations that have a bias beside their weight."""
+"""Operations that have a bias input besides their weight."""
 
 BIAS_INPUT = 2
-"""Of each of them."""
+"""Index of the bias input of each of them."""
 
 SUFFIXES = ("/QuantizeLinear", "_QuantizeLinear", "/DequantizeLinear", "_DequantizeLinear")
+"""Endings that quantizing tools add to the names of Qs and DQs."""
 
 Link = qdq.Pair | ir.Node
-"""A pair, or a mover, between a value and the operation that reads it."""
+"""A pair or a mover on the way from a value to the operation that reads it."""
 
 
 @dataclass(frozen=True, eq=False)
 class Use:
-    """One pair as one operation uses it. name: exact and unique in the file. unit: name of the
-    operation or output."""
+    """One pair as one operation uses it.
+
+    name: exact name of the use, unique in the file.
+    unit: name of the operation or output that uses the pair.
+    """
 
     name: str
     unit: str
@@ -53,13 +57,14 @@ class Use:
 
 @dataclass(frozen=True, eq=False)
 class Path:
-    """How an operation gets one of its inputs, or the graph one of its outputs, through at least
-    one pair.
+    """The way from a value to an input of an operation, or to an output of the graph, through one
+    or more pairs.
 
-    graph: the main graph, or the body of an If, Loop or Scan that the operation stands in. user:
-    the operation; None for an output of `graph`. index: of the input or output. root: the value it
-    starts from.
-    links: from the root to the user, `None` for a mover in the place of its use.
+    graph: the main graph, or the body of an If, Loop or Scan, that holds the operation.
+    user: the operation; None for an output of `graph`.
+    index: index of the input or output.
+    root: the value at which the path starts.
+    links: pairs and movers from the root to the user, each with its use; None for a mover.
     """
 
     graph: ir.Graph
@@ -71,35 +76,37 @@ class Path:
 
     @property
     def operation(self) -> ir.Node:
-        """The operation that it ends in. Not for paths to outputs."""
+        """The operation at the end of the path, which must not end in an output."""
         return there(self.user)
 
     @property
     def uses(self) -> tuple[Use, ...]:
-        """The uses of pairs on it, one or more, from its root to its user."""
+        """The uses of pairs on the path, one or more, from its root to its user."""
         return tuple(use for _, use in self.links if use is not None)
 
     @property
     def last_use(self) -> Use:
-        """The use of the pair that is the nearest to its user."""
+        """The use of the pair that is nearest to the user."""
         return self.uses[-1]
 
     @property
     def is_weight(self) -> bool:
-        """Whether it ends in the weight of an operation."""
+        """Whether the path ends in the weight of an operation."""
         if self.user is None:
             return False
         return qdq.WEIGHT_INPUT.get(self.user.op_type) == self.index
 
     @property
     def is_bias(self) -> bool:
-        """Whether it ends in the bias of an operation with a weight."""
+        """Whether the path ends in the bias of an operation with a weight."""
         return is_kind(self.user, *WITH_BIAS) and self.index == BIAS_INPUT
 
 
 def paths(graph: ir.Graph) -> tuple[Path, ...]:
-    """Return every path, in the order of the graph's operations and their inputs; those of the
-    graph's outputs come last, and those of bodies behind them."""
+    """Return every path, in the order of the graph's operations and their inputs.
+
+    Paths to the graph's outputs follow those to its operations, and paths in subgraphs come last.
+    """
     names = _unit_names(graph)
     found: list[Path] = []
     for inner, within in _graphs(graph, names):
@@ -109,19 +116,22 @@ def paths(graph: ir.Graph) -> tuple[Path, ...]:
 
 
 def uses(found: Iterable[Path]) -> tuple[Use, ...]:
-    """Return every use of a pair on these paths, in their order, from the root of each to its
+    """Return every use of a pair on these paths, in their order, from the root of each path to its
     user."""
     return tuple(chain.from_iterable(path.uses for path in found))
 
 
 def path_owners(paths: Iterable[Path]) -> dict[ir.Node, str]:
-    """Return operation -> its unit, in a Q/DQ file. paths: of the file, see `paths`."""
+    """Return operation of a Q/DQ file -> its unit.
+
+    paths: paths of the file, as from `paths`.
+    """
     return {path.user: path.unit for path in paths if path.user is not None}
 
 
 def integer_biases(found: Sequence[Path]) -> dict[str, str]:
-    """Use of the input or the weight of an operation -> use of its bias, where that is stored as
-    INT32."""
+    """Return use of an operation's input or weight -> use of its bias, for biases that are stored
+    as INT32."""
     biases: dict[str, str] = {}
     for _, own in groupby(found, key=attrgetter("user")):
         *others, last = own
@@ -133,18 +143,20 @@ def integer_biases(found: Sequence[Path]) -> dict[str, str]:
 
 
 def is_integer_bias(pair: qdq.Pair) -> bool:
-    """Return whether the pair is of a constant that is stored as INT32."""
+    """Return whether the pair reads a constant that is stored as INT32."""
     return pair.is_compact and stored_type(pair) is ir.DataType.INT32
 
 
 def bits_of(pair: qdq.Pair) -> int:
-    """Return the bits of the pair's quantized values."""
+    """Return the number of bits of the pair's quantized values."""
     return int(stored_type(pair).bitwidth)
 
 
 def format_of(pair: qdq.Pair) -> str:
-    """Of the pair's quantized values, in words: "INT8" for int8 and uint8, "FP8 E4M3", "INT4 in
-    blocks of 32"."""
+    """Return the format of the pair's quantized values in words.
+
+    "INT8" stands for int8 and uint8. Other examples are "FP8 E4M3" and "INT4 in blocks of 32".
+    """
     stored = stored_type(pair)
     name = re.sub(r"^FLOAT(\d)(E\dM\d).*", r"FP\1 \2", stored.name)
     if name == stored.name:
@@ -155,7 +167,8 @@ def format_of(pair: qdq.Pair) -> str:
 
 
 def grid_limits(pair: qdq.Pair) -> tuple[int, int] | None:
-    """Return the smallest and largest level of an integer type; None for the others."""
+    """Return the smallest and largest level of a pair with an integer type; None for other
+    types."""
     stored = stored_type(pair)
     if not stored.is_integer():
         return None
@@ -167,13 +180,17 @@ def grid_limits(pair: qdq.Pair) -> tuple[int, int] | None:
 
 
 def integer_limits(pair: qdq.Pair) -> tuple[int, int]:
-    """Return the smallest and largest level of a pair that is known to have an integer type."""
+    """Return the smallest and largest level of a pair that the caller knows to have an integer
+    type."""
     return there(grid_limits(pair))
 
 
 def level_gap(pair: qdq.Pair, levels: NDArray[np.float64]) -> NDArray[np.float64]:
-    """From each of these levels of the pair's type (any shape) to the next: 1 for integers, more at
-    large FP8 values."""
+    """Return the distance from each level to the next one: 1 for integers, more for large FP8
+    values.
+
+    levels: levels of the pair's type, of any shape. The result has the same shape.
+    """
     stored = stored_type(pair)
     if not stored.is_floating_point():
         return np.ones_like(levels)
@@ -186,10 +203,10 @@ def level_gap(pair: qdq.Pair, levels: NDArray[np.float64]) -> NDArray[np.float64
 
 
 def problem(pair: qdq.Pair) -> str | None:
-    """Return why the pair cannot be used; None where it can. A scale that is computed in the graph
-    is not judged.
+    """Return why the pair cannot be used; None if it can.
 
-    Stored integers may have scales of 0 and below: nothing is divided by them.
+    A scale that the graph computes is not judged. Scales of stored integers may be 0 or negative,
+    because nothing is divided by them.
     """
     scales = qdq.scales_of(pair.dequantize).astype(np.float64)
     faults = {"not finite": ~np.isfinite(scales)}
@@ -200,8 +217,11 @@ def problem(pair: qdq.Pair) -> str | None:
 
 
 def _fault(name: str, where: NDArray[np.bool_]) -> str:
-    """Return what is wrong with a scale, in words; "" for nothing. where: which of its numbers are
-    so."""
+    """Return what is wrong with a scale in words; "" if nothing is.
+
+    name: the fault.
+    where: which numbers of the scale have it.
+    """
     count = np.count_nonzero(where)
     if count == 0:
         return ""
@@ -211,9 +231,11 @@ def _fault(name: str, where: NDArray[np.bool_]) -> str:
 
 
 def stored_type(pair: qdq.Pair) -> ir.DataType:
-    """Return the type of the quantized values. Where the file leaves out the zero point it is what
-    ONNX
-    says: uint8 for Q."""
+    """Return the type of the quantized values.
+
+    If the file leaves out the zero point and the Q has no `output_dtype`, the type is uint8, as
+    ONNX defines.
+    """
     if pair.quantize is None:
         return _type(pair.source) or ir.DataType.INT8
     stored = _type(qdq.zero_point_value(pair.quantize))
@@ -224,7 +246,7 @@ def stored_type(pair: qdq.Pair) -> ir.DataType:
 
 
 def _type(value: ir.Value | None) -> ir.DataType | None:
-    """Return the type of a value's elements; None where it is not known, and for no value."""
+    """Return the type of a value's elements; None if it is not known, or for None."""
     if value is None:
         return None
     tensor = ir.convenience.get_const_tensor(value)
@@ -234,15 +256,20 @@ def _type(value: ir.Value | None) -> ir.DataType | None:
 
 
 def _paths_to_operations(graph: ir.Graph, names: Mapping[ir.Node, str]) -> Iterator[Path]:
-    """Yield the paths of one graph that end in an operation. names: of its operations."""
+    """Yield the paths of one graph that end in an operation.
+
+    names: operation -> its unit.
+    """
     for node in filter(_is_operation, graph):
         for index, value in enumerate(node.inputs):
             yield from _path(graph, node, index, names[node], value)
 
 
 def _paths_to_outputs(graph: ir.Graph, within: str) -> Iterator[Path]:
-    """Yield the paths of one graph that end in an output. within: what names of its outputs begin
-    with."""
+    """Yield the paths of one graph that end in an output.
+
+    within: prefix of the names of its outputs.
+    """
     for index, output in enumerate(graph.outputs):
         unit = f"{within}{output.name or 'output'}"
         yield from _path(graph, None, index, unit, output)
@@ -251,20 +278,20 @@ def _paths_to_outputs(graph: ir.Graph, within: str) -> Iterator[Path]:
 def _path(
     graph: ir.Graph, user: ir.Node | None, index: int, unit: str, value: ir.Value | None
 ) -> Iterator[Path]:
-    """Yield the path that ends in this input or output, if a pair is on it."""
+    """Yield the path that ends in this input or output, if there is a pair on it."""
     links = list(_links_before(value))
     pairs = [link for link in links if isinstance(link, qdq.Pair)]
     if not pairs:
         return
     first = pairs[-1]
-    # Movers in front of the first pair are no part of the path.
+    # Movers in front of the first pair do not belong to the path.
     links = links[: links.index(first) + 1]
     used = tuple((link, _use(link, unit, user)) for link in reversed(links))
     yield Path(graph, user, index, unit, first.source, used)
 
 
 def _links_before(value: ir.Value | None) -> Iterator[Link]:
-    """Yield the pairs, and the movers with a single reader, that a value comes through; the nearest
+    """Yield the pairs and the single-reader movers that a value passes through, the nearest
     first."""
     link = _last_link(value)
     while link is not None:
@@ -273,21 +300,20 @@ def _links_before(value: ir.Value | None) -> Iterator[Link]:
 
 
 def _last_link(value: ir.Value | None) -> Link | None:
-    """Return the pair, or the mover with a single reader, that gives the value; None where another
-    operation does."""
+    """Return the pair or the single-reader mover that gives the value; None if another operation
+    does."""
     return qdq.pair_of(value) or _single_mover(value)
 
 
 def _read_by(link: Link) -> ir.Value | None:
-    """Return what a link reads."""
+    """Return the value that a link reads."""
     if isinstance(link, qdq.Pair):
         return link.source
     return link.inputs[0]
 
 
 def _single_mover(value: ir.Value | None) -> ir.Node | None:
-    """Return the mover that gives the value on the way to a single reader; None where there is
-    none."""
+    """Return the mover that gives the value, if its output has a single reader; else None."""
     mover = made_by(value, *MOVERS)
     if mover is None or not _only_moves(mover):
         return None
@@ -302,7 +328,10 @@ def _use(link: Link, unit: str, user: ir.Node | None) -> Use | None:
 
 
 def _role(pair: qdq.Pair, user: ir.Node | None) -> Role:
-    """Return what a pair quantizes on a path to this operation; None for an output."""
+    """Return the role of a pair on a path.
+
+    user: the operation at the end of the path; None for an output.
+    """
     if qdq.rooted_at_constant(pair.source):
         return "weight"
     if user is None:
@@ -313,8 +342,10 @@ def _role(pair: qdq.Pair, user: ir.Node | None) -> Role:
 def _graphs(
     graph: ir.Graph, names: Mapping[ir.Node, str], within: str = ""
 ) -> Iterator[tuple[ir.Graph, str]]:
-    """Yield the graph and every body in it, each with what names of its outputs begin with: the
-    node whose body it is."""
+    """Yield the graph and all its subgraphs, each with the prefix of its outputs' names.
+
+    The prefix of a subgraph is the name of the node that holds it.
+    """
     yield graph, within
     for node in graph:
         for body in bodies(node):
@@ -322,8 +353,8 @@ def _graphs(
 
 
 def _is_operation(node: ir.Node) -> bool:
-    """Return False for Q and DQ, for what belongs to a pair, and for a mover on the way to a single
-    reader."""
+    """Return whether this node can use a pair: it is not part of a pair, and not a mover with a
+    single reader."""
     if node.op_type in qdq.PAIR or _limits_pair(node):
         return False
     return not _only_moves(node)
@@ -339,14 +370,14 @@ def _limits_pair(node: ir.Node) -> bool:
 
 
 def _only_moves(node: ir.Node) -> bool:
-    """Return whether this is a mover on the way to a single reader."""
+    """Return whether this is a mover whose output has a single reader."""
     output = node.outputs[0]
     return node.op_type in MOVERS and len(output.uses()) + output.is_graph_output() == 1
 
 
 def _unit_names(graph: ir.Graph) -> dict[ir.Node, str]:
-    """Return the node's own name; the name of its first output where it has none, or shares it with
-    another."""
+    """Return the unit of each node: its own name, or one made of its output's name if its own is
+    missing or not unique."""
     nodes = list(graph.all_nodes())
     count = Counter(node.name for node in nodes)
     # An output is a unit too, by its own name.
@@ -355,15 +386,21 @@ def _unit_names(graph: ir.Graph) -> dict[ir.Node, str]:
 
 
 def _unit_name(node: ir.Node, *, is_own: bool) -> str:
-    """is_own: whether nothing else has the name of the node."""
+    """Return the unit of one node.
+
+    is_own: whether nothing else has the name of the node.
+    """
     if node.name and is_own:
         return node.name
     return f"{node.op_type}:{node.outputs[0].name}"
 
 
 def _named(found: list[Path]) -> tuple[Path, ...]:
-    """Return each use named by its pair, shortened where that stays unique, and by its unit too
-    where the pair has several."""
+    """Return the paths with a unique name for each use.
+
+    A use is named after its pair. If several operations use the pair, the name of the unit is
+    appended.
+    """
     every = uses(found)
     names = _pair_names(every)
     users = Counter(use.pair.dequantize for use in every)
@@ -385,8 +422,8 @@ def _named(found: list[Path]) -> tuple[Path, ...]:
 
 
 def _pair_names(every: Sequence[Use]) -> dict[ir.Node, str]:
-    """By the DQ of each pair: the short form of its name, its name, or else its output's: the first
-    that no other pair has."""
+    """Return DQ -> name of its pair: the first of its short name, its full name and its output's
+    name that no other pair has."""
     names = {use.pair.dequantize: use.pair.name for use in every}
     short = Counter(map(_short, names.values()))
     full = Counter(names.values())
@@ -402,8 +439,8 @@ def _pair_names(every: Sequence[Use]) -> dict[ir.Node, str]:
 
 
 def _short(name: str) -> str:
-    """Return the name without what tools put behind it; a name that is nothing else stays as it
-    is."""
+    """Return the name without the suffix of a quantizing tool. A name that is only a suffix is
+    returned unchanged."""
     for suffix in SUFFIXES:
         if name.endswith(suffix):
             return name.removesuffix(suffix) or name

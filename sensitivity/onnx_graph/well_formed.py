@@ -1,5 +1,5 @@
-"""What a damaged file may hold that parses all the same: text that is none, tensors of another size
-than they say, and values that nobody makes."""
+"""Finds damage in files that parse all the same: names that are not UTF-8, tensors whose size is
+not that of their shape, and values that nothing computes."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ DAMAGED = (
 
 
 TYPED = ("float_data", "int32_data", "int64_data", "double_data", "uint64_data", "string_data")
+"""Fields of a tensor that hold its values as numbers or strings, and not as raw bytes."""
 
 
 @contextmanager
 def blamed_on(path: Path) -> Iterator[None]:
-    """Inside the `with`, an exception that nobody foresaw is the file's where ONNX's own checker
+    """Turn an unforeseen exception inside the `with` into OnnxFileError if ONNX's own checker
     refuses the file.
 
-    Raises OnnxFileError then; where the checker finds nothing the exception is our bug and goes on
-    as it is.
+    If the checker finds nothing, the exception is our bug and is raised unchanged.
     """
     try:
         yield
@@ -45,7 +45,7 @@ def blamed_on(path: Path) -> Iterator[None]:
 
 
 def refused(path: Path) -> OnnxFileError | None:
-    """Return what ONNX's checker has against a file; None where it has nothing."""
+    """Return the complaint of ONNX's checker about a file; None if it has none."""
     try:
         onnx.checker.check_model(str(path))
     except Exception as error:  # noqa: BLE001 - its exceptions share no base class
@@ -55,7 +55,7 @@ def refused(path: Path) -> OnnxFileError | None:
 
 
 def check_tensors(tensors: Iterable[onnx.TensorProto], path: Path) -> None:
-    """Raise OnnxFileError where a stored tensor has no known type, or holds more or less than its
+    """Raise OnnxFileError if a stored tensor has no known type, or holds more or less than its
     shape says."""
     for tensor in tensors:
         problem = _problem(tensor)
@@ -67,7 +67,7 @@ def check_tensors(tensors: Iterable[onnx.TensorProto], path: Path) -> None:
 
 
 def _problem(tensor: onnx.TensorProto) -> str | None:
-    """Return what is wrong with a stored tensor; None where nothing is."""
+    """Return what is wrong with a stored tensor; None if nothing is."""
     if _has_broken_text(tensor):
         return "a name that is not UTF-8"
     try:
@@ -85,9 +85,12 @@ def _problem(tensor: onnx.TensorProto) -> str | None:
 
 
 def _problem_in_bytes(kind: ir.DataType, shape: list[int], stored: int | None) -> str | None:
-    """stored: how many bytes hold the values; None where the file does not say."""
+    """Return why this number of bytes does not fit the type and the shape; None if it does.
+
+    stored: number of bytes that hold the values; None if the file does not say.
+    """
     needed = math.ceil(math.prod(shape) * kind.bitwidth / 8)
-    # How long a string is, its shape does not say.
+    # The shape does not say how long a string is.
     is_unknown = stored is None or kind == ir.DataType.STRING
     if is_unknown or stored == needed:
         return None
@@ -95,7 +98,10 @@ def _problem_in_bytes(kind: ir.DataType, shape: list[int], stored: int | None) -
 
 
 def _problem_in_numbers(shape: list[int], stored: int) -> str | None:
-    """stored: how many entries hold the values."""
+    """Return why this number of entries does not fit the shape; None if it does.
+
+    stored: number of entries that hold the values.
+    """
     size = math.prod(shape)
     # A complex number takes two entries; two or four small integers share one.
     packed = (size, 2 * size, math.ceil(size / 2), math.ceil(size / 4))
@@ -105,14 +111,15 @@ def _problem_in_numbers(shape: list[int], stored: int) -> str | None:
 
 
 def _has_broken_text(tensor: onnx.TensorProto) -> bool:
-    """Return whether protobuf gives a name as bytes, which are not UTF-8."""
+    """Return whether protobuf gives a name as bytes, because it is not UTF-8."""
     texts = _fields(tensor.external_data, "key", "value")
     return any(isinstance(text, bytes) for text in (tensor.name, *texts))
 
 
 def _external_bytes(tensor: onnx.TensorProto) -> int | None:
-    """Return how many bytes another file holds of a tensor; None where this one does not say."""
-    # The first entry counts where there are several.
+    """Return the number of bytes that another file holds of a tensor; None if this file does not
+    say."""
+    # If a key occurs several times, its first entry counts.
     said = {entry.key: entry.value for entry in reversed(tensor.external_data)}
     length = said.get("length", "")
     if not length.isdigit():
@@ -121,7 +128,7 @@ def _external_bytes(tensor: onnx.TensorProto) -> int | None:
 
 
 def check_text(proto: onnx.ModelProto, path: Path) -> None:
-    """Raise OnnxFileError where a name is not UTF-8, which protobuf gives as bytes."""
+    """Raise OnnxFileError if a name is not UTF-8, which protobuf gives as bytes."""
     for text in _texts(proto):
         if isinstance(text, bytes):
             raise OnnxFileError(
@@ -168,14 +175,18 @@ def _node_texts(node: onnx.NodeProto) -> Iterator[str | bytes]:
 
 
 def check_values(model: ir.Model, path: Path) -> None:
-    """Raise OnnxFileError where an operation or an output reads a value that nobody makes."""
+    """Raise OnnxFileError if an operation or an output reads a value that nothing computes."""
     _check_graph(model.graph, frozenset(), path)
     for function in model.functions.values():
         _check_graph(function, frozenset(), path)
 
 
 def _check_graph(graph: ir.Graph | ir.Function, outer: frozenset[ir.Value], path: Path) -> None:
-    """outer: what the graphs around this one make. path: of the file."""
+    """Raise OnnxFileError for values and attributes of one graph and its subgraphs.
+
+    outer: values that the graphs around this one provide.
+    path: path of the file.
+    """
     known = _made_in(graph) | outer
     for node in graph:
         reader = node.name or node.op_type
@@ -189,7 +200,11 @@ def _check_graph(graph: ir.Graph | ir.Function, outer: frozenset[ir.Value], path
 def _check_made(
     values: Iterable[ir.Value], known: frozenset[ir.Value], reader: str, path: Path
 ) -> None:
-    """Raise OnnxFileError for a value that nobody makes. known: what is made. reader: in words."""
+    """Raise OnnxFileError for a value that nothing computes.
+
+    known: values that exist.
+    reader: what reads the values, in words.
+    """
     for value in values:
         if value not in known:
             raise OnnxFileError(
@@ -210,7 +225,8 @@ def _check_attributes(node: ir.Node, reader: str, path: Path) -> None:
 
 
 def _made_in(graph: ir.Graph | ir.Function) -> frozenset[ir.Value]:
-    """Return what the graph is given, stores and computes, without its bodies."""
+    """Return the inputs, the initializers and the computed values of a graph, without those of its
+    subgraphs."""
     stored = graph.initializers.values() if isinstance(graph, ir.Graph) else ()
     computed = chain.from_iterable(node.outputs for node in graph)
     return frozenset(chain(graph.inputs, stored, computed))

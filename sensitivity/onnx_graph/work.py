@@ -1,5 +1,5 @@
-"""What the weighted layers of a canonical Q/DQ file have to do, and which of them hand each other
-tensors."""
+"""Lists the work of the weighted layers of a canonical Q/DQ file, and the tensors between the
+layers."""
 
 from __future__ import annotations
 
@@ -23,16 +23,18 @@ PLAIN = (int, float, str, list, tuple)
 """Types of attributes that JSON can hold."""
 
 OUTSIDE = ""
-"""In place of a unit's name: what is never quantized, such as the model's input."""
+"""Stands for anything that is never quantized, such as the model's input, in place of a layer's
+name."""
 
 
 @dataclass(frozen=True)
 class LayerShape:
-    """What the time of a layer depends on; two layers with equal shapes take as long.
+    """What the time of a layer depends on. Two layers with equal shapes take equally long.
 
-    attributes: of the operation, as JSON. input, weight, output: shapes with a batch of 1 (weight
-    as it is stored).
-    then: the activations behind it, as (operation, attributes as JSON); SiLU is ("SiLU", "{}").
+    attributes: attributes of the operation as JSON.
+    input, weight, output: shapes for a batch of 1, the weight as the operation reads it.
+    then: the activations behind the layer as (operation, attributes as JSON); SiLU is ("SiLU",
+        "{}").
     """
 
     op: str
@@ -45,8 +47,8 @@ class LayerShape:
 
     @property
     def macs(self) -> int:
-        """Multiply-accumulates: each output takes as many as the weight has values for one output
-        channel."""
+        """Multiply-accumulates: each output value takes as many as the weight has values for one
+        output channel."""
         per_channel = math.prod(self.weight[1:])
         if self.op == "ConvTranspose":
             return math.prod(self.input) * per_channel
@@ -56,21 +58,24 @@ class LayerShape:
 
     @property
     def _has_rows_of_inputs(self) -> bool:
-        """Whether the weight is stored [..., inputs, outputs]."""
+        """Whether the weight has the shape [..., inputs, outputs]."""
         if self.op != "Gemm":
             return self.op == "MatMul"
         return not json.loads(self.attributes).get("transB")
 
     @property
     def values(self) -> int:
-        """Numbers read and written: input, weight and output."""
+        """Number of values that are read and written: those of input, weight and output."""
         return math.prod(self.input) + math.prod(self.weight) + math.prod(self.output)
 
 
 @dataclass(frozen=True)
 class Layer:
-    """A weighted node that is quantized in the file. quantizers: exact names of those on its input
-    and weight."""
+    """A weighted node that is quantized in the file.
+
+    node: name of the node.
+    quantizers: exact names of the quantizers on its input and its weight.
+    """
 
     node: str
     quantizers: tuple[str, ...]
@@ -79,8 +84,10 @@ class Layer:
 
 @dataclass(frozen=True)
 class Link:
-    """A tensor that goes from one quantized layer to another, by the names of their nodes; OUTSIDE
-    for none."""
+    """A tensor that goes from one quantized layer to another.
+
+    before, after: names of their nodes; `OUTSIDE` if that end is not a quantized layer.
+    """
 
     before: str
     after: str
@@ -89,7 +96,7 @@ class Link:
 
 @dataclass(frozen=True)
 class Work:
-    """The quantized layers of a file in its order, and the tensors between them."""
+    """The quantized layers of a file, in the file's order, and the tensors between them."""
 
     layers: tuple[Layer, ...]
     links: tuple[Link, ...]
@@ -99,8 +106,8 @@ class Work:
 class _Quantized:
     """A weighted node with pairs on its input and its weight.
 
-    end: the value that the layer and the activations behind it give. then: those activations, as in
-    `LayerShape`.
+    end: output of the last activation behind the layer, or of the layer.
+    then: those activations, as in `LayerShape`.
     """
 
     node: ir.Node
@@ -111,12 +118,12 @@ class _Quantized:
 
     @property
     def given(self) -> ir.Value:
-        """The activation before its quantizer."""
+        """The activation in front of its quantizer."""
         return self.activation.source
 
 
 def needed_values(model: ir.Model) -> tuple[str, ...]:
-    """Return the names of the values whose shapes `work` asks for."""
+    """Return the names of the values whose shapes `work` needs."""
     names: dict[str, None] = {}
     for layer in _quantized(model.graph):
         names |= dict.fromkeys(map(value_name, (layer.given, layer.end)))
@@ -124,7 +131,10 @@ def needed_values(model: ir.Model) -> tuple[str, ...]:
 
 
 def work(model: ir.Model, shapes: Mapping[str, tuple[int, ...]]) -> Work:
-    """shapes: of every value in `needed_values`, with a batch of 1."""
+    """Return the work of the file.
+
+    shapes: shape of every value in `needed_values`, for a batch of 1.
+    """
     quantized = {layer.node: layer for layer in _quantized(model.graph)}
     layers: list[Layer] = []
     links: list[Link] = []
@@ -139,9 +149,12 @@ def _links(
     quantized: Mapping[ir.Node, _Quantized],
     shapes: Mapping[str, tuple[int, ...]],
 ) -> Iterator[Link]:
-    """Yield the tensors that come to a layer, and the one that it gives where no other layer reads
-    it.
-    quantized: all layers. shapes: as for `work`."""
+    """Yield the tensors that a layer reads from others, and its output if it reaches no quantized
+    layer.
+
+    quantized: all layers.
+    shapes: as for `work`.
+    """
     name, size = name_of(layer.node), shapes[value_name(layer.given)]
     producers = dict.fromkeys(_producers(layer.given))
     before = [name_of(other) for other in producers if other in quantized]
@@ -152,7 +165,10 @@ def _links(
 
 
 def _layer(layer: _Quantized, shapes: Mapping[str, tuple[int, ...]]) -> Layer:
-    """Return the layer as its time depends on it. shapes: as for `work`."""
+    """Return the layer with its shape.
+
+    shapes: as for `work`.
+    """
     node = layer.node
     shape = LayerShape(
         op=node.op_type,
@@ -168,12 +184,12 @@ def _layer(layer: _Quantized, shapes: Mapping[str, tuple[int, ...]]) -> Layer:
 
 
 def _quantized(graph: ir.Graph) -> Iterator[_Quantized]:
-    """Return every weighted node with pairs on both inputs, in the graph's order."""
+    """Return every weighted node with pairs on its input and its weight, in the graph's order."""
     return matches(_quantized_node, qdq.weighted_nodes(graph))
 
 
 def _quantized_node(node: ir.Node) -> _Quantized:
-    """Return the weighted node with its pairs. Raises NoMatch where one is missing."""
+    """Return the weighted node with its pairs. Raises NoMatch if one is missing."""
     activation = needed(qdq.pair_of(node.inputs[0]))
     weight = needed(qdq.through_transpose(qdq.weight(node)))
     run = list(_activations_behind(node.outputs[0]))
@@ -183,17 +199,24 @@ def _quantized_node(node: ir.Node) -> _Quantized:
 
 
 def _quantizer(pair: qdq.Pair) -> str:
+    """Return the name of the pair's quantizer."""
     return pair.name.rsplit("/QuantizeLinear", 1)[0]
 
 
 def _as_used(stored: tuple[int, ...], node: ir.Node) -> tuple[int, ...]:
+    """Return the shape of a stored weight as the node reads it, after a Transpose if there is
+    one."""
     is_transposed = made_by(qdq.weight(node), "Transpose") is not None
     return stored[::-1] if is_transposed else stored
 
 
 @dataclass(frozen=True, eq=False)
 class _Activation:
-    """An activation behind a layer. kind, attributes: as in `LayerShape`. output: what it gives."""
+    """An activation behind a layer.
+
+    kind, attributes: as in `LayerShape.then`.
+    output: the value that it gives.
+    """
 
     kind: str
     attributes: str
@@ -201,8 +224,7 @@ class _Activation:
 
 
 def _activations_behind(value: ir.Value) -> Iterator[_Activation]:
-    """Yield the run of activations behind a value, each of which alone reads what the one before it
-    gives."""
+    """Yield the chain of activations behind a value, each the only reader of the one before it."""
     found = match_or_none(_next_activation, value)
     while found is not None:
         yield found
@@ -210,20 +232,23 @@ def _activations_behind(value: ir.Value) -> Iterator[_Activation]:
 
 
 def _next_activation(value: ir.Value) -> _Activation:
-    """Return the activation of this value. Raises NoMatch where it goes anywhere else."""
+    """Return the activation that reads this value. Raises NoMatch if anything else reads it."""
     return match_or_none(_only_activation, value) or _silu(value)
 
 
 def _only_activation(value: ir.Value) -> _Activation:
-    """Return the activation that alone reads the value, as its first input. Raises NoMatch where
-    none does."""
+    """Return the activation that is the only reader of the value, by its first input.
+
+    Raises NoMatch if there is none.
+    """
     user = needed(read_by(value, *ACTIVATIONS))
     require(user.inputs[0] is value)
     return _Activation(user.op_type, _attributes(user), user.outputs[0])
 
 
 def _silu(value: ir.Value) -> _Activation:
-    """X * sigmoid(x) of this value. Raises NoMatch where it goes anywhere else."""
+    """Return the SiLU of this value, x * sigmoid(x). Raises NoMatch if anything else reads the
+    value."""
     users = {user.op_type: user for user in value.consumers()}
     require(len(value.consumers()) == 2)
     gate, product = needed(users.get("Sigmoid")), needed(users.get("Mul"))
@@ -232,7 +257,7 @@ def _silu(value: ir.Value) -> _Activation:
 
 
 def _producers(value: ir.Value) -> Iterator[ir.Node]:
-    """Yield the weighted nodes that a value comes from, through whatever has no weight."""
+    """Yield the weighted nodes that a value comes from, through nodes without a weight."""
     ready, seen = [value], {value}
     while ready:
         node = ready.pop().producer()
@@ -247,21 +272,21 @@ def _producers(value: ir.Value) -> Iterator[ir.Node]:
 
 
 def _reaches(value: ir.Value, layers: Mapping[ir.Node, _Quantized]) -> bool:
-    """Return whether this value gets to a quantized layer without passing another layer with
-    weights."""
+    """Return whether this value reaches a quantized layer without passing a node with a weight."""
     readers = chain.from_iterable(found.consumers() for found in reached([value], _passed_on))
     return not layers.keys().isdisjoint(readers)
 
 
 def _passed_on(value: ir.Value) -> Iterator[ir.Value]:
-    """Yield what the operations without a weight that read the value give."""
+    """Yield the outputs of those readers of the value that have no weight."""
     for user in value.consumers():
         if qdq.weight(user) is None:
             yield from user.outputs
 
 
 def _attributes(node: ir.Node) -> str:
-    """As JSON with sorted keys; tensors are left out: they change no shape."""
+    """Return the attributes as JSON with sorted keys. Tensors are left out, since they change no
+    shape."""
     found = {}
     for name, attribute in node.attributes.items():
         if isinstance(attribute.value, PLAIN):
