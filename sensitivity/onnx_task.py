@@ -53,7 +53,7 @@ from sensitivity.tasks.yolo_data import train_apart
 
 DETECTION_BATCH, CLASSIFICATION_BATCH = 8, 50
 CALIBRATION_SAMPLES = 128
-"""What calibrates where nobody says how many samples, at most a fifth of the data."""
+"""Number of calibration samples if the user gives none; at most a fifth of the data."""
 
 DTYPES = (
     *("float16", "float32", "float64", "bool"),
@@ -78,8 +78,12 @@ def task():
 
 @dataclass(frozen=True)
 class ImageInput:
-    """size: (height, width) in pixels. dtype: numpy's name of the input's type. told: the pixels
-    that the levels of a quantized input stand for; None where the file does not tell."""
+    """The image input of a file.
+
+    size: (height, width) in pixels.
+    dtype: numpy's name of the input's type.
+    told: the pixels that the levels of a quantized input represent; None if the file does not say.
+    """
 
     size: tuple[int, int]
     layout: Layout
@@ -88,7 +92,7 @@ class ImageInput:
 
 
 class File(Protocol):
-    """What is read of an ONNX file; ports are those of an `onnxruntime.InferenceSession`."""
+    """What is read of an ONNX file. Its ports are those of an `onnxruntime.InferenceSession`."""
 
     path: Path
 
@@ -102,9 +106,14 @@ class File(Protocol):
 
 @dataclass(frozen=True)
 class Reading:
-    """How a file takes images, what its outputs mean, and which samples calibrate, if any. None is
-    told by the file; see `onnx_task`. size: of images where the file leaves their sides open.
-    evaluator: the user's own metric in place of that of the data."""
+    """How a file takes images, what its outputs mean, and which samples calibrate it.
+
+    decode, pixels: None leaves it to the file; see `onnx_task`.
+    size: size of the images, for a file that leaves their sides open.
+    images: folder of the COCO images; None if they are beside the annotations.
+    calibration: None if the task has no split "calib".
+    evaluator: the user's own metric, in place of the usual one for the data.
+    """
 
     decode: DecodeName | None = None
     pixels: PixelChoices = AS_USUAL
@@ -115,12 +124,12 @@ class Reading:
 
     @property
     def set_aside(self) -> int:
-        """How many samples of the data are in no split but "calib"."""
+        """Number of samples of the data that are in no split but "calib"."""
         return 0 if self.calibration is None else self.calibration.set_aside
 
     @property
     def source(self) -> Path | None:
-        """The path of calibration samples that are none of the data; None where there are none."""
+        """Path of calibration samples that are not part of the data; None if there are none."""
         return None if self.calibration is None else self.calibration.source
 
 
@@ -142,27 +151,32 @@ def onnx_task(
     calib: str | Path | None = None,
     calib_samples: int = 0,
 ) -> Task:
-    """The task of a Q/DQ file: detection for labelled boxes, classification for class folders and
-    arrays.
+    """Return the task of a Q/DQ file.
 
-    path, float_path, custom_ops: as in `OnnxModel`. data: see `onnx_data.data_kind`. None of it may
-    have been used for calibration. decode: what a detector's output means; told by its shape by
-    default. images: folder of the COCO images; by default beside the annotations. imgsz: of the
-    images where the file leaves their sides open: one side, or (height, width).
+    It is detection for labelled boxes, and classification for class folders and arrays. Without
+    labels, the float model's outputs take their place.
 
-    colours, top: the order of an image's colours and its value of white. mean, std: of each channel
-    in the file's order, or one number for all, on the scale of `top`, which is then 255 where any
-    is above 1, else 1. By default what ultralytics' metadata says; else what YOLO (RGB, 1) or YOLOX
-    (BGR, 255) is trained with, for classifiers RGB with ImageNet's mean and deviation, for inputs
-    of whole numbers 255.
+    path, float_path, custom_ops: as in `OnnxModel`.
+    data: see `onnx_data.data_kind`. None of it may have been used for calibration.
+    decode: format of a detector's output; None recognises it from its shape.
+    colours: order of an image's colour channels; None takes the usual order.
+    top: value of white. None takes 255 if a given mean or deviation has a value above 1, else 1.
+    mean, std: of each channel in the file's order, or one number for all, on the scale of `top`.
+    imgsz: size of the images for a file that leaves their sides open: one side, or (height, width).
+    images: folder of the COCO images; None if they are beside the annotations.
+    evaluator: a metric of your own, "my_eval.py:function", see `load_evaluator`.
+    evaluator_code: digest of that file when the run began. Raises TaskError if it has changed
+        since.
+    calib: what the file was calibrated on: images, COCO annotations, a data YAML (its train part)
+        or an .npz. Labels are not needed. None with `calib_samples` takes the train part of a data
+        YAML, else samples of the data, which are then in no split but "calib".
+    calib_samples: largest number of calibration samples, and at most a fifth of the data; 0 for
+        none, or for 128 with `calib`.
 
-    calib: what the file was calibrated on, labels not needed: images, COCO annotations, a data YAML
-    (its train part) or an .npz; None with calib_samples for the train part of a data YAML, else for
-    samples of the data itself, which are then in no split but "calib". calib_samples: at most so
-    many, and of the data at most a fifth; 0 for none.
+    By default the pixels are those that the metadata of ultralytics names; else those that YOLO
+    (RGB, 1) or YOLOX (BGR, 255) is trained with; for classifiers RGB with ImageNet's mean and
+    deviation; for integer inputs a white of 255.
 
-    evaluator: a metric of your own, "my_eval.py:function", see `load_evaluator`. evaluator_code:
-    digest of that file when the run began; where it is another one since, a TaskError says so.
     Raises TaskError, OnnxFileError.
     """
     model = OnnxModel(path, float_path=float_path, custom_ops=custom_ops)
@@ -180,16 +194,17 @@ def onnx_task(
 
 
 def task_of(model: File, data: Path, reading: Reading) -> Task:
-    """The task of a model on data; with calibration samples these are its split "calib".
+    """Return the task of a model on data, with calibration samples as its split "calib".
 
-    model: what the task is given, which may also be a float file. Raises TaskError.
+    model: the file that the task receives, which may also be a float file.
+    Raises TaskError.
     """
     task = _usual_task(model, data, reading)
     return task if reading.evaluator is None else reading.evaluator.judging(task)
 
 
 def _usual_task(model: File, data: Path, reading: Reading) -> Task:
-    """The task with the metric of its data."""
+    """Return the task with the usual metric of its data."""
     told = exported_by_ultralytics(model.metadata, model.path.name)
     reading = replace(reading, size=reading.size or told.size)
     kind = onnx_data.data_kind(data)
@@ -224,11 +239,14 @@ def _check_kind(kind: str, told: Exported, name: str) -> None:
 
 
 LABELS = {True: "one folder of images per class", False: "labelled boxes"}
-"""What data for a classifier holds, and for a detector."""
+"""What the data must hold, by whether the model is a classifier."""
 
 
 def _with_train(reading: Reading, data: Path, labels: LabelledImages) -> Reading:
-    """Calibrate on the train part of a data YAML, where nothing else was said."""
+    """Return the reading with the train part of a data YAML as calibration samples.
+
+    It is unchanged if the user gave other samples, or if the train part is not apart from the data.
+    """
     wanted = reading.calibration
     if wanted is None or wanted.source is not None:
         return reading
@@ -265,7 +283,10 @@ def _arrays(model: File, data: Path, reading: Reading) -> Task:
 
 
 def ports(model: File) -> list[Port]:
-    """The inputs of the file. Raises TaskError for a type that no array has."""
+    """Return the inputs of the file.
+
+    Raises TaskError for a type that numpy does not have.
+    """
     return [
         Port(item.name, _dtype(model, item), _sides(item.shape), _codes(model, item.name))
         for item in model.get_inputs()
@@ -273,7 +294,8 @@ def ports(model: File) -> list[Port]:
 
 
 def _codes(model: File, name: str) -> Codes | None:
-    """What the file's metadata says of whole numbers for an input."""
+    """Return the integer levels of an input as the file's metadata describes them; None if it does
+    not."""
     found = model.metadata.get(CODES.format(name))
     if found is None:
         return None
@@ -297,14 +319,17 @@ def _sides(shape: Sequence[Any]) -> tuple[int | None, ...]:
 
 
 def _classes(model: File) -> int | None:
-    """How many classes the file's output tells; None where its shape does not say."""
+    """Return the number of classes in the file's output; None if its shape does not say."""
     shape = _sides(model.get_outputs()[0].shape)
     return shape[1] if len(shape) == 2 else None
 
 
 def image_input(model: File, size: Size | None = None) -> ImageInput:
-    """The file's input, if it is one of colour images. size: of the images where its sides are
-    open. Raises TaskError."""
+    """Return the file's input of colour images.
+
+    size: size of the images, for a file that leaves their sides open.
+    Raises TaskError if there is no such input, or if its size is unknown.
+    """
     found = ports(model)
     layout = image_layout(found)
     listed = ", ".join(f"{item.name} {list(item.shape)}" for item in model.get_inputs())
@@ -328,14 +353,17 @@ def image_input(model: File, size: Size | None = None) -> ImageInput:
 
 
 def _told_scale(codes: Codes | None) -> Scale | None:
-    """The pixels that numbers of 8 bits stand for; None where these are none of the usual."""
+    """Return the pixels that 8-bit levels represent; None for a wider type or unusual pixels."""
     if codes is None or np.dtype(codes.dtype).itemsize > 1:
         return None
     return scale_between(*codes.ends)
 
 
 def image_layout(found: Sequence[Port]) -> Layout | None:
-    """Where the colours are in the only input of a file; None where it takes no colour images."""
+    """Return the position of the colours in the only input of a file.
+
+    Returns None if the file takes no colour images.
+    """
     if len(found) != 1 or len(found[0].shape) != 4:
         return None
     _, first, _, last = found[0].shape
@@ -345,7 +373,8 @@ def image_layout(found: Sequence[Port]) -> Layout | None:
 
 
 def _agreement(model: File, splits: Mapping[str, Batches]) -> Task:
-    """The task of a model on samples without labels: the float model's outputs stand for them."""
+    """Return the task of a model on samples without labels; the float model's outputs take their
+    place."""
     judged = dict(splits)
     if isinstance(model, OnnxModel):  # a float file itself is asked for its calibration samples
         known = FloatModel(float_runner(model), splits["rank"])
@@ -378,10 +407,10 @@ def _folders(model: File, found: Images, reading: Reading, told: Exported) -> Ta
 def _image_splits(
     model: File, found: Images, reading: Reading, told: Exported
 ) -> tuple[dict[str, Batches], str]:
-    """The images by split, as the model takes them, and in words which pixels it is given."""
+    """Return the images by split, as the model takes them, and a sentence on their pixels."""
     image, choices = image_input(model, reading.size), reading.pixels
     colours = choices.colours or "rgb"
-    # ultralytics classifies images as they are, and scales their shorter side to that of the crop
+    # ultralytics classifies images without normalization, and scales the shorter side to the crop.
     usual, resize = (Scale(), 1.0) if told.task else (IMAGENET.ordered(colours), RESIZE)
     scale = choices.scale(image.told or usual, image.dtype)
     transform = ClassifierPixels(image.size, colours, scale, image.dtype, resize)
@@ -401,7 +430,7 @@ SAY_OTHERWISE = "Where the model was trained with others: --colours, --top, --me
 
 
 def pixels_in_words(colours: Colours, scale: Scale) -> str:
-    """A sentence on what a file is given.
+    """Return a sentence on the pixels that a file is given.
 
     >>> pixels_in_words("bgr", Scale(255.0))
     'It was given pixels in BGR from 0 to 255.'
@@ -444,8 +473,11 @@ def _detection(model: File, labels: LabelledImages, reading: Reading, told: Expo
 def _with_more(
     score: DetectionScore, told: Exported, labels: LabelledImages, *, chosen: bool
 ) -> tuple[DetectionScore, MoreTruth | None]:
-    """The judge of all that a file of ultralytics gives, and the truth that it needs beside
-    boxes. chosen: the file chooses its boxes itself."""
+    """Return the score for all outputs of an ultralytics file, and the truth it needs besides
+    boxes.
+
+    chosen: whether the file selects its boxes itself.
+    """
     if told.task == "obb":
         decode = partial(decode_rotated, classes=len(labels.names), chosen=chosen)
         rule = rotated_rule(labels.images, suppress=not chosen)
@@ -467,7 +499,7 @@ def _detection_splits(
 
 
 def _calibration_images(reading: Reading) -> list[Path]:
-    """Images that are none of the data; empty where a part of it calibrates, or nothing does."""
+    """Return calibration images that are not part of the data; empty if there are none."""
     calibration = reading.calibration
     if calibration is None or calibration.source is None:
         return []
@@ -475,11 +507,12 @@ def _calibration_images(reading: Reading) -> list[Path]:
 
 
 def written_task(settings: TaskChoices, out: Path, made: Path | None = None) -> str:
-    """Write a task file for the ONNX file of the settings into the run directory and return its
-    reference.
+    """Write a task file for the ONNX file of the settings into the run directory.
 
-    made: the Q/DQ file in the run directory that was made from it where it is a float file. Raises
-    TaskError where there is no data.
+    Returns the reference of the task.
+
+    made: the Q/DQ file in the run directory that was made from a float file; None for a Q/DQ file.
+    Raises TaskError if the settings name no data.
     """
     arguments = _arguments(settings)
     if made is not None:
@@ -497,7 +530,10 @@ def written_task(settings: TaskChoices, out: Path, made: Path | None = None) -> 
 
 
 def data_of(settings: TaskChoices) -> Path:
-    """The data for an ONNX file. Raises TaskError where there is none."""
+    """Return the data for an ONNX file.
+
+    Raises TaskError if the settings name none.
+    """
     if settings.data is None:
         raise TaskError(
             f"Expected --data with {settings.task}: COCO annotations, a data YAML, a folder with "
@@ -509,7 +545,7 @@ def data_of(settings: TaskChoices) -> Path:
 
 
 def _arguments(settings: TaskChoices) -> dict[str, str]:
-    """Arguments of `onnx_task` as they are written; those that are as by default are left out."""
+    """Return the arguments of `onnx_task` as source text, without those that have the default."""
     given = {
         "path": Path(settings.task),
         "data": data_of(settings),
@@ -535,7 +571,8 @@ def _arguments(settings: TaskChoices) -> dict[str, str]:
 
 
 def _absolute(path: Path) -> Path:
-    """Absolute, except for the bare name of a data set that comes with ultralytics."""
+    """Return the absolute path; a bare name of a data set that comes with ultralytics stays as it
+    is."""
     is_bare = path.parent == Path()
     if is_bare and not path.exists():
         return path
@@ -543,7 +580,10 @@ def _absolute(path: Path) -> Path:
 
 
 def reading_of(settings: TaskChoices, calibration: Calibration) -> Reading:
-    """What the settings say of a file. Raises TaskError for a mean or deviation that is none."""
+    """Return what the settings say about how to read a file.
+
+    Raises TaskError for an invalid mean or deviation.
+    """
     mean, std = channels("--mean", settings.mean), channels("--std", settings.std)
     pixels = PixelChoices(settings.colours, settings.top, mean, std)
     return Reading(
@@ -556,6 +596,8 @@ def reading_of(settings: TaskChoices, calibration: Calibration) -> Reading:
 
 
 def size_of(settings: TaskChoices, model: File) -> Size | None:
-    """(height, width) of the images that a file with open sides takes: as told, else as its
-    metadata says; None where neither does."""
+    """Return the size of the images for a file that leaves their sides open.
+
+    It is that of the settings, else that of the file's metadata. Returns None if neither has one.
+    """
     return settings.imgsz or exported_by_ultralytics(model.metadata, model.path.name).size

@@ -1,23 +1,24 @@
-"""The journal: one JSON line per operation, written as measurements are made, replayed on open.
+"""The journal: one JSON line per operation, written as measurements are made and replayed on open.
 
-    what the measurements are of
-        {"op": "open", "schema": 2, "head": {...}}
-    once per range tried
-        {"op": "range", "key": ..., "quantizer": ..., "method": ..., "amax": [...], "axis": null}
-    once per variant
-        {"op": "variant", "key": ..., "label": ..., "disabled": [...], "ranges": [...]}
-    once per batch of data
-        {"op": "batch", "split": "rank", "batch": 0, "digest": ...}
-    once per batch of a variant; data: base64(zlib(float64))
-        {"op": "scores", "key": ..., "split": ..., "batch": 0, "shape": [50], "data": ...}
-    where the task has changed and was shown to measure the same
-        {"op": "task", "task": {...}}
+    {"op": "open", "schema": 2, "head": {...}}
+        the first line: what is measured
+    {"op": "range", "key": ..., "quantizer": ..., "method": ..., "amax": [...], "axis": null}
+        once per range that was tried
+    {"op": "variant", "key": ..., "label": ..., "disabled": [...], "ranges": [...]}
+        once per variant
+    {"op": "batch", "split": "rank", "batch": 0, "digest": ...}
+        once per batch of data
+    {"op": "scores", "key": ..., "split": ..., "batch": 0, "shape": [50], "data": ...}
+        once per batch of a variant; data: base64(zlib(float64))
+    {"op": "task", "task": {...}}
+        when the task has changed and was shown to measure the same
 
-Each line ends with its own checksum (`lines.py`). A kill at any byte leaves at most a torn last
-line, which the next open cuts off; any other damage is refused with its line. Lines are on the disk
-once `sync` returns, which who measures calls after each batch: a power cut costs at most the last.
-A journal whose head is of another model, data set or configuration is refused with the difference
-named.
+Each line ends with its own checksum (`lines.py`). A process that is killed leaves at most a torn
+last line, which the next open cuts off. Any other damage is refused with the number of its line.
+Lines are on the disk once `sync` returns. It is called after each batch, so a power cut costs at
+most the last batch.
+A journal whose head describes another model, data set or configuration is refused, and the message
+names the difference.
 """
 
 from __future__ import annotations
@@ -56,19 +57,20 @@ from sensitivity.journal.lines import (
 from sensitivity.records import Range, Scores, Variant
 
 TASK = "task"
-"""The part of a head that may change: whether what is measured has changed with it is for the
-session to find out."""
+"""The part of a head that may change. The session finds out whether the change affects what is
+measured."""
 
 Head = Mapping[str, Any]
-"""JSON-able, flat enough to name a difference: {"model": "ab12...", "data": {"rank": ...}, ...}."""
+"""Values for JSON, flat enough to name a difference: {"model": "ab12...", "data": {...}, ...}."""
 
 
 class Journal:
-    """Scores of every (variant, split, batch) measured so far. Made by `open_journal`; use inside
-    `with`.
+    """Scores of every (variant, split, batch) measured so far.
 
-    head: of what is measured now. task: of the task that measured last; None where the head tells
-    of none.
+    `open_journal` makes it; use it inside `with`.
+
+    head: description of what is measured now.
+    task: description of the task that measured last; None if the head has none.
     """
 
     def __init__(self, path: Path, head: Head, file: BinaryIO) -> None:
@@ -94,15 +96,15 @@ class Journal:
 
     @property
     def variants(self) -> tuple[Variant, ...]:
-        """Every variant that was measured, in order."""
+        """All measured variants, in the order in which they were added."""
         return tuple(self._variants.values())
 
     def scores(self, variant: Variant, split: str, batch: int) -> Scores | None:
-        """Return per-sample scores of one batch; None where they have not been measured."""
+        """Return the per-sample scores of one batch; None if they have not been measured."""
         return self._scores.get((variant.key, split, batch))
 
     def add_task(self, task: Mapping[str, str]) -> None:
-        """Say that the task has changed from here on, and measures the same."""
+        """Record that the task has changed from here on and measures the same."""
         self._append(TaskTold(dict(task)))
 
     @property
@@ -111,8 +113,10 @@ class Journal:
         return self._digests
 
     def add_batch(self, split: str, batch: int, digest: str) -> None:
-        """Say which data batch this is. Raises JournalMismatch if earlier scores were of other
-        data."""
+        """Record the digest of a batch of data.
+
+        Raises JournalMismatch if earlier scores of this batch were measured on other data.
+        """
         known = self._digests.get((split, batch))
         if known is None:
             self._append(BatchRead(split, batch, digest))
@@ -124,15 +128,20 @@ class Journal:
             )
 
     def add_scores(self, variant: Variant, split: str, batch: int, scores: Scores) -> None:
-        """Append scores float64[n] or [n, k] of one variant on one batch. Raises WriteError;
-        earlier lines stay whole."""
+        """Append the scores of one variant on one batch.
+
+        scores: float64[n] or [n, k].
+        Raises WriteError; earlier lines stay whole.
+        """
         if variant.key not in self._variants:
             self._add_variant(variant)
         self._append(Scored(variant.key, split, batch, scores.shape, packed(scores)))
 
     def sync(self) -> None:
-        """Wait until all lines are on the disk, where a power cut leaves them. Raises
-        WriteError."""
+        """Wait until all lines are on the disk, so that a power cut cannot lose them.
+
+        Raises WriteError.
+        """
         with _appending(self.path):
             os.fsync(self._file.fileno())
 
@@ -150,7 +159,10 @@ class Journal:
         self._replay(record)
 
     def _replay(self, record: Record) -> None:
-        """Take one record in. Raises Damaged where it does not fit to those before it."""
+        """Apply one record to the state.
+
+        Raises Damaged if it contradicts the records before it.
+        """
         match record:
             case RangeTried():
                 self._ranges[record.key] = made_range(record)
@@ -180,22 +192,27 @@ class Journal:
 
 
 def write_line(file: BinaryIO, path: Path, record: Record) -> None:
-    """Append one record whole or not at all: after a failed write the file ends where it ended
-    before."""
+    """Append one record whole or not at all.
+
+    After a failed write the file ends where it ended before. Raises WriteError.
+    """
     end = file.seek(0, os.SEEK_END)
     with _appending(path):
         try:
             _write_all(file, sealed(record) + b"\n")
         except OSError:
-            # A full disk can refuse even this; the torn line is then cut off by the next open.
+            # A full disk can refuse even this. The next open then cuts off the torn line.
             with contextlib.suppress(OSError):
                 file.truncate(end)
             raise
 
 
 def _write_all(file: BinaryIO, line: bytes) -> None:
-    """Write all of it. An unbuffered file takes what fits on the disk and raises nothing; only what
-    is written after that raises."""
+    """Write the whole line.
+
+    An unbuffered file writes as much as fits on the disk without raising; only the next write
+    raises.
+    """
     rest = memoryview(line)
     while rest:
         rest = rest[file.write(rest) :]
@@ -216,8 +233,8 @@ def _appending(path: Path) -> Iterator[None]:
 def open_journal(path: Path, head: Head, *, resume: bool) -> Journal:
     """Open or start the journal of a run.
 
-    head: what is measured; must equal the head of an existing journal, its `TASK` apart.
-    resume: False refuses a journal that holds measurements.
+    head: what is measured. It must equal the head of an existing journal, except for its `TASK`.
+    resume: whether a journal that already holds measurements may be continued.
     Raises RunDirError, JournalMismatch, WriteError.
     """
     head = json.loads(json.dumps(head))
@@ -227,7 +244,8 @@ def open_journal(path: Path, head: Head, *, resume: bool) -> Journal:
         check_head(path, records[0], head)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Unbuffered, so that a failed write leaves nothing behind that `close` would write again.
+        # The file is unbuffered, so that a failed write leaves nothing that `close` would write
+        # again.
         file = path.open("ab", buffering=0)
     except OSError as error:
         raise WriteError(
@@ -259,8 +277,11 @@ def _fill(journal: Journal, records: Sequence[Record], file: BinaryIO) -> None:
 
 
 def refuse_used(path: Path, resume: bool) -> None:
-    """Raise RunDirError where this place cannot take a new run, or holds one that is not to be gone
-    on with."""
+    """Raise RunDirError if a run cannot be written to this path.
+
+    That is the case if the parent is a file, or if the journal holds measurements and `resume` is
+    False.
+    """
     if path.parent.exists() and not path.parent.is_dir():
         raise RunDirError(
             f"Expected {path.parent} to be a folder, got a file; choose another --out."
@@ -273,14 +294,18 @@ def refuse_used(path: Path, resume: bool) -> None:
 
 
 def is_used(path: Path) -> bool:
-    """Return whether this journal holds measurements; its first line says what was to be
-    measured."""
+    """Return whether this journal holds measurements.
+
+    The first line is the head, so there must be a second one.
+    """
     return _content(path).count(b"\n") > 1
 
 
 def read_records(path: Path) -> list[Record]:
-    """Return all whole records, none where there is no file; a torn last line is cut off. Raises
-    RunDirError for damage elsewhere."""
+    """Return all whole records; an empty list if there is no file.
+
+    A torn last line is cut off the file. Raises RunDirError for any other damage.
+    """
     content = _content(path)
     whole = content[: content.rfind(b"\n") + 1]
     if len(whole) < len(content):
@@ -297,7 +322,7 @@ def read_records(path: Path) -> list[Record]:
 
 
 def _content(path: Path) -> bytes:
-    """Return the content of the file; empty where there is none."""
+    """Return the content of the file; empty if there is no file."""
     try:
         return path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
@@ -310,8 +335,10 @@ def _content(path: Path) -> bytes:
 
 
 def _schema(path: Path, first: Record) -> int:
-    """Of the journal that begins with this record. Raises RunDirError where this version cannot
-    read it."""
+    """Return the schema of the journal that begins with this record.
+
+    Raises RunDirError if this version cannot read that schema.
+    """
     schema = first.schema if isinstance(first, Opened) else None
     if schema is None or not 1 <= schema <= SCHEMA:
         raise RunDirError(
@@ -322,8 +349,10 @@ def _schema(path: Path, first: Record) -> int:
 
 
 def task_of(path: Path) -> Any:
-    """Of the task that measured last, as its head told it; None where that cannot be said. Raises
-    RunDirError."""
+    """Return the description of the task that measured last; None if the journal holds none.
+
+    Raises RunDirError.
+    """
     opened, told = None, None
     for record in read_records(path):
         match record:
@@ -345,7 +374,7 @@ def _damaged(path: Path, number: int, error: Damaged) -> RunDirError:
 
 
 def check_head(path: Path, first: Record, head: Head) -> None:
-    """Raise JournalMismatch where the journal is of something else."""
+    """Raise JournalMismatch if the journal is of another model, data set, configuration or seed."""
     assert isinstance(first, Opened), "checked while reading"
     old, new = dict(first.head), dict(head)
     for told in (old, new):
@@ -365,7 +394,7 @@ def check_head(path: Path, first: Record, head: Head) -> None:
 
 
 def differences(old: Any, new: Any, where: str = "") -> list[str]:
-    """Where two heads differ, one phrase each.
+    """Return one phrase for each place where two heads differ.
 
     >>> differences({"model": "a", "data": {"rank": 1}}, {"model": "a", "data": {"rank": 2}})
     ['data.rank was 1, is 2']
@@ -382,7 +411,7 @@ def differences(old: Any, new: Any, where: str = "") -> list[str]:
 
 
 def _short(value: Any) -> str:
-    """Return the value as JSON, its end left out where it is long."""
+    """Return the value as JSON, cut after 57 characters if it is longer than 60."""
     text = json.dumps(value)
     if len(text) <= 60:
         return text

@@ -2,8 +2,7 @@
 
     {"op":"batch","split":"rank","batch":0,"digest":"ab12","crc":"3f2a91c0"}
 
-Lines of schema 1, from before there were checksums, are still read; what they say is then checked
-as far as it can be.
+Lines of schema 1, which had no checksums, are still read and checked as far as possible.
 """
 
 from __future__ import annotations
@@ -22,30 +21,30 @@ from sensitivity.records import Range, Scores, Variant
 
 SCHEMA = 2
 FIRST_SEALED = 2
-"""The schema that brought the checksum: from it on every line has one."""
+"""The first schema in which every line has a checksum."""
 
 SEAL = re.compile(rb',"crc":"([0-9a-f]{8})"\}\Z')
 
 
 class Damaged(Exception):
-    """What is wrong with a line, in a few words."""
+    """A damaged line. The message says in a few words what is wrong with it."""
 
 
 class Opened(msgspec.Struct, frozen=True, tag_field="op", tag="open"):
-    """What the measurements are of."""
+    """The head of a journal, which describes what is measured."""
 
     schema: int
     head: dict[str, Any]
 
 
 class TaskTold(msgspec.Struct, frozen=True, tag_field="op", tag="task"):
-    """The task as it is from here on: changed, and shown to measure the same."""
+    """A changed task that was shown to measure the same; it holds from this line on."""
 
     task: dict[str, str]
 
 
 class RangeTried(msgspec.Struct, frozen=True, tag_field="op", tag="range"):
-    """Once for each range that is not the model's own."""
+    """A range that is not the model's own, written once."""
 
     key: str
     quantizer: str
@@ -59,7 +58,10 @@ class RangeTried(msgspec.Struct, frozen=True, tag_field="op", tag="range"):
 
 
 class VariantMade(msgspec.Struct, frozen=True, tag_field="op", tag="variant", omit_defaults=True):
-    """Once for each variant. ranges: keys of `RangeTried`."""
+    """A variant, written once.
+
+    ranges: keys of `RangeTried`.
+    """
 
     key: str
     label: str
@@ -68,7 +70,7 @@ class VariantMade(msgspec.Struct, frozen=True, tag_field="op", tag="variant", om
 
 
 class BatchRead(msgspec.Struct, frozen=True, tag_field="op", tag="batch"):
-    """Once for each batch of data."""
+    """A batch of data, written once."""
 
     split: str
     batch: int
@@ -76,7 +78,10 @@ class BatchRead(msgspec.Struct, frozen=True, tag_field="op", tag="batch"):
 
 
 class Scored(msgspec.Struct, frozen=True, tag_field="op", tag="scores"):
-    """Scores of one variant on one batch. data: base64 of zlib of float64, little-endian."""
+    """The scores of one variant on one batch.
+
+    data: base64 of zlib of float64, little-endian.
+    """
 
     key: str
     split: str
@@ -95,8 +100,11 @@ def sealed(record: Record) -> bytes:
 
 
 def record_of(line: bytes, *, needs_seal: bool) -> Record:
-    """Return the record of a line. needs_seal: a line without a checksum is damaged. Raises
-    Damaged."""
+    """Return the record of a line.
+
+    needs_seal: whether a line without a checksum counts as damaged.
+    Raises Damaged.
+    """
     seal = SEAL.search(line)
     if seal is None and needs_seal:
         raise Damaged("it has no checksum")
@@ -110,7 +118,10 @@ def record_of(line: bytes, *, needs_seal: bool) -> Record:
 
 
 def made_range(record: RangeTried) -> Range:
-    """Return the range that a line is of. Raises Damaged where its key is of another one."""
+    """Return the range that a line describes.
+
+    Raises Damaged if its key belongs to another range.
+    """
     told = msgspec.structs.asdict(record)
     made = Range(**{field: told[field] for field in Range.__dataclass_fields__})
     if made.key != record.key:
@@ -119,7 +130,11 @@ def made_range(record: RangeTried) -> Range:
 
 
 def made_variant(record: VariantMade, ranges: dict[str, Range]) -> Variant:
-    """Return the variant that a line is of. Raises Damaged where its key is of another one."""
+    """Return the variant that a line describes.
+
+    ranges: key -> range, of the lines before this one.
+    Raises Damaged if its key belongs to another variant, or if one of its ranges is unknown.
+    """
     unknown = [key for key in record.ranges if key not in ranges]
     if unknown:
         raise Damaged(f"the range {unknown[0]!r} is unknown")
@@ -131,13 +146,16 @@ def made_variant(record: VariantMade, ranges: dict[str, Range]) -> Variant:
 
 
 def packed(scores: Scores) -> str:
-    """Return the scores as text."""
+    """Return the scores as base64 text."""
     raw = np.ascontiguousarray(scores, "<f8").tobytes()
     return base64.b64encode(zlib.compress(raw)).decode()
 
 
 def unpacked(record: Scored) -> Scores:
-    """Return the scores of a line. Raises Damaged where they are not of the shape that it names."""
+    """Return the scores of a line.
+
+    Raises Damaged if they do not have the shape that the line names.
+    """
     try:
         raw = zlib.decompress(base64.b64decode(record.data, validate=True))
     except (binascii.Error, zlib.error) as error:

@@ -1,1 +1,1 @@
-"""What authors of guests use to test them."""
+"""Fakes and conformance tests for authors of sources and runtimes."""

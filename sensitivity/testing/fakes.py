@@ -16,9 +16,10 @@ from sensitivity.records import Finding, Grid, Quantizer, names_of
 class FakeModel:
     """A QuantizedModel of `len(harm)` layers, each with an input and a weight quantizer.
 
-    harm: layer -> how strongly quantizing it disturbs a sample. The outputs for inputs float[n] are
-    right (1.0) where the input is at least the harm of all enabled layers together, so the accuracy
-    of any variant is known.
+    The output for an input of float[n] is right (1.0) if the input is at least the total harm of
+    all enabled layers, so the accuracy of any variant is known.
+
+    harm: layer -> how strongly quantizing it disturbs a sample.
     """
 
     source = "fake"

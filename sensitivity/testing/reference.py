@@ -9,7 +9,10 @@ LAYERS = ("stem", "block.conv1", "block.conv10", "down", "wide", "head")
 
 
 class _Block(nn.Module):
-    """`conv1` is a prefix of `conv10`; a residual reads what the first of them reads."""
+    """A residual block whose addition and first convolution read the same tensor.
+
+    The name `conv1` is a prefix of `conv10`.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -21,8 +24,10 @@ class _Block(nn.Module):
 
 
 class Reference(nn.Module):
-    """Six weighted layers (`LAYERS`), a residual, a ReLU; no BatchNorm. float32[n, 3, 12, 12] ->
-    float32[n, 5]."""
+    """A network of six weighted layers (`LAYERS`) with a residual and ReLUs, without BatchNorm.
+
+    Maps float32[n, 3, 12, 12] to float32[n, 5].
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -39,8 +44,11 @@ class Reference(nn.Module):
 
 
 def reference_network() -> nn.Module:
-    """In eval mode, with the same weights at each call. Inputs of layers differ in range, so that
-    the layers differ in sensitivity by more than rounding."""
+    """Return the network in eval mode, with the same weights at each call.
+
+    Inputs of layers differ in range, so that the layers differ in sensitivity by more than
+    rounding.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = Reference().eval()
@@ -56,6 +64,8 @@ def reference_network() -> nn.Module:
 
 
 def reference_inputs(samples: int = 8, seed: int = 0) -> Tensor:
-    """float32[samples, 3, 12, 12], the same at each call. seed 0 is what sources are calibrated
-    on."""
+    """Return float32[samples, 3, 12, 12], the same at each call.
+
+    seed: 0 gives the inputs that sources are calibrated on.
+    """
     return torch.randn(samples, 3, 12, 12, generator=torch.Generator().manual_seed(seed))

@@ -1,9 +1,9 @@
-"""What every runtime promises, as tests to inherit.
+"""Tests that every runtime must pass, to be inherited.
 
     class TestMyRuntime(RuntimeConformance):
         runtime = MyRuntime()
 
-A member whose library is missing is skipped with the reason that it gives itself.
+The tests are skipped if the runtime's library is missing, with the reason that the runtime gives.
 """
 
 from __future__ import annotations
@@ -22,8 +22,10 @@ from sensitivity.runtimes.base import Runtime
 
 
 def small_model(path: Path) -> Path:
-    """Return two convolutions with ReLU, input x float32[1, 3, 8, 8], output y float32[1, 4, 8,
-    8]."""
+    """Write a model of two convolutions, each with a ReLU, and return its path.
+
+    Its input is x float32[1, 3, 8, 8], its output y float32[1, 4, 8, 8].
+    """
     rng, nodes, constants, x = np.random.default_rng(0), [], [], "x"
     for index, channels in enumerate((3, 4)):
         weight = rng.normal(size=(4, channels, 3, 3)).astype(np.float32)
@@ -48,7 +50,11 @@ def small_model(path: Path) -> Path:
 
 
 class RuntimeConformance:
-    """runtime: the one under test. atol: how far outputs may be from the ONNX reference."""
+    """Tests of one runtime.
+
+    runtime: the runtime under test.
+    atol: largest absolute difference of outputs from the ONNX reference.
+    """
 
     runtime: Runtime
     atol = 1e-4

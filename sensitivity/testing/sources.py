@@ -1,4 +1,4 @@
-"""What every source of quantized models promises, as tests to inherit.
+"""Tests that every source of quantized models must pass, to be inherited.
 
     class TestMyToolkit(SourceConformance):
         source_name = "my_toolkit"                    # its name in the registry
@@ -10,9 +10,9 @@
             del model.stem.input_quantizer.amax
             return "stem.input_quantizer"
 
-That is all that a torch toolkit needs. A source that is no torch model also overrides
-`own_outputs`, `simulators`, `change_weight` and `unquantized`, each a few lines. A source with
-other layers than `LAYERS` overrides `layers`.
+A torch toolkit needs no more than that. A source of other models also overrides `own_outputs`,
+`simulators`, `change_weight` and `unquantized`, each in a few lines. A source with other layers
+than `LAYERS` overrides `layers`.
 
 `ranking` and `check_same_ranking` compare the same model through two sources.
 """
@@ -46,13 +46,14 @@ Outputs = list[NDArray[Any]]
 
 
 class SourceConformance:
-    """source_name: the source in the registry. layers: weighted layers that must be among the
-    units, by exact name.
+    """Tests of one source.
 
-    float_tolerance: how far all quantizers off may be from the float model, as a part of its
-    largest output: 0 where nothing but the quantizers was added, 1e-6 where the toolkit also folds
-    or reorders arithmetic.
-    own_tolerance: the same for all quantizers on against the model as the toolkit itself runs it.
+    source_name: name of the source in the registry.
+    layers: exact names of weighted layers that must be among the units.
+    float_tolerance: largest difference between the model with all quantizers off and the float
+        model, relative to the largest output. It is 0 if the toolkit only adds quantizers, 1e-6 if
+        it also folds or reorders arithmetic.
+    own_tolerance: the same between the model with all quantizers on and the toolkit's own model.
     """
 
     source_name: str
@@ -64,8 +65,10 @@ class SourceConformance:
     # --------------------------------------------------------------------------------------
 
     def make(self) -> Any:
-        """Return the reference network, quantized and calibrated on `inputs(0)`; a new and equal
-        one at each call."""
+        """Return the reference network, quantized and calibrated on `inputs(0)`.
+
+        Each call returns a new and equal one.
+        """
         raise NotImplementedError
 
     def uncalibrate(self, model: Any) -> str:
@@ -76,11 +79,11 @@ class SourceConformance:
     # -----------------------------------------------------------------
 
     def inputs(self, seed: int = 0) -> Any:
-        """Return one batch, as the source's simulators take it."""
+        """Return one batch in the form that the source's simulators take."""
         return reference_inputs(seed=seed)
 
     def float_outputs(self, inputs: Any) -> Any:
-        """Return what the float model gives."""
+        """Return the outputs of the float model."""
         with optional.torch.no_grad():
             return reference_network()(inputs)
 
@@ -89,7 +92,7 @@ class SourceConformance:
         return reference_network()
 
     def own_outputs(self, model: Any, inputs: Any) -> Any:
-        """Return what the quantized model gives in the toolkit itself, without this project."""
+        """Return the outputs of the quantized model in the toolkit itself, without this project."""
         with optional.torch.no_grad():
             return model(inputs)
 
@@ -103,10 +106,9 @@ class SourceConformance:
         weight.data.view(-1)[0] += 1e-3
 
     def kill_channel(self, model: Any) -> str | None:
-        """Make the first channel of one weight, and the range that was calibrated for it, 0; its
-        quantizer's exact name.
+        """Set the first channel of one weight, and the range that was calibrated for it, to 0.
 
-        None where the toolkit has no such ranges.
+        Returns the exact name of its quantizer; None if the toolkit has no such ranges.
         """
         return None
 
@@ -270,7 +272,7 @@ class SourceConformance:
     def _check_all(
         self, source: QuantizedModel, variant: frozenset[str], expected: Outputs, tolerance: float
     ) -> None:
-        """Check what every simulator gives for a variant."""
+        """Check the outputs of every simulator for one variant."""
         for simulator in self.simulators(source):
             (found,) = self._outputs(simulator, [variant])
             assert distance(found, expected) <= tolerance, simulator.name
@@ -284,14 +286,18 @@ class SourceConformance:
 
 
 def flat(outputs: Any) -> Outputs:
-    """Return all arrays of a nest of outputs, copied: what a simulator gives is valid until the
-    next is asked for."""
+    """Return copies of all arrays in a nest of outputs.
+
+    They are copied because a simulator's outputs are valid only until the next ones are asked for.
+    """
     return list(map(np.array, flat_outputs(outputs)))
 
 
 def distance(one: Outputs, other: Outputs) -> float:
-    """Return the largest difference as a part of the largest value of its array in `other`; inf
-    where shapes differ."""
+    """Return the largest difference, relative to the largest value of the same array in `other`.
+
+    Returns inf if shapes differ.
+    """
     if list(map(np.shape, one)) != list(map(np.shape, other)):
         return float("inf")
     return max(map(_difference, one, other), default=0.0)
@@ -304,21 +310,24 @@ def _difference(array: NDArray[Any], other: NDArray[Any]) -> float:
 
 
 def _check_scales(scales: NDArray[Any]) -> None:
-    """Scales are finite and above 0."""
+    """Check that all scales are finite and above 0."""
     np.testing.assert_array_less(0, scales)
     np.testing.assert_array_less(scales, np.inf)
 
 
 def _variants_of(units: Iterable[Unit]) -> list[frozenset[str]]:
-    """Return the model with everything quantized, and with each unit disabled."""
+    """Return the variant with everything quantized, then one per unit in which only it is
+    disabled."""
     return [frozenset(), *(frozenset(unit.quantizers) for unit in units)]
 
 
 def ranking(
     source: QuantizedModel, simulator: Simulator, batches: Iterable[Any]
 ) -> dict[str, float]:
-    """Unit -> what quantizing it alone does to the float model's outputs (mean noise over signal,
-    `signals.SQNR`)."""
+    """Return unit -> the noise that quantizing it alone adds to the float model's outputs.
+
+    The noise is the mean of `signals.SQNR`, noise over signal.
+    """
     units = layers(source.quantizers)
     float_ = frozenset(names_of(source.quantizers))
     alone = [unit_variant(unit, source.quantizers, "enable").disabled for unit in units]
@@ -334,8 +343,11 @@ def ranking(
 def check_same_ranking(
     one: Mapping[str, float], other: Mapping[str, float], tau: float = 0.95
 ) -> float:
-    """Kendall's tau-b of two rankings over the units that both have. Raises AssertionError where it
-    is under `tau`, where another unit comes first, or where fewer than three units are in both."""
+    """Return Kendall's tau-b of two rankings over the units that both have.
+
+    Raises AssertionError if it is under `tau`, if the first units differ, or if the two share fewer
+    than three units.
+    """
     shared = list(filter(other.__contains__, one))
     assert len(shared) >= 3, f"only {shared} are units of both"
     values = np.array([(one[name], other[name]) for name in shared])
