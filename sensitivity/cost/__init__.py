@@ -1,1 +1,2 @@
-"""What a layer costs: by operations, by a table of measured times, or by whole engines."""
+"""Cost of leaving layers out: from their operations, from a table of measured times, or from whole
+engines."""

@@ -1,10 +1,10 @@
-"""What units cost by whole engines: a Bayesian linear model of engines with one unit left out, and
-with several.
+"""Cost of units from whole engines: a Bayesian linear model of engines with one or several units
+left out.
 
-Two builds of one file differ by some percent and so does a sum of layers from the engine with all
-of them, as much as a layer costs. So each unit is in several engines, the way things are weighed
-together that are light for the scales (Hotelling 1944, "Some improvements in weighing and other
-experimental techniques"), and its own table time counts too.
+Two builds of one file differ by some percent, and so does the sum of single layers from the whole
+engine. A layer may cost no more than that. Each unit is therefore left out of several engines, as
+light objects are weighed together (Hotelling 1944, "Some improvements in weighing and other
+experimental techniques"), and its time in the table counts too.
 """
 
 from __future__ import annotations
@@ -19,18 +19,19 @@ from sensitivity.seeds import generator
 from sensitivity.stats.evidence import likeliest
 
 TOGETHER, PARTITIONS = 8, 3
-"""Units left out together, about, and how often every unit is in such a set."""
+"""Approximate number of units left out together, and how often every unit is in such a set."""
 
 SHARES = (0.0, 0.25, 0.5, 1.0, 2.0)
-"""Of the table's time for a border: next to nothing where a layer in front converts as it
-writes."""
+"""Fractions of the table's time for a border that are tried. It is next to nothing if the layer in
+front converts while it writes."""
 
 SCALES, NOISES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0), (0.003, 0.01, 0.03, 0.1, 0.3, 0.6, 1.0, 1.5, 2.0)
-"""Variances of units' times about the table's, and standard deviations of engines about the sum:
-both against what leaving one unit out adds."""
+"""Variances of the units' times about the table's, and standard deviations of engines about the
+sum, that are tried. Both are relative to what leaving one unit out adds."""
 
 FITS = 0.1
-"""Part of the float engine's time by which the model may miss it without a word."""
+"""Largest error of the model for the float engine, as a fraction of its time, that gives no
+note."""
 
 OUT_OF_HAND = (
     "Engines with some units out of INT8 add up to {says:.3g} ms for all of them, the float engine "
@@ -51,12 +52,14 @@ def engine_sets(units: Sequence[str]) -> list[tuple[str, ...]]:
 
 
 def engine_cost(table: CostModel, ms: Mapping[tuple[str, ...], float]) -> CostModel:
-    """Whole engines in place of single layers.
+    """Return the cost of units that agrees best with the measured times of whole engines.
 
-    table: of `table_cost`, tied to the engines of all INT8 and of float: what to expect of each
-    unit, and how borders compare. How much borders come to, how far units may be from the table and
-    engines from the sum are taken where the engines are likeliest. ms: skip-set -> time of its
-    engine, of `engine_sets`.
+    The share of the borders' time, the distance of units from the table and that of engines from
+    the sum are those under which the measured times are likeliest.
+
+    table: made by `table_cost`, scaled to the engines of all INT8 and of float. It is the prior of
+        each unit and of each border.
+    ms: skip-set -> time of its engine, for the sets of `engine_sets`.
     """
     every, int8_ms = tuple(table.units), ms[()]
     sets = [skip for skip in ms if skip]

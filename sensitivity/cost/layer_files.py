@@ -1,5 +1,5 @@
-"""ONNX files of one layer, to time it alone: in INT8, in float, and the conversions between the
-two."""
+"""ONNX files of a single layer, to time it alone: in INT8, in float, and the conversions between
+them."""
 
 from __future__ import annotations
 
@@ -16,13 +16,16 @@ from sensitivity.seeds import generator
 
 OPSET = 17
 FUSED = {"Relu", "Clip"}
-"""Activations that integer kernels compute within the layer; before others the layer's own output
-is quantized."""
+"""Activation functions that integer kernels compute within the layer. The layer's own output is
+quantized before any other one."""
 
 
 def write_int8(shape: LayerShape, signed: bool, file: Path) -> Path:
-    """Return the integers in, integers out, as inside a run of INT8 layers. signed: the type of
-    activations, as the runtime likes."""
+    """Write the layer with integer inputs and outputs, as it is between INT8 layers, and return the
+    path.
+
+    signed: whether activations are int8, otherwise uint8.
+    """
     build = _Build(shape, signed)
     value = build.dequantized("x", "x")
     value = build.layer(value, build.quantized_weight())
@@ -35,7 +38,7 @@ def write_int8(shape: LayerShape, signed: bool, file: Path) -> Path:
 
 
 def write_float(shape: LayerShape, file: Path) -> Path:
-    """Return the layer on floats, without Q and DQ."""
+    """Write the layer in float, without Q and DQ, and return the path."""
     build = _Build(shape, signed=True)
     value = build.layer("x", build.constant("w", _noise(shape.weight)))
     for number, (op, attributes) in enumerate(shape.then):
@@ -45,7 +48,11 @@ def write_float(shape: LayerShape, file: Path) -> Path:
 
 
 def write_conversion(size: tuple[int, ...], signed: bool, to_int8: bool, file: Path) -> Path:
-    """Return one QuantizeLinear, or one DequantizeLinear, of a tensor of this size."""
+    """Write one QuantizeLinear or one DequantizeLinear of a tensor of this size, and return the
+    path.
+
+    signed: whether the integers are int8, otherwise uint8.
+    """
     shape = LayerShape("", "{}", size, (), size, False, ())
     build = _Build(shape, signed)
     if to_int8:
@@ -57,7 +64,10 @@ def write_conversion(size: tuple[int, ...], signed: bool, to_int8: bool, file: P
 
 
 def sample(shape: tuple[int, ...], integer: np.dtype[Any] | None) -> dict[str, np.ndarray]:
-    """Seeded values for the input "x" of these files."""
+    """Return seeded values for the input "x" of these files.
+
+    integer: type of the input; None for float32.
+    """
     values = generator().standard_normal(shape)
     return {
         "x": values.astype(np.float32)
@@ -106,7 +116,7 @@ class _Build:
         return self.node("DequantizeLinear", [quantized, scale, zero], f"{name}.dq")
 
     def quantized_weight(self) -> str:
-        """INT8 levels along the output channels of the layer."""
+        """Return the DequantizeLinear of an INT8 weight with a scale per output channel."""
         axis = 0 if self.shape.op == "Conv" else 1
         if self.shape.op == "Gemm" and json.loads(self.shape.attributes).get("transB"):
             axis = 0

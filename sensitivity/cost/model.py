@@ -1,5 +1,4 @@
-"""From the work of a model's layers to what each skip-set costs: by arithmetic, or by measured
-times."""
+"""Cost of skip-sets, from the arithmetic of a model's layers or from their measured times."""
 
 from __future__ import annotations
 
@@ -14,22 +13,24 @@ from sensitivity.onnx_graph.work import OUTSIDE, Layer, LayerShape, Link, Work
 from sensitivity.records import Border, CostModel, Unit, names_of
 
 INT8_SPEED = 4.0
-"""Multiply-accumulates that integer units do while float ones do one: 4 times as many lanes of a
+"""Multiply-accumulates in INT8 in the time of one in float: vectors have 4 times as many lanes of a
 quarter of the width."""
 
 MACS_PER_BYTE = 16.0
-"""Multiply-accumulates in float32 that a machine does while it moves one byte."""
+"""Multiply-accumulates in float32 in the time that a machine needs to move one byte."""
 
 INSTEAD = {"table": "; --cost engine measures whole files"}
 
 LEAST_SCALE, MOST_SCALE = 1 / 3, 3.0
-"""Between these the sum of single layers is corrected to the whole engines; beyond, the table is of
-something else."""
+"""Smallest and largest scale that corrects the sum of single layers to the whole engines. With a
+scale outside, the table measures something else."""
 
 
 def unit_of_layer(layers: Sequence[Layer], units: Sequence[Unit]) -> dict[str, tuple[str, ...]]:
-    """Return node -> the units that take it out of INT8: of single quantizers, that of its
-    input and that of its weight."""
+    """Return node -> the units that take it out of INT8.
+
+    If units are single quantizers, these are the units of its input and of its weight.
+    """
     owner = dict[str, str]()
     for unit in units:
         owner |= dict.fromkeys(unit.quantizers, unit.name)
@@ -41,15 +42,17 @@ def unit_of_layer(layers: Sequence[Layer], units: Sequence[Unit]) -> dict[str, t
 
 
 def work_cost(work: Work, units: Sequence[Unit]) -> CostModel:
-    """Arithmetic and bytes: a roofline (Williams et al. 2009) of stated balance, in float32
-    multiply-accumulates. No time."""
+    """Return the cost in float32 multiply-accumulates, from arithmetic and bytes instead of times.
+
+    This is a roofline model (Williams et al. 2009) with a fixed balance of arithmetic and memory.
+    """
     base, added, borders = 0.0, {}, []
     for layer in work.layers:
         in_int8 = _roofline(layer.shape, INT8=True)
         base += in_int8
         added[layer.node] = _roofline(layer.shape, INT8=False) - in_int8
     for link in work.links:
-        # 1 byte read and 4 written for each value, or back.
+        # Each value is read as 1 byte and written as 4, or the other way round.
         cost = MACS_PER_BYTE * 5 * float(np.prod(link.size))
         borders.append((link.before, link.after, cost))
     owners = unit_of_layer(work.layers, units)
@@ -64,11 +67,11 @@ def table_cost(
     int8_ms: float | None = None,
     float_ms: float | None = None,
 ) -> CostModel:
-    """Measured times of layers and conversions, put together.
+    """Return the cost as the sum of the measured times of layers and conversions.
 
-    int8_ms, float_ms: of the whole engines. With them the base is what is measured, and differences
-    are scaled so that the model says `float_ms` for everything left out; a scale that is out of
-    hand is not used.
+    int8_ms, float_ms: times of the whole engines; None if they were not measured. With both, the
+        base is measured, and differences are scaled so that leaving everything out costs
+        `float_ms`. A scale outside the limits is not used, and a note says so.
     """
     added = {layer.node: _difference(layer.shape, table) for layer in work.layers}
     borders = [(link.before, link.after, _conversion(link, table)) for link in work.links]
@@ -82,8 +85,10 @@ def table_cost(
 
 
 def _conversion(link: Link, table: Table) -> float:
-    """Between float and INT8 on one tensor. One from outside can only be quantized, one to the
-    outside only dequantized."""
+    """Return the time to convert one tensor between float and INT8.
+
+    A tensor from outside can only be quantized, and one to the outside only dequantized.
+    """
     time = table.conversion(link.size)
     if link.before == OUTSIDE:
         return time.to_int8
@@ -93,7 +98,7 @@ def _conversion(link: Link, table: Table) -> float:
 
 
 def _anchored(model: CostModel, int8_ms: float, float_ms: float) -> CostModel:
-    """Return the model tied to the times of two whole engines, as `table_cost` says."""
+    """Return the model scaled to the times of two whole engines, see `table_cost`."""
     every = tuple(model.units)
     span = model.of(every) - model.of(())
     scale = (float_ms - int8_ms) / span if span else 1.0
@@ -114,7 +119,10 @@ def _anchored(model: CostModel, int8_ms: float, float_ms: float) -> CostModel:
 def _per_unit(
     added: Mapping[str, float], owners: Mapping[str, tuple[str, ...]], units: Sequence[Unit]
 ) -> dict[str, float]:
-    """Return what each unit adds where it is left out. added: the same by node."""
+    """Return what each unit adds to the cost if it is left out.
+
+    added: the same for each node.
+    """
     per_unit = dict.fromkeys(names_of(units), 0.0)
     for node, cost in added.items():
         for owner in owners[node]:
@@ -125,9 +133,11 @@ def _per_unit(
 def _between_units(
     borders: Sequence[tuple[str, str, float]], owners: Mapping[str, tuple[str, ...]]
 ) -> tuple[Border, ...]:
-    """Return what it costs where one of two units is left out and the other is not. borders: the
-    same between nodes, or a node and OUTSIDE."""
-    # With single quantizers as units, the first one of a layer stands for it.
+    """Return the cost for each pair of units if only one of the two is left out.
+
+    borders: the same for pairs of nodes, or of a node and OUTSIDE.
+    """
+    # If units are single quantizers, the first one of a layer represents it.
     first = {node: units[0] for node, units in owners.items() if units}
     merged = defaultdict[tuple[str, str], float](float)
     for before, after, cost in borders:

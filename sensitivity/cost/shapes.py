@@ -1,5 +1,5 @@
-"""The shapes of a file's values with a batch of 1, from running it once: exact also where they are
-computed."""
+"""Shapes of a file's values with a batch of 1. The file is run once, so computed shapes are exact
+too."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from sensitivity.timing.inputs import random_inputs
 
 
 def work_of(file: Path) -> Work:
-    """Return what the quantized layers of a canonical file have to do."""
+    """Return the work of the quantized layers of a canonical file."""
     model = load_model(file)
     return work(model, value_shapes(file, needed_values(model)))
 
 
 def value_shapes(file: Path, names: Collection[str]) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of these float values, by name."""
+    """Return name -> shape of these float values."""
     proto = onnx.load(str(file))
     inputs = random_inputs(file)
     outputs = {value.name for value in proto.graph.output}

@@ -1,8 +1,8 @@
-"""A table of measured times: each distinct layer shape once, in INT8 and in float, and the
-conversions at its borders.
+"""A table of measured times: each distinct layer shape in INT8 and in float, and the conversions at
+its borders.
 
-Kept in the run directory, so that a shape is timed once per runtime, version, machine and number of
-threads.
+It is stored in the run directory, so that a shape is timed once per runtime, version, machine and
+number of threads.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ from sensitivity.runtimes.base import Runtime
 from sensitivity.timing.protocol import interleaved
 
 SIGNED = {"onnxruntime": False, "openvino": False}
-"""Whether activations are int8 in a runtime's fast kernels; TensorRT's are."""
+"""Whether activations are int8 in the fast kernels of a runtime; True for all others, such as
+TensorRT."""
 
 ROUNDS, WARMUP = 60, 10
 FILE = "costs.json"
@@ -33,8 +34,11 @@ FILE = "costs.json"
 
 @dataclass(frozen=True)
 class LayerTime:
-    """Milliseconds of one layer alone, medians. int8: integers in and out. float_: floats in and
-    out."""
+    """Median milliseconds of one layer alone.
+
+    int8: with integer inputs and outputs.
+    float_: with float inputs and outputs.
+    """
 
     int8: float
     float_: float
@@ -42,8 +46,8 @@ class LayerTime:
 
 @dataclass(frozen=True)
 class ConversionTime:
-    """Milliseconds to quantize and to dequantize a tensor, without what calling the runtime
-    takes."""
+    """Milliseconds to quantize and to dequantize a tensor, without the time of calling the
+    runtime."""
 
     to_int8: float
     to_float: float
@@ -51,19 +55,29 @@ class ConversionTime:
 
 @dataclass(frozen=True)
 class Table:
-    """What was measured in one place. place: runtime, version, threads and machine."""
+    """What was measured in one place.
+
+    place: runtime, version, threads and machine.
+    layers: by `key_of` their shape.
+    conversions: by `size_key` of the tensor.
+    """
 
     place: str
     layers: dict[str, LayerTime]
     conversions: dict[str, ConversionTime]
 
     def layer(self, shape: LayerShape) -> LayerTime:
-        """Return what a layer of this shape took. Raises KeyError for one that was not measured."""
+        """Return the time of a layer of this shape.
+
+        Raises KeyError if it was not measured.
+        """
         return self.layers[key_of(shape)]
 
     def conversion(self, size: tuple[int, ...]) -> ConversionTime:
-        """Return what a tensor of this shape took. Raises KeyError for one that was not
-        measured."""
+        """Return the time of converting a tensor of this shape.
+
+        Raises KeyError if it was not measured.
+        """
         return self.conversions[size_key(size)]
 
 
@@ -74,7 +88,7 @@ def key_of(shape: LayerShape) -> str:
 
 
 def size_key(size: tuple[int, ...]) -> str:
-    """Return a shape as the table's keys have it: "1x64x56x56"; "" for a scalar."""
+    """Return a shape as in the table's keys: "1x64x56x56"; "" for a scalar."""
     return "x".join(map(str, size))
 
 
@@ -87,11 +101,15 @@ def measured_table(
     threads: int,
     advance: Callable[[int, int], None] | None = None,
 ) -> Table:
-    """Return the times of every layer and conversion in `work`; what `file` holds of the same place
-    is not timed again.
+    """Return the times of every layer and conversion in `work`.
 
-    advance: called with (1, 0) for each shape and size. Written after each, so that a kill loses
-    one. Raises what the runtime raises for a file that it cannot load.
+    Times that `file` holds of the same place are not measured again. The file is written after each
+    measurement, so that a killed process loses at most one.
+
+    place: see `Table`.
+    file: where the table is stored.
+    advance: called with (1, 0) after each shape and size.
+    Raises what the runtime raises for a file that it cannot load.
     """
     table = _stored(file, place)
     shapes = {key_of(layer.shape): layer.shape for layer in work.layers}
@@ -118,7 +136,7 @@ def measured_table(
 
 
 def to_measure(work: Work) -> int:
-    """Return how many distinct shapes and sizes a table of this work has."""
+    """Return the number of distinct shapes and sizes in a table of this work."""
     return len({key_of(layer.shape) for layer in work.layers}) + len(
         {size_key(link.size) for link in work.links}
     )
@@ -154,7 +172,7 @@ def _conversion_time(
 
 
 def _overhead(runtime: Runtime, threads: int) -> float:
-    """Return what it takes to call the runtime for almost nothing."""
+    """Return the milliseconds of calling the runtime for next to no work."""
     with tempfile.TemporaryDirectory() as name:
         file = write_conversion(
             (1, 1), SIGNED.get(runtime.name, True), True, Path(name) / "nothing.onnx"
@@ -165,7 +183,7 @@ def _overhead(runtime: Runtime, threads: int) -> float:
 def _medians(
     files: Mapping[str, tuple[Path, Mapping[str, np.ndarray]]], runtime: Runtime, threads: int
 ) -> dict[str, float]:
-    """Return the median milliseconds of each file, the files taking turns."""
+    """Return the median milliseconds of each file; the files are timed in turn."""
     with contextlib.ExitStack() as stack:
         engines = {}
         for name, (file, inputs) in files.items():
@@ -177,7 +195,7 @@ def _medians(
 
 
 class _WithInputs:
-    """An engine that is timed with inputs of its own."""
+    """An engine that is timed with its own inputs."""
 
     def __init__(self, engine: object, inputs: Mapping[str, np.ndarray]) -> None:
         self._engine, self._inputs = engine, inputs

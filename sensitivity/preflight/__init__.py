@@ -1,1 +1,1 @@
-"""What all later numbers rest on, proved on one batch before the scan."""
+"""Checks on one batch, before the scan, of what all later numbers depend on."""

@@ -1,4 +1,4 @@
-"""The checks in turn, and what they found."""
+"""Runs all checks and handles their findings."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from sensitivity.session import Session
 
 
 def check(session: Session, target: Target | None = None) -> tuple[Finding, ...]:
-    """Everything that is wrong or doubtful with a task's model and data, the errors first.
+    """Return everything that is wrong or doubtful with a task's model and data, errors first.
 
-    target: what a plan must hold; None where it is not known yet.
+    target: what a plan must meet; None if it is not known yet.
     """
     found = [
         *check_model(session.source, session.example),
@@ -33,15 +33,17 @@ def check(session: Session, target: Target | None = None) -> tuple[Finding, ...]
 
 
 def check_model(source: QuantizedModel, example: Any) -> Iterator[Finding]:
-    """What can be said of a model without its data. example: one batch of inputs; None where there
-    is none."""
+    """Yield what can be found about a model without its data.
+
+    example: one batch of inputs; None if there is none.
+    """
     yield from source.remaining()
     if isinstance(source, WithFloat) and example is not None:
         yield from source.float_findings(example)
 
 
 def unexecuted(quantizers: Sequence[Quantizer]) -> Iterator[Finding]:
-    """One warning for each layer of which no forward executes some quantizer."""
+    """Yield one warning for each layer with quantizers that no forward executes."""
     layers = defaultdict[str, list[str]](list)
     for quantizer in quantizers:
         layers[quantizer.layer].append(quantizer.name)
@@ -57,14 +59,16 @@ def unexecuted(quantizers: Sequence[Quantizer]) -> Iterator[Finding]:
 
 
 def by_severity(findings: Iterable[Finding]) -> tuple[Finding, ...]:
-    """Errors first, then warnings, then notes; each kind in the order found."""
+    """Return errors first, then warnings, then notes; each kind in the order found."""
     order = {"error": 0, "warning": 1, "note": 2}
     return tuple(sorted(findings, key=lambda finding: order[finding.severity]))
 
 
 def refuse_errors(findings: Sequence[Finding], *, force: bool = False) -> None:
-    """Raise CheckError where there is an error among the findings; with `force` only where nothing
-    can be measured."""
+    """Raise CheckError if there is an error among the findings.
+
+    force: whether to go on unless the metric fails, since nothing can be measured then.
+    """
     errors = [finding for finding in findings if finding.severity == "error"]
     for finding in errors:
         if finding.code == "metric-fails":
@@ -79,11 +83,11 @@ def refuse_errors(findings: Sequence[Finding], *, force: bool = False) -> None:
 
 
 def sentence(finding: Finding) -> str:
-    """What was found and what to do, for one who reads text."""
+    """Return what was found and what to do as text."""
     return f"{finding.message} {finding.fix}".strip()
 
 
 def warnings_of(findings: Sequence[Finding]) -> tuple[str, ...]:
-    """What the reader of results must know: everything but the notes."""
+    """Return what the reader of results must know: all findings except notes."""
     kept = [finding for finding in findings if finding.severity != "note"]
     return tuple(map(sentence, kept))

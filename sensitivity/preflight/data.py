@@ -1,4 +1,4 @@
-"""Whether the splits hold different samples, and enough of them."""
+"""Checks that the splits hold different samples, and enough of them."""
 
 from __future__ import annotations
 
@@ -16,26 +16,33 @@ from sensitivity.tasks.base import Task, mean
 from sensitivity.tasks.batches import arrays, as_numpy, batch_size
 
 READ = 256
-"""Samples of a split that are read where its batches are made when they are asked for; those in a
-list are all read."""
+"""Number of samples of a split that are read if its batches are made on demand; a list is read
+whole."""
 SAME, SOME = 0.5, 0.01
-"""Part of the smaller split that is in another one: from SAME on they are the same data, below SOME
-it may be chance."""
+"""Fractions of the smaller split that another one shares. From SAME on the two hold the same data;
+below SOME it may be chance."""
 FEWEST = 4
-"""Samples, below which a split says nothing."""
+"""Smallest number of samples in a useful split."""
 
 
 @dataclass(frozen=True)
 class Split:
-    """samples: how many the split holds. digests: of the inputs of those that were read."""
+    """Samples of one split.
+
+    samples: how many the split holds.
+    digests: of the inputs of the samples that were read.
+    """
 
     samples: int
     digests: frozenset[str]
 
 
 def data_findings(task: Task, target: Target | None = None) -> Iterator[Finding]:
-    """Yield what speaks against the splits of a task that has samples. Raises TaskError for a batch
-    without a sample axis."""
+    """Yield what speaks against the splits of a task that has samples.
+
+    target: what a plan must meet; None if it is not known yet.
+    Raises TaskError for a batch without a sample axis.
+    """
     splits = {name: read(task.data[name]) for name in SPLITS}
     for first, second in combinations(SPLITS, 2):
         yield from _overlap(first, splits[first], second, splits[second])
@@ -47,13 +54,16 @@ def data_findings(task: Task, target: Target | None = None) -> Iterator[Finding]
 
 
 def _counts(task: Task) -> bool:
-    """Return whether answers may be judged right or wrong alone: neither by what float believes nor
-    all samples together, as a mean average precision is."""
+    """Return whether the metric may be the share of right answers.
+
+    It is not if the task has a soft score, or an aggregate other than the mean, such as mean
+    average precision.
+    """
     return task.soft is None and task.aggregate is mean
 
 
 def read(batches: Any) -> Split:
-    """Digests of the samples of one split, and how many it holds."""
+    """Return the digests of the samples of one split, and how many samples it holds."""
     whole = isinstance(batches, (list, tuple))
     digests: set[str] = set()
     seen = done = 0
@@ -66,7 +76,10 @@ def read(batches: Any) -> Split:
 
 
 def sample_digests(inputs: Any) -> Iterator[str]:
-    """Yield a digest for each sample of a batch, over all of its input arrays."""
+    """Yield a digest for each sample of a batch, over all of its input arrays.
+
+    Raises TaskError for an input without a sample axis.
+    """
     found = [np.ascontiguousarray(as_numpy(value)) for value in arrays(inputs)]
     for array in found:
         if array.ndim == 0 or array.dtype.hasobject:
@@ -109,7 +122,10 @@ def _size(name: str, samples: int) -> Iterator[Finding]:
 
 
 def _one_sample(drop: float, samples: int) -> Iterator[Finding]:
-    """drop: the part of the metric's full scale that may be lost."""
+    """Yield a warning if the allowed drop is less than one sample.
+
+    drop: fraction of the metric's full scale that may be lost.
+    """
     if 0 < drop * samples < 1:
         yield Finding(
             "drop-below-one-sample",

@@ -1,5 +1,4 @@
-"""Whether the model can be exported, asked of the export's own steps before anything is
-measured."""
+"""Checks whether the model can be exported, with the export's own steps, before measuring."""
 
 from __future__ import annotations
 
@@ -25,11 +24,11 @@ from sensitivity.signals.distortion import flat_outputs
 from sensitivity.tasks.batches import batch_size
 
 TRACED, OTHER, ONLY = 2, 3, 1
-"""Samples that the graph is traced with, and another number to run it with; where there are no more
-than two, one."""
+"""Samples that the graph is traced with, and the other number that it is run with; ONLY if the
+batch has fewer than OTHER."""
 TOLERANCE = 1e-3
-"""Largest RMS difference between the exported graph and the model, relative to its outputs: sums
-may be reordered."""
+"""Largest RMS difference between the exported graph and the model, relative to its outputs. Sums
+may be computed in another order."""
 NO_FILES = (
     "{problem} The scan, the plan and the report can be had all the same; there will be no "
     "ONNX file and no latency."
@@ -37,8 +36,7 @@ NO_FILES = (
 
 
 def export_findings(session: Session) -> Iterator[Finding]:
-    """Yield one warning where no file can be written of this model, with the export's own
-    reason."""
+    """Yield one warning, with the export's own reason, if no file of this model can be written."""
     try:
         check_export(session)
     except SensitivityError as error:
@@ -60,7 +58,7 @@ OTHER_FORMAT = (
 
 
 def check_export(session: Session) -> None:
-    """Raise SensitivityError, with what the export would say, where it cannot write this model."""
+    """Raise SensitivityError, with the export's own message, if this model cannot be exported."""
     if session.example is None:
         raise ExportError(
             "the task has no example_inputs; add one batch of inputs to the EvaluateTask."
@@ -78,10 +76,10 @@ def check_export(session: Session) -> None:
 
 
 def check_grids(source: QuantizedModel) -> None:
-    """Raise ModelError or ExportError that names the first quantizer whose grid no file can hold,
-    and how many more."""
-    # Planning again from what was measured imports no ONNX.
+    """Raise ModelError or ExportError if no file can hold the grids of some quantizers.
 
+    The message names the first of them and says how many there are.
+    """
     errors = []
     for quantizer in source.quantizers:
         try:
@@ -97,8 +95,13 @@ def check_grids(source: QuantizedModel) -> None:
 
 
 def check_traced(source: QuantizedModel, traced: Any, example: Any) -> None:
-    """Raise ExportError where the float graph does not run with another batch size than it was
-    traced with, or gives something else than the model."""
+    """Raise ExportError if the float graph fails at another batch size than it was traced with.
+
+    It fails if it does not run, or if its outputs differ from the model's.
+
+    traced: the graph of the model.
+    example: one batch of inputs.
+    """
     layers = {quantizer.name: quantizer.layer for quantizer in source.quantizers}
     size = batch_size(example)
     with tempfile.TemporaryDirectory() as folder:
@@ -116,8 +119,10 @@ def _written(model: Any, folder: Path) -> Path:
 
 
 def _difference(source: QuantizedModel, file: Path, inputs: Any) -> float:
-    """RMS difference between the file and the model with everything disabled; inf where shapes
-    differ."""
+    """Return the relative RMS difference between the file and the model with all quantizers off.
+
+    Returns inf if shapes differ.
+    """
     expected = flat_outputs(outputs_of(source, inputs, names_of(source.quantizers)))
     with OnnxRuntime(optimize=False).build(file, threads=1) as engine:
         try:
@@ -133,7 +138,7 @@ def _difference(source: QuantizedModel, file: Path, inputs: Any) -> float:
 
 
 def _rms(found: np.ndarray, expected: np.ndarray) -> float:
-    """Return the difference as a part of what is expected; as it is where that is 0."""
+    """Return the RMS of the difference, relative to that of `expected` unless that is 0."""
     power = float(np.sqrt(np.mean(np.square(expected, dtype=np.float64))))
     error = float(np.sqrt(np.mean(np.square(found.astype(np.float64) - expected))))
     return error / (power or 1.0)

@@ -1,4 +1,4 @@
-"""The check of a Q/DQ ONNX file alone, on inputs that are made up."""
+"""The check of a Q/DQ ONNX file alone, on generated inputs."""
 
 from __future__ import annotations
 
@@ -15,17 +15,15 @@ from sensitivity.records import Finding
 from sensitivity.seeds import generator
 
 MADE_UP_SIDE = 1
-"""Length of an axis whose length the file leaves open."""
+"""Length of an axis that the file leaves open."""
 
 
 def check_file(path: Path, float_model: Path | None = None) -> tuple[Finding, ...]:
-    """Return what speaks against a scan of this file, errors first. float_model: the file it was
-    made from.
+    """Return what speaks against a scan of this file, errors first.
 
+    float_model: the float file that it was made from; None if there is none.
     Raises OnnxFileError for a file that cannot be read or switched.
     """
-    # Planning again from what was measured imports no ONNX.
-
     source = OnnxQdqModel(OnnxModel(path, float_path=float_model))
     inputs = made_up(source.model)
     executed = source.executed(inputs)
@@ -55,7 +53,7 @@ KINDS = {
     "tensor(int8)": "int8",
     "tensor(int32)": "int32",
 }
-"""ONNX Runtime's names of input types; others are int64."""
+"""ONNX Runtime's names of input types; all others are taken as int64."""
 
 MADE_UP = Finding(
     "inputs-made-up",

@@ -1,5 +1,5 @@
-"""Whether a task's model with everything disabled computes what the user's own unquantized model
-computes."""
+"""Checks that a task's model with all quantizers off computes what the user's own float model
+does."""
 
 from __future__ import annotations
 
@@ -25,17 +25,20 @@ Arrays = list[NDArray[Any]]
 
 TOLERANCES = {"bfloat16": 5e-2, "float16": 1e-2}
 USUAL_TOLERANCE = 1e-4
-"""Largest RMS difference of an output, as a part of its standard deviation: room for sums in
-another order, and for BatchNorm folded into weights. Looser where weights of either model are of a
-type of `TOLERANCES`."""
+"""Largest RMS difference of an output, relative to its standard deviation. It allows for sums in
+another order, and for BatchNorm folded into weights. TOLERANCES allows more if either model has
+weights of one of its types."""
 SAMPLES = 2
-"""Of the example batch, for finding the first module that differs: the outputs of all modules are
-held at once."""
+"""Number of samples of the example batch for finding the first module that differs. They are few
+because the outputs of all modules are held at once."""
 
 
 def task_float_findings(session: Session) -> Iterator[Finding]:
-    """Yield a note where the two compute the same, an error that names the first module where not;
-    nothing where the task gives no float model."""
+    """Yield a note if the two models compute the same, otherwise an error with the first different
+    module.
+
+    Yields nothing if the task gives no float model, and a warning if it cannot be compared.
+    """
     given = session.loaded.float_model if session.loaded else None
     if given is None:
         return
@@ -52,7 +55,7 @@ def task_float_findings(session: Session) -> Iterator[Finding]:
 
 
 def not_comparable(source: QuantizedModel, given: Any, example: Any) -> str | None:
-    """Return why the two cannot be compared; None where they can."""
+    """Return why the two cannot be compared; None if they can."""
     if example is None:
         return "the task has no example_inputs"
     if isinstance(source, WithFloat):
@@ -65,8 +68,12 @@ def not_comparable(source: QuantizedModel, given: Any, example: Any) -> str | No
 
 
 def compared(source: QuantizedModel, given: nn.Module, example: Any) -> Finding:
-    """Raises ModelError where the float model is the quantized one, or in training mode; TaskError
-    where it refuses the batch."""
+    """Return a note if the two models compute the same, otherwise an error.
+
+    given: the user's float model.
+    Raises ModelError if it is the quantized model itself or in training mode, and TaskError if it
+    refuses the batch.
+    """
     if given is source.model:
         raise ModelError(
             "Expected float_model to be another object than model, got the same one: toolkits "
@@ -93,7 +100,7 @@ def compared(source: QuantizedModel, given: nn.Module, example: Any) -> Finding:
 
 
 def tolerance_of(*models: Any) -> float:
-    """Return the loosest that a type of their weights asks for."""
+    """Return the loosest tolerance that the types of their weights ask for."""
     kinds = {"float32"}
     for model in models:
         kinds |= {str(tensor.dtype).removeprefix("torch.") for tensor in model.parameters()}
@@ -101,7 +108,7 @@ def tolerance_of(*models: Any) -> float:
 
 
 def furthest(found: Arrays, wanted: Arrays) -> float:
-    """Return the largest RMS difference of two arrays as a part of the standard deviation of the
+    """Return the largest RMS difference of two arrays, relative to the standard deviation of the
     wanted one."""
     if not wanted:
         return 0.0
@@ -111,8 +118,11 @@ def furthest(found: Arrays, wanted: Arrays) -> float:
 def first_difference(
     source: QuantizedModel, given: nn.Module, example: Any, tolerance: float
 ) -> str:
-    """Return the name of the first module, in the order of execution, that both models have and
-    whose outputs differ; "" for none."""
+    """Return the name of the first module, in execution order, that both models have and whose
+    outputs differ.
+
+    Returns "" if there is none.
+    """
     inputs = first_samples(example, SAMPLES)
     shared = set(dict(given.named_modules())) & set(dict(source.model.named_modules())) - {""}
     wanted = dict[str, Arrays]()
@@ -137,8 +147,8 @@ def first_difference(
 
 
 def _seen(model: Any, names: set[str], take: Any) -> ExitStack:
-    """Inside the `with`, call take(name, output arrays) whenever one of these modules has given its
-    outputs."""
+    """Call take(name, output arrays) after each forward of one of these modules, inside the
+    `with`."""
     stack = ExitStack()
 
     def hook_for(name: str) -> Any:
@@ -164,7 +174,7 @@ def _float_outputs(source: QuantizedModel, inputs: Any) -> Arrays:
 
 
 def _flat(outputs: Any) -> Arrays:
-    """Return every tensor of a nest of outputs, as float64 on the host; what is no tensor is left
+    """Return every tensor of a nest of outputs, as float64 on the host; anything else is left
     out."""
     leaves = optional.pytree.tree_leaves(outputs)
     tensors = [leaf for leaf in leaves if hasattr(leaf, "detach")]
@@ -172,7 +182,10 @@ def _flat(outputs: Any) -> Arrays:
 
 
 def _distance(found: NDArray[Any], wanted: NDArray[Any]) -> float:
-    """Inf where a value is not finite in one of them alone."""
+    """Return the RMS difference, relative to the standard deviation of `wanted` unless that is 0.
+
+    Returns inf if a value is finite in only one of the two.
+    """
     finite = np.isfinite(wanted)
     if not np.array_equal(np.isfinite(found), finite):
         return float("inf")

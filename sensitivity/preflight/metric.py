@@ -1,5 +1,5 @@
-"""Whether the metric makes sense for float: judged on the first samples of `rank`, and again on all
-of it."""
+"""Checks that the metric makes sense for the float model: on the first samples of `rank`, then on
+all."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from sensitivity.tasks.base import Task
 from sensitivity.tasks.batches import batch_digest, batch_size, check_pair, sequence_of
 
 SAMPLES = 128
-"""Samples of `rank`, about, on which float is judged before the scan."""
+"""Approximate number of samples of `rank` on which float is judged before the scan."""
 SHUFFLES = 3
-"""How often the answers are given to other samples of their batch."""
+"""Number of times that the answers are given to other samples of their batch."""
 FEWEST = 16
-"""Samples with shuffled answers, below which nothing is concluded from them."""
+"""Smallest number of samples with shuffled answers that allows a conclusion."""
 
 NEXT_TO_NOTHING = 0.01
-"""Part of the full scale, below which a metric such as mAP is no better than boxes at random."""
+"""Fraction of the full scale below which a metric such as mAP is no better than boxes at random."""
 
 WRONG_DATA = (
     "Check the order of the classes, the preprocessing and the labels: a drop from such a "
@@ -40,13 +40,14 @@ WRONG_DATA = (
 
 @dataclass
 class Judged:
-    """Float on the first samples of `rank`.
+    """The float model on the first samples of `rank`.
 
-    scores: of all of them. classes: how many answers the outputs choose among; None where they are
-    no class scores.
-    own, shuffled: metric of the samples whose batch has different targets, and the same with each
-    answer given to another sample of its batch; own is None where the outputs cannot be given to
-    other samples.
+    scores: of all of these samples.
+    classes: number of classes that the outputs choose among; None if they are not class scores.
+    own: metric of the samples whose batch has different targets; None if the outputs cannot be
+        given to other samples.
+    shuffled: the same with each answer given to another sample of its batch, one for each shuffle.
+    n: number of samples in `own`.
     """
 
     scores: Scores
@@ -57,10 +58,11 @@ class Judged:
 
 
 def metric_findings(session: Session, target: Target | None = None) -> Iterator[Finding]:
-    """Yield what speaks against the metric on the first samples of `rank`; nothing for a task that
-    has only evaluate(model).
+    """Yield what speaks against the metric on the first samples of `rank`.
 
-    target: what a plan must hold; None where it is not known yet.
+    Yields nothing for a task that has only evaluate(model).
+
+    target: what a plan must meet; None if it is not known yet.
     """
     if not session.has_samples:
         return
@@ -97,10 +99,10 @@ def _value_findings(session: Session, found: Judged, value: float) -> Iterator[F
 
 
 def _is_luck(found: Judged, value: float) -> bool:
-    """Return whether the answers are no better than when they are given to other samples. Where
-    every
-    answer is right nothing is wrong with them: then most samples of a batch have the same
-    target."""
+    """Return whether the answers are no better than when they are given to other samples.
+
+    Returns False if every answer is right: then most samples of a batch have the same target.
+    """
     if found.own is None or found.n < FEWEST:
         return False
     is_perfect = value == 1 and _counts(found.scores, value)
@@ -109,8 +111,8 @@ def _is_luck(found: Judged, value: float) -> bool:
 
 
 def measured_findings(session: Session) -> Iterator[Finding]:
-    """Yield the same once float is measured on all of `rank`: whether it can be told from
-    guessing."""
+    """Yield the finding that float cannot be told from guessing, once it is measured on all of
+    `rank`."""
     scores = session.measurer.known(session.study.float_variant, "rank")
     value, task = session.measurer.aggregate(scores), session.task
     on_all = f"on all of rank ({len(scores)} samples"
@@ -130,7 +132,10 @@ def measured_findings(session: Session) -> Iterator[Finding]:
 
 
 def target_findings(scores: Scores, value: float, target: Target, name: str) -> Iterator[Finding]:
-    """Yield a target that every model meets. value: the metric of float's scores."""
+    """Yield an error or warning if every model meets the target.
+
+    value: the metric of float's scores.
+    """
     floor = target.floor(value)
     if scores.min(initial=0.0) >= 0 and floor <= 0:
         yield Finding(
@@ -144,8 +149,10 @@ def target_findings(scores: Scores, value: float, target: Target, name: str) -> 
 
 
 def judged(session: Session) -> Judged:
-    """Float's scores on the first samples of `rank`. Raises TaskError where the metric fails on
-    them."""
+    """Return float's scores on the first samples of `rank`.
+
+    Raises TaskError if the metric fails on them.
+    """
     task, size, classes = session.task, 0, None
     scores: list[Scores] = []
     shuffles = _Shuffles()
@@ -177,12 +184,15 @@ class _Shuffles:
 
     @property
     def samples(self) -> int:
-        """How many samples were judged with other answers."""
+        """Number of samples that were judged with other answers."""
         return sum(map(len, self.own))
 
     def add(self, task: Task, outputs: Any, targets: Any, scores: Scores) -> None:
-        """Leave out a batch whose targets are all alike, and everything where the score does not
-        look at targets."""
+        """Add the scores of a batch with its right answers and with shuffled ones.
+
+        A batch whose targets are all alike is left out. No conclusion is possible if the score
+        ignores the targets.
+        """
         n = len(scores)
         if not self.possible or n < 4 or _alike(targets, n):
             return
@@ -203,8 +213,10 @@ class _Shuffles:
             others.append(shuffled)
 
     def metrics(self, session: Session) -> tuple[float | None, tuple[float, ...]]:
-        """Return the metric with the right answers, None where it cannot be compared, and with each
-        set of others."""
+        """Return the metric with the right answers, and with each set of others.
+
+        The first is None if they cannot be compared.
+        """
         if not self.possible or not self.own:
             return None, ()
         aggregate = session.measurer.aggregate
@@ -213,7 +225,8 @@ class _Shuffles:
 
 
 def _looks_at_targets(shuffled: Scores, scores: Scores, order: NDArray[np.int64]) -> bool:
-    """Return False where the scores only followed the answers: their targets changed nothing."""
+    """Return False if the scores only followed the answers, so that their targets changed
+    nothing."""
     if shuffled.shape != scores.shape:
         return False
     changed_nothing = np.array_equal(shuffled, scores)
@@ -226,7 +239,10 @@ class _NotBySample(Exception):
 
 
 def _taken(outputs: Any, order: NDArray[np.int64]) -> Any:
-    """Return the same nest with the samples in another order. Raises _NotBySample."""
+    """Return the same nest with the samples in another order.
+
+    Raises _NotBySample.
+    """
     if hasattr(outputs, "shape"):
         return _taken_array(outputs, order)
     take = partial(_taken, order=order)
@@ -252,8 +268,8 @@ def _outputs(session: Session, variant: Variant, inputs: Any) -> Any:
 
 
 def _alike(targets: Any, n: int) -> bool:
-    """Return whether all samples of a batch have the same target, or it cannot be seen what each
-    has."""
+    """Return whether all samples of a batch have the same target, or their targets cannot be
+    separated."""
     try:
         rows = [targets[at] for at in range(n)]
     except (TypeError, KeyError, IndexError):
@@ -270,7 +286,8 @@ def _classes_of(session: Session) -> int | None:
 
 
 def _classes(outputs: Any) -> int | None:
-    """Return how many answers the outputs choose among; None where they are no class scores."""
+    """Return the number of classes that the outputs choose among; None if they are not class
+    scores."""
     arrays = flat_outputs(outputs)
     if not are_logits(arrays):
         return None
@@ -278,8 +295,10 @@ def _classes(outputs: Any) -> int | None:
 
 
 def _is_nothing(scores: Scores, value: float, task: Task) -> bool:
-    """Return whether the metric is the least that it can be, or is no mean and close to it; one
-    that may be negative has no such value."""
+    """Return whether the metric is 0, or close to 0 and not a mean.
+
+    Returns False for scores that may be negative, since their least value is unknown.
+    """
     if scores.min(initial=0.0) < 0:
         return False
     is_mean = scores.ndim == 1
@@ -289,7 +308,7 @@ def _is_nothing(scores: Scores, value: float, task: Task) -> bool:
 
 
 def _counts(scores: Scores, value: float) -> bool:
-    """Return whether the metric is a share of samples that are right."""
+    """Return whether the metric is the share of samples that are right."""
     return _is_mean(scores, value) and bool(np.isin(scores, (0.0, 1.0)).all())
 
 
@@ -299,17 +318,18 @@ def _is_mean(scores: Scores, value: float) -> bool:
 
 
 def _severity(scores: Scores, value: float) -> Severity:
-    """Return an error where the metric is the mean of the samples' scores. One that is no mean,
-    such as a detector's mAP, is 0 on a handful of images, or before a detector is trained, without
-    any
-    mistake in the task: the verdict then claims nothing."""
+    """Return "error" if the metric is the mean of the samples' scores, otherwise "warning".
+
+    Another metric, such as a detector's mAP, is 0 on a handful of images, or before a detector is
+    trained, without any mistake in the task. The verdict then claims nothing.
+    """
     if _is_mean(scores, value):
         return "error"
     return "warning"
 
 
 def _at_chance(got: str, task: Task, severity: Severity = "error") -> Finding:
-    # A task that was made from a file says what it took the outputs and the images for.
+    # A task that was made from a file says how it read the outputs and the images.
     reading = getattr(task.score, "reading", "")
     return Finding(
         "metric-at-chance",

@@ -1,1 +1,1 @@
-"""What a file takes in a runtime, and why."""
+"""How long a file takes in a runtime, and why."""

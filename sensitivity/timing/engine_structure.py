@@ -1,5 +1,5 @@
-"""What each weighted layer of a file became in the engine that TensorRT-RTX builds. Structure:
-nothing is timed."""
+"""What each weighted layer of a file became in the engine that TensorRT-RTX builds. Nothing is
+timed."""
 
 from __future__ import annotations
 
@@ -31,18 +31,21 @@ lists them."""
 ONLY_REQUANTIZES = re.compile(
     r"__myl_((Mul)?MinMaxRounCast|CastMul|Cast|Conc|Tran|Move|Slic|Resh)+_myl\d+_\d+$"
 )
-"""The name of a kernel of quantize, dequantize, cast and moves, as the builder shortens them."""
+"""Names of kernels that only quantize, dequantize, cast and move, in the builder's
+abbreviations."""
 QDQ = frozenset({"QuantizeLinear", "DequantizeLinear", "Cast"})
 WIDTH = ("int4", "int8", "fp8", "fp16", "bf16", "fp32")
 
 
 def build_structure(file: Path, *, sm: int = SM, plan: PlanNames | None = None) -> EngineStructure:
-    """Build the file and say what its layers became. For files that lint does not refuse for
-    tensorrt-rtx.
+    """Build the file and return what its layers became.
 
-    sm: compute capability, such as 89. plan: what a plan leaves in float; None takes the file's own
-    Q/DQ for the plan. Raises OnnxFileError where the parser refuses the file, RuntimeUnavailable
-    where nothing can be built here or the builder gives up; both with its own words.
+    The file must be one that lint does not refuse for tensorrt-rtx.
+
+    sm: compute capability, such as 89.
+    plan: what a plan leaves in float; None takes the file's own Q/DQ as the plan.
+    Raises OnnxFileError if the parser refuses the file, RuntimeUnavailable if nothing can be built
+    here or the builder gives up. Both quote the builder.
     """
     made = build(file, sm=sm)
     if not made.parsed and made.errors:
@@ -58,8 +61,10 @@ def build_structure(file: Path, *, sm: int = SM, plan: PlanNames | None = None) 
 
 
 def build_or_say_why(file: Path, plan: PlanNames) -> EngineStructure | str:
-    """Return the same as a step of a longer job, which never fails for it: the engine, or why there
-    is none."""
+    """Return the engine, or why there is none.
+
+    This is a step of a longer job, which must not fail because of it.
+    """
     refusals = {finding.code for finding in run_lint(file, RTX) if finding.severity == "error"}
     if refusals:
         return f"lint refuses it for {RTX}: {', '.join(sorted(refusals))}"
@@ -70,18 +75,19 @@ def build_or_say_why(file: Path, plan: PlanNames) -> EngineStructure | str:
 
 
 def planned_float(plan: PlanNames) -> frozenset[str]:
-    """Return the layers that a plan leaves in float, whole or in part: its units by name, and those
-    of its quantizers."""
+    """Return the layers that a plan leaves in float, whole or in part: its units, and the layers of
+    its quantizers."""
     return frozenset(plan.skip) | {quantizer.rpartition(".")[0] for quantizer in plan.quantizers}
 
 
 def structure_of(
     made: Build, file: Path, in_float: Collection[str] | None = None
 ) -> EngineStructure:
-    """Return the engine beside what was planned. made: of this very file, with an engine.
+    """Compare the engine with what was planned.
 
-    in_float: layers that a plan leaves in float; None where there is no plan. Of the others, and
-    without a plan, the file's own Q/DQ says what is planned.
+    made: the build of this very file, with an engine.
+    in_float: layers that a plan leaves in float; None without a plan. All others are planned as the
+        file's own Q/DQ says.
     """
     kernels = [layer for layer in made.layers if layer.outputs]
     in_int8 = set(quantized_nodes(file)) - set(in_float or ())
@@ -102,12 +108,15 @@ def structure_of(
 
 
 def _built(name: str, kernels: Sequence[Layer]) -> str | None:
-    """Return what the node computes in; None where no kernel names it."""
+    """Return the precision that the node computes in; None if no kernel names it."""
     naming = [layer for layer in kernels if name in layer.onnx]
 
     def likeness(layer: Layer) -> tuple[bool, bool]:
-        """Return the kernels around the node name it too: its own is no generated one, or is named
-        after it."""
+        """Return a key that is largest for the node's own kernel.
+
+        The kernels around it name the node too. Its own is not a generated one, or is named after
+        it.
+        """
         return layer.kind != GENERATED, layer.name.startswith(f"{name}_myl")
 
     own = max(naming, key=likeness, default=None)
@@ -115,8 +124,10 @@ def _built(name: str, kernels: Sequence[Layer]) -> str | None:
 
 
 def _precision(layer: Layer) -> str:
-    """INT8 where both operands are: an activation and the weights, or two activations. Else the
-    widest of them."""
+    """Return INT8 if both operands are in it: an activation and the weights, or two activations.
+
+    Otherwise the widest type among them is returned.
+    """
     weights = nlargest(1, layer.constants, key=lambda tensor: math.prod(tensor.shape))
     types = map(attrgetter("dtype"), (*layer.inputs, *weights))
     operands = list(filter(WIDTH.__contains__, types))
@@ -126,12 +137,13 @@ def _precision(layer: Layer) -> str:
 
 
 def only_requantizes(layer: Layer, names: OnnxNames) -> bool:
-    """Return whether the kernel does nothing but quantize, dequantize, cast or reorder what another
-    one made.
+    """Return whether the kernel only quantizes, dequantizes, casts or reorders the output of
+    another one.
 
-    names: of the ONNX file. A kernel with an operation of the file, such as a Concat, does more.
-    One that stands before a weighted layer names that layer's operations as well, and is judged by
-    its own name.
+    A kernel with an operation of the file, such as a Concat, does more. A kernel in front of a
+    weighted layer also names that layer's operations, so it is judged by its own name.
+
+    names: nodes of the ONNX file.
     """
     if layer.kind != GENERATED or not ONLY_REQUANTIZES.match(layer.name):
         return False

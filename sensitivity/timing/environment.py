@@ -48,13 +48,12 @@ GPU_FIELDS = (
 
 
 def environment() -> dict[str, str]:
-    """Return name -> value, for a report; what cannot be read says so ("governor": "not
-    readable")."""
+    """Return name -> value, for a report; a value that cannot be read is "not readable"."""
     return _machine() | _cpu() | _clocks() | _threads() | _gpu() | _versions()
 
 
 def usable_cores() -> int:
-    """Return the cores that this process may run on."""
+    """Return the number of cores that this process may run on."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -156,7 +155,7 @@ def _versions() -> dict[str, str]:
 
 
 def _read(path: str) -> str:
-    """Return the text of a file; "" where it cannot be read."""
+    """Return the text of a file; "" if it cannot be read."""
     try:
         return Path(path).read_text().strip()
     except OSError:

@@ -1,8 +1,8 @@
-"""Why an engine is as fast as it is: from the steps it ran, in words.
+"""Explains in words why an engine is as fast as it is, from the steps that it ran.
 
-Pure functions over `LayerRun`s of any runtime. The causes follow from the tensors that steps share,
-so a runtime that does not name its tensors (ONNX Runtime's profile) gets times and precisions, but
-no causes for its reformats.
+The functions are pure and take the `LayerRun`s of any runtime. Causes follow from the tensors that
+steps share. A runtime that does not name its tensors (ONNX Runtime's profile) gets times and
+precisions, but no causes for its reformats.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from sensitivity.runtimes.base import LayerRun, Port
 from sensitivity.timing.profile import FileProfile
 
 SHOWN = 8
-"""Names in a sentence, at most."""
+"""Largest number of names in a sentence."""
 
 FLOATS = frozenset({"fp32", "fp16", "bf16"})
 ADVICE = {
@@ -50,8 +50,11 @@ WORDS = {
 
 @dataclass(frozen=True)
 class Reformat:
-    """A step that computes nothing: cause is a key of WORDS; beside: the steps that it sits
-    between."""
+    """A step that computes nothing.
+
+    cause: key of WORDS.
+    beside: names of the steps that it is between.
+    """
 
     step: LayerRun
     cause: str
@@ -59,8 +62,12 @@ class Reformat:
 
 
 def not_in_int8(runs: Sequence[LayerRun], kept: Iterable[str]) -> dict[str, str]:
-    """ONNX node -> the precision it ran in, for each node of `kept` (quantized in the file) that
-    did not run in INT8; "?" where no step says that it computed the node."""
+    """Return ONNX node -> precision, for each node of `kept` that did not run in INT8.
+
+    The precision is "?" if no step says that it computed the node.
+
+    kept: nodes that are quantized in the file.
+    """
     ran = dict[str, str]()
     for run in runs:
         if run.origin is None:
@@ -76,8 +83,10 @@ def not_in_int8(runs: Sequence[LayerRun], kept: Iterable[str]) -> dict[str, str]
 def in_int8(
     timings: Iterable[Timing], profiles: Mapping[str, FileProfile]
 ) -> tuple[int, int] | None:
-    """Return how many layers of the plan's file ran in INT8, and how many it quantizes; None where
-    it has no profile."""
+    """Return how many layers of the plan's file ran in INT8, and how many it quantizes.
+
+    Returns None if there is no profile of it.
+    """
     partial = timing_of("partial", timings)
     profile = None if partial is None else profiles.get(partial.variant)
     if profile is None or not profile.kept:
@@ -87,8 +96,10 @@ def in_int8(
 
 
 def mixed_adds(runs: Sequence[LayerRun]) -> tuple[LayerRun, ...]:
-    """INT8 steps with a second input in float: a residual add that was fused into a convolution,
-    but not quantized."""
+    """Return INT8 steps with a second input in float.
+
+    Such a step is a residual add that was fused into a convolution, but not quantized.
+    """
     return tuple(filter(_adds_float, runs))
 
 
@@ -98,15 +109,19 @@ def _adds_float(run: LayerRun) -> bool:
 
 
 def reformats(runs: Sequence[LayerRun]) -> tuple[Reformat, ...]:
-    """Return each reformat and unfused Q or DQ, with its cause."""
+    """Return each reformat and each unfused Q or DQ, with its cause."""
     graph = _Neighbours(runs)
     return tuple(_cause(run, graph) for run in runs if run.origin is not None)
 
 
 def explain(runs: Sequence[LayerRun], kept: Collection[str] = ()) -> list[str]:
-    """Return the sentences about one profiled engine: what did not run in INT8, what the reformats
-    cost, where they come from, and what to change. kept: names of the ONNX nodes that are quantized
-    in the file."""
+    """Return the sentences about one profiled engine.
+
+    They say what did not run in INT8, what the reformats cost, where they come from and what to
+    change.
+
+    kept: names of the ONNX nodes that are quantized in the file.
+    """
     sentences = _precision_sentences(runs, kept)
     if mixed := mixed_adds(runs):
         sentences.append(
@@ -149,7 +164,8 @@ def _reformat_sentences(runs: Sequence[LayerRun]) -> list[str]:
 
 
 def _cause_sentence(alike: Sequence[Reformat]) -> str:
-    """Say where the reformats of one cause stand, what they cost and what to do."""
+    """Return a sentence that says where the reformats of one cause are, what they cost and what to
+    do."""
     beside = dict.fromkeys(chain.from_iterable(map(attrgetter("beside"), alike)))
     where = f" ({_shown(beside)})" if beside else ""
     cause = alike[0].cause
@@ -174,8 +190,10 @@ class _Neighbours:
         self.mixed = {run.name for run in mixed_adds(runs)}
 
     def sources(self, port: Port) -> list[LayerRun]:
-        """Return the step that computed this tensor, looking through reformats; none for an input
-        of the network."""
+        """Return the step that computed this tensor, looking through reformats.
+
+        Returns none for an input of the network.
+        """
         if port.tensor not in self.writer:
             return []
         writer = self.writer[port.tensor]
@@ -201,7 +219,7 @@ class _Neighbours:
 
 
 def _tensors(ports: Iterable[Port]) -> list[str]:
-    """Return the names of the ports' tensors, of those that the profile names."""
+    """Return the names of the ports' tensors that the profile names."""
     return list(filter(None, map(attrgetter("tensor"), ports)))
 
 
@@ -235,7 +253,7 @@ def _cause_between(run: LayerRun, graph: _Neighbours) -> Reformat:
 
 
 def _end(sources: Sequence[LayerRun], targets: Sequence[LayerRun]) -> str:
-    """Return the end of the network that a reformat stands at: "input", "output", or "" within."""
+    """Return the end of the network at which a reformat is: "input", "output", or "" if inside."""
     if not sources:
         return "input"
     return "" if targets else "output"
@@ -250,8 +268,10 @@ def _unique(steps: Iterable[LayerRun]) -> list[LayerRun]:
 
 
 def _short(run: LayerRun) -> str:
-    """Return the first ONNX nodes of a fused step, enough to find it, without weights, Q/DQ and
-    TensorRT's unnamed layers."""
+    """Return the first ONNX nodes of a fused step, enough to find it.
+
+    Weights, Q/DQ and TensorRT's unnamed layers are left out.
+    """
     names = list(filter(_tells_the_layer, run.onnx))
     return " + ".join(names[:3]) or run.name[:60]
 

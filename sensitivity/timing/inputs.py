@@ -1,4 +1,4 @@
-"""Inputs to time a file with, when only the file is at hand."""
+"""Inputs to time a file with if only the file is available."""
 
 from __future__ import annotations
 
@@ -17,9 +17,11 @@ from sensitivity.seeds import generator
 
 
 def check_files(files: Iterable[Path]) -> None:
-    """Raise OnnxFileError for the first file that is not whole, not ONNX, too large, has external
-    data outside its folder, or scales that are not finite: runtimes time some of those without a
-    word."""
+    """Raise OnnxFileError for the first file that cannot be timed properly.
+
+    Such a file is truncated, not ONNX, too large, or has external data outside its folder or scales
+    that are not finite. Runtimes time some of these without an error.
+    """
     for file in files:
         check_scales(load_model(file), file.name)
 
@@ -31,12 +33,13 @@ def random_inputs(
     seed: int | None = None,
     sizes: Mapping[str, Sequence[int]] | None = None,
 ) -> Tensors:
-    """Seeded normal values for every input of the file.
+    """Return seeded normal values for every input of the file.
 
-    sizes: name of an input -> the shape of one sample of it, for the sides that the file leaves
-    open; without them its first axis, if open, becomes `batch`. The latency of convolutions and
-    matrix products does not depend on the values. Raises OnnxFileError where the size of another
-    axis is not known.
+    The latency of convolutions and matrix products does not depend on the values.
+
+    sizes: name of an input -> shape of one sample, for the sides that the file leaves open. Without
+        it the first axis, if open, becomes `batch`.
+    Raises OnnxFileError if the size of another axis is unknown.
     """
     rng = generator(seed)
     model = load_model(file)
@@ -51,7 +54,10 @@ def random_inputs(
 
 
 def _shape(value: ir.Value, sample: Sequence[int], file: Path) -> list[int]:
-    """sample: the first sides of a sample of this input, or all of them."""
+    """Return the shape of an input.
+
+    sample: the first sides of a sample of this input, or all of them.
+    """
     if value.shape is None:
         raise OnnxFileError(
             f"Expected input {value.name!r} of {file} to have a shape, got none; export it with "

@@ -1,4 +1,4 @@
-"""What one file ran in, layer by layer, apart from any timing."""
+"""The precision of a file's layers in a runtime, apart from any timing."""
 
 from __future__ import annotations
 
@@ -26,8 +26,11 @@ from sensitivity.timing.protocol import Variant
 
 @dataclass(frozen=True)
 class FileProfile:
-    """runs: the steps of one inference, in order. kept: the ONNX nodes that are quantized in the
-    file."""
+    """The steps of one inference of a file.
+
+    runs: in order of execution.
+    kept: the ONNX nodes that are quantized in the file.
+    """
 
     runs: tuple[LayerRun, ...]
     kept: tuple[str, ...]
@@ -36,7 +39,10 @@ class FileProfile:
 def profile_file(
     file: Path, runtime: Runtime, inputs: Tensors, *, threads: int | None = None, repeats: int = 20
 ) -> FileProfile:
-    """Raises RuntimeUnavailable where this runtime cannot say what its layers ran in."""
+    """Return the profile of a file.
+
+    Raises RuntimeUnavailable if the runtime has no profiler.
+    """
     engine = runtime.build(file, threads=threads)
     try:
         profile = getattr(engine, "profile", None)
@@ -55,10 +61,10 @@ def profile_files(
     runtime: Runtime,
     inputs: Tensors,
 ) -> dict[str, FileProfile]:
-    """Return the profile of each file, by variant; empty for a runtime that cannot say.
+    """Return the profile of each file, by variant; empty for a runtime that has no profiler.
 
-    canonical: what is quantized there should run in INT8; a file lowered for the runtime may have
-    given up on some.
+    canonical: files whose quantized layers should run in INT8. In a file that was lowered for the
+        runtime, some of them may be in float.
     """
     found = {}
     try:
@@ -73,9 +79,11 @@ def profile_files(
 
 
 def quantized_nodes(file: Path) -> tuple[str, ...]:
-    """Return the names of the weighted nodes (Conv, Gemm, ...) whose input and weight both come
-    from Q/DQ, in the file's order. The input may have been moved since, by a Concat for one. A node
-    without a name goes by its first output."""
+    """Return the names of the weighted nodes whose input and weight both come from Q/DQ.
+
+    They are in the file's order. The input may have been moved since, for example by a Concat. A
+    node without a name is named by its first output.
+    """
     nodes = weighted_nodes(load_model(file).graph)
     return tuple(name_of(node) for node in nodes if _is_quantized(node))
 
@@ -87,11 +95,12 @@ def _is_quantized(node: ir.Node) -> bool:
 def layer_rows(
     variant: str, profile: FileProfile, engine: EngineStructure | None = None
 ) -> list[dict[str, object]]:
-    """Return one row per step, for layers.csv; `share` is of the profiled time, None where nothing
-    was timed.
+    """Return one row per step, for layers.csv.
 
-    engine: that TensorRT-RTX built of the same variant, which nothing executed; of the weighted
-    layers of each step, what was planned and what it has. None where it built none.
+    `share` is relative to the profiled time; None if nothing was timed.
+
+    engine: what TensorRT-RTX built of the same variant, without executing it; None if it built
+        nothing. A row then holds the planned and the built precision of the step's weighted layers.
     """
     total = sum(run.ms or 0.0 for run in profile.runs)
     built = {layer.layer: layer for layer in engine.layers} if engine else {}

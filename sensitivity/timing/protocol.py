@@ -1,4 +1,4 @@
-"""Latency of several files in one runtime, taken in turn so that all of them see the same
+"""Latency of several files in one runtime. They are timed in turn, so that all of them see the same
 machine."""
 
 from __future__ import annotations
@@ -34,14 +34,17 @@ def bench_files(
 ) -> tuple[Timing, ...]:
     """Time every file once per round, in an order that is drawn anew for each round.
 
+    All files are loaded at once. Every engine is closed at the end, also after an exception.
+
     inputs: one batch, the same for all files; the first axis is the sample.
-    threads: of the runtime, for one inference. warmup: untimed inferences of each file before the
-    first round.
+    threads: of the runtime, for one inference.
+    rounds: number of rounds.
+    warmup: untimed inferences of each file before the first round.
     progress: called with (rounds done, rounds) after each round.
-    left_out: called with the reason where the runtime does not take the FP16 file, which is then
-    not timed; None raises it.
-    All files are loaded at once; every engine is closed at the end, also after an exception.
-    Raises SensitivityError where the float file is missing (every ratio is against it) or a number
+    left_out: called with the reason if the runtime does not take the FP16 file, which is then not
+        timed; None raises it.
+    seed: of the order; None takes the seed of the command.
+    Raises SensitivityError if the float file is missing (every ratio is against it) or a number
     makes no sense, and what the runtime raises for a file that it cannot load.
     """
     _check(files, threads, rounds, warmup)
@@ -100,10 +103,9 @@ def interleaved(
     progress: Callable[[int, int], None] | None = None,
     seed: int | None = None,
 ) -> dict[Variant, NDArray[np.float64]]:
-    """Return the milliseconds float64[rounds] of each engine; entry i of all of them is of the same
-    round.
+    """Return the milliseconds float64[rounds] of each engine; equal indices are of the same round.
 
-    per_turn: rounds that an engine runs in one go before the next engine has its turn.
+    per_turn: number of rounds that an engine runs before the next engine has its turn.
     """
     rng = generator(seed)
     variants = list(engines)
@@ -114,8 +116,8 @@ def interleaved(
     for done in range(0, rounds, per_turn):
         timed = min(per_turn, rounds - done)
         for k in rng.permutation(len(variants)):
-            # The first inference of a turn brings back into the caches what the other files drove
-            # out of them.
+            # The first inference of a turn brings back into the caches what the other files
+            # evicted.
             times[variants[k]] += engines[variants[k]].time_ms(inputs, timed + 1)[1:].tolist()
         if progress:
             progress(done + timed, rounds)
@@ -123,8 +125,10 @@ def interleaved(
 
 
 def spread_of(ms: NDArray[np.float64]) -> dict[str, Any]:
-    """Return the fields of `Timing` that summarize times float64[n]; spread_ms is the interquartile
-    range."""
+    """Return the fields of `Timing` that summarize times float64[n].
+
+    spread_ms is the interquartile range.
+    """
     parts = [0.25, 0.5, 0.75, 0.9, 0.95, 0.99]
     q25, q50, q75, q90, q95, q99 = map(float, np.quantile(ms, parts))
     return {

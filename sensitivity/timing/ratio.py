@@ -18,15 +18,17 @@ def median_ratio(
     resamples: int = 2000,
     seed: int | None = None,
 ) -> Estimate:
-    """median(base) / median(other), with a paired block-bootstrap interval that covers 1 - alpha.
+    """Return median(base) / median(other), with an interval that covers 1 - alpha.
 
-    base, other: float64[n], times of round i in both. Rounds are drawn together, so what slows a
-    whole round (another
-        process, a lower clock) falls out of the ratio; they are drawn in blocks of consecutive
-        rounds, because neighbouring rounds are slowed alike and an interval from single rounds
-        would be too narrow.
+    The interval is a paired block bootstrap. Rounds are drawn together, so that what slows a whole
+    round (another process, a lower clock) cancels in the ratio. They are drawn in blocks of
+    consecutive rounds, since neighbouring rounds are slowed alike and single rounds would give too
+    narrow an interval.
+
+    base, other: float64[n], times of the same rounds. The interval is None for n < 2.
     block: rounds in a block; None means n**(1/3).
-    The interval is None for n < 2.
+    seed: of the bootstrap; None takes the seed of the command.
+    Raises ValueError if the lengths differ or are 0.
     """
     n = len(base)
     if n != len(other) or n == 0:

@@ -1,5 +1,4 @@
-"""Which exported files are one and the same: a plan that leaves nothing out is everything in INT8,
-under another name."""
+"""Finds equal exported files: a plan that leaves nothing out is the fully quantized model."""
 
 from __future__ import annotations
 

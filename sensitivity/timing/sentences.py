@@ -1,4 +1,4 @@
-"""Timings in words: what is faster, by how much, and what to do where INT8 is not."""
+"""Timings in words: what is faster, by how much, and what to do if INT8 is not."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ WHY_SLOW = {
 def bench_sentences(
     timings: Sequence[Timing], profiles: Mapping[str, FileProfile] = NOTHING
 ) -> list[str]:
-    """Return the sentences about one bench run of one runtime, the most important first; the float
-    file must be among them.
+    """Return the sentences about one bench of one runtime, the most important first.
 
-    profiles: of some of the files, by variant; each adds what its layers ran in and what its
-    reformats cost.
+    timings: must include the float file.
+    profiles: profiles of some of the files, by variant. Each adds sentences on what its layers ran
+        in and what its reformats cost.
     """
     by_variant: dict[str, Timing] = {timing.variant: timing for timing in timings}
     base = by_variant["float"]
@@ -66,8 +66,11 @@ def bench_sentences(
 
 
 def _may_be_written_wrongly(timings: Sequence[Timing], profiles: Mapping[str, FileProfile]) -> bool:
-    """Return whether a quantized file is no faster than float, and not because its layers gain
-    nothing: none was lowered for the runtime, and none is known to have run in INT8 as a whole."""
+    """Return whether a quantized file may be slow because of its form.
+
+    That is so if it is no faster than float, no file was lowered for the runtime, and none is known
+    to have run in INT8 as a whole.
+    """
     quantized = [timing for timing in timings if timing.variant in ("int8", "partial")]
     speeds = {speed_from_ratio(timing.ratio) for timing in quantized}
     is_slow = bool(speeds - {"faster"})
@@ -84,7 +87,7 @@ def _is_lowered(timing: Timing) -> bool:
 
 def _ran_in_int8(profile: FileProfile) -> bool:
     """Return whether every layer that the file quantizes ran in INT8; False for a file without
-    one."""
+    any."""
     if not profile.kept:
         return False
     return not not_in_int8(profile.runs, profile.kept)
@@ -115,7 +118,7 @@ def _against_float(timing: Timing) -> str:
 
 
 def _against_each_other(by_variant: Mapping[str, Timing]) -> Iterator[str]:
-    """Yield what the plan keeps of the gain of full INT8, and how both compare with FP16."""
+    """Yield how much of the gain of full INT8 the plan keeps, and how both compare with FP16."""
     partial, int8, fp16 = map(by_variant.get, ("partial", "int8", "fp16"))
     if partial and int8 and speed_from_ratio(int8.ratio) == "faster":
         gain = (1 - 1 / partial.ratio.value) / (1 - 1 / int8.ratio.value)
@@ -132,7 +135,10 @@ def _against_each_other(by_variant: Mapping[str, Timing]) -> Iterator[str]:
 
 
 def _against_fp16(timing: Timing, ratio: Estimate) -> str:
-    """ratio: time of the FP16 file over that of this one."""
+    """Return a sentence that compares a file with FP16.
+
+    ratio: time of the FP16 file over that of this one.
+    """
     interval = "" if ratio.low is None else f" ({ratio.low:.2f} to {ratio.high:.2f})"
     result = speed_from_ratio(ratio)
     told = f"{NAMES[timing.variant]} {COMPARED[result]} FP16: {ratio.value:.2f} times its speed"

@@ -1,2 +1,2 @@
-"""What is left out as one: layers, blocks and groups of quantizers, and where they stand in the
-graph."""
+"""Units, which are left out as a whole: layers, blocks and groups of quantizers, and their places
+in the graph."""

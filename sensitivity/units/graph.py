@@ -1,5 +1,4 @@
-"""The graph of a model in layers, and where its values are requantized: what a picture of it is
-drawn from."""
+"""The graph of a model's layers and the places where values are requantized, for drawing it."""
 
 from __future__ import annotations
 
@@ -14,10 +13,10 @@ from sensitivity.records import ModelGraph
 
 
 def model_graph(source: QuantizedModel, traced: Any) -> ModelGraph | None:
-    """Return which layers hand each other tensors, with the ranges that the model has now; None
-    where nobody knows.
+    """Return which layers pass tensors to each other, with the ranges that the model has now.
 
     traced: the graph of a torch model with its marks, as in `relations.Placed`; None for others.
+    Returns None if the graph is unknown.
     """
     if isinstance(source, Connected):
         found = source.connections()
@@ -31,8 +30,10 @@ def model_graph(source: QuantizedModel, traced: Any) -> ModelGraph | None:
 
 
 def _differ(source: QuantizedModel, names: tuple[str, ...]) -> bool:
-    """Return whether quantizers that read the same values round them to different steps; False
-    where a grid is not known."""
+    """Return whether quantizers that read the same values have different steps.
+
+    Returns False if a grid is unknown.
+    """
     try:
         grids = [source.grid(name) for name in names]
     except ModelError:

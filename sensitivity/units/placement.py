@@ -1,7 +1,7 @@
-"""What engines want before a model is scanned: shared scales, quantized skip connections.
+"""What engines need before a model is scanned: shared scales and quantized skip connections.
 
-Both change what the quantized model computes, so they come before the scan: what is measured is
-what is exported.
+Both change what the quantized model computes. They come before the scan, so that what is measured
+is what is exported.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ QUANTIZER = "residual_quantizer"
 
 
 def scale_groups(source: QuantizedModel, example_inputs: Any) -> tuple[tuple[str, ...], ...]:
-    """Return the names of the quantizers that should share one scale: fan-out siblings, and all
-    that meet in a Concat.
+    """Return the names of the quantizers that should share one scale.
 
-    Raises ExportError where the model cannot be traced.
+    These are fan-out siblings, and all that meet in a Concat. Raises ExportError if the model
+    cannot be traced.
     """
     from sensitivity.exporters.trace import trace
 
@@ -39,11 +39,11 @@ def scale_groups(source: QuantizedModel, example_inputs: Any) -> tuple[tuple[str
 def unified_scales(
     source: QuantizedModel, names: Iterable[Sequence[str]]
 ) -> Iterator[tuple[Range, ...]]:
-    """Inside the `with`, every group of quantizers has the largest amax of its members; before and
-    after it, their own.
+    """Give every group of quantizers the largest amax of its members, inside the `with`.
 
-    Yields the own ranges of the quantizers that changed. Raises ModelError for a model whose ranges
-    cannot be changed, or a quantizer without a per-tensor amax.
+    names: the quantizers of each group.
+    Yields the original ranges of the quantizers that changed; they are restored afterwards. Raises
+    ModelError for a model whose ranges cannot be changed, or a quantizer without a per-tensor amax.
     """
     if not isinstance(source, Recalibratable):
         raise ModelError(
@@ -76,12 +76,13 @@ def _per_tensor(one: Range) -> Range:
 
 
 def add_residual_quantizers(source: QuantizedModel, batches: Sequence[Any]) -> tuple[str, ...]:
-    """Quantize what comes over each skip connection, as TensorRT needs to fuse the Add in INT8.
+    """Quantize the tensor of each skip connection, which TensorRT needs to fuse the Add in INT8.
 
-    The model is changed for good: the module whose code adds gets a `residual_add`, with a copy of
-    one of the model's input quantizers that the Add alone reads through. Other readers of the
-    tensor have quantizers of their own, or read it in float. amax is the largest absolute value
-    over `batches` (inputs, for calibration). Make the `QuantizedModel` anew afterwards.
+    The model is changed for good: the module whose code adds gets a `residual_add` with a copy of
+    one of the model's input quantizers, which only the Add reads through. Other readers of the
+    tensor have their own quantizers, or read it in float. Make a new `QuantizedModel` afterwards.
+
+    batches: inputs for calibration; amax is the largest absolute value over them.
     Returns the names of the new quantizers.
     """
     from sensitivity.exporters.trace import trace
@@ -110,8 +111,10 @@ def add_residual_quantizers(source: QuantizedModel, batches: Sequence[Any]) -> t
 def residual_quantizers(
     source: QuantizedModel, batches: Sequence[Any]
 ) -> Iterator[tuple[str, ...]]:
-    """`add_residual_quantizers`, taken back after the `with`. Raises ModelError for a model that
-    takes no new ones."""
+    """Apply `add_residual_quantizers` inside the `with`, and undo it afterwards.
+
+    Raises ModelError for a model that takes no new quantizers.
+    """
     if not hasattr(source.model, "named_modules") or not isinstance(source, Recalibratable):
         raise ModelError(
             "Expected a model that takes new quantizers for --quantize-residuals, got one of "

@@ -1,5 +1,5 @@
-"""What belongs together in a model: found in its traced graph and its modules, before anything is
-measured."""
+"""Which layers of a model belong together, from its traced graph and its modules, before
+measuring."""
 
 from __future__ import annotations
 
@@ -27,17 +27,18 @@ BRANCHED = (
     "reparameterize)."
 )
 SAMPLES = 2
-"""The model is traced with this many samples of the example batch."""
+"""Number of samples of the example batch that the model is traced with."""
 
 
 @dataclass(frozen=True)
 class Structure:
-    """relations: layers that belong together, the strongest claim first. scales: quantizers that
-    should share a range.
+    """What belongs together in a model.
 
-    branched: RepVGG blocks in their training form, by their first convolution. problem: why the
-    graph could not be read, as a clause; None where it was. traced: the graph, of a torch model
-    only.
+    relations: layers that belong together, the strongest claim first.
+    scales: quantizers that should share a range.
+    branched: RepVGG blocks in their training form, by their first convolution.
+    problem: why the graph could not be read, as a clause; None if it could.
+    traced: the graph of a torch model; None for others.
     """
 
     relations: tuple[Relation, ...] = ()
@@ -49,9 +50,9 @@ class Structure:
 
 @dataclass(frozen=True)
 class Placed:
-    """The units of a scan, the quantizers that share a range during it, and what the reader must
-    know of both.
+    """The units of a scan and the quantizers that share a range during it.
 
+    warnings: what the reader must know about both.
     problem, traced: as in `Structure`.
     """
 
@@ -63,9 +64,10 @@ class Placed:
 
 
 def placed(source: QuantizedModel, example: Any, choices: UnitChoices) -> Placed:
-    """Return what the user asks for, as far as the model's graph can be read.
+    """Return the units and shared scales that the user asks for, as far as the graph can be read.
 
-    example: as for `structure_of`. Raises NamesError for a --group that matches no layer.
+    example: as for `structure_of`.
+    Raises NamesError for a --group that matches no layer.
     """
     found = structure_of(source, example)
     own = patterns(choices.group, source.quantizers)
@@ -76,8 +78,10 @@ def placed(source: QuantizedModel, example: Any, choices: UnitChoices) -> Placed
 
 
 def _warnings(found: Structure, choices: UnitChoices, *, has_example: bool) -> Iterator[str]:
-    """Yield what the reader must know of a graph that could not be read, where one was to be, and
-    of blocks that are not merged."""
+    """Yield warnings about blocks that are not merged, and about a graph that could not be read.
+
+    The latter is silent if neither an example nor the choice of units needs the graph.
+    """
     wants_groups = choices.unit == "group"
     if found.problem and (has_example or wants_groups):
         what = "units are layers, and every" if wants_groups else "every"
@@ -89,10 +93,12 @@ def _warnings(found: Structure, choices: UnitChoices, *, has_example: bool) -> I
 
 
 def structure_of(source: QuantizedModel, example: Any) -> Structure:
-    """Heads, RepVGG blocks and shared quantizers from the modules; fan-out, concat and residual
-    groups from the graph.
+    """Return the heads, RepVGG blocks, shared quantizers and groups of a model.
 
-    example: one batch of inputs; None where there is none.
+    The first three follow from the modules. Fan-out, concat and residual groups follow from the
+    graph.
+
+    example: one batch of inputs; None if the task has none.
     """
     if isinstance(source, Structured):
         return Structure(tuple(Relation(kind, layers) for kind, layers in source.related()))
@@ -109,8 +115,11 @@ def structure_of(source: QuantizedModel, example: Any) -> Structure:
 
 
 def _module_relations(source: QuantizedModel) -> tuple[Relation, ...]:
-    """Return what the modules alone say: merged RepVGG blocks, heads, quantizers that are one
-    object."""
+    """Return the relations that follow from the modules: RepVGG blocks, heads and shared
+    quantizers.
+
+    Only merged RepVGG blocks are among them. A shared quantizer is one object of several layers.
+    """
     layers = _layer_names(source)
     names = names_of(source.quantizers)
     merged = [Relation("repvgg", (layer,)) for layer in merged_blocks(source.model, layers)]
@@ -122,7 +131,7 @@ def _module_relations(source: QuantizedModel) -> tuple[Relation, ...]:
 def _traced_structure(
     source: QuantizedModel, traced: Any, of_modules: tuple[Relation, ...]
 ) -> Structure:
-    """Return what the graph adds to the relations of the modules."""
+    """Return the relations of the modules with those that the graph adds."""
     layers = _layer_names(source)
     blocks = [block for block in groups.branched_blocks(traced) if set(block) <= set(layers)]
     branched = [Relation("repvgg", block) for block in blocks]
@@ -150,8 +159,10 @@ def _layer_names(source: QuantizedModel) -> list[str]:
 
 
 def sharable(source: QuantizedModel, names: tuple[str, ...]) -> bool:
-    """Return whether these quantizers can have one range: each has one per tensor, on the same
-    integer grid."""
+    """Return whether these quantizers can share a range.
+
+    Each must have one range per tensor, on the same integer grid.
+    """
     if not isinstance(source, Recalibratable):
         return False
     try:

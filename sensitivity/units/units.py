@@ -1,5 +1,5 @@
-"""Which quantizers are switched together: layers, groups that the graph asks for, a user's own, or
-one by one."""
+"""Which quantizers are switched together: those of a layer, of a group, of a user's own group, or
+single ones."""
 
 from __future__ import annotations
 
@@ -17,8 +17,11 @@ from sensitivity.records import Quantizer, Unit, UnitKind, names_of
 
 @dataclass(frozen=True)
 class Relation:
-    """Layers that belong together. kind: why. name: of the unit they make; None for one made from
-    kind and first layer."""
+    """Layers that belong together.
+
+    kind: why they do.
+    name: name of the unit that they make; None makes it from the kind and the first layer.
+    """
 
     kind: UnitKind
     layers: tuple[str, ...]
@@ -35,13 +38,13 @@ STRENGTH: tuple[UnitKind, ...] = (
     "fan-out",
     "layer",
 )
-"""A unit that came together for several reasons is called after the first of these."""
+"""A unit that came together for several reasons is named after the first of these."""
 
 MARKS = ("repvgg", "head")
-"""Relations that a unit of one layer says it is part of."""
+"""Relations that a unit of a single layer takes its kind from."""
 
 CLAIMS = ("pattern", "repvgg", "head")
-"""Relations whose layers take part in no weaker one, except where quantizers are one object."""
+"""Relations whose layers take part in no weaker one, unless quantizers are one object."""
 
 
 def units_of(
@@ -49,8 +52,9 @@ def units_of(
 ) -> tuple[Unit, ...]:
     """Return the units in the model's order; every quantizer is in exactly one.
 
-    by: "layer" and "quantizer" join nothing but a user's own groups, and mark heads and RevVGG
-    blocks; "group" joins what is related. relations: the strongest claim to a layer first.
+    by: "group" joins what is related. "layer" and "quantizer" join only a user's own groups, and
+        mark heads and RepVGG blocks.
+    relations: the strongest claim to a layer first.
     """
     relations = tuple(relations)
     joining = relations
@@ -68,8 +72,10 @@ def _atoms(quantizers: Sequence[Quantizer], by: UnitName) -> Sequence[Unit]:
 
 
 def patterns(groups: Iterable[str], quantizers: Iterable[Quantizer]) -> tuple[Relation, ...]:
-    """Return a user's `NAME=PATTERN,...` as relations over layers. Raises NamesError for a pattern
-    that matches no layer, or a layer that another group has."""
+    """Return a user's `NAME=PATTERN,...` as relations between layers.
+
+    Raises NamesError for a pattern that matches no layer, or a layer that another group has.
+    """
     known = list(dict.fromkeys(quantizer.layer for quantizer in quantizers))
     members: defaultdict[str, dict[str, None]] = defaultdict(dict)
     for text in groups:
@@ -82,7 +88,10 @@ def patterns(groups: Iterable[str], quantizers: Iterable[Quantizer]) -> tuple[Re
 
 
 def _parsed(text: str) -> tuple[str, list[str]]:
-    """Return the name and patterns of a `NAME=PATTERN,...`."""
+    """Return the name and the patterns of a `NAME=PATTERN,...`.
+
+    Raises SensitivityError for a text of another form.
+    """
     name, _, wanted = text.partition("=")
     if not (name and wanted):
         raise SensitivityError(
@@ -92,7 +101,10 @@ def _parsed(text: str) -> tuple[str, list[str]]:
 
 
 def _check_owners(members: Mapping[str, Iterable[str]]) -> None:
-    """Raise NamesError where two groups have a layer. members: layers by group."""
+    """Raise NamesError if two groups have a layer in common.
+
+    members: layers by group.
+    """
     owner: dict[str, str] = {}
     for name, found in members.items():
         for layer in found:
@@ -104,8 +116,11 @@ def _check_owners(members: Mapping[str, Iterable[str]]) -> None:
 
 
 def matching(option: str, pattern: str, names: Sequence[str]) -> list[str]:
-    """Return the name that is the pattern, else all that it matches. Raises NamesError, with close
-    names, where there is none."""
+    """Return the name that equals the pattern, otherwise all names that it matches.
+
+    option: named in the error.
+    Raises NamesError, with close names, if there is none.
+    """
     if pattern in names:
         return [pattern]
     found = [name for name in names if fnmatchcase(name, pattern)]
@@ -116,7 +131,7 @@ def matching(option: str, pattern: str, names: Sequence[str]) -> list[str]:
 
 @dataclass(frozen=True)
 class Pins:
-    """Names of units that every plan leaves out of INT8, and of those that none does."""
+    """Names of units that every plan leaves out of INT8, and of units that none leaves out."""
 
     skip: tuple[str, ...] = ()
     keep: tuple[str, ...] = ()
@@ -138,8 +153,11 @@ def pins(skip: Iterable[str], keep: Iterable[str], units: Sequence[Unit]) -> Pin
 
 
 def pinned(option: str, wanted: Iterable[str], units: Sequence[Unit]) -> tuple[str, ...]:
-    """Return the names of the units that patterns match, in the model's order. option: named in
-    errors. Raises NamesError for a pattern that matches nothing."""
+    """Return the names of the units that patterns match, in the model's order.
+
+    option: named in errors.
+    Raises NamesError for a pattern that matches nothing.
+    """
     names = list(dict.fromkeys(chain.from_iterable(unit.names for unit in units)))
     matched: set[str] = set()
     for pattern in wanted:
@@ -149,7 +167,10 @@ def pinned(option: str, wanted: Iterable[str], units: Sequence[Unit]) -> tuple[s
 
 
 def _joined(atoms: Sequence[Unit], relations: Iterable[Relation]) -> list[list[Unit]]:
-    """Atoms that relations join, directly or through others, in the order of their first."""
+    """Return the groups of atoms that relations join, directly or through others.
+
+    Groups are in the order of their first atoms.
+    """
     atoms_of: defaultdict[str, list[str]] = defaultdict(list)
     for atom in atoms:
         atoms_of[_layer_of(atom)].append(atom.name)
@@ -169,7 +190,7 @@ def _joined(atoms: Sequence[Unit], relations: Iterable[Relation]) -> list[list[U
 
 
 def _join(members: Iterable[str], group_of: dict[str, int]) -> None:
-    """Make one group of the groups of these atoms; it keeps the smallest number among them."""
+    """Merge the groups of these atoms into one, which keeps the smallest number among them."""
     joined = {group_of[name] for name in members}
     for name, group in group_of.items():
         if group in joined:
@@ -177,7 +198,7 @@ def _join(members: Iterable[str], group_of: dict[str, int]) -> None:
 
 
 def _unit(atoms: list[Unit], relations: Sequence[Relation], by: UnitName) -> Unit:
-    """Return the unit that these atoms make, called after the strongest reason why they are one."""
+    """Return the unit that these atoms make, named after the strongest reason for being one."""
     own_layers = tuple(dict.fromkeys(map(_layer_of, atoms)))
     reason = _strongest_reason(own_layers, relations, by)
     if len(atoms) == 1 and reason.name is None:
@@ -190,8 +211,10 @@ def _unit(atoms: list[Unit], relations: Sequence[Relation], by: UnitName) -> Uni
 def _strongest_reason(
     own_layers: tuple[str, ...], relations: Iterable[Relation], by: UnitName
 ) -> Relation:
-    """Of the relations for which these layers are one unit; a relation of kind "layer" where there
-    is none."""
+    """Return the strongest relation that makes these layers one unit.
+
+    Returns a relation of kind "layer" if there is none.
+    """
     own = set(own_layers)
 
     def is_reason(relation: Relation) -> bool:
@@ -205,12 +228,12 @@ def _strongest_reason(
 
 
 def _strength(relation: Relation) -> int:
-    """Return the place of its kind in STRENGTH: 0 for the strongest."""
+    """Return the position of its kind in STRENGTH: 0 for the strongest."""
     return STRENGTH.index(relation.kind)
 
 
 def _marked(atom: Unit, relations: Iterable[Relation]) -> Unit:
-    """Return a unit of one atom, which says where it is part of a head or of a RepVGG block."""
+    """Return a unit of one atom, marked if it is part of a head or of a RepVGG block."""
     for relation in relations:
         if relation.kind in MARKS and _layer_of(atom) in relation.layers:
             return replace(atom, kind=relation.kind)
@@ -218,5 +241,5 @@ def _marked(atom: Unit, relations: Iterable[Relation]) -> Unit:
 
 
 def _layer_of(atom: Unit) -> str:
-    """Return the layer that an atom is, or is of."""
+    """Return the layer that an atom is, or to which its quantizer belongs."""
     return atom.layers[0] if atom.layers else atom.name
