@@ -1,1 +1,1 @@
-"""What builds and runs a file: TensorRT, TensorRT-RTX, ONNX Runtime and OpenVINO."""
+"""Runtimes that build and run a file: TensorRT, TensorRT-RTX, ONNX Runtime and OpenVINO."""

@@ -1,5 +1,5 @@
-"""A runtime builds an engine from an ONNX file, runs it, times it, and says what precision each
-layer ran in."""
+"""A runtime builds an engine from an ONNX file, runs and times it, and tells the precision of each
+layer."""
 
 from __future__ import annotations
 
@@ -16,15 +16,17 @@ from numpy.typing import NDArray
 
 from sensitivity.errors import OnnxFileError, RuntimeUnavailable
 
-# C++ files and lines, of no use to a reader
+# These lines of an error only name C++ files and lines, which do not help a reader.
 WHERE_THEY_FAILED = ("Exception from ", "Check ", "[WARNING]")
 Tensors = Mapping[str, NDArray[np.generic]]
 
 
 @dataclass(frozen=True)
 class Port:
-    """A tensor that a step reads or writes. tensor: its name in the engine, "" where the runtime
-    does not say."""
+    """A tensor that a step reads or writes.
+
+    tensor: its name in the engine; "" if the runtime does not say.
+    """
 
     tensor: str
     precision: str
@@ -36,17 +38,15 @@ class LayerRun:
     """One step of an engine as the runtime ran it.
 
     name, op: the runtime's own words for the step and its kind.
-    precision: what it computed in: "int8", "fp16", "fp32", ...; "?" where the runtime does not say.
-    ms: time of this step in one inference (the median, or the mean where the runtime gives only
-    that), from a
-        profiling run, which is slower in total than an unprofiled one; None where it was not
-        measured.
-    onnx: names of the ONNX nodes it computes, in the file's order; empty for a step that the
-    runtime added.
-    origin: "reformat" for a copy that only changes layout, type or scale, "qdq" for a quantize or
-    dequantize step
-        that was not fused into another, None for everything else.
-    inputs, outputs: its activations, not its weights.
+    precision: what it computed in: "int8", "fp16", "fp32", ...; "?" if the runtime does not say.
+    ms: time of this step in one inference, the median, or the mean if the runtime gives only that.
+        It comes from a profiling run, which is slower in total than an unprofiled one. None if it
+        was not measured.
+    onnx: names of the ONNX nodes that it computes, in the file's order; empty for a step that the
+        runtime added.
+    origin: "reformat" for a copy that only changes layout, type or scale; "qdq" for a quantize or
+        dequantize step that was not fused into another; None for everything else.
+    inputs, outputs: its activations, without its weights.
     """
 
     name: str
@@ -60,19 +60,20 @@ class LayerRun:
 
 
 class Engine(Protocol):
-    """A model built for one runtime. Use inside `with`."""
+    """A model built for one runtime. Use it inside `with`."""
 
     precision: str
-    """The precision that unquantized layers run in, such as "fp32" or "bf16", as the runtime was
-    told."""
+    """The precision of unquantized layers, such as "fp32" or "bf16", as the runtime was told."""
 
     def run(self, inputs: Tensors) -> dict[str, NDArray[np.generic]]:
         """Return every output by its name, for one batch."""
         ...
 
     def time_ms(self, inputs: Tensors, repeats: int) -> NDArray[np.float64]:
-        """Wall time of `repeats` single inferences, float64[repeats], milliseconds, in the order
-        they ran."""
+        """Return the wall times of `repeats` single inferences, in the order in which they ran.
+
+        They are float64[repeats], in milliseconds.
+        """
         ...
 
     def close(self) -> None:
@@ -81,36 +82,44 @@ class Engine(Protocol):
 
 
 class ProfiledEngine(Engine, Protocol):
-    """An engine that also says what it did. Not every runtime can."""
+    """An engine that can also profile its steps; not every runtime has one."""
 
     def profile(self, inputs: Tensors, repeats: int) -> tuple[LayerRun, ...]:
-        """Return every step of one inference in the order it ran, from `repeats` profiled
-        inferences apart from any timing."""
+        """Return every step of one inference, in the order in which they ran.
+
+        repeats: number of profiled inferences, which are separate from any timing.
+        """
         ...
 
 
 class Runtime(Protocol):
-    """What runs an ONNX file: it builds an engine, which runs, times and may profile it."""
+    """A runtime, which builds an engine from an ONNX file. The engine runs, times and may profile
+    it."""
 
     name: str
 
     def unavailable(self) -> str | None:
-        """Return why this runtime cannot work on this machine, in one sentence with the fix; None
-        where it can."""
+        """Return why this runtime cannot work on this machine, in one sentence with the fix.
+
+        Returns None if it can.
+        """
         ...
 
     def version(self) -> str:
-        """Return the version of the runtime's package or tool, as it writes it."""
+        """Return the version of the runtime's package or tool, in its own spelling."""
         ...
 
     def build(self, file: Path, *, threads: int | None = None) -> Engine:
-        """Raises RuntimeUnavailable where the runtime is missing, OnnxFileError where it refuses
-        the file."""
+        """Build an engine from a file.
+
+        threads: number of threads for one inference; None leaves it to the runtime.
+        Raises RuntimeUnavailable if the runtime is missing, OnnxFileError if it refuses the file.
+        """
         ...
 
 
 class Closing:
-    """`with engine:` closes it, also after an exception."""
+    """An engine that `with engine:` closes, also after an exception."""
 
     def __enter__(self) -> Any:
         return self
@@ -124,11 +133,14 @@ class Closing:
         self.close()
 
     def close(self) -> None:
-        """Give back what the engine holds; it cannot be used afterwards."""
+        """Free what the engine holds; it cannot be used afterwards."""
 
 
 def existing(file: Path) -> Path:
-    """Return the file itself. Raises OnnxFileError where there is none, or it is empty."""
+    """Return the file itself.
+
+    Raises OnnxFileError if there is none, or if it is empty.
+    """
     if not file.is_file():
         raise OnnxFileError(
             f"Expected an ONNX file at {file}, got none; run 'sensitivity export' first, or check "
@@ -142,9 +154,13 @@ def existing(file: Path) -> Path:
 
 
 def written_json(file: Path, by: str, decode: Callable[[bytes], Any] = json.loads) -> Any:
-    """Return what a runtime wrote to a temporary file. by: what it is called. decode: raises
-    ValueError where the bytes are no JSON. Raises RuntimeUnavailable where the file is missing or
-    not whole: a full disk takes a part, and few runtimes look."""
+    """Return what a runtime wrote to a temporary file.
+
+    by: name of the runtime.
+    decode: raises ValueError if the bytes are not JSON.
+    Raises RuntimeUnavailable if the file is missing or truncated. On a full disk only a part is
+    written, and few runtimes check that.
+    """
     try:
         return decode(file.read_bytes())
     except (OSError, ValueError) as error:
@@ -155,8 +171,8 @@ def written_json(file: Path, by: str, decode: Callable[[bytes], Any] = json.load
 
 
 def refused(file: Path, runtime: str, error: Exception) -> OnnxFileError:
-    """Return the error for a file that a runtime cannot load, with the first line of what it
-    said."""
+    """Return the error for a file that a runtime cannot load, with the first line of its
+    message."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     said = next(
         (line for line in lines if not line.startswith(WHERE_THEY_FAILED)), type(error).__name__
@@ -168,12 +184,13 @@ def refused(file: Path, runtime: str, error: Exception) -> OnnxFileError:
 
 
 def fitted(inputs: Tensors, wanted: Mapping[str, np.dtype[Any]]) -> dict[str, NDArray[np.generic]]:
-    """Return the inputs as contiguous arrays of the types that the file wants; floats are cast to
-    its float type.
+    """Return the inputs as contiguous arrays of the types that the file takes.
 
-    Inputs that the file does not have are left out: a traced graph has none that it does not read,
-    such as a mask. Raises OnnxFileError where one is missing, or a type that is not a float
-    differs.
+    Floats are cast to the float type of the file. Inputs that the file does not have are left out:
+    a traced graph has none that it does not read, such as a mask.
+
+    wanted: name -> type of each input of the file.
+    Raises OnnxFileError if an input is missing, or if its type differs and is not a float.
     """
     if not set(wanted) <= set(inputs):
         raise OnnxFileError(

@@ -1,8 +1,8 @@
-"""The little of CUDA that timing an engine needs, from whichever Python package the user has.
+"""The part of CUDA that timing an engine needs, through whichever Python package the user has.
 
-Device memory, one stream, events and graphs, through torch, `cuda-bindings` or pycuda. None of the
-three has been run here on a GPU; their calls were checked against the packages' names only (torch
-2.13, cuda-bindings 13.5).
+It covers device memory, one stream, events and graphs, through torch, `cuda-bindings` or pycuda.
+None of the three has been run here on a GPU. Their calls were checked only against the packages'
+names (torch 2.13, cuda-bindings 13.5).
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ class Buffer:
 class Cuda(Protocol):
     """One stream of the current device.
 
-    device: the GPU's name. handle: the stream as an integer, as TensorRT wants it.
+    device: the GPU's name.
+    handle: the stream as an integer, as TensorRT takes it.
     """
 
     name: str
@@ -45,7 +46,7 @@ class Cuda(Protocol):
     handle: int
 
     def allocate(self, nbytes: int) -> Buffer:
-        """Return the memory of the device, freed by `close`."""
+        """Return memory of the device, which `close` frees."""
         ...
 
     def copy_in(self, buffer: Buffer, array: NDArray[np.generic]) -> None:
@@ -61,13 +62,16 @@ class Cuda(Protocol):
         ...
 
     def elapsed_ms(self, work: Work) -> float:
-        """GPU time of what `work` puts on the stream, between two events, milliseconds."""
+        """Return the GPU time in milliseconds of what `work` puts on the stream, between two
+        events."""
         ...
 
     def captured(self, work: Work) -> Work:
-        """Return what `work` puts on the stream as a CUDA graph; calling the result launches it.
+        """Return a function that launches what `work` puts on the stream as a CUDA graph.
+
         `work` must have run once before, because TensorRT does deferred work in its first launch
-        that cannot be captured."""
+        that cannot be captured.
+        """
         ...
 
     def close(self) -> None:
@@ -76,7 +80,7 @@ class Cuda(Protocol):
 
 
 def cuda_problem() -> str | None:
-    """Return why no CUDA package works here, in one sentence; None where one does."""
+    """Return why no CUDA package works here, in one sentence; None if one does."""
     problems = []
     for package, path in PACKAGES.items():
         if not _installed(package):
@@ -89,8 +93,10 @@ def cuda_problem() -> str | None:
 
 
 def open_cuda() -> Cuda:
-    """Return the first CUDA package that works. Raises RuntimeUnavailable with the reason of each
-    where none does."""
+    """Return the first CUDA package that works.
+
+    Raises RuntimeUnavailable, with the reason for each package, if none does.
+    """
     for package, path in PACKAGES.items():
         if _installed(package) and _load(path).problem() is None:
             made: Cuda = _load(path)()

@@ -42,7 +42,10 @@ class BindingsCuda:
         self.device = properties.name.decode()
 
     def _checked(self, answer: tuple[Any, ...]) -> Any:
-        """Return the value of a call, which comes after its error code."""
+        """Return the value of a call, which comes after its error code.
+
+        Raises RuntimeUnavailable if the call failed.
+        """
         error, *values = answer
         if error != self._cuda.cudaError_t.cudaSuccess:
             raise RuntimeUnavailable(

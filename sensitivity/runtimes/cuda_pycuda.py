@@ -30,7 +30,7 @@ class PyCuda:
         self._driver: Any = importlib.import_module("pycuda.driver")
         driver = self._driver
         driver.init()
-        # TensorRT works in the primary context; a new one would keep it from seeing this memory.
+        # TensorRT works in the primary context. It would not see memory of a new one.
         self.device = str(driver.Device(0).name())
         self._context = driver.Device(0).retain_primary_context()
         self._context.push()

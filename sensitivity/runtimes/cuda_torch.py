@@ -12,8 +12,7 @@ from sensitivity.runtimes.cuda import Buffer, Work
 
 
 class TorchCuda:
-    """CUDA through torch, whose tensors hold the memory; a graph records what torch's stream
-    does."""
+    """CUDA through torch. Tensors hold the memory, and graphs record the work on torch's stream."""
 
     name = "torch"
 
@@ -57,7 +56,7 @@ class TorchCuda:
     def captured(self, work: Work) -> Work:
         graph = self._torch.cuda.CUDAGraph()
         self.synchronize()
-        # Thread-local: what other threads do to CUDA meanwhile is no fault of the capture.
+        # In this mode, what other threads do with CUDA meanwhile does not break the capture.
         with self._torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
             work()
         self._graphs.append(graph)

@@ -1,8 +1,8 @@
-"""TensorRT's own JSON about an engine -> the layers that ran, their precision and time.
+"""Reads TensorRT's own JSON about an engine: the layers that ran, their precision and time.
 
-It is what `trtexec --exportLayerInfo`, `--exportProfile` and `--exportTimes` write, and what
-EngineInspector returns. Written from engines of TensorRT 8; the forms of 10 and 11 (short format
-names, `Metadata`, `kgen`) from documentation.
+`trtexec --exportLayerInfo`, `--exportProfile` and `--exportTimes` write it, and EngineInspector
+returns it. The reader was written from engines of TensorRT 8. The forms of 10 and 11 (short format
+names, `Metadata`, `kgen`) follow the documentation.
 """
 
 from __future__ import annotations
@@ -42,19 +42,24 @@ REFORMAT_OF = re.compile(r"^Reformatting CopyNode for (Input|Output) Tensor \d+ 
 
 
 def read_json(file: Path) -> Any:
-    """Raises RuntimeUnavailable where the file is missing or not JSON: whatever should have written
-    it failed."""
+    """Return what TensorRT wrote to a file.
+
+    Raises RuntimeUnavailable if the file is missing or not JSON: then what should have written it
+    has failed.
+    """
     return written_json(file, "TensorRT")
 
 
 def compute_times(data: Iterable[Mapping[str, Any]]) -> NDArray[np.float64]:
-    """GPU time of each inference, float64[n], milliseconds, without transfers."""
+    """Return the GPU time of each inference without transfers, float64[n], in milliseconds."""
     return np.array([float(item["computeMs"]) for item in data])
 
 
 def layer_times(data: Iterable[Mapping[str, Any]]) -> dict[str, list[float]]:
-    """Return the milliseconds by engine layer; a name that several layers share has as many times,
-    in the engine's order."""
+    """Return the milliseconds by engine layer.
+
+    A name that several layers share has as many times, in the engine's order.
+    """
     times: dict[str, list[float]] = defaultdict(list)
     for item in data:
         if "name" in item:  # the first item holds only the number of inferences
@@ -69,10 +74,10 @@ def engine_layers(
 ) -> tuple[LayerRun, ...]:
     """Return the engine's layers in its order.
 
-    data: the layer information; an engine built without detailed verbosity only has names, and its
-    precisions are "?".
-    times: from `layer_times`. names: of the ONNX file; without it, `LayerRun.onnx` holds the parts
-    of TensorRT's names.
+    data: the layer information. An engine built without detailed verbosity only has names, and its
+        precisions are "?".
+    times: the result of `layer_times`.
+    names: nodes of the ONNX file. With None, `LayerRun.onnx` holds the parts of TensorRT's names.
     """
     left = {name: deque(values) for name, values in times.items()}
     runs = []
@@ -104,7 +109,10 @@ def _run(layer: Mapping[str, Any], ms: float | None, names: OnnxNames | None) ->
 
 
 def _origin(layer: Mapping[str, Any], kind: str) -> str | None:
-    """Return a NoOp named "Reformatting CopyNode" costs nothing and is no reformat."""
+    """Return the value for `LayerRun.origin`.
+
+    A NoOp named "Reformatting CopyNode" costs nothing and is no reformat.
+    """
     if kind != "Reformat":
         return None
     return "qdq" if layer.get("Origin") == "QDQ" else "reformat"
@@ -120,8 +128,11 @@ def _ports(tensors: Iterable[Any]) -> tuple[Port, ...]:
 
 
 def _format_precision(text: str) -> str:
-    """Of "Thirty-two wide channel vectorized row major Int8 format" (8.x) as of "Int8" (10 on):
-    int8."""
+    """Return the precision that a format names.
+
+    It is "int8" for both "Thirty-two wide channel vectorized row major Int8 format" (TensorRT 8)
+    and "Int8" (10 and later).
+    """
     words = re.findall(r"[a-z]+\d*", text.lower())
     known = filter(None, map(PRECISIONS.get, words))
     return next(known, "?")
@@ -130,8 +141,11 @@ def _format_precision(text: str) -> str:
 def _precision(
     layer: Mapping[str, Any], kind: str, inputs: tuple[Port, ...], outputs: tuple[Port, ...]
 ) -> str:
-    """Weighted layers compute in the type of their weights, or of their first input; others in the
-    widest type."""
+    """Return the precision that a layer computes in.
+
+    For a weighted layer this is the type of its weights, or of its first input. For others it is
+    the widest type.
+    """
     of_weights = _weight_type(layer)
     if of_weights:
         return _format_precision(of_weights)
@@ -143,8 +157,10 @@ def _precision(
 
 
 def _weight_type(layer: Mapping[str, Any]) -> str:
-    """Return the type of a layer's weights in TensorRT's words; "" where it has none or does not
-    say."""
+    """Return the type of a layer's weights in TensorRT's words.
+
+    Returns "" if it has no weights or their type is not given.
+    """
     for key in ("Weights", "ConvWeights"):
         weights = layer.get(key)
         if isinstance(weights, Mapping) and weights.get("Type"):
@@ -153,8 +169,8 @@ def _weight_type(layer: Mapping[str, Any]) -> str:
 
 
 def _onnx_candidates(name: str, metadata: str) -> tuple[str, ...]:
-    """Return the names of ONNX nodes: from the metadata where there is any, otherwise the parts of
-    a fused layer's name."""
+    """Return the names of ONNX nodes from the metadata, otherwise the parts of a fused layer's
+    name."""
     found = ONNX_LAYER.findall(metadata)
     if not found:
         joined = re.sub(r"PWN\(|\)", "", name)

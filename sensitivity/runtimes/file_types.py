@@ -1,4 +1,4 @@
-"""Which types a file asks a weakly typed TensorRT network for."""
+"""The types that a file asks a weakly typed TensorRT network for."""
 
 from __future__ import annotations
 
@@ -14,15 +14,22 @@ QDQ_OPS = frozenset({"QuantizeLinear", "DequantizeLinear"})
 
 @dataclass(frozen=True)
 class FileTypes:
-    """quantized: it holds Q or DQ. half: some of its constants or casts are FP16."""
+    """Types of a file.
+
+    quantized: whether it holds Q or DQ.
+    half: whether some of its constants or casts are FP16.
+    """
 
     quantized: bool
     half: bool
 
     def builder_flags(self, float_type: str) -> tuple[str, ...]:
-        """Return the flags of a weakly typed build. float_type is for what a quantized file leaves
-        in float; a file without Q/DQ is built in the types that it has, so that the float baseline
-        stays float where INT8 files fall back to FP16.
+        """Return the flags of a weakly typed build.
+
+        A file without Q/DQ is built in the types that it has, so that the float baseline stays
+        float while INT8 files fall back to FP16.
+
+        float_type: type of what a quantized file leaves in float.
 
         >>> FileTypes(quantized=True, half=False).builder_flags("fp16")
         ('INT8', 'FP16')
@@ -37,15 +44,19 @@ class FileTypes:
         return tuple(flags)
 
     def precision(self, float_type: str, *, strong: bool) -> str:
-        """Return what unquantized layers run in: the file's types alone where the network is
-        strongly typed."""
+        """Return the precision of unquantized layers.
+
+        strong: whether the network is strongly typed; the file's types alone then decide.
+        """
         is_half = self.half if strong else "FP16" in self.builder_flags(float_type)
         return "fp16" if is_half else "fp32"
 
 
 def file_types(file: Path) -> FileTypes:
-    """Return the types that a file asks for. Raises OnnxFileError where it is not a whole ONNX
-    model."""
+    """Return the types that a file asks for.
+
+    Raises OnnxFileError if it is not a whole ONNX model.
+    """
     graph = load_model(file).graph
     types: set[int | None] = {value.dtype for value in graph.initializers.values()}
     operations = set[str]()

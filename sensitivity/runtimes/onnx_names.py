@@ -1,4 +1,4 @@
-"""Which node of the ONNX file a runtime's own name for a step comes from."""
+"""Finds the node of the ONNX file that a runtime's own name for a step comes from."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 
 @dataclass(frozen=True)
 class NodeName:
-    """A node of the file: its name, or its first output where the exporter left it unnamed."""
+    """A node of the file.
+
+    name: its name, or its first output if the exporter left it unnamed.
+    """
 
     name: str
     op: str
@@ -39,13 +42,16 @@ class OnnxNames:
             self.by_output |= dict.fromkeys(node.outputs, node)
 
     def find(self, name: str) -> NodeName | None:
-        """Return the node of this name, or else the one that gives a tensor of this name."""
+        """Return the node of this name, otherwise the one that makes a tensor of this name."""
         return self.by_name.get(name) or self.by_output.get(name)
 
     def weighted_at_or_before(self, name: str) -> NodeName | None:
         """Return the nearest weighted node (Conv, Gemm, ...) at this node or before it along first
-        inputs: fused steps are often named by the last tensor they make, such as the output of the
-        ReLU after a convolution."""
+        inputs.
+
+        Fused steps are often named after the last tensor that they make, such as the output of the
+        ReLU after a convolution.
+        """
         node = self.find(name)
         while node is not None and node.op not in WEIGHTED:
             first, *_ = (*node.inputs, "")
@@ -53,14 +59,16 @@ class OnnxNames:
         return node
 
     def known(self, names: Iterable[str]) -> tuple[str, ...]:
-        """Return the names among these that are nodes, each once, in the file's order."""
+        """Return the nodes that these names belong to, each once, in the file's order."""
         found = set(map(self.find, names))
         return tuple(node.name for node in self.nodes if node in found)
 
 
 def onnx_names(file: Path) -> OnnxNames:
-    """Return the names of the main graph's nodes. Raises OnnxFileError for a file that is not a
-    whole ONNX model."""
+    """Return the names of the main graph's nodes.
+
+    Raises OnnxFileError for a file that is not a whole ONNX model.
+    """
     graph = load_model(file).graph
     nodes = []
     for node in graph:
@@ -70,8 +78,10 @@ def onnx_names(file: Path) -> OnnxNames:
 
 
 def input_types(file: Path) -> dict[str, np.dtype[Any]]:
-    """Return the type of each input of the model, in its order. Raises OnnxFileError as
-    `onnx_names` does."""
+    """Return the type of each input of the model, in its order.
+
+    Raises OnnxFileError as `onnx_names` does.
+    """
     graph = load_model(file).graph
     types = {}
     for value in graph.inputs:

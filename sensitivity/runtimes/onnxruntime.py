@@ -38,8 +38,11 @@ DTYPES = {
 
 
 class OnnxRuntime:
-    """optimize: False switches every graph optimization off: the reference numerics of a Q/DQ file,
-    slow."""
+    """ONNX Runtime on the CPU.
+
+    optimize: False switches every graph optimization off. That is slow and gives the reference
+        numerics of a Q/DQ file.
+    """
 
     name = "onnxruntime"
 
@@ -61,7 +64,7 @@ class OnnxRuntime:
 
 
 class OnnxRuntimeEngine(Closing):
-    """One session. A second one with the profiler on is made by `profile`, so that timing is never
+    """One session. `profile` makes a second one with the profiler on, so that timing is never
     profiled."""
 
     precision = "fp32"  # the CPU kernels of x64 compute FP16 files in FP32, between casts
@@ -96,7 +99,7 @@ class OnnxRuntimeEngine(Closing):
             feed = _feed(session, inputs)
             for _ in range(repeats + 1):
                 session.run(None, feed)
-            # megabytes, which msgspec reads in less than half the time of json
+            # The profile has megabytes, which msgspec reads in less than half the time of json.
             written = Path(session.end_profiling())
             events = written_json(written, "ONNX Runtime", msgspec.json.decode)
         return layer_runs(events, onnx_names(self._file), skip=1)
@@ -106,7 +109,7 @@ class OnnxRuntimeEngine(Closing):
 
 
 def _package() -> Any:
-    """ONNX Runtime, which takes a while to import, and may be missing."""
+    """Return ONNX Runtime, which takes a while to import and may be missing."""
     import onnxruntime
 
     return onnxruntime
@@ -114,7 +117,10 @@ def _package() -> Any:
 
 @contextmanager
 def _running(file: Path) -> Iterator[None]:
-    """A file may load and still not run, with kernels that look at its values only then."""
+    """Turn an exception of ONNX Runtime inside the `with` into an OnnxFileError.
+
+    A file may load and still not run, with kernels that check its values only then.
+    """
     try:
         yield
     except Exception as error:  # its exceptions share no public base class
@@ -130,8 +136,8 @@ def _options(threads: int | None, optimize: bool) -> Any:
         options.intra_op_num_threads = threads
     if not optimize:
         options.graph_optimization_level = package.GraphOptimizationLevel.ORT_DISABLE_ALL
-    # Files are timed in turn: idle threads of one session must not spin on the cores that the next
-    # one uses.
+    # Files are timed in turn. Idle threads of one session must not spin on the cores of the next
+    # one.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     return options
 
@@ -146,7 +152,7 @@ def _session(file: Path, options: Any, *, fuses_pairs: bool = True) -> Any:
     except Exception as error:  # its exceptions share no public base class
         if fuses_pairs and "float8" in str(error):
             # ONNX Runtime 1.31 fuses a MatMul and its FP8 pairs into an integer kernel, and then
-            # refuses that.
+            # refuses that kernel.
             options.add_session_config_entry(*NO_FUSED_PAIRS)
             return _session(file, options, fuses_pairs=False)
         raise refused(file, "ONNX Runtime", error) from error

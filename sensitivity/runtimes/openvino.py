@@ -25,10 +25,13 @@ ADDED_BY_OPENVINO = ("/WithoutBiases", "_original", "/fq_input_0", "/fq_weights_
 
 
 class OpenVino:
-    """precision: of the layers that are not quantized; an FP16 file runs in FP16 where the
-    processor has it. It is forced, because OpenVINO's own choice on a processor with AVX512-BF16 or
-    AMX is bf16, which is neither the float model's accuracy nor its speed elsewhere. None leaves
-    the choice to OpenVINO."""
+    """OpenVINO on the CPU.
+
+    precision: of the layers that are not quantized. An FP16 file runs in FP16 if the processor can.
+        The precision is forced, because OpenVINO's own choice on a processor with AVX512-BF16 or
+        AMX is bf16, which has neither the float model's accuracy nor its speed elsewhere. None
+        leaves the choice to OpenVINO.
+    """
 
     name = "openvino"
 
@@ -52,12 +55,13 @@ class OpenVino:
 
 
 class OpenVinoEngine(Closing):
-    """One compiled model. `profile` compiles a second one with performance counters, so that timing
-    has none."""
+    """One compiled model. `profile` compiles another with performance counters, so that timing has
+    none."""
 
     def __init__(self, file: Path, threads: int | None, precision: str | None) -> None:
         self._file, self._settings = file, _settings(threads, precision)
-        # first: OpenVINO tries a file that is not ONNX in every other format, loudly
+        # This comes first, because OpenVINO tries a file that is not ONNX in every other format,
+        # loudly.
         self._names = onnx_names(file)
         self._compiled = _compile(file, self._settings)
         self._request: Any = self._compiled.create_infer_request()
@@ -97,8 +101,11 @@ class OpenVinoEngine(Closing):
         )
 
     def _name(self, port: Any) -> str:
-        """OpenVINO gives a port the names of all tensors that it folded into it; the file's own is
-        one of them."""
+        """Return the name of a port in the file.
+
+        OpenVINO gives a port the names of all tensors that it folded into it; the file's own is one
+        of them.
+        """
         own: set[str] = port.get_names() & self._names.ends
         if own:
             return next(iter(own))
@@ -107,8 +114,10 @@ class OpenVinoEngine(Closing):
 
 
 def computes_fp16() -> bool:
-    """Return whether this processor computes in FP16; others take an FP16 file and compute it in
-    FP32, or in BF16."""
+    """Return whether this processor computes in FP16.
+
+    Others accept an FP16 file and compute it in FP32 or in BF16.
+    """
     return "FP16" in optional.openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
@@ -118,7 +127,7 @@ def _settings(threads: int | None, precision: str | None) -> dict[str, Any]:
         settings["INFERENCE_NUM_THREADS"] = threads
     if precision is not None:
         settings["INFERENCE_PRECISION_HINT"] = HINT[precision]
-        # Else the activations of weight-only products are rounded to int8 all the same.
+        # Otherwise the activations of weight-only products are still rounded to int8.
         settings["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = 0
     return settings
 
@@ -131,8 +140,10 @@ def _compile(file: Path, settings: dict[str, Any]) -> Any:
 
 
 def _steps(nodes: list[Any], names: OnnxNames) -> tuple[LayerRun, ...]:
-    """Return the executed nodes of a runtime graph, in its order, without what is computed from
-    constants alone."""
+    """Return the executed nodes of a runtime graph, in its order.
+
+    What is computed from constants alone is left out.
+    """
     info = {node.get_friendly_name(): _about(node) for node in nodes}
     constants = set[str]()  # also a bias behind a Reshape: it is no activation
     same = dict[str, str]()  # a step that is not executed works in place: its output is its input
@@ -156,13 +167,15 @@ def _steps(nodes: list[Any], names: OnnxNames) -> tuple[LayerRun, ...]:
 
 
 def _is_executed(about: dict[str, str], reads: list[str]) -> bool:
-    """Return whether a node is a step of its own: a Concat of several tensors is, though it may
-    work in place."""
+    """Return whether a node is a step of its own.
+
+    A Concat of several tensors is one, though it may work in place.
+    """
     return about["execTimeMcs"].isdigit() or len(reads) > 1
 
 
 def _about(node: Any) -> dict[str, str]:
-    """Return what the runtime graph says of a node, by key."""
+    """Return what the runtime graph says about a node, by key."""
     return {key: _text(value) for key, value in node.get_rt_info().items()}
 
 
@@ -205,13 +218,15 @@ def _port(name: str, about: dict[str, str]) -> Port:
 
 
 def _precision(told: str) -> str:
-    """Return the precision as other runtimes call it."""
+    """Return the precision in the names that other runtimes share."""
     return PRECISION.get(told, told)
 
 
 def _in_file(name: str, names: OnnxNames) -> str:
-    """OpenVINO's name as the file has it: it adds endings to nodes that it splits, and numbers to
-    those it copies."""
+    """Return the file's name of a node that OpenVINO names.
+
+    OpenVINO adds endings to nodes that it splits, and numbers to those that it copies.
+    """
     for suffix in ADDED_BY_OPENVINO:
         name = name.removesuffix(suffix)
     if names.find(name):

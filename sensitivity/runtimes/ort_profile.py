@@ -1,4 +1,4 @@
-"""ONNX Runtime's profile events -> the layers that ran, their precision and time."""
+"""Reads ONNX Runtime's profile events: the layers that ran, their precision and time."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def layer_runs(
 ) -> tuple[LayerRun, ...]:
     """Return one LayerRun per node that ran, in the order of the first inference.
 
-    skip: how many first inferences are left out of the medians (they allocate memory and pack
-    weights).
+    skip: number of first inferences that are left out of the medians, since they allocate memory
+        and pack weights.
     """
     ran = defaultdict[str, list[Mapping[str, Any]]](list)
     for event in events:
@@ -58,8 +58,10 @@ def _layer_run(name: str, seen: list[Mapping[str, Any]], names: OnnxNames, skip:
 
 
 def _origin(op: str, node: NodeName | None) -> str | None:
-    """Return why ONNX Runtime runs this operation, as `LayerRun.origin`. node: of the file, that it
-    comes from."""
+    """Return the value for `LayerRun.origin`.
+
+    node: the node of the file that the operation comes from.
+    """
     if op in QDQ_OPS:
         return "qdq"
     is_in_file = node is not None and node.op == op
@@ -77,8 +79,10 @@ def _node_of(name: str, op: str, names: OnnxNames) -> NodeName | None:
 
 
 def _tensors(shapes: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Return the precisions of what is no scalar: QLinearConcat, for one, takes its scales before
-    its tensors."""
+    """Return the precisions of all tensors that are not scalars.
+
+    For example, QLinearConcat takes its scales before its tensors.
+    """
     found = []
     for item in shapes:
         for kind, shape in item.items():

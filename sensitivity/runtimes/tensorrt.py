@@ -1,6 +1,6 @@
-"""TensorRT 8.6, 10 and 11, and TensorRT for RTX, through their Python module.
+"""TensorRT 8.6, 10 and 11, and TensorRT for RTX, through their Python modules.
 
-Nothing here has been run on TensorRT: see docs/runtimes.md for what was checked instead.
+Nothing here has been run on TensorRT; docs/runtimes.md says what was checked instead.
 """
 
 from __future__ import annotations
@@ -58,15 +58,20 @@ class TensorRt:
 
     @property
     def lowering(self) -> str | None:
-        """Whose lowered files it takes: strongly typed networks "tensorrt", the others canonical
-        files (None), to whose float layers the builder's flag gives FP16, and of which 8.6 reads no
-        later opset."""
+        """The runtime whose lowered files it takes.
+
+        This is "tensorrt" for strongly typed networks, and None (canonical files) for the others.
+        The builder's flag gives FP16 to the float layers of canonical files, and 8.6 reads no later
+        opset than theirs.
+        """
         strong = strongly_typed(importlib.import_module(self.module), self.settings)
         return "tensorrt" if strong else None
 
     def build(self, file: Path, *, threads: int | None = None) -> TensorRtEngine:
-        """threads: has no meaning on a GPU, and is taken only because every runtime is built
-        alike."""
+        """Build an engine from a file.
+
+        threads: has no meaning on a GPU; it is a parameter because every runtime has it.
+        """
         if problem := self.unavailable():
             raise RuntimeUnavailable(problem)
         trt, file, cuda = importlib.import_module(self.module), existing(file), open_cuda()
@@ -78,13 +83,13 @@ class TensorRt:
 
 
 class TensorRtRtx(TensorRt):
-    """TensorRT for RTX: the same Python names in another module."""
+    """TensorRT for RTX, which has the same Python names in another module."""
 
     name = "tensorrt_rtx"
     module = "tensorrt_rtx"
 
     def unavailable(self) -> str | None:
-        """Running needs a GPU and building does not, which the sentence says."""
+        """Return why it cannot run here; the sentence says that building needs no GPU."""
         problem = super().unavailable()
         if problem is None or importlib.util.find_spec(self.module) is None:
             return problem
@@ -95,8 +100,10 @@ class TensorRtRtx(TensorRt):
 
 
 class TensorRtEngine(Closing):
-    """One engine with one context. `time_ms` is GPU time between events, without transfers, as
-    trtexec's computeMs."""
+    """One engine with one context.
+
+    `time_ms` is GPU time between events, without transfers, like trtexec's computeMs.
+    """
 
     def __init__(self, trt: Any, file: Path, settings: TensorRtSettings, cuda: Cuda) -> None:
         self._trt, self._cuda, self._settings = trt, cuda, settings
@@ -114,7 +121,7 @@ class TensorRtEngine(Closing):
         self._launch: Work | None = None
 
     def _loaded(self, file: Path, runtime: Any) -> Any:
-        """Return a kept engine where it still loads, otherwise a new one."""
+        """Return a kept engine if it still loads, otherwise a new one."""
         kept = plan_file(self._trt, file, self._settings, self._cuda.device)
         if kept is not None and kept.exists():
             engine = runtime.deserialize_cuda_engine(kept.read_bytes())
@@ -139,8 +146,11 @@ class TensorRtEngine(Closing):
         return context
 
     def run(self, inputs: Tensors) -> dict[str, NDArray[np.generic]]:
-        """Return an engine whose free first axis was built for one sample gets them one after the
-        other."""
+        """Return every output by its name.
+
+        If the engine has a free first axis and was built for one sample, it receives samples one by
+        one.
+        """
         samples = len(next(iter(inputs.values()))) if self._takes_one_sample() else 1
         if samples > 1:
             return self._run_one_by_one(inputs, samples)
@@ -161,8 +171,11 @@ class TensorRtEngine(Closing):
         return np.array([self._cuda.elapsed_ms(launch) for _ in range(repeats)], dtype=np.float64)
 
     def profile(self, inputs: Tensors, repeats: int) -> tuple[LayerRun, ...]:
-        """In a context of its own and without a CUDA graph: the events between layers inflate the
-        total."""
+        """Return every step of one inference.
+
+        It runs in a context of its own and without a CUDA graph, since the events between layers
+        inflate the total.
+        """
         context, timer = self._new_context(), _layer_timer(self._trt)
         self._bind(context, inputs)
         self._enqueue(context)  # first launches load kernels; not profiled
@@ -186,8 +199,10 @@ class TensorRtEngine(Closing):
         return json.loads(inspector.get_engine_information(self._trt.LayerInformationFormat.JSON))
 
     def _prepared(self, inputs: Tensors) -> Work:
-        """Return a launch of the engine on these inputs; kept while shapes stay the same, with only
-        values copied anew."""
+        """Return a launch of the engine on these inputs.
+
+        It is kept while the shapes stay the same; only the values are then copied anew.
+        """
         shapes = {name: array.shape for name, array in inputs.items()}
         if self._launch is not None and shapes == self._shapes:
             self._copy_in(self._feed(inputs))
@@ -236,8 +251,10 @@ class TensorRtEngine(Closing):
         return fitted(inputs, {name: self._dtype(name) for name in names})
 
     def _bind(self, context: Any, inputs: Tensors) -> None:
-        """Set shapes, then addresses: output shapes are known only once all input shapes are set. A
-        launch that was prepared before may have other shapes or addresses, and is dropped."""
+        """Set the shapes and then the addresses, since output shapes depend on all input shapes.
+
+        An earlier prepared launch may have other shapes or addresses, so it is dropped.
+        """
         self._launch = None
         feed = self._feed(inputs)
         for name, array in feed.items():
@@ -275,8 +292,10 @@ class TensorRtEngine(Closing):
 
 
 def _medians(values: list[float], repeats: int) -> list[float]:
-    """Return one median per layer of this name: layers that share a name report one after the other
-    in each inference."""
+    """Return one median for each layer of this name.
+
+    Layers that share a name report one after the other in each inference.
+    """
     layers = len(values) // repeats
     return [statistics.median(values[index::layers]) for index in range(layers)]
 

@@ -1,10 +1,10 @@
-"""An ONNX file -> a serialized TensorRT engine, by one path for TensorRT 8.6, 10, 11 and TensorRT
-for RTX.
+"""Builds serialized TensorRT engines from ONNX files, in one way for TensorRT 8.6, 10, 11 and
+TensorRT for RTX.
 
-`trt` is the imported module throughout. Names that some version lacks are read with getattr; tests
+`trt` is the imported module throughout. Names that some version lacks are read with getattr. Tests
 check every other name, and every keyword, against the API lists of 8.6, 10.0, 10.16 and 11.1.
-Variables are named after the classes they hold (builder, network, parser, config, profile, cache,
-tensor), which is how those tests know what to look up.
+Variables are named after the classes that they hold (builder, network, parser, config, profile,
+cache, tensor), so that those tests know what to look up.
 """
 
 from __future__ import annotations
@@ -25,17 +25,18 @@ Shapes = Mapping[str, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]]
 class TensorRtSettings:
     """How engines are built and launched.
 
-    strongly_typed: types come from the ONNX file alone, as always in 11; None means wherever the
-    version can (10 on).
-    float_type: of the layers that a quantized file leaves in float, in a weakly typed network only;
-    a file without Q/DQ is built in the types that it has.
-    workspace_mib: limit of scratch memory; None leaves TensorRT's own. timing_cache: file that is
-    read before a build and updated after it. engines: folder where engines are kept and found
-    again. shapes: smallest, best and largest shape of each input with a dynamic dimension; left
-    out, a free first axis is built for one sample. cuda_graph: launch by a graph, as trtexec does
-    by default in 11.
-    warm_up_ms: launches before the first timed one, until the GPU's clocks are up; 200 as
-    trtexec's.
+    strongly_typed: whether types come from the ONNX file alone, as always in 11; None takes them
+        from it if the version can (10 and later).
+    float_type: of the layers that a quantized file leaves in float, in a weakly typed network only.
+        A file without Q/DQ is built in the types that it has.
+    workspace_mib: limit of scratch memory in MiB; None leaves TensorRT's own.
+    timing_cache: file that is read before a build and updated after it; None for no cache.
+    engines: folder where engines are kept and found again; None keeps none.
+    shapes: name -> smallest, best and largest shape of each input with a dynamic dimension. An
+        input with only a free first axis may be left out; it is then built for one sample.
+    cuda_graph: whether to launch through a CUDA graph, the default of trtexec from 11 on.
+    warm_up_ms: duration of launches before the first timed one, which raise the GPU's clocks; 200
+        as in trtexec.
     """
 
     strongly_typed: bool | None = None
@@ -49,8 +50,10 @@ class TensorRtSettings:
 
 
 def strongly_typed(trt: Any, settings: TensorRtSettings) -> bool:
-    """Return whether the network is strongly typed. Raises RuntimeUnavailable where the settings
-    ask for what this version cannot do."""
+    """Return whether the network is strongly typed.
+
+    Raises RuntimeUnavailable if this version cannot do what the settings ask for.
+    """
     if settings.strongly_typed is False and trt.__name__ == "tensorrt_rtx":
         raise RuntimeUnavailable(
             f"Expected strongly typed networks with TensorRT-RTX {trt.__version__}, which has no "
@@ -73,8 +76,11 @@ def strongly_typed(trt: Any, settings: TensorRtSettings) -> bool:
 
 
 def build_plan(trt: Any, logger: Any, file: Path, settings: TensorRtSettings) -> bytes:
-    """Return the serialized engine. Raises OnnxFileError where the parser refuses the file,
-    RuntimeUnavailable where the build fails; both with TensorRT's own words."""
+    """Return the serialized engine.
+
+    Raises OnnxFileError if the parser refuses the file, RuntimeUnavailable if the build fails. Both
+    quote TensorRT.
+    """
     strong = strongly_typed(trt, settings)
     builder = trt.Builder(logger)
     network = builder.create_network(_network_flags(trt, strong))
@@ -85,7 +91,7 @@ def build_plan(trt: Any, logger: Any, file: Path, settings: TensorRtSettings) ->
             f"{_parser_errors(parser)}."
         )
     config = builder.create_builder_config()
-    # layers are mapped back to the model's by name
+    # Layers are mapped back to the model's by name, which needs this verbosity.
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     if settings.workspace_mib is not None:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, settings.workspace_mib << 20)
@@ -121,8 +127,11 @@ def _set_weak_types(trt: Any, config: Any, wanted: Collection[str]) -> None:
 
 
 def _add_profile(builder: Any, network: Any, config: Any, shapes: Shapes) -> None:
-    """One optimization profile for all inputs with a dynamic dimension; one sample where only their
-    number is free."""
+    """Add one optimization profile for all inputs with a dynamic dimension.
+
+    An input whose first axis alone is free gets one sample. Raises RuntimeUnavailable for another
+    input without shapes.
+    """
     profile = builder.create_optimization_profile()
     dynamic = []
     for index in range(network.num_inputs):
@@ -144,7 +153,10 @@ def _add_profile(builder: Any, network: Any, config: Any, shapes: Shapes) -> Non
 
 
 def _read_timing_cache(config: Any, file: Path | None) -> None:
-    """A cache of another version or device is ignored by TensorRT, and replaced after the build."""
+    """Set the timing cache of the build.
+
+    TensorRT ignores a cache of another version or device, and the build replaces it.
+    """
     if file is None:
         return
     content = file.read_bytes() if file.exists() else b""
@@ -165,7 +177,7 @@ def _parser_errors(parser: Any) -> str:
 
 
 def _parser_error(error: Any) -> str:
-    """Return an error in words, with operator and name of the node, which 8.6 does not say."""
+    """Return an error in words, with the operator and name of the node, which 8.6 does not give."""
     words = []
     for name in ("node_operator", "node_name"):
         read = getattr(error, name, str)
@@ -176,12 +188,14 @@ def _parser_error(error: Any) -> str:
 
 
 def plan_file(trt: Any, file: Path, settings: TensorRtSettings, device: str) -> Path | None:
-    """Where the engine of this very file, version, device and settings is kept; None where engines
-    are not kept."""
+    """Return the path where the engine of this very file, version, device and settings is kept.
+
+    Returns None if engines are not kept.
+    """
     if settings.engines is None:
         return None
     key = hashlib.sha256(file.read_bytes())
-    # weights kept outside the file, such as model.onnx.data
+    # These files hold weights outside the model's file, such as model.onnx.data.
     for extra in sorted(file.parent.glob(f"{file.name}.*")):
         key.update(f"{extra.name} {extra.stat().st_size} {extra.stat().st_mtime_ns}".encode())
     what = (
@@ -196,7 +210,7 @@ def plan_file(trt: Any, file: Path, settings: TensorRtSettings, device: str) -> 
 
 
 def replace_file(file: Path, data: bytes) -> None:
-    """Write beside the file, then rename: a reader never sees half of it."""
+    """Write beside the file, then rename, so that a reader never sees half of it."""
     file.parent.mkdir(parents=True, exist_ok=True)
     beside = file.with_name(f"{file.name}.new")
     beside.write_bytes(data)
@@ -204,7 +218,7 @@ def replace_file(file: Path, data: bytes) -> None:
 
 
 def make_logger(trt: Any) -> Any:
-    """Return a logger that keeps what TensorRT calls an error, so that our errors can say it."""
+    """Return a logger that keeps TensorRT's errors, so that our errors can quote them."""
 
     class Log(trt.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -219,7 +233,7 @@ def make_logger(trt: Any) -> Any:
 
 
 def last_error(logger: Any) -> str:
-    """Return what TensorRT said last before it gave up."""
+    """Return the last error that TensorRT logged."""
     if not logger.errors:
         return "no reason given"
     return str(logger.errors[-1])

@@ -1,9 +1,8 @@
-"""What NVIDIA's TensorRT for RTX makes of an ONNX file: its parser's errors, or the layers of the
-engine it builds.
+"""What TensorRT for RTX makes of an ONNX file: its parser's errors, or the layers of the engine.
 
 Its builder needs no GPU. It can end its process on some files, so it works in a child process with
-a time limit; hand it only files that lint does not refuse. Nothing is executed, and nothing is
-timed: that needs an RTX GPU.
+a time limit. Give it only files that lint does not refuse. Nothing is executed or timed, since that
+needs an RTX GPU.
 """
 
 from __future__ import annotations
@@ -30,8 +29,10 @@ SECONDS = 120.0
 
 @dataclass(frozen=True)
 class ParserError:
-    """node, operator: of the ONNX node that the parser refused; empty where it blames the whole
-    file."""
+    """An error of the parser.
+
+    node, operator: of the ONNX node that the parser refused; empty if it blames the whole file.
+    """
 
     node: str
     operator: str
@@ -44,13 +45,15 @@ class ParserError:
 
 @dataclass(frozen=True)
 class Build:
-    """One try to build a file.
+    """One attempt to build a file.
 
-    version: of tensorrt_rtx. sm: compute capability that it was built for, such as 89.
-    ok: whether there is an engine. parsed: whether the parser took the file; errors: what it said
-    where it did not.
-    layers: of the engine, in its order. ended: why there is no engine where the parser took the
-    file, else None.
+    version: of tensorrt_rtx.
+    sm: compute capability that it was built for, such as 89.
+    ok: whether there is an engine.
+    parsed: whether the parser accepted the file.
+    errors: of the parser; empty if it accepted the file.
+    layers: of the engine, in its order.
+    ended: why there is no engine although no parser error was reported, else None.
     """
 
     version: str
@@ -63,14 +66,14 @@ class Build:
 
     @property
     def problem(self) -> str | None:
-        """Why there is no engine, in one line; None where there is one."""
+        """Why there is no engine, in one line; None if there is one."""
         if self.errors:
             return f"the parser of TensorRT-RTX {self.version} refuses {self.errors[0]}"
         return self.ended
 
 
 def unavailable() -> str | None:
-    """Return why nothing can be built here, in one sentence with the fix; None where it can."""
+    """Return why nothing can be built here, in one sentence with the fix; None if it can."""
     if importlib.util.find_spec(MODULE) is None:
         return (
             f"{MODULE} is not installed; run: pip install tensorrt-rtx (Linux and Windows, x86-64)"
@@ -79,12 +82,14 @@ def unavailable() -> str | None:
 
 
 def build(path: Path, *, sm: int = SM, timeout_s: float = SECONDS) -> Build:
-    """Parse and build `path` in a child process. The network is strongly typed, since RTX has no
-    other.
+    """Parse and build `path` in a child process.
 
-    sm: compute capability that the engine is for. timeout_s: after so many seconds the child is
-    ended. Raises OnnxFileError where there is no file, RuntimeUnavailable where nothing can be
-    built here or for this `sm`.
+    The network is strongly typed, since RTX has no other kind.
+
+    sm: compute capability that the engine is for.
+    timeout_s: seconds after which the child is ended.
+    Raises OnnxFileError if there is no file, RuntimeUnavailable if nothing can be built here or for
+    this `sm`.
     """
     if problem := unavailable():
         raise RuntimeUnavailable(f"Expected to build {path.name}, got: {problem}.")
@@ -106,9 +111,9 @@ def build(path: Path, *, sm: int = SM, timeout_s: float = SECONDS) -> Build:
 
 
 def _run_child(path: Path, sm: int, answer_path: Path, timeout_s: float) -> str | None:
-    """Return how the child ended where it did not end by itself; None where it did."""
-    # -P: the folder of the script holds tensorrt.py, which is not the module that tensorrt_rtx may
-    # import.
+    """Return how the child failed; None if it ended normally."""
+    # -P keeps the script's folder off the path. It holds tensorrt.py, which tensorrt_rtx might
+    # import by mistake.
     command = [sys.executable, "-P", str(CHILD), str(path), str(sm), str(answer_path)]
     try:
         done = subprocess.run(  # noqa: S603 - our own child

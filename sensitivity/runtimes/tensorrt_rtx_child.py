@@ -1,8 +1,8 @@
-"""Build one ONNX file with TensorRT for RTX, in a process of its own that the builder may end.
+"""Builds one ONNX file with TensorRT for RTX, in a process of its own that the builder may end.
 
-Run by path, with a file, a compute capability and the path of the answer. It imports nothing of
-`sensitivity`, so that it starts fast. The answer is written after each stage: where the builder
-ends the process, the last stage is known.
+It is run by its path, with a file, a compute capability and the path of the answer. It imports
+nothing of `sensitivity`, so that it starts fast. The answer is written after each stage, so the
+last stage is known if the builder ends the process.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ ERRORS_KEPT = 3
 
 
 def main(file: str, sm: str, answer_path: str) -> None:
-    """Write JSON with version, stage, parser errors, the builder's errors and the text that lists
-    the engine's layers.
+    """Write JSON with version, stage, parser errors, builder errors and the list of the engine's
+    layers.
 
-    stage: "parse", "build" or "done": the last that was begun.
+    stage: the last one that was begun: "parse", "build" or "done".
     """
     trt = importlib.import_module("tensorrt_rtx")
     known = [name for name in trt.ComputeCapability.__members__ if name.startswith("SM")]
@@ -40,7 +40,7 @@ def main(file: str, sm: str, answer_path: str) -> None:
     answer["stage"] = "build"
     _write(answer_path, answer)
     config = builder.create_builder_config()
-    # the log then lists the engine's layers
+    # With this verbosity, the log lists the engine's layers.
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     config.num_compute_capabilities = 1
     config.set_compute_capability(trt.ComputeCapability.__members__[f"SM{sm}"], 0)
@@ -51,8 +51,10 @@ def main(file: str, sm: str, answer_path: str) -> None:
 
 
 def _take_one_sample(builder: Any, network: Any, config: Any) -> None:
-    """A free first axis gets one sample. What another free axis should be, nobody said: the builder
-    refuses it."""
+    """Give inputs with a free first axis one sample.
+
+    Nothing says what another free axis should be, so the builder refuses it.
+    """
     dynamic = {}
     for index in range(network.num_inputs):
         tensor = network.get_input(index)
@@ -86,7 +88,7 @@ def _logger(trt: Any) -> Any:
 
 
 def _write(path: str, answer: dict[str, Any]) -> None:
-    """Write the answer whole or not at all: the builder may end this process at any time."""
+    """Write the answer whole or not at all, since the builder may end this process at any time."""
     beside = Path(f"{path}.new")
     beside.write_text(json.dumps(answer))
     beside.replace(path)

@@ -1,5 +1,5 @@
-"""The layers that the builder of TensorRT for RTX lists in its detailed log. Read from logs of
-1.7.1."""
+"""Reads the layers that the builder of TensorRT for RTX lists in its detailed log, as 1.7.1 writes
+it."""
 
 from __future__ import annotations
 
@@ -29,13 +29,16 @@ BITS = {
     "int64": 64,
 }
 UNNAMED = "node_of_"
-"""How the parser calls a node without a name: with its first output behind this."""
+"""Prefix that the parser puts before the first output of an unnamed node to name the node."""
 
 
 @dataclass(frozen=True)
 class Tensor:
-    """dtype: "int8", "fp16", "fp32", ... shape: as the engine holds it, with channels that it
-    added."""
+    """A tensor of the engine.
+
+    dtype: "int8", "fp16", "fp32", ...
+    shape: as the engine holds it, with channels that it added.
+    """
 
     name: str
     dtype: str
@@ -43,7 +46,7 @@ class Tensor:
 
     @property
     def nbytes(self) -> int:
-        """Bytes that the values fill, rounded up; four each for a type that is not known."""
+        """Bytes of the values, rounded up; four for each value of an unknown type."""
         return (math.prod(self.shape) * BITS.get(self.dtype, 32) + 7) // 8
 
 
@@ -52,9 +55,10 @@ class Layer:
     """A layer of the engine.
 
     kind: the builder's own word, such as "correlation", "gemm", "runtime_fusion" or "kgen".
-    onnx: names of the ONNX nodes that it says it is made of; a node without a name is called by its
-    first output.
-    inputs, outputs: activations. constants: weights, scales, biases.
+    onnx: names of the ONNX nodes that it is made of; an unnamed node has the name of its first
+        output.
+    inputs, outputs: activations.
+    constants: weights, scales, biases.
     """
 
     name: str
@@ -66,9 +70,11 @@ class Layer:
 
 
 def engine_layers(text: str, version: str) -> tuple[Layer, ...]:
-    """Return the layers in the engine's order. text: the log's message that begins with "Layers:".
+    """Return the layers in the engine's order.
 
-    Raises RuntimeUnavailable where a version lists them in another form.
+    text: the log's message that begins with "Layers:".
+    version: of tensorrt_rtx, for the message.
+    Raises RuntimeUnavailable if this version lists them in another form.
     """
     listed = text.partition("\n\n")[0].splitlines()[1:]
     if not listed:

@@ -1,6 +1,6 @@
-"""TensorRT through its command line tool, for machines where its Python module is missing.
+"""TensorRT through its command line tool, for machines without its Python module.
 
-Nothing here has been run on TensorRT: see docs/runtimes.md for what was checked instead.
+Nothing here has been run on TensorRT; docs/runtimes.md says what was checked instead.
 """
 
 from __future__ import annotations
@@ -33,8 +33,11 @@ from sensitivity.runtimes.trtexec_flags import (
 
 
 class TrtExec:
-    """command: the tool's name or path. It comes with NVIDIA's containers and archives, not with
-    the pip package."""
+    """TensorRT through trtexec.
+
+    command: the tool's name or path. It comes with NVIDIA's containers and archives, not with the
+        pip package.
+    """
 
     name = "trtexec"
     per_turn = 200  # inferences per turn of a bench: a turn starts a process and loads the engine
@@ -61,13 +64,18 @@ class TrtExec:
 
     @property
     def lowering(self) -> str | None:
-        """As of the Python module: "tensorrt" for strongly typed networks, None (canonical files)
-        for the others."""
+        """The runtime whose lowered files it takes.
+
+        This is "tensorrt" for strongly typed networks, and None (canonical files) for the others,
+        as in `TensorRt`.
+        """
         return "tensorrt" if is_strong(self._version(), self.settings) else None
 
     def build(self, file: Path, *, threads: int | None = None) -> TrtExecEngine:
-        """threads: has no meaning on a GPU, and is taken only because every runtime is built
-        alike."""
+        """Build an engine from a file.
+
+        threads: has no meaning on a GPU; it is a parameter because every runtime has it.
+        """
         if problem := self.unavailable():
             raise RuntimeUnavailable(problem)
         return TrtExecEngine(self.command, self._version(), existing(file), self.settings)
@@ -92,7 +100,10 @@ class TrtExecEngine(Closing):
             raise
 
     def run(self, inputs: Tensors) -> dict[str, NDArray[np.generic]]:
-        """Return the outputs are float32, from trtexec's JSON, which holds about six digits."""
+        """Return every output by its name, as float32.
+
+        The values come from trtexec's JSON, which holds about six digits.
+        """
         outputs = self._path("outputs.json")
         self._call(run_flags(self._version, self._plan, outputs) + self._inputs(inputs))
         return {
@@ -103,7 +114,7 @@ class TrtExecEngine(Closing):
         }
 
     def time_ms(self, inputs: Tensors, repeats: int) -> NDArray[np.float64]:
-        """GPU time of the last `repeats` inferences; trtexec may run more."""
+        """Return the GPU time of the last `repeats` inferences; trtexec may run more."""
         times = self._path("times.json")
         self._call(
             time_flags(self._version, self._plan, times, repeats, self._settings)
@@ -138,8 +149,10 @@ class TrtExecEngine(Closing):
 
 
 def _answer(command: Sequence[str], *, check: bool = False) -> str:
-    """Return what the tool printed. Raises RuntimeUnavailable, with its last error line, where it
-    fails and `check` is set."""
+    """Return what the tool printed.
+
+    check: whether to raise RuntimeUnavailable, with the last error line, if the tool fails.
+    """
     done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603  the user named the tool
     text = done.stdout + done.stderr
     if check and done.returncode:

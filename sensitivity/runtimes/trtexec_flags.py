@@ -1,8 +1,8 @@
-"""The command lines of trtexec, which differ by version.
+"""Command lines of trtexec, which differ by version.
 
-From TensorRT 11 on, CUDA graph, spin wait and no data transfers are its defaults; on 8.6 and 10
-they are asked for, or the numbers do not compare. `--int8` and `--fp16` go only to weakly typed
-builds of 8.6 and 10: 11 fails on them. Tests check every flag against the lists of 8.6, 10.0,
+From TensorRT 11 on, CUDA graph, spin wait and no data transfers are its defaults. On 8.6 and 10
+they must be requested, or the numbers do not compare. `--int8` and `--fp16` go only to weakly typed
+builds of 8.6 and 10, since 11 fails on them. Tests check every flag against the lists of 8.6, 10.0,
 10.12, 10.16, 11.0 and 11.1.
 """
 
@@ -20,7 +20,9 @@ Version = tuple[int, int]
 
 
 def version_from_banner(text: str) -> Version:
-    """From "TensorRT v8601" (8.6.1), "v101600" (10.16.0) or "v11.1.0.106".
+    """Return the version in "TensorRT v8601" (8.6.1), "v101600" (10.16.0) or "v11.1.0.106".
+
+    Raises RuntimeUnavailable if there is none.
 
     >>> version_from_banner("&&&& RUNNING TensorRT.trtexec [TensorRT v8601] # trtexec --help")
     (8, 6)
@@ -40,8 +42,10 @@ def version_from_banner(text: str) -> Version:
 
 
 def is_strong(version: Version, settings: TensorRtSettings) -> bool:
-    """Return whether the network takes its types from the file; raises RuntimeUnavailable where
-    this version cannot do what the settings ask."""
+    """Return whether the network takes its types from the file.
+
+    Raises RuntimeUnavailable if this version cannot do what the settings ask for.
+    """
     asked = settings.strongly_typed
     if asked is None:
         return version >= (10, 0)
@@ -59,7 +63,10 @@ def is_strong(version: Version, settings: TensorRtSettings) -> bool:
 def build_flags(
     version: Version, file: Path, engine: Path, types: FileTypes, settings: TensorRtSettings
 ) -> list[str]:
-    """Arguments to build `engine` from `file` without running it. types: of the file's values."""
+    """Return the arguments to build `engine` from `file` without running it.
+
+    types: of the file's values.
+    """
     flags = [
         f"--onnx={file}",
         f"--saveEngine={engine}",
@@ -84,7 +91,10 @@ def build_flags(
 def time_flags(
     version: Version, engine: Path, times: Path, repeats: int, settings: TensorRtSettings
 ) -> list[str]:
-    """`--duration=0` makes the count of iterations decide; warm-up is in milliseconds."""
+    """Return the arguments to time an engine and write the times to a JSON file.
+
+    With `--duration=0`, the number of iterations decides. Warm-up is in milliseconds.
+    """
     flags = [f"--loadEngine={engine}", f"--exportTimes={times}"]
     flags += [f"--iterations={repeats}", "--duration=0", f"--warmUp={settings.warm_up_ms}"]
     if version >= (11, 0):
@@ -94,7 +104,8 @@ def time_flags(
 
 
 def profile_flags(engine: Path, layers: Path, profile: Path, repeats: int) -> list[str]:
-    """Arguments to run an engine `repeats` times and write what each layer took to JSON files."""
+    """Return the arguments to run an engine `repeats` times and write the layers' times to JSON
+    files."""
     return [
         f"--loadEngine={engine}",
         f"--exportLayerInfo={layers}",
@@ -107,7 +118,7 @@ def profile_flags(engine: Path, layers: Path, profile: Path, repeats: int) -> li
 
 
 def run_flags(version: Version, engine: Path, outputs: Path) -> list[str]:
-    """Arguments to run an engine once and write what it gives to a JSON file."""
+    """Return the arguments to run an engine once and write its outputs to a JSON file."""
     flags = [
         f"--loadEngine={engine}",
         f"--exportOutput={outputs}",
@@ -121,8 +132,10 @@ def run_flags(version: Version, engine: Path, outputs: Path) -> list[str]:
 def input_flags(
     files: Mapping[str, Path], shapes: Mapping[str, tuple[int, ...]], settings: TensorRtSettings
 ) -> list[str]:
-    """Return the values from raw files, and their shapes where the engine is dynamic (a static one
-    refuses them)."""
+    """Return the arguments that load input values from raw files.
+
+    They include the shapes if the engine is dynamic; a static one refuses them.
+    """
     flags = []
     if files:
         loaded = [f"{_quoted(name)}:{file}" for name, file in files.items()]
@@ -133,7 +146,7 @@ def input_flags(
 
 
 def shapes_text(shapes: Mapping[str, tuple[int, ...]]) -> str:
-    """As trtexec reads shapes; a name with a colon is quoted.
+    """Return shapes in trtexec's spelling; a name with a colon is quoted.
 
     >>> shapes_text({"x": (1, 3, 224, 224), "images:0": (1, 3, 8, 8)})
     "x:1x3x224x224,'images:0':1x3x8x8"
