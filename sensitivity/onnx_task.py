@@ -294,8 +294,10 @@ def ports(model: File) -> list[Port]:
 
 
 def _codes(model: File, name: str) -> Codes | None:
-    """Return the integer levels of an input as the file's metadata describes them; None if it does
-    not."""
+    """Return the integer levels of an input as the file's metadata describes them.
+
+    Returns None if it does not.
+    """
     found = model.metadata.get(CODES.format(name))
     if found is None:
         return None

@@ -286,8 +286,10 @@ def _classes_of(session: Session) -> int | None:
 
 
 def _classes(outputs: Any) -> int | None:
-    """Return the number of classes that the outputs choose among; None if they are not class
-    scores."""
+    """Return the number of classes that the outputs choose among.
+
+    Returns None if they are not class scores.
+    """
     arrays = flat_outputs(outputs)
     if not are_logits(arrays):
         return None

@@ -1,1 +1,1 @@
-"""From a run directory to its HTML and CSV files."""
+"""Makes reports: HTML, CSV, SVG and text, from the contents of a run directory."""

@@ -1,5 +1,4 @@
-"""What to do in the end, in words: from the plan's evidence and, where there are any, from measured
-latencies."""
+"""What to do in the end, in words: from the plan's evidence and from measured latencies, if any."""
 
 from __future__ import annotations
 
@@ -9,15 +8,19 @@ from sensitivity.records import Advice, Plan, Timing
 from sensitivity.reporting.formats import MetricFormat, count, listing, milliseconds, ratio
 
 WORTH = 0.5
-"""Part of the time that INT8 saves which a partial plan must keep to be worth it."""
+"""Fraction of the time saved by INT8 that a partial plan must keep to be worth it."""
 
 REDUCED = ("fp16", "bf16")
-"""Precisions of an FP16 file that ran as one; a CPU runs it in FP32 and says nothing about FP16."""
+"""Precisions in which an FP16 file really ran in 16 bits. A CPU runs it in FP32, which says nothing
+about FP16."""
 
 
 def advice(plan: Plan, timings: Sequence[Timing], layers: int, metric: MetricFormat) -> Advice:
-    """timings: of one bench, with the plan's own file; empty where nothing was timed. layers: how
-    many the model has."""
+    """Return the advice on a plan.
+
+    timings: of one bench that includes the plan's own file; empty if nothing was timed.
+    layers: number of layers in the model.
+    """
     times = dict[str, Timing]()
     for timing in timings:
         times |= dict.fromkeys(timing.variants, timing)
@@ -72,8 +75,10 @@ def _partial(plan: Plan, times: dict[str, Timing], layers: int, metric: MetricFo
 
 
 def outside_words(plan: Plan, layers: int) -> str:
-    """Return what a plan leaves out, and what has 16 bits, with names. layers: how many the model
-    has."""
+    """Return what a plan leaves out, and what has 16 bits, with names.
+
+    layers: number of layers in the model.
+    """
     every = count(max(layers, len(plan.outside)), "layer")
     words = []
     if plan.skip:
@@ -128,7 +133,8 @@ def _missed(plan: Plan, metric: MetricFormat) -> str:
 
 
 def _must_win(plan: Plan, metric: MetricFormat) -> str:
-    """Return what training would have to add to everything in INT8 before it beats the plan."""
+    """Return how much training would have to gain with everything in INT8 before it beats the
+    plan."""
     repaired = plan.metric.recalibrated or plan.metric.quantized
     gap = plan.floor - repaired.value
     if gap <= 0:

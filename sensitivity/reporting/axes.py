@@ -1,4 +1,4 @@
-"""Where things lie in a figure: axes around data, round ticks, labels that do not overlap."""
+"""Positions in a figure: axes around data, round ticks, and labels that do not overlap."""
 
 from __future__ import annotations
 
@@ -10,23 +10,26 @@ from itertools import pairwise
 
 @dataclass(frozen=True)
 class Axis:
-    """The range of an axis and the values to name on it, in the unit of what is drawn."""
+    """The range of an axis and the values that are labelled on it, in the unit of what is drawn."""
 
     low: float
     high: float
     ticks: tuple[float, ...]
 
     def at(self, value: float) -> float:
-        """Where a value lies: 0 at the low end, 1 at the high end."""
+        """Return the position of a value: 0 at the low end, 1 at the high end."""
         return (value - self.low) / (self.high - self.low)
 
     def label(self, tick: float) -> str:
-        """Return a tick in words, with as many digits as the ticks need to differ."""
+        """Return a tick as text, with as many digits as the ticks need to differ."""
         return f"{tick:.10g}".replace("-", "\N{MINUS SIGN}")
 
 
 def axis_around(values: Iterable[float], zero: bool, ticks: int = 5) -> Axis:
-    """Return an axis that holds all values with a little room, and zero itself only if asked.
+    """Return an axis that holds all values with a little room, and zero only if asked.
+
+    zero: whether zero must be on the axis.
+    ticks: approximate number of ticks.
 
     >>> axis_around([28.0, 52.0], zero=False)
     Axis(low=26.8, high=53.2, ticks=(30.0, 35.0, 40.0, 45.0, 50.0))
@@ -55,8 +58,9 @@ def _ticks(low: float, high: float, wanted: int) -> tuple[float, ...]:
 
 
 def spread(places: Sequence[float], gap: float) -> list[float]:
-    """Return the same places pushed apart until neighbours are at least `gap` away, for labels that
-    would overlap.
+    """Return the positions, pushed apart until neighbours are at least `gap` away.
+
+    This separates labels that would overlap.
 
     >>> spread([0.50, 0.52], gap=0.1)
     [0.46, 0.56]

@@ -1,5 +1,5 @@
-"""Charts of rows as plain numbers in the unit shown; drawn as inline SVG by the page and by
-matplotlib for files."""
+"""Charts of rows as plain numbers in the unit shown. The page draws them as inline SVG, matplotlib
+as files."""
 
 from __future__ import annotations
 
@@ -29,13 +29,16 @@ Tone = Literal["plain", "chosen", "muted"]
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a chart of rows. low, high: the interval, None without one. mark: a second value,
-    such as a p95.
+    """One row of a chart.
 
-    text, interval: the value in words. notes: what must be said beside the name. part: of the
-    model, shown as a mark. place: in a ranking; "" where the order is not settled, and in a
-    chart that ranks nothing. band: what is said of the rows whose order is not settled, the same
-    for all of them; "" for a row that stands alone.
+    low, high: ends of the interval; None without one.
+    text, interval: the value and its interval in words.
+    notes: remarks that are shown beside the name.
+    mark: a second value, such as a p95; None without one.
+    place: rank; "" if the order is not settled, and in a chart that ranks nothing.
+    part: part of the model that the row belongs to, shown as a label.
+    band: remark that is shared by all rows whose order is not settled; "" for a row that stands
+        alone.
     """
 
     name: str
@@ -54,8 +57,13 @@ class Row:
 
 @dataclass(frozen=True)
 class RowChart:
-    """kind: "bar" from zero, or "dot" on an axis around the data. unit: label of the axis. hidden:
-    rows not drawn. rests: what all rows rest on, such as "on 300 samples"; "" where they differ."""
+    """A chart of rows.
+
+    kind: "bar" from zero, or "dot" on an axis around the data.
+    unit: label of the axis.
+    hidden: number of rows that are not drawn.
+    rests: what all rows are based on, such as "on 300 samples"; "" if they differ.
+    """
 
     kind: Literal["bar", "dot"]
     axis: Axis
@@ -66,10 +74,12 @@ class RowChart:
 
 
 def effect_charts(data: ReportData, most: int = 30) -> tuple[RowChart, ...]:
-    """Return the most sensitive units as bars with intervals, at most `most` of them: one chart for
-    each number of samples that the metric was measured on, the most samples first.
+    """Return the most sensitive units as bars with intervals.
 
-    Each chart has a scale of its own: effects on few samples are larger by chance.
+    There is one chart for each number of samples that the metric was measured on, the most samples
+    first. Each has its own scale, since effects on few samples are larger by chance.
+
+    most: largest number of rows in all charts together.
     """
     measured = [effect for effect in data.effects if effect.is_measured]
     bands = bands_of(measured)
@@ -96,7 +106,10 @@ def _rows_of(bands: Iterable[Sequence[Effect]], size: int, data: ReportData) -> 
 
 
 def bands_of(effects: Sequence[Effect]) -> list[list[Effect]]:
-    """Return the units by rank, parted wherever all below are told apart from all above."""
+    """Return the units by rank, in bands.
+
+    A new band begins where all units below are told apart from all above.
+    """
     order = sorted(effects, key=attrgetter("rank"))
     ties = [effect.tie for effect in order]
     least_below = [*accumulate(reversed(ties), min)][::-1]
@@ -131,8 +144,8 @@ def _effect_unit(data: ReportData) -> str:
 
 
 def parts_of(data: ReportData) -> dict[str, str]:
-    """Unit -> what it is: part of a detection head, a RepVGG block, or layers that are switched
-    together."""
+    """Return unit -> what it is: part of a detection head, a RepVGG block, or layers in one
+    group."""
     found = {}
     for unit in data.units:
         kind = kind_of(unit)
@@ -142,8 +155,11 @@ def parts_of(data: ReportData) -> dict[str, str]:
 
 
 def effect_tone(effect: Effect, skip: Collection[str]) -> Tone:
-    """Return how an effect is drawn: muted where it may be nothing, else by whether the plan leaves
-    its unit out. skip: what the plan leaves out."""
+    """Return how an effect is drawn: muted if it may be zero, otherwise by whether its unit is left
+    out.
+
+    skip: units that the plan leaves out.
+    """
     if includes_zero(effect.effect):
         return "muted"
     return "chosen" if effect.unit in skip else "plain"
@@ -187,8 +203,11 @@ def baseline_chart(data: ReportData) -> RowChart:
 
 
 def latency_chart(timings: Sequence[Timing]) -> RowChart:
-    """Return the median latency of each file as bars from zero, a mark at the 95th percentile.
-    `timings` must not be empty."""
+    """Return the median latency of each file as a bar from zero, with a mark at the 95th
+    percentile.
+
+    timings: must not be empty.
+    """
     rows = tuple(map(_latency_row, timings))
     axis = axis_around([row.mark or row.value for row in rows], zero=True)
     return RowChart("bar", axis, rows, "latency, ms")

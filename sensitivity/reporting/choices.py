@@ -1,4 +1,5 @@
-"""The sets of layers that a reader can choose among: accuracy against latency, work or layers."""
+"""The skip-sets that a reader can choose among: accuracy against latency, work or number of
+layers."""
 
 from __future__ import annotations
 
@@ -33,13 +34,14 @@ MIXED = (
 
 @dataclass(frozen=True)
 class Option:
-    """A set that some target chooses, in words. names: of what it leaves out, and of what has 16
-    bits in it. cost: its latency or
-    work, "" where neither is known. holdout: "" where it was not measured there.
+    """A set that some target chooses, in words.
 
-    state: what is known of the target. command: makes it the plan; "" where it is the plan or no
-    target does. allowed: the smallest drop that is answered with it, in the unit shown;
-    None where no target is.
+    names: units that it leaves out, and units with 16 bits in it.
+    cost: its latency or work; "" if neither is known.
+    holdout: its metric there; "" if it was not measured.
+    command: command that makes it the plan; "" if it is the plan or no target chooses it.
+    allowed: the smallest allowed drop that chooses it, in the unit shown; None if there is none.
+    state: what is known about the target.
     """
 
     names: tuple[str, ...]
@@ -56,10 +58,11 @@ class Option:
 
 @dataclass(frozen=True)
 class Mark:
-    """One point of the picture. x: from 0 at the left to 1 at the right. y, low, high: in the unit
-    shown; low and high are None without an interval.
+    """One point of the picture.
 
-    option: the place among the options, from 0; None for what is none of them.
+    x: from 0 at the left to 1 at the right.
+    y, low, high: in the unit shown; low and high are None without an interval.
+    option: index among the options; None for a point that is no option.
     """
 
     kind: Kind
@@ -73,9 +76,13 @@ class Mark:
 
 @dataclass(frozen=True)
 class ChoiceChart:
-    """ticks: place from 0 to 1 and label, along the horizontal axis. float_line, target_line: in
-    the unit shown, with their words, which stand at the left where nothing else does. plan: the
-    option that is the plan; None where it is none."""
+    """The picture of all sets.
+
+    ticks: position from 0 to 1 and label, along the horizontal axis.
+    float_line, target_line: value in the unit shown, and label, which is drawn at the left if that
+        is free.
+    plan: index of the option that is the plan; None if none is.
+    """
 
     up: Axis
     up_unit: str
@@ -101,7 +108,10 @@ class ChoiceChart:
 
 @dataclass(frozen=True)
 class _Place:
-    """A mark before its axis is known. across: in the unit of the horizontal axis."""
+    """A mark before its axis is known.
+
+    across: in the unit of the horizontal axis.
+    """
 
     kind: Kind
     across: float
@@ -111,16 +121,16 @@ class _Place:
 
 
 def choice_chart(data: ReportData, *, whole: bool = True) -> ChoiceChart | None:
-    """Return the sets that the plan's search measured, with float; None where there is no plan.
+    """Return the sets that the plan's search measured, with float; None if there is no plan.
 
-    whole: also with everything in INT8 as it was calibrated, which may lie far below all sets.
+    whole: whether to include everything in INT8 as calibrated, which may be far below all sets.
     """
     return None if data.plan is None else _Sets(data, data.plan).chart(whole)
 
 
 @dataclass(frozen=True)
 class _Sets:
-    """The sets of one run and all that is known of them."""
+    """The sets of one run and all that is known about them."""
 
     data: ReportData
     plan: Plan
@@ -135,7 +145,7 @@ class _Sets:
 
     @cached_property
     def shown(self) -> tuple[Choice, ...]:
-        """The sets that some target chooses."""
+        """The sets that some target chooses, and the plan's."""
         return tuple(
             choice for choice in self.choices if choice.command or self.is_plan(choice.point)
         )
@@ -154,7 +164,7 @@ class _Sets:
 
     @cached_property
     def across(self) -> Across:
-        """What to draw the sets along: the best that is known of all of them."""
+        """Quantity on the horizontal axis: the most meaningful one that is known for all sets."""
         if None not in {self.latency_ms(choice.point) for choice in self.choices}:
             return "ms"
         if None not in {choice.work for choice in self.choices}:
@@ -170,7 +180,10 @@ class _Sets:
         return ACROSS[self.across]
 
     def chart(self, whole: bool) -> ChoiceChart:
-        """whole: as in `choice_chart`."""
+        """Return the picture of the sets.
+
+        whole: as in `choice_chart`.
+        """
         metric, plan = self.metric, self.plan
         places = [*map(self.place, self.choices), *self.float_()]
         if whole:
@@ -195,7 +208,10 @@ class _Sets:
         )
 
     def latency_ms(self, point: FrontierPoint) -> float | None:
-        """Return what was measured of a set, or else what was predicted."""
+        """Return the measured latency of a set, otherwise the predicted one.
+
+        Returns None without either.
+        """
         timed = None
         if self.is_plan(point):
             timed = self.times_ms.get("partial")
@@ -207,12 +223,12 @@ class _Sets:
         return point.predicted_ms
 
     def cost(self, choice: Choice) -> float:
-        """Along the horizontal axis."""
+        """Return the position of a set on the horizontal axis, in its unit."""
         found = {"ms": self.latency_ms(choice.point), "work": choice.work}.get(self.across)
         return cost_of(choice.point.names, None) if found is None else found
 
     def cost_words(self, choice: Choice) -> str:
-        """Return the cost of a set with its unit and how it is known; "" where it is not."""
+        """Return the cost of a set with its unit and how it is known; "" if it is unknown."""
         latency_ms = self.latency_ms(choice.point)
         if latency_ms is not None:
             return f"{milliseconds(latency_ms)}, {self.known_by(choice.point, latency_ms)}"
@@ -221,8 +237,11 @@ class _Sets:
         return f"{choice.work:.4g} of estimated work"
 
     def known_by(self, point: FrontierPoint, latency_ms: float) -> str:
-        """Return how this latency of a set is known: where no file of it was timed, that of the
-        same layers in INT8 before they were repaired stands for it."""
+        """Return how this latency of a set is known.
+
+        If no file of the set was timed, the latency may be that of the same layers in INT8 before
+        repairs.
+        """
         if point.measured_ms is None and latency_ms == point.predicted_ms:
             return "predicted"
         is_other_file = not point.names and not self.is_plan(point)
@@ -231,8 +250,10 @@ class _Sets:
         return "measured"
 
     def level(self, point: FrontierPoint) -> Estimate:
-        """Float on `confirm` less what is known of the drop: a difference on the same samples is
-        known better than either of its ends."""
+        """Return the metric on `confirm`: that of float minus the drop.
+
+        A difference on the same samples is known more precisely than either of its terms.
+        """
         return point.best_drop.under(self.plan.metric.float.value)
 
     def option(self, choice: Choice) -> Option:
@@ -255,7 +276,7 @@ class _Sets:
         )
 
     def state(self, choice: Choice) -> str:
-        """Return how likely a set meets the target by `confirm`, and what all samples say of the
+        """Return how likely a set meets the target by `confirm`, and what all samples say about the
         plan."""
         point, found = choice.point, verdict_in(self.data)
         chance = chance_words(point, self.plan)
@@ -268,7 +289,7 @@ class _Sets:
         return state
 
     def place(self, choice: Choice) -> _Place:
-        """Where a set stands in the picture."""
+        """Return the position of a set in the picture."""
         point, level = choice.point, self.level(choice.point)
         left_out = f"{count(len(point.skip), 'layer')} left out{wide_words(point)}"
         accuracy = f"{left_out}: {self.metric.level(level.value)}"
@@ -280,7 +301,7 @@ class _Sets:
         return _Place("float" if is_float else "beaten", across, level, title)
 
     def float_(self) -> list[_Place]:
-        """Float, where its latency is known."""
+        """Return the float model, if its latency is known and shown."""
         if self.across != "ms" or "float" not in self.times_ms:
             return []
         top, latency_ms = self.plan.metric.float, self.times_ms["float"]
@@ -288,7 +309,7 @@ class _Sets:
         return [_Place("float", latency_ms, Estimate(top.value, None, None, top.n), title)]
 
     def int8(self) -> list[_Place]:
-        """Return everything in INT8 as it was calibrated, unless that is one of the sets."""
+        """Return everything in INT8 as calibrated, unless that is one of the sets."""
         whole = [choice for choice in self.choices if not choice.point.names]
         cost: float | None
         if not whole:
@@ -306,8 +327,10 @@ class _Sets:
     def horizontal(
         self, costs: Sequence[float]
     ) -> tuple[tuple[tuple[float, str], ...], dict[float, float]]:
-        """Ticks, and the place of each cost from 0 to 1: to scale, or one slot for each number of
-        layers."""
+        """Return the ticks, and the position of each cost from 0 to 1.
+
+        Positions are to scale, except that each number of layers has a slot of its own.
+        """
         if self.across == "layers":
             slots = sorted(set(costs))
             middles = (np.arange(len(slots)) + 0.5) / len(slots)
@@ -324,7 +347,7 @@ class _Sets:
 
 
 def _of_plan(plan: Plan) -> Choice:
-    """Return the plan's own set, where its search left no others."""
+    """Return the plan's own set, for a search that left no sets."""
     found = plan.metric
     return Choice(
         FrontierPoint(

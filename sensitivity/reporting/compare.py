@@ -1,4 +1,4 @@
-"""Several runs side by side: what each has found, as rows for a page, a terminal and CSV files."""
+"""Compares runs side by side: what each has found, as rows for a page, a terminal and CSV files."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from sensitivity.reporting.tables import SEPARATOR
 from sensitivity.reporting.verdict import Line, lines_of
 
 NOTHING = "\N{EN DASH}"
-"""Shown where a run has no such number."""
+"""Shown if a run has no such number."""
 
 VARIANTS = {"float": "Float", "int8": "All INT8", "partial": "Plan"}
 
@@ -27,9 +27,11 @@ VARIANTS = {"float": "Float", "int8": "All INT8", "partial": "Plan"}
 class ComparedRun:
     """One run of a comparison.
 
-    name: unique among the runs compared. source: the toolkit whose quantizers it has; task: its
-    reference; both "" where the folder does not tell. data: with `plan` equal to the next one.
-    verdict: of the plan and its latencies.
+    name: unique among the compared runs.
+    source: the toolkit whose quantizers it has; "" if the folder does not say.
+    task: its reference; "" if the folder does not say.
+    data: data of the run, with the same `plan`.
+    verdict: on the plan and its latencies.
     """
 
     name: str
@@ -42,12 +44,12 @@ class ComparedRun:
 
     @property
     def metric(self) -> MetricFormat:
-        """How the values of its metric are written."""
+        """The format of the values of its metric."""
         return MetricFormat(self.data.metric, self.data.full_scale)
 
     @property
     def lines(self) -> tuple[Line, ...]:
-        """The three lines of its verdict, said of its own number format."""
+        """The three lines of its verdict, in the words of its own number format."""
         return tuple(
             Line(line.title, line.status, in_format(line.sentence, self.data.format), line.tone)
             for line in lines_of(self.verdict)
@@ -59,14 +61,17 @@ class ComparedRun:
         return tuple(dict.fromkeys(timing.runtime for timing in self.data.timings))
 
     def timing(self, variant: str, runtime: str) -> Timing | None:
-        """Return the timing of one file in one runtime; None where it was not timed there."""
+        """Return the timing of one file in one runtime; None if it was not timed there."""
         there = [timing for timing in self.data.timings if timing.runtime == runtime]
         return timing_of(variant, there)
 
 
 @dataclass(frozen=True)
 class Cell:
-    """What one run has to say of one thing. detail: its interval, or names; "" where none."""
+    """One fact about one run.
+
+    detail: its interval, or names; "" if there are none.
+    """
 
     text: str
     detail: str = ""
@@ -81,13 +86,16 @@ class Fact:
 
 
 Reader = Callable[[ComparedRun], Cell]
-"""Reads what a run has to say of one thing."""
+"""Reads one fact about a run."""
 
 
 @dataclass(frozen=True)
 class LayerRow:
-    """One layer in every run. effects: None in a run that has not measured it. left_out: whether
-    each run's plan leaves it out of INT8."""
+    """One layer in every run.
+
+    effects: None for a run that has not measured it.
+    left_out: whether each run's plan leaves it out of INT8.
+    """
 
     unit: str
     effects: tuple[Effect | None, ...]
@@ -95,7 +103,7 @@ class LayerRow:
 
 
 def facts(runs: Sequence[ComparedRun]) -> tuple[Fact, ...]:
-    """Return what the runs are, their accuracy and their latencies; without the verdict and the
+    """Return what the runs are, their accuracy and their latencies, without the verdict and the
     layers."""
     is_same = {"Same metric": partial(_same_metric, first=runs[0])}
     readers = IDENTITY | is_same | RESULTS
@@ -105,7 +113,7 @@ def facts(runs: Sequence[ComparedRun]) -> tuple[Fact, ...]:
 
 
 def verdict_facts(runs: Sequence[ComparedRun]) -> tuple[Fact, ...]:
-    """Accuracy, speed and what to do, in a word or two, with the sentence as the detail."""
+    """Return accuracy, speed and what to do in a word or two, with the sentence as the detail."""
     found = []
     for lines in zip(*map(attrgetter("lines"), runs), strict=True):
         cells = tuple(Cell(line.status, line.sentence) for line in lines)
@@ -118,7 +126,7 @@ def _same_metric(run: ComparedRun, first: ComparedRun) -> Cell:
 
 
 def other_metric(run: ComparedRun, first: ComparedRun) -> str:
-    """Return why the accuracy of a run says nothing against that of the first; "" where it does."""
+    """Return why the accuracy of a run cannot be compared with that of the first; "" if it can."""
     if run.data.metric == first.data.metric:
         return ""
     return (
@@ -128,7 +136,7 @@ def other_metric(run: ComparedRun, first: ComparedRun) -> str:
 
 
 def layer_rows(runs: Sequence[ComparedRun]) -> tuple[LayerRow, ...]:
-    """Return every layer that any run ranks or leaves out, by the best rank that it has in any of
+    """Return every layer that any run ranks or leaves out, ordered by its best rank in any of
     them."""
     by_unit = [{effect.unit: effect for effect in run.data.effects} for run in runs]
     named = dict[str, None]()
@@ -146,17 +154,19 @@ def runs_table(runs: Sequence[ComparedRun]) -> pd.DataFrame:
     """Return one row for each run, in full precision and the metric's own unit; times in
     milliseconds.
 
-    What a run does not have is empty. left_out: exact names, joined with ";". Each runtime that any
-    run was benched in has columns of its own, `speed` above 1 is faster than float.
+    Missing values are empty. `left_out` holds exact names, joined with ";". Each runtime that any
+    run was benched in has its own columns; a `speed` above 1 is faster than float.
     """
     runtimes = _all_runtimes(runs)
     return _whole(pd.DataFrame([_run_row(run, runs[0], runtimes) for run in runs]), "_n")
 
 
 def layers_table(runs: Sequence[ComparedRun]) -> pd.DataFrame:
-    """Return one row for each layer; for each run, named before the colon, its rank, effect,
-    interval, and whether its plan leaves the layer out. The effect is in that run's own unit and
-    mode."""
+    """Return one row for each layer.
+
+    For each run, named before the colon, it holds the layer's rank, effect and interval, and
+    whether the plan leaves it out. The effect is in that run's own unit and mode.
+    """
     rows = [_layer_row(runs, row) for row in layer_rows(runs)]
     return _whole(pd.DataFrame(rows), ": rank")
 
@@ -223,7 +233,7 @@ USUAL_CELLS = {
     "What INT8 stands for": Cell(USUAL),
     "With activations of 16 bits": Cell("0 layers"),
 }
-"""What most runs have to say of some things. A fact is left out where every run says that."""
+"""Cells that most runs have. A fact is left out if every run has the usual cell."""
 
 
 def _all_runtimes(runs: Sequence[ComparedRun]) -> list[str]:
@@ -282,7 +292,7 @@ def _run_row(run: ComparedRun, first: ComparedRun, runtimes: Sequence[str]) -> d
 
 
 def _whole(table: pd.DataFrame, ending: str) -> pd.DataFrame:
-    # An empty cell would otherwise make floats of all whole numbers in its column.
+    # An empty cell would otherwise turn all integers in its column into floats.
     whole = table.filter(regex=f"{ending}$").columns
     return table.astype(dict.fromkeys(whole, "Int64"))
 
@@ -321,7 +331,7 @@ def _layer_row(runs: Sequence[ComparedRun], row: LayerRow) -> dict[str, object]:
 
 
 def _effect_columns(effect: Effect | None) -> dict[str, object]:
-    """Empty where there is no effect, or where nobody knows it."""
+    """Return the columns of an effect; empty if there is none or it was not measured."""
     columns: dict[str, object] = {"rank": None, "effect": None, "low": None, "high": None}
     if effect is None:
         return columns

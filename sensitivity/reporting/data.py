@@ -1,4 +1,4 @@
-"""What a report is made of: one frozen record, whatever part of the job has been done so far."""
+"""The contents of a report: one frozen record, whatever part of the job has been done so far."""
 
 from __future__ import annotations
 
@@ -38,9 +38,10 @@ BASELINES = {
 class Choice:
     """A set that a search measured, and how to choose it.
 
-    work: its cost where a cost model has no times; None elsewhere. command: the command line that
-    makes this set the plan at once; "" where no target does. allowed: the drop from float that this
-    command allows, in the metric's unit.
+    work: its cost by a cost model without times; None otherwise.
+    command: command line that makes this set the plan at once; "" if no target does.
+    allowed: the drop from float that this command allows, in the metric's unit; None without a
+        command.
     """
 
     point: FrontierPoint
@@ -51,32 +52,34 @@ class Choice:
 
 @dataclass(frozen=True)
 class ReportData:
-    """Everything a report shows. What is empty or None is left out of the report.
+    """Everything that a report shows. What is empty or None is left out of the report.
 
-    metric: its name, such as "top-1". full_scale: its largest value; a point is a hundredth of it.
-    command: the command line that makes these numbers again; one a line where it takes several.
-    settings, environment: shown as they are. verification: what the check of the exported files
-    found.
-    baselines: keys from `BASELINES`, all on the `rank` split.
-    effects: one for each unit measured so far. units: all units of the model, with their
-    quantizers.
-    choices: all skip-sets that the plan's search measured whole, the cheapest first.
-    directory: of the run, as a command line names it. name: of the plan; None for that in
-    plan.json.
-    format: what the model is quantized to; every sentence is written with INT8 and said of this
-    format.
-    detection: what the plan changes for a detector, class by class and in pictures.
-    engines: file -> the engine that TensorRT-RTX built of it, which nothing executed.
-    not_built: file -> why it built none.
+    metric: its name, such as "top-1".
+    full_scale: the metric's largest value; a point is a hundredth of it.
+    command: command line that makes these numbers again; several ones are on lines of their own.
+    settings, environment: shown as they are.
+    baselines: by the keys of `BASELINES`, all on the `rank` split.
+    effects: one for each unit measured so far.
+    units: all units of the model, with their quantizers.
     bench_sentences: the latency verdict in words, the most important first.
+    verification: what the check of the exported files found.
     warnings: what a reader must know before believing a number.
-    scales: quantizers that share one range. sharing: what that costs with everything in INT8; None
-    where none changed.
-    confidence: what all intervals cover.
-    judged: the plan's file where it was timed; None where it was not judged there.
-    graph: which layers hand each other tensors; None where that is not known. quantizers: of the
-    model, with their formats. go_on: the command line that goes on with the scan, and finds the
-    graph where it can. seen: what quantizers get on calibration data; None where that was not kept.
+    scales: quantizers that share one range.
+    sharing: drop that the shared ranges cause with everything in INT8; None if no range changed.
+    confidence: coverage of all intervals.
+    choices: all skip-sets that the plan's search measured whole, the cheapest first.
+    directory: of the run, as a command line names it.
+    name: of the plan; None for that in plan.json.
+    detection: what the plan changes for a detector, class by class and in pictures.
+    format: what the model is quantized to. Every sentence is written with INT8, which this
+        replaces.
+    engines: file -> the engine that TensorRT-RTX built of it, which nothing executed.
+    not_built: file -> why no engine was built.
+    graph: which layers pass tensors to each other; None if that is unknown.
+    quantizers: of the model, with their formats.
+    seen: distributions of the quantizers' inputs on calibration data; None if they were not kept.
+    judged: accuracy of the plan's file in the runtime; None if it was not measured there.
+    go_on: command line that continues the scan, and finds the graph if it can.
     """
 
     title: str
@@ -127,7 +130,7 @@ class ReportData:
 
     @property
     def own_choice(self) -> Choice | None:
-        """The plan's own set among `choices`; None where it is not there, and without a plan."""
+        """The plan's own set among `choices`; None without a plan, or if it is not among them."""
         if self.plan is None:
             return None
         for choice in self.choices:
@@ -137,14 +140,14 @@ class ReportData:
 
     @property
     def distributions(self) -> tuple[Distribution, ...]:
-        """What quantizers get on calibration data; empty where that was not kept."""
+        """Distributions of the quantizers' inputs on calibration data; empty if they were not
+        kept."""
         if self.seen is None:
             return ()
         return self.seen.quantizers
 
     def repaired(self, unit: str) -> tuple[tuple[Range, Range], ...]:
-        """Return the old and the new range of each quantizer of a unit; empty where none was
-        found."""
+        """Return the old and the new range of each quantizer of a unit; empty if none was found."""
         for tried in self.ranges:
             if tried.unit == unit:
                 return tried.pairs
@@ -152,8 +155,8 @@ class ReportData:
 
     @property
     def whole_choice(self) -> Choice | None:
-        """Everything in INT8, repaired as in the plan, among `choices`; None where it is not
-        there."""
+        """Everything in INT8, repaired as in the plan, among `choices`; None if it is not among
+        them."""
         for choice in self.choices:
             if not choice.point.names:
                 return choice
@@ -161,5 +164,5 @@ class ReportData:
 
     @property
     def layers(self) -> int:
-        """How many units the model has; those measured where that is all that is known."""
+        """Number of units in the model, or of measured units if no others are known."""
         return len(self.units) or len(self.effects)

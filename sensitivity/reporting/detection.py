@@ -15,13 +15,16 @@ from sensitivity.tasks.detection_thresholds import ThresholdResult
 COLUMNS = {"float": "Float", "int8": "INT8", "partial": "Partial"}
 CLASSES_SHOWN = 12
 LEAST_HEIGHT = 0.09
-"""The least height of a box that has room for its name, as a share of the picture's height."""
+"""Smallest height of a box that has room for its name, as a fraction of the picture's height."""
 
 
 @dataclass(frozen=True)
 class MetricRow:
-    """values: text, interval for each of `COLUMNS`. drops: text of INT8 and of the plan against
-    float."""
+    """One metric.
+
+    values: text and interval for each of `COLUMNS`.
+    drops: text for INT8 and for the plan against float.
+    """
 
     name: str
     values: tuple[tuple[str, str], ...]
@@ -30,8 +33,12 @@ class MetricRow:
 
 @dataclass(frozen=True)
 class ClassRow:
-    """One class. boxes: of the ground truth. values: by variant. drops: how full INT8 and the
-    partial plan differ from float."""
+    """One class.
+
+    boxes: number of boxes in the ground truth.
+    values: by variant.
+    drops: difference of full INT8 and of the partial plan from float.
+    """
 
     name: str
     boxes: int
@@ -41,8 +48,12 @@ class ClassRow:
 
 @dataclass(frozen=True)
 class ThresholdRow:
-    """threshold: with its interval. shift: against float, with its interval; empty for float.
-    f1, f1_kept: at the variant's own threshold and at float's, in per cent."""
+    """The confidence threshold of one variant.
+
+    threshold: with its interval.
+    shift: difference from float, with its interval; empty for float.
+    f1, f1_kept: in percent, at the variant's own threshold and at float's.
+    """
 
     name: str
     threshold: tuple[str, str]
@@ -53,7 +64,10 @@ class ThresholdRow:
 
 @dataclass(frozen=True)
 class Panel:
-    """One picture of a variant. counts: of its boxes, in words."""
+    """One picture of a variant.
+
+    counts: numbers of its boxes, in words.
+    """
 
     title: str
     counts: str
@@ -62,7 +76,10 @@ class Panel:
 
 @dataclass(frozen=True)
 class ImageRow:
-    """One image, with a panel for each variant. loss: what quantization costs it, with its unit."""
+    """One image, with a panel for each variant.
+
+    loss: what quantization costs it, with its unit.
+    """
 
     image: ShownImage
     loss: str
@@ -71,8 +88,11 @@ class ImageRow:
 
 @dataclass(frozen=True)
 class DetectionSection:
-    """columns: names of the variants. more: rows of the classes table that come after the first
-    ones."""
+    """The section on a detector.
+
+    columns: names of the variants.
+    more: rows of the classes table after the first ones.
+    """
 
     n: int
     columns: tuple[str, ...]
@@ -84,7 +104,7 @@ class DetectionSection:
 
 
 def detection_section(data: ReportData) -> DetectionSection | None:
-    """Return the section on a detector; None where the run is of another model."""
+    """Return the section on a detector; None for a run of another model."""
     detail = data.detection
     if detail is None:
         return None
@@ -148,8 +168,7 @@ def _image_rows(detail: DetectionDetail, metric: MetricFormat) -> tuple[ImageRow
 
 
 def _has_boxes(image: ShownImage) -> bool:
-    """Return whether any variant gave a box there; an image with nothing but missed ones shows
-    nothing."""
+    """Return whether any variant predicted a box; an image with only missed boxes shows nothing."""
     boxes = chain.from_iterable(image.boxes.values())
     return any(box.outcome != "missed" for box in boxes)
 
@@ -172,13 +191,13 @@ def _counts(boxes: tuple[ShownBox, ...]) -> str:
 
 
 def pixels(box: ShownBox, image: ShownImage) -> dict[str, str]:
-    """x, y, width and height of a box in the pixels of its picture, as SVG wants them."""
+    """Return x, y, width and height of a box in the pixels of its picture, for SVG."""
     places = {"x": box.x * image.width, "y": box.y * image.height}
     sides = {"width": box.width * image.width, "height": box.height * image.height}
     return {name: f"{max(value, 0):.1f}" for name, value in (places | sides).items()}
 
 
 def told(box: ShownBox) -> str:
-    """Return what the page says of a box, such as "cat 87 %, found"."""
+    """Return the label of a box, such as "cat 87 %, found"."""
     sure = "" if box.confidence is None else f" {100 * box.confidence:.0f} %"
     return f"{box.name}{sure}, {box.outcome}"

@@ -1,4 +1,4 @@
-"""A report as a tracker of experiments keeps it: numbers, settings, files."""
+"""A report in the form that an experiment tracker keeps: numbers, settings, files."""
 
 from __future__ import annotations
 
@@ -13,8 +13,13 @@ from sensitivity.reporting.formats import joined
 
 
 def entry_of(data: ReportData, files: Sequence[Path], folder: Path) -> Entry:
-    """Return what of a report is logged. files: those that are not there are left out. Accuracies
-    and drops are in the metric's own unit; a drop is float minus the plan on `holdout`."""
+    """Return what is logged of a report.
+
+    Accuracies and drops are in the metric's own unit; a drop is float minus the plan on `holdout`.
+
+    files: files to log; missing ones are left out.
+    folder: folder of the run, or of a named plan in it.
+    """
     named = {} if data.name is None else {"plan": data.name}
     metrics = dict[str, float]()
     for name, value in _metrics(data).items():

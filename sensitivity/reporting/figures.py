@@ -17,12 +17,12 @@ INK, SOFT, GRID = "#1c232b", "#5a6672", "#dde2e8"
 TONES = {"plain": "#8496a9", "chosen": "#1f5f99", "muted": "#d3dae1"}
 TARGET = "#a8431c"
 
-# Names of layers may hold a "$", which is mathematics to matplotlib.
+# Names of layers may contain a "$", which starts mathematics in matplotlib.
 _PLAIN: dict[str, Any] = {"parse_math": False}
 
 
 def rows_figure(chart: RowChart, title: str) -> Figure:
-    """Bars or dots with their intervals, the first row on top."""
+    """Return bars or dots with their intervals, the first row on top."""
     longest = max(len(_name(row)) for row in chart.rows)
     figure, axes = _figure(title, width=8.0 + 0.07 * longest, height=1.3 + 0.27 * len(chart.rows))
     for place, row in enumerate(chart.rows):
@@ -68,7 +68,8 @@ def _draw_row(axes: Axes, place: int, row: Row, bar: bool) -> None:
 
 
 def path_figure(chart: PathChart, title: str) -> Figure:
-    """Accuracy against the number of layers left out; the vertical axis is around the data."""
+    """Return accuracy against the number of layers left out, with a vertical axis around the
+    data."""
     figure, axes = _figure(title, width=9.0, height=4.2)
     axes.plot(
         [p.slot for p in chart.best],
@@ -117,10 +118,11 @@ def _draw_references(axes: Axes, chart: PathChart) -> None:
 
 
 def svg(figure: Figure, description: str) -> str:
-    """Return the figure as the text of an SVG file, with text as text. description: who made it,
-    from what.
+    """Return the figure as the text of an SVG file, in which text stays text.
 
     Nothing in it depends on the clock or on chance.
+
+    description: who made it, from what.
     """
     out = StringIO()
     with mpl.rc_context(
@@ -133,7 +135,7 @@ def svg(figure: Figure, description: str) -> str:
 
 
 def _figure(title: str, width: float, height: float) -> tuple[Figure, Axes]:
-    # not pyplot, which keeps every figure
+    # pyplot is not used, since it keeps every figure.
     figure = Figure(figsize=(width, height), layout="constrained")
     figure.suptitle(_clean(title), x=0.01, ha="left", fontsize=10, color=INK, **_PLAIN)
     axes = figure.add_subplot()
@@ -150,7 +152,7 @@ def _name(row: Row) -> str:
 
 
 def _clean(text: str) -> str:
-    """Return the text without the control characters that no XML file may hold."""
+    """Return the text without the control characters that XML does not allow."""
     letters = list(text)
     for place, letter in enumerate(letters):
         if not letter.isprintable():

@@ -19,8 +19,8 @@ _PERCENT_NAME = re.compile(
 class MetricFormat:
     """How the values of one metric are written.
 
-    A metric of full scale 1 or 100 whose name says it is a share (accuracy, top-1, mAP, ...) is
-    written in percent and its changes in points; any other is written in its own unit.
+    A metric of full scale 1 or 100 whose name says that it is a share (accuracy, top-1, mAP, ...)
+    is written in percent, and its changes in points. Any other is written in its own unit.
 
     >>> top1 = MetricFormat("top-1", 1.0)
     >>> top1.level(0.299), top1.change(0.161)
@@ -64,14 +64,17 @@ class MetricFormat:
         return value
 
     def shown_interval(self, estimate: Estimate) -> tuple[float, float] | tuple[None, None]:
-        """Return both ends in the unit shown; None, None where there is no interval."""
+        """Return both ends in the unit shown; (None, None) without an interval."""
         if not estimate.has_interval:
             return None, None
         low, high = estimate.ends
         return self.shown(low), self.shown(high)
 
     def number(self, value: float, sign: bool = False) -> str:
-        """Return the value in the unit shown, without the unit."""
+        """Return the value in the unit shown, without the unit.
+
+        sign: whether a positive value has a plus sign.
+        """
         shown = self.shown(value)
         digits = f"{shown:.1f}" if self.percent else f"{shown:.4g}"
         return signed(digits, plus=sign)
@@ -81,7 +84,10 @@ class MetricFormat:
         return f"{self.number(value)} {self.level_unit}".rstrip()
 
     def change(self, value: float, sign: bool = True) -> str:
-        """Return a difference with its unit, such as "+16.1 pt". sign: also a plus."""
+        """Return a difference with its unit, such as "+16.1 pt".
+
+        sign: whether a positive value has a plus sign.
+        """
         return f"{self.number(value, sign)} {self.change_unit}".rstrip()
 
     def apart(self, value: float, other: float) -> str:
@@ -96,8 +102,10 @@ class MetricFormat:
         return f"{self.shown(value):.{digits}f} {self.change_unit}".rstrip()
 
     def effect(self, effect: Effect) -> str:
-        """Return the change, or why there is none: the metric does not see the layer, or a race did
-        not spend it there."""
+        """Return the change, or why there is none.
+
+        The metric may not depend on the layer, or a race may not have measured it.
+        """
         if not effect.judged:
             return "not judged"
         if not effect.is_measured:
@@ -105,8 +113,10 @@ class MetricFormat:
         return self.change(effect.effect.value)
 
     def interval(self, estimate: Estimate) -> str:
-        """Return an interval in the unit shown, such as "[27.0, 32.8]"; why there is none, or
-        ""."""
+        """Return an interval in the unit shown, such as "[27.0, 32.8]".
+
+        Without an interval, returns "(no interval)", or "" for an estimate without samples.
+        """
         if estimate.has_interval:
             low, high = map(self.number, estimate.ends)
             return f"[{low}, {high}]"
@@ -149,7 +159,7 @@ def ratio(estimate: Estimate) -> str:
 
 
 def milliseconds(value_ms: float) -> str:
-    """Return three digits that matter.
+    """Return a time with three significant digits.
 
     >>> milliseconds(0.04567), milliseconds(4.5), milliseconds(1234.5)
     ('0.0457 ms', '4.50 ms', '1234 ms')
@@ -159,7 +169,7 @@ def milliseconds(value_ms: float) -> str:
 
 
 def memory(size: int) -> str:
-    """Return the bytes with three digits, in decimal units.
+    """Return a number of bytes with three significant digits, in decimal units.
 
     >>> memory(5680), memory(91_670_000), memory(12)
     ('5.68 kB', '91.7 MB', '12 bytes')
@@ -172,20 +182,23 @@ def memory(size: int) -> str:
 
 
 def includes_zero(estimate: Estimate) -> bool:
-    """Return whether the data allow no effect at all; False where there is no interval to say
-    so."""
+    """Return whether the data allow no effect at all; False without an interval."""
     return estimate.has_interval and estimate.allows(0)
 
 
 def samples(estimate: Estimate) -> str:
-    """Return what a value rests on; one evaluation where the task gives no per-sample scores."""
+    """Return how many samples a value is based on; one evaluation if there are no per-sample
+    scores."""
     if estimate.n < 2:
         return "in one evaluation"
     return f"on {count(estimate.n, 'sample')}"
 
 
 def listing(names: tuple[str, ...], most: int = 6, last: str = ",") -> str:
-    """Return the names in a sentence. last: what stands before the last one.
+    """Return the names as they stand in a sentence.
+
+    most: largest number of names.
+    last: what stands before the last one.
 
     >>> listing(("a", "b", "c", "d"), most=2)
     'a, b and 2 more'
@@ -207,8 +220,11 @@ def joined(*parts: str) -> str:
 
 
 def wide_words(tried: PlanStep | FrontierPoint) -> str:
-    """Return what stands behind the number of layers that a set leaves out, where others have
-    activations of 16 bits in it."""
+    """Return the number of layers with activations of 16 bits, to follow the number of those left
+    out.
+
+    Returns "" if there are none.
+    """
     if not tried.wide:
         return ""
     return f", {len(tried.wide)} in 16 bits"
@@ -226,7 +242,7 @@ def count(n: int, noun: str) -> str:
 
 
 def rounded(n: int) -> int:
-    """Return two digits that matter.
+    """Return a number rounded to two significant digits.
 
     >>> rounded(3142)
     3100

@@ -1,4 +1,4 @@
-"""Writing the report of a run into its folder: the page, and the figures as SVG files."""
+"""Writes the report of a run into its folder: the page, and the figures as SVG files."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def write_report(data: ReportData, out: Path) -> None:
 
 
 def _titles(data: ReportData, charts: Mapping[str, RowChart]) -> dict[str, str]:
-    """Of each figure, with what its numbers rest on."""
+    """Return the title of each figure, with what its numbers are based on."""
     interval = f"{100 * data.confidence:g} % intervals"
     titles = {}
     for name, chart in charts.items():

@@ -21,8 +21,9 @@ WORDS = {
 
 
 def kind_of(unit: Unit) -> str:
-    """Return what the reader must know of a unit beside its name; empty for a plain layer or
-    quantizer.
+    """Return what the reader must know about a unit besides its name.
+
+    Returns "" for a plain layer or quantizer.
 
     >>> kind_of(Unit("concat:a", ("a.q", "b.q"), "concat", ("a", "b")))
     '2 layers that meet in a concat'
@@ -39,8 +40,11 @@ def kind_of(unit: Unit) -> str:
 
 
 def layer_words(units: Sequence[Unit], quantizers: Iterable[Quantizer], layers: int) -> str:
-    """Return how many layers there are, and of how many the weights are quantized where that is not
-    all: in Q/DQ files every operation between two pairs is a layer. layers: of the whole model.
+    """Return how many layers there are, and how many of them have quantized weights if not all do.
+
+    In Q/DQ files, every operation between two pairs is a layer.
+
+    layers: number of layers in the whole model.
 
     >>> units = [Unit("conv", ("conv.w", "conv.i")), Unit("add", ("add.i",))]
     >>> roles = [Quantizer(n, n[0], "weight" if n == "conv.w" else "input", 8, None) for n in
@@ -57,8 +61,9 @@ def layer_words(units: Sequence[Unit], quantizers: Iterable[Quantizer], layers: 
 
 
 def weights_alone(units: Sequence[Unit], quantizers: Iterable[Quantizer]) -> tuple[str, ...]:
-    """Return the units that quantize weights and nothing that they read, where others do both:
-    engines run such layers in float. Empty where no unit quantizes more than weights.
+    """Return the units that quantize their weights and not their inputs; engines run them in float.
+
+    Returns an empty tuple if no unit quantizes more than weights.
 
     >>> both, alone = Unit("a", ("a.w", "a.i")), Unit("b", ("b.w",))
     >>> roles = [Quantizer(n, n[0], "input" if n == "a.i" else "weight", 8, None) for n in
@@ -79,8 +84,9 @@ def _weights_of(quantizers: Iterable[Quantizer]) -> set[str]:
 
 
 def is_moved(old: Range, new: Range) -> bool:
-    """Return whether a repair changed where values clip: a corrected bias alone leaves a range as
-    it is.
+    """Return whether a repair changed where values clip.
+
+    A corrected bias alone leaves a range as it is.
 
     >>> is_moved(Range("a", "own", (1.25,)), Range("a", "bias correction", (1.25,), bias=(0.5,)))
     False
@@ -89,8 +95,10 @@ def is_moved(old: Range, new: Range) -> bool:
 
 
 def range_words(ranges: tuple[Range, ...]) -> str:
-    """Return the ranges of one unit: each amax, or from the smallest to the largest of a range per
-    channel; both ends of an asymmetric one.
+    """Return the ranges of one unit in words.
+
+    A range per channel is given from its smallest to its largest amax, an asymmetric one by both
+    ends.
 
     >>> range_words((Range("a", "mse", (1.25,)), Range("b", "per channel", (0.5, 2.0), 0)))
     '1.25; 0.5 to 2 over 2 channels'
@@ -109,7 +117,7 @@ def range_words(ranges: tuple[Range, ...]) -> str:
 
 
 def _amax_words(amax: tuple[float, ...], low: float | None) -> str:
-    """Return the ends of one range, or from the smallest to the largest of a range per channel."""
+    """Return the ends of one range, or the smallest and largest amax of a range per channel."""
     if low is not None:
         return f"[{low:.4g}, {amax[0]:.4g}]"
     if len(amax) == 1:

@@ -1,4 +1,4 @@
-"""The command to go on with, from what a run has found so far."""
+"""The next command to run, from what a run has found so far."""
 
 from __future__ import annotations
 
@@ -23,7 +23,11 @@ RULES = {"tensorrt": "tensorrt-10", "tensorrt_rtx": "tensorrt-rtx", "trtexec": "
 
 @dataclass(frozen=True)
 class NextStep:
-    """sentence: what the commands are for, ending in a colon. commands: one a line."""
+    """What to do next.
+
+    sentence: what the commands are for, ending in a colon.
+    commands: one per line.
+    """
 
     sentence: str
     commands: tuple[str, ...]
@@ -75,14 +79,16 @@ def _after(found: Verdict, data: ReportData, directory: str) -> NextStep:
 
 
 def _of_plan(data: ReportData) -> str:
-    """Return the directory and name of the plan, as a command takes them."""
+    """Return the directory and name of the plan, as command line arguments."""
     directory = shlex.quote(data.directory)
     return directory if data.name is None else f"{directory} --name {data.name}"
 
 
 def _surer(plan: Plan, data: ReportData, directory: str) -> tuple[str, tuple[str, ...]]:
-    """Return a target that needs a surer set than the plan; the run once more where no set is
-    surer: what the reader does, in a clause, and its commands."""
+    """Return what the reader does to be surer, in a clause, and its commands.
+
+    It is a target that needs a surer set than the plan, or another run if no set is surer.
+    """
     if plan.target.metric is not None:
         certain = (1 + plan.target.confidence) / 2
         more = f"--target {plan.target.metric:g} --confidence {certain:g}"
@@ -113,7 +119,7 @@ def _into(directory: str, command: str) -> str:
 
 
 def _planned(directory: str, target: str) -> tuple[str, ...]:
-    """Return the commands to the files of a plan for another target, timed."""
+    """Return the commands that plan for another target, export the files and time them."""
     return (
         f"sensitivity plan {directory} {target}",
         f"sensitivity export {directory}",
@@ -122,7 +128,7 @@ def _planned(directory: str, target: str) -> tuple[str, ...]:
 
 
 def _held(plan: Plan, data: ReportData, directory: str) -> NextStep:
-    """Return what else there is than to take the risk, with the drop that the plan does hold."""
+    """Return the alternatives to taking the risk, with the drop that the plan does meet."""
     held = limit_held(evidence_of(plan, data.judged).drop, plan.target.confidence)
     if plan.target.metric is not None or held is None:
         return _to_be_surer(plan, data, directory)
@@ -138,7 +144,7 @@ def _to_be_surer(plan: Plan, data: ReportData, directory: str) -> NextStep:
 
 
 def _looser(plan: Plan, data: ReportData, directory: str) -> NextStep:
-    """Return the step to a target that the best set found meets, as far as it was measured."""
+    """Return the step to a target that the best set meets, as far as it was measured."""
     drop = (plan.metric.float.value - plan.metric.confirm.value) / data.full_scale * 100
     wanted = (math.floor(10 * max(drop, 0.0)) + 1) / 10
     return NextStep(
@@ -148,7 +154,7 @@ def _looser(plan: Plan, data: ReportData, directory: str) -> NextStep:
 
 
 def _lowered(partial: Timing, place: str) -> NextStep:
-    """Return the step that writes the file for the runtime that it was slow in."""
+    """Return the step that writes the file for the runtime in which it was slow."""
     bench = f"sensitivity bench {place} --runtime {partial.runtime}"
     return NextStep(
         f"Write the file for {called(partial.runtime)}, and time it again:",
@@ -161,7 +167,8 @@ def _elsewhere(partial: Timing | None, place: str) -> tuple[str, ...]:
     timed = "" if partial is None else partial.runtime
     other = "tensorrt" if timed == "openvino" else "openvino"
     bench = f"sensitivity bench {place} --runtime {other}"
-    # A file that was written for a runtime has its name, and is of no use to another one.
+    # The name of a file that was written for a runtime contains the runtime. It is of no use to
+    # another one.
     if partial is not None and is_lowered_file(partial):
         return f"sensitivity export {place} --for {other}", bench
     return (bench,)

@@ -1,4 +1,4 @@
-"""What a model is quantized to, in the sentences about it."""
+"""The number format that a model is quantized to, in the sentences about it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ USUAL = "INT8"
 """The format that every sentence of the reports and of the command line is written with."""
 
 FLOAT = "float"
-"""What a unit runs in that a plan leaves out."""
+"""What a unit runs in if a plan leaves it out."""
 
 
 def format_of(quantizers: Iterable[Quantizer]) -> str:
@@ -40,8 +40,9 @@ def format_of(quantizers: Iterable[Quantizer]) -> str:
 def unit_formats(
     units: Iterable[Unit], quantizers: Iterable[Quantizer], skip: Container[str]
 ) -> dict[str, str]:
-    """Unit -> what it runs in, in words: what its own quantizers have, and "float" for those in
-    `skip`.
+    """Return unit -> what it runs in, in words.
+
+    This is the format of its own quantizers, and "float" for units in `skip`.
 
     >>> weight = Quantizer("a.w", "a", "weight", 8, 0, format="FP8 E4M3")
     >>> unit_formats([Unit("a", ("a.w",)), Unit("b", ("b.w",))], [weight], skip=["b"])
@@ -58,14 +59,12 @@ def unit_formats(
 def plan_formats(
     units: Iterable[Unit], quantizers: Iterable[Quantizer], plan: Plan
 ) -> dict[str, str]:
-    """Return the formats of a plan's units, as `unit_formats`; a plan may give activations more
-    bits."""
+    """Return the formats of a plan's units, as `unit_formats` does, with the plan's own bits."""
     return unit_formats(units, planned_quantizers(quantizers, plan), plan.skip)
 
 
 def planned_quantizers(quantizers: Iterable[Quantizer], plan: Plan | None) -> list[Quantizer]:
-    """Return the quantizers with the bits that a plan gives them; as they are where there is
-    none."""
+    """Return the quantizers with the bits that a plan gives them; unchanged without a plan."""
     if plan is None:
         return list(quantizers)
     found = {quantizer.name: quantizer for quantizer in quantizers}
@@ -76,13 +75,13 @@ def planned_quantizers(quantizers: Iterable[Quantizer], plan: Plan | None) -> li
 
 
 def _most_common(formats: Iterable[str]) -> str:
-    """Return the first of those that are most common; "" where there is none."""
+    """Return the first of the most common formats; "" if there is none."""
     counts = Counter(formats)
     return max(counts, key=counts.__getitem__, default="")
 
 
 def in_format(text: str, name: str) -> str:
-    """Return a text written for INT8, said of another format.
+    """Return a text that is written for INT8, with the name of another format in its place.
 
     >>> in_format("Everything in INT8 meets the target: see model.int8.onnx.", "FP8 E4M3")
     'Everything in FP8 E4M3 meets the target: see model.int8.onnx.'

@@ -1,5 +1,4 @@
-"""The verdict of a run: accuracy, speed, and what to do, from the plan's evidence and a bench of
-its files."""
+"""The verdict of a run: accuracy, speed, and what to do, from the plan's evidence and a bench."""
 
 from __future__ import annotations
 
@@ -44,8 +43,8 @@ from sensitivity.stats.proof import (
 )
 
 ALARM = 3.29 / 1.96
-"""How much wider an interval is that covers 99.9 % than one that covers 95 %: a plan above float by
-more is no luck."""
+"""Width of a 99.9 % interval relative to a 95 % interval. Chance does not explain a plan that is
+above float by more than that."""
 
 RUNTIMES = {
     "onnxruntime": "ONNX Runtime",
@@ -60,22 +59,25 @@ LOWERED = ("onnxruntime", "openvino")
 NO_GAIN: tuple[SpeedStatus, ...] = ("slower", "no different", "same file")
 
 PARTIAL = "model.partial."
-"""How the name of the plan's file begins. Where nothing is left out the same file has two names."""
+"""Beginning of the name of the plan's file. The same file has two names if nothing is left out."""
 
 MOST = 0.95
-"""Part of a file's quantized layers that has to run in INT8 for the rest not to be worth a word."""
+"""Fraction of a file's quantized layers that must run in INT8 for the others not to be
+mentioned."""
 
 MOST_SAMPLES = 50_000
-"""More samples than this are no advice: few have as many as ImageNet's validation set."""
+"""Largest number of further samples that is advised, since few have as many as ImageNet's
+validation set."""
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What the accuracy is judged by. shown: the drop, or for an absolute target the level.
-    missing: the shortfall.
+    """What the accuracy is judged by.
 
-    splits: where the samples are from, in words. spread: standard deviation of what single samples
-    lose; None where the interval says it.
+    shown: the drop, or for an absolute target the metric.
+    missing: the shortfall from the target.
+    splits: the splits that the samples are from, in words.
+    spread: standard deviation of what single samples lose; None if it follows from the interval.
     """
 
     shown: Estimate
@@ -86,7 +88,10 @@ class Evidence:
 
 
 def verdict_of(plan: Plan, bench: BenchResult | None, metric: MetricFormat) -> Verdict:
-    """bench: of the plan's own files; None where nothing was timed."""
+    """Return the verdict on a plan.
+
+    bench: of the plan's own files; None if nothing was timed.
+    """
     measured = bench.judged if bench else None
     evidence = evidence_of(plan, measured)
     confidence = plan.target.confidence
@@ -110,11 +115,15 @@ def verdict_of(plan: Plan, bench: BenchResult | None, metric: MetricFormat) -> V
 
 
 def evidence_of(plan: Plan, measured: RuntimeAccuracy | None = None) -> Evidence:
-    """Return the true drop where the task has one (`stats.soft_drop`). Elsewhere the drop on
-    `holdout`, of the benched file where it was measured, together with the drop on `confirm`,
-    corrected for choosing the plan there. What was simulated says nothing of a file that differs
-    from its
-    simulation: that is judged by its own drop on `holdout` alone."""
+    """Return the evidence on the accuracy of a plan.
+
+    It is the true drop if the task has one (`stats.soft_drop`). Otherwise it is the drop on
+    `holdout`, combined with the drop on `confirm`, which is corrected for choosing the plan there.
+    A file that differs from its simulation is judged only by its own drop on `holdout`, since the
+    simulation says nothing about it.
+
+    measured: accuracy of the benched file, used for `holdout`; None if it was not measured.
+    """
     found, target = plan.metric, plan.target
     differs = measured is not None and measured.differs
     if found.true_drop is not None and not differs:
@@ -142,7 +151,7 @@ def _soft_evidence(found: PlanMetric, target: Target, drop: Estimate) -> Evidenc
     missing = shortfall(target, float_, level, drop)
     shown = level if target.metric is not None else drop
     spread = spread_of(found.holdout_drop)
-    # plans of an earlier release count no labels of `rank`
+    # Plans of an earlier release do not count the labels of `rank`.
     with_rank = drop.n > found.confirm.n + found.holdout.n
     where = "rank, confirm and holdout" if with_rank else "confirm and holdout"
     where = f"{where}, counting how sure float is of each"
@@ -150,13 +159,15 @@ def _soft_evidence(found: PlanMetric, target: Target, drop: Estimate) -> Evidenc
 
 
 def called(runtime: str) -> str:
-    """Return the runtime as its makers write it."""
+    """Return the name of a runtime in its makers' spelling."""
     return RUNTIMES.get(runtime, runtime)
 
 
 def speed_of(partial: Timing | None) -> SpeedStatus:
-    """Of the plan's file against float; "no different" where the interval holds 1 or there is
-    none."""
+    """Return the speed of the plan's file against float.
+
+    It is "no different" if the interval holds 1 or there is none.
+    """
     if partial is None:
         return "not measured"
     if "float" in partial.variants:
@@ -219,7 +230,7 @@ def _nothing_met(plan: Plan, metric: MetricFormat) -> str:
 
 
 def _is_worthless(plan: Plan) -> bool:
-    """Return whether float is right on nothing at all, so that nothing could be lost."""
+    """Return whether float is never right, so that nothing could be lost."""
     return plan.metric.float.value == plan.metric.holdout_float.value == 0
 
 
@@ -266,8 +277,10 @@ def _doubt(evidence: Evidence, confidence: float) -> str:
 
 
 def _cannot_be_proven(evidence: Evidence, confidence: float) -> bool:
-    """Return whether more samples would rather speak against the plan, or more than anybody has
-    would settle nothing."""
+    """Return whether more samples would not prove that the target holds.
+
+    They would rather speak against the plan, or more than anybody has would be needed.
+    """
     missing = evidence.missing
     if missing.low is None:
         return False
@@ -275,7 +288,7 @@ def _cannot_be_proven(evidence: Evidence, confidence: float) -> bool:
 
 
 def _more(evidence: Evidence, confidence: float) -> int | None:
-    """Return how many samples more would settle it, rounded; None where that is out of reach."""
+    """Return how many more samples would settle it, rounded; None if that is out of reach."""
     more = _samples_more(evidence, confidence)
     if more is None or more > MOST_SAMPLES:
         return None
@@ -283,7 +296,7 @@ def _more(evidence: Evidence, confidence: float) -> int | None:
 
 
 def _samples_more(evidence: Evidence, confidence: float) -> int | None:
-    """Return how many samples more would settle it; None where no number would."""
+    """Return how many more samples would settle it; None if no number would."""
     missing = evidence.missing
     if evidence.spread is not None:
         return more_to_settle(missing, evidence.spread, confidence)
@@ -302,8 +315,8 @@ def is_lowered_file(partial: Timing) -> bool:
 
 
 def lacks_lowering(bench: BenchResult | None) -> bool:
-    """Return whether a file for the runtime can be had that may be faster than the one that was
-    timed."""
+    """Return whether a lowered file for the runtime is possible and may be faster than the timed
+    one."""
     if bench is None or bench.keeps_form:
         return False
     partial = timing_of("partial", bench.timings)
@@ -334,7 +347,7 @@ def _speed_words(speed: SpeedStatus, partial: Timing | None, bench: BenchResult 
 
 
 def _beside_int8(bench: BenchResult, partial: Timing) -> str:
-    """Return the speed of everything in INT8; "" where it was not timed."""
+    """Return the speed of everything in INT8 as a sentence; "" if it was not timed."""
     if "int8" in partial.variants:
         return " Nothing is left out, so that is the speed of everything in INT8."
     int8 = timing_of("int8", bench.timings)
@@ -344,8 +357,10 @@ def _beside_int8(bench: BenchResult, partial: Timing) -> str:
 
 
 def _few_in_int8(bench: BenchResult, partial: Timing) -> str:
-    """That the runtime ran much in float that the file quantizes; "" where it did not, or does not
-    say."""
+    """Return a sentence if the runtime ran many layers in float that the file quantizes.
+
+    Returns "" if it did not, or if its profile is not known.
+    """
     ran, kept = bench.in_int8 or (0, 0)
     if ran >= MOST * kept:
         return ""

@@ -1,4 +1,4 @@
-"""The report as one HTML file that needs nothing else: style, script and charts are inside it."""
+"""The report as one self-contained HTML file: style, script and charts are inside it."""
 
 from __future__ import annotations
 
@@ -44,14 +44,16 @@ SPLIT_WORDS = {
     "confirm": "other samples, on which the plan was chosen",
     "holdout": "samples that no choice has seen",
 }
-"""The parts of the data for a reader who does not know them."""
+"""The parts of the data, for a reader who does not know them."""
 
 TEMPLATES = Path(__file__).parent / "templates"
 
 
 def render(data: ReportData) -> str:
-    """Return the whole page. Every text in `data` is escaped, and the page may run no script but
-    its own."""
+    """Return the whole page.
+
+    Every text in `data` is escaped, and the page may run only its own script.
+    """
     choices = choice_chart(data, whole=False)
     rows = row_charts(data)
     graph = picture_of(data)
@@ -95,10 +97,9 @@ def render(data: ReportData) -> str:
 
 
 def page(template: str, **values: object) -> str:
-    """Return a page from its template and what it shows, with the style and the script of all
-    pages.
+    """Return a page from its template and values, with the style and the script of all pages.
 
-    Every text in `values` is escaped, and the page's security policy knows its only script by the
+    Every text in `values` is escaped. The page's security policy allows its only script by the
     hash.
     """
     script = (TEMPLATES / "report.js").read_text()
@@ -117,8 +118,8 @@ def page(template: str, **values: object) -> str:
 
 @cache
 def _templates() -> jinja2.Environment:
-    """Return one for all pages, since it keeps the templates that it has compiled."""
-    # Escaping by file name, jinja2's usual rule, would leave out a template whose name ends in
+    """Return the environment of all pages, which keeps the compiled templates."""
+    # Jinja2's usual rule, escaping by file name, would leave out a template whose name ends in
     # ".j2".
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
@@ -151,7 +152,7 @@ def _templates() -> jinja2.Environment:
 
 
 def _as_calibrated(data: ReportData) -> int:
-    """Return how many layers a plan leaves as they came."""
+    """Return the number of layers that a plan leaves as calibrated."""
     plan = data.plan
     if plan is None:
         return 0
@@ -161,7 +162,7 @@ def _as_calibrated(data: ReportData) -> int:
 
 
 def row_charts(data: ReportData) -> dict[str, RowChart]:
-    """Return the charts of rows that `data` has something for, by name."""
+    """Return name -> chart of rows, for the charts that `data` has values for."""
     charts: dict[str, RowChart] = {}
     for number, chart in enumerate(effect_charts(data), 1):
         charts["effects" if number == 1 else f"effects_{number}"] = chart
@@ -173,13 +174,13 @@ def row_charts(data: ReportData) -> dict[str, RowChart]:
 
 
 def plan_chart(data: ReportData) -> PathChart | None:
-    """Accuracy against the number of layers left out; None where there is no plan."""
+    """Return accuracy against the number of layers left out; None if there is no plan."""
     return path_chart(data.plan, data.full_scale) if data.plan else None
 
 
 def split_words(data: ReportData) -> tuple[tuple[str, str, str], ...]:
-    """Return the parts of the data in words: name, size, and what it is for; "" for a size not
-    known."""
+    """Return the parts of the data in words: name, size and purpose; the size is "" if it is
+    unknown."""
     sizes = {}
     if data.baselines:
         sizes["rank"] = next(iter(data.baselines.values())).n
@@ -194,9 +195,12 @@ def split_words(data: ReportData) -> tuple[tuple[str, str, str], ...]:
 
 @dataclass(frozen=True)
 class LevelTable:
-    """The metric of float, of INT8 as it was calibrated and of the plan. heads: one for each part
-    of the data, the last for what the verdict makes of them. rows: name, and for each head a value
-    and its interval; "" where it is not known. caption: "" without a plan."""
+    """The metric of float, of INT8 as calibrated and of the plan.
+
+    heads: one for each part of the data, and one for the verdict's combination of them.
+    rows: name, and for each head a value and its interval; "" if it is unknown.
+    caption: "" without a plan.
+    """
 
     heads: tuple[str, ...]
     rows: tuple[tuple[str, tuple[Cell, ...]], ...]
@@ -216,7 +220,7 @@ LUCK = (
 
 
 def level_table(data: ReportData) -> LevelTable:
-    """Return what the answer rests on, part by part."""
+    """Return what the answer is based on, part by part."""
     metric = MetricFormat(data.metric, data.full_scale)
     if data.plan is None:
         known = [(BASELINES[key], (_level(one, metric),)) for key, one in data.baselines.items()]
@@ -270,19 +274,19 @@ def _change(estimate: Estimate, metric: MetricFormat) -> Cell:
 
 
 def _plain_drop(data: ReportData, plan: Plan) -> Estimate:
-    """Float less the plan on `confirm`, as counted."""
+    """Return the metric of float minus that of the plan on `confirm`, as counted."""
     own = data.own_choice
     return (own and own.point.drop) or plan.metric.counted_drop
 
 
 def _heads(data: ReportData, *splits: str) -> tuple[str, ...]:
-    """Return a head of the table, such as "confirm, 250 samples"."""
+    """Return a head of the table for each split, such as "confirm, 250 samples"."""
     sizes = {name: size for name, size, _ in split_words(data)}
     return tuple(", ".join(filter(None, (split, sizes.get(split, "")))) for split in splits)
 
 
 def tight(text: str) -> str:
-    """Return the text with no line break between a number and its unit."""
+    """Return the text without line breaks between a number and its unit."""
     return re.sub(r"(?<=\d) (?=(?:%|pt|ms)(?!\w))", "\N{NO-BREAK SPACE}", text)
 
 

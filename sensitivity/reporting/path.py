@@ -12,8 +12,11 @@ from sensitivity.reporting.formats import MetricFormat, listing
 
 @dataclass(frozen=True)
 class PathPoint:
-    """A skip-set tried: `slot` is its place among the counts, `tries` the numbers of the tries,
-    from 1."""
+    """A skip-set that was tried.
+
+    slot: its position among the counts.
+    tries: numbers of the tries of this set, from 1.
+    """
 
     slot: int
     value: float
@@ -24,8 +27,11 @@ class PathPoint:
 
 @dataclass(frozen=True)
 class Reference:
-    """A level to draw across the chart. value: in the unit that the chart shows. text: stands
-    beside the line."""
+    """A level that is drawn across the chart.
+
+    value: in the unit that the chart shows.
+    text: label beside the line.
+    """
 
     name: Literal["float", "target"]
     value: float
@@ -34,12 +40,11 @@ class Reference:
 
 @dataclass(frozen=True)
 class PathChart:
-    """Accuracy on `confirm` against how many layers are left out, or have 16 bits.
+    """Accuracy on `confirm` against the number of layers that are left out or have 16 bits.
 
-    counts: every number of layers tried, ascending, one slot each: the horizontal axis is an order,
-    not a scale.
-    best: the points with the highest accuracy of each count, by slot. chosen_interval: that of the
-    chosen plan.
+    counts: every number of layers tried, ascending, one slot each. The horizontal axis is an order,
+        not a scale.
+    chosen_interval: interval of the chosen plan; None without one.
     """
 
     axis: Axis
@@ -50,7 +55,7 @@ class PathChart:
     unit: str
 
     def across(self, slot: int) -> float:
-        """Where a slot lies: 0 at the left end, 1 at the right end."""
+        """Return the position of a slot: 0 at the left end, 1 at the right end."""
         return (slot + 0.5) / len(self.counts)
 
     @property
@@ -63,8 +68,10 @@ class PathChart:
 
 
 def path_chart(plan: Plan, full_scale: float) -> PathChart:
-    """Return every skip-set tried on `confirm`, with all of INT8 at zero layers and the chosen
-    plan, tried or not."""
+    """Return every skip-set tried on `confirm`.
+
+    All of INT8, at zero layers, and the chosen plan are included even if they were not tried.
+    """
     metric = MetricFormat(plan.metric.name, full_scale)
     tried = _tried(plan)
     counts = tuple(sorted(set(map(len, tried))))
@@ -87,7 +94,7 @@ def path_chart(plan: Plan, full_scale: float) -> PathChart:
 
 
 def changes(plan: Plan) -> tuple[str, ...]:
-    """Return what each try left out, and put back, that the one before it did not, in words."""
+    """Return for each try what it left out and put back compared with the one before, in words."""
     told, before = [], frozenset[str]()
     for step in plan.path:
         now = frozenset(step.names)
@@ -104,7 +111,7 @@ def changes(plan: Plan) -> tuple[str, ...]:
 
 
 def _tried(plan: Plan) -> dict[frozenset[str], tuple[float, bool, tuple[int, ...]]]:
-    """Metric, met and numbers of the tries of each distinct skip-set."""
+    """Return skip-set -> its metric, whether it met the target, and the numbers of its tries."""
     start, end = plan.metric.quantized.value, plan.metric.confirm.value
     tried: dict[frozenset[str], tuple[float, bool, tuple[int, ...]]] = {
         frozenset(): (start, start >= plan.floor, ())

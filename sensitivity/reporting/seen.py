@@ -1,5 +1,7 @@
-"""Why a layer hurts, from the values that its quantizers get: a histogram, the range before and
-after a repair, and what is lost by rounding and by clipping."""
+"""Why a layer hurts, from the inputs of its quantizers.
+
+It shows a histogram, the range before and after a repair, and the loss by rounding and by clipping.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,7 @@ DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 """Heights of bars, one character each, as the page's script reads them."""
 
 ROUNDED = 1e-9
-"""Rounding of weights below which they stand on their grid already."""
+"""Loss by rounding of weights below which they are on their grid already."""
 
 WHAT = {"weight": "Weights", "input": "Activations", "output": "Output"}
 
@@ -28,11 +30,13 @@ Ends = tuple[float, float]
 
 @dataclass(frozen=True)
 class Seen:
-    """What the page draws of one quantizer. bars: heights by the square root, in `DIGITS`.
+    """What the page draws for one quantizer.
 
-    place, own, found: where bars, the range and that after a repair begin and end, as shares of the
-    width; None where there is no such range. sentences: what to say of it. channels: ranges of its
-    weight's channels as shares of the largest, the largest first.
+    bars: heights by the square root, in `DIGITS`.
+    place, own, found: ends of the histogram, of the range and of the range after a repair, as
+        fractions of the width; None if there is no such range.
+    sentences: remarks on it.
+    channels: ranges of its weight's channels as fractions of the largest, the largest first.
     """
 
     what: str
@@ -46,8 +50,10 @@ class Seen:
 
 
 def seen_by_unit(data: ReportData) -> dict[str, list[Seen]]:
-    """Unit -> its quantizers of which values were kept, those of its weights first; empty where
-    none were."""
+    """Return unit -> its quantizers with a known distribution, those of its weights first.
+
+    Returns an empty dict if no distributions were kept.
+    """
     known = {seen.quantizer: seen for seen in data.distributions}
     if not known:
         return {}
@@ -61,13 +67,16 @@ def seen_by_unit(data: ReportData) -> dict[str, list[Seen]]:
 
 def _of_unit(unit: Unit, known: dict[str, Distribution], new: dict[str, Range]) -> list[Seen]:
     own = [known[name] for name in unit.quantizers if name in known]
-    # "weight" is the last of the roles by the alphabet.
+    # Of all roles, "weight" is the last by the alphabet.
     own.sort(key=attrgetter("role"), reverse=True)
     return [_seen(values, new.get(values.quantizer)) for values in own]
 
 
 def _seen(values: Distribution, found: Range | None) -> Seen:
-    """found: the range after a repair; None where it is as before."""
+    """Return what the page draws for one quantizer.
+
+    found: the range after a repair; None if it did not change.
+    """
     own = None if values.on_grid is None else values.on_grid.ends
     repaired = None if found is None else ends_of(found)
     known: list[float] = [values.low, values.high, *(own or ()), *(repaired or ())]
@@ -94,7 +103,7 @@ def _seen(values: Distribution, found: Range | None) -> Seen:
 
 
 def bars(counts: Sequence[int]) -> str:
-    """Return the heights by the square root, so that rare values show; what is not 0 has a height.
+    """Return heights by the square root, so that rare values show; every count but 0 has a height.
 
     >>> bars((0, 1, 25, 1225))
     '015z'
@@ -106,7 +115,7 @@ def bars(counts: Sequence[int]) -> str:
 
 
 def ends_of(found: Range) -> Ends:
-    """Return the smallest and the largest value that does not clip, of all channels."""
+    """Return the smallest and the largest value that does not clip in any channel."""
     largest = max(found.amax)
     if found.low is None:
         return -largest, largest
@@ -138,8 +147,10 @@ def _losses(values: Distribution, own: OnGrid) -> Iterator[str]:
 
 
 def _after_repair(values: Distribution, own: OnGrid, found: Range) -> str:
-    """Return what another range makes of the same values: a step twice as coarse loses four times
-    as much by rounding."""
+    """Return a sentence on what another range does to the same values.
+
+    A step twice as coarse loses four times as much by rounding.
+    """
     levels = (own.ends[1] - own.ends[0]) / own.step[1]
     low, high = ends_of(found)
     largest = np.array(found.amax)
@@ -155,7 +166,7 @@ def _after_repair(values: Distribution, own: OnGrid, found: Range) -> str:
 
 
 def beyond(values: Distribution, ends: Ends) -> float:
-    """Share of the values outside of these ends, as far as bins tell it."""
+    """Return the fraction of the values outside these ends, as far as the bins tell."""
     edges = np.linspace(values.low, values.high, len(values.counts) + 1)
     up_to = np.concatenate([[0.0], np.cumsum(values.counts)])
     low, high = np.interp(ends, edges, up_to)
@@ -167,7 +178,7 @@ def _between(ends: Ends) -> str:
 
 
 def _steps(step: Ends) -> str:
-    """Return the step of a grid, or the smallest and the largest of all channels."""
+    """Return the step of a grid in words, or the smallest and the largest of all channels."""
     least, most = map(_number, step)
     if least == most:
         return f"in steps of {most}"
@@ -175,7 +186,7 @@ def _steps(step: Ends) -> str:
 
 
 def _number(value: float) -> str:
-    """Return three digits that matter, with a true minus sign."""
+    """Return three significant digits, with a true minus sign."""
     number = f"{value:.3g}"
     if value < 0:
         return number.replace("-", MINUS, 1)
@@ -183,7 +194,7 @@ def _number(value: float) -> str:
 
 
 def percent(share: float) -> str:
-    """Return a share in percent, with two digits that matter.
+    """Return a fraction in percent, with two significant digits.
 
     >>> percent(0.0191), percent(0.0), percent(0.0000004)
     ('1.9 %', 'nothing', 'under 0.001 %')

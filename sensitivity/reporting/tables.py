@@ -10,19 +10,19 @@ import pandas as pd
 from sensitivity.records import CostModel, Effect, FrontierPoint, Plan, Timing, Unit, cost_of
 
 SEPARATOR = ";"
-"""What stands between the names in one cell."""
+"""Separator of the names in one cell."""
 
 
 def scan_table(effects: Iterable[Effect], units: Iterable[Unit]) -> pd.DataFrame:
-    """Return one row for each unit, most sensitive first.
+    """Return one row for each unit, the most sensitive first.
 
-    effect, low, high, metric: in the metric's own unit; low and high are empty where there is no
-    interval, all four where a race did not spend the metric on the unit, and n is 0.
-    tie: the rank of the first unit that cannot be told from this one. quantizers: exact names,
-    joined with ";".
-    judged: whether the unit reaches an output that the metric reads; where not, its effect is not
-    known.
+    Columns:
+    effect, low, high, metric: in the metric's own unit. low and high are empty without an interval.
+        All four are empty, and n is 0, if a race did not measure the unit.
+    tie: rank of the first unit that cannot be told from this one.
+    quantizers: exact names, joined with ";".
     kind: why they switch together ("layer", "concat", "head", ...).
+    judged: whether the unit reaches an output that the metric reads. If not, its effect is unknown.
     """
     units = tuple(units)
     kinds = {unit.name: unit.kind for unit in units}
@@ -62,9 +62,12 @@ def scan_table(effects: Iterable[Effect], units: Iterable[Unit]) -> pd.DataFrame
 def path_table(plan: Plan) -> pd.DataFrame:
     """Return one row for each skip-set tried on `confirm`, in the order tried.
 
-    layers: how many are left out. gap: metric minus the floor that meets the target. n: samples of
-    `confirm`.
-    skip: exact names, joined with ";". wide: of those with activations of 16 bits.
+    Columns:
+    layers: number of layers left out.
+    gap: metric minus the floor that meets the target.
+    n: samples of `confirm`.
+    skip: exact names, joined with ";".
+    wide: exact names of units with activations of 16 bits, joined with ";".
     """
     rows = [
         {
@@ -91,10 +94,16 @@ def frontier_table(
 ) -> pd.DataFrame:
     """Return one row for each skip-set measured on all of `confirm`, the cheapest first.
 
-    drop, low, high: float minus this set on confirm, paired. met: the plan's target. best: nothing
-    beats it in both cost and metric. cost: by the cost model, in its unit; empty where layers were
-    counted. Times are in milliseconds and only there where something was timed. skip: exact names,
-    joined with ";". wide: of those with activations of 16 bits.
+    best: the sets that no other set beats in both cost and metric.
+
+    Columns:
+    drop, low, high: float minus this set on confirm, paired.
+    met: whether it meets the plan's target.
+    best: whether no other set beats it in both cost and metric.
+    cost: by the cost model, in its unit; empty if layers were counted.
+    predicted_ms, measured_ms: milliseconds; empty if nothing was timed.
+    skip: exact names, joined with ";".
+    wide: exact names of units with activations of 16 bits, joined with ";".
     """
     rows = [
         {
@@ -132,10 +141,10 @@ def frontier_table(
 
 
 def bench_table(timings: Iterable[Timing]) -> pd.DataFrame:
-    """Return one row for each file and runtime; times in milliseconds; ratio above 1 is faster than
-    the float file.
+    """Return one row for each file and runtime, with times in milliseconds.
 
-    same: other variants that are this very file, joined with ";".
+    A ratio above 1 is faster than the float file. `same` holds the other variants that are this
+    very file, joined with ";".
     """
     rows = [
         {
@@ -175,6 +184,6 @@ def bench_table(timings: Iterable[Timing]) -> pd.DataFrame:
 
 
 def _floats(table: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
-    # A column that holds only None would otherwise be of type object, and a None among numbers stay
-    # a None.
+    # A column that holds only None would otherwise be of type object, and None among numbers would
+    # stay None.
     return table.astype(dict.fromkeys(columns, "float64"))

@@ -45,7 +45,7 @@ TITLES: dict[Action, str] = {
 
 @dataclass(frozen=True)
 class Line:
-    """One line of the verdict: a title, what was found in a word or two, and that in a sentence."""
+    """One line of the verdict: a title, the result in a word or two, and the same in a sentence."""
 
     title: str
     status: str
@@ -55,11 +55,13 @@ class Line:
 
 @dataclass(frozen=True)
 class Words:
-    """state: of the whole; "scan" where there is no plan. lines: accuracy, speed, what to do; none
-    without a plan.
+    """The answer in words.
 
-    headline: one sentence. levels: the metric on each part of the data, a sentence a part.
+    state: of the whole; "scan" if there is no plan.
+    lines: accuracy, speed, what to do; empty without a plan.
+    headline: one sentence.
     sentences: the rest, the most important first.
+    levels: the metric on each part of the data, one sentence each.
     """
 
     state: Literal["good", "open", "bad", "scan"]
@@ -70,8 +72,10 @@ class Words:
 
 
 def words_of(data: ReportData) -> Words:
-    """Return what was found, the most important first; every number with its interval, its samples
-    and their split."""
+    """Return what was found, the most important first.
+
+    Every number has its interval, its samples and their split.
+    """
     latency = data.bench_sentences[:1]
     plan = data.plan
     if plan is None:
@@ -97,7 +101,7 @@ def words_of(data: ReportData) -> Words:
 
 
 def _chance_words(found: Verdict, confidence: float) -> str:
-    """Return how likely the target holds; "" where it is missed, or that is not known.
+    """Return how likely the target holds; "" if it is missed, or if that is unknown.
 
     >>> verdict = Verdict("not proven", "", "faster", "", "prove", "", chance=0.784)
     >>> _chance_words(verdict, 0.8)
@@ -110,7 +114,7 @@ def _chance_words(found: Verdict, confidence: float) -> str:
 
 
 def verdict_in(data: ReportData) -> Verdict | None:
-    """Return the verdict on the plan; None where there is no plan."""
+    """Return the verdict on the plan; None if there is no plan."""
     if data.plan is None:
         return None
     metric = MetricFormat(data.metric, data.full_scale)
@@ -118,7 +122,10 @@ def verdict_in(data: ReportData) -> Verdict | None:
 
 
 def lines_of(found: Verdict) -> tuple[Line, Line, Line]:
-    """Accuracy, speed and what to do. The words are never greener than what to do."""
+    """Return the lines on accuracy, speed and what to do.
+
+    The tone of the accuracy is never better than that of what to do.
+    """
     accuracy = TONES[found.accuracy]
     if accuracy == "good":
         accuracy = found.tone
@@ -145,8 +152,10 @@ SPEED_WORDS = {
 
 
 def scan_sentences(data: ReportData) -> tuple[str, ...]:
-    """Return what the scan alone says: the most sensitive layer, what cannot be told apart, the
-    loss as a whole."""
+    """Return what the scan alone says.
+
+    This is the most sensitive layer, what cannot be told apart, and the loss as a whole.
+    """
     metric = MetricFormat(data.metric, data.full_scale)
     sentences = list[str]()
     if data.effects:
@@ -217,11 +226,11 @@ ENDINGS: dict[AccuracyStatus, str] = {
     "not proven": ": there the target of {} is met, and that it holds elsewhere is not proven",
     "missed": ": there the target of {} is met, but not by all samples together",
 }
-"""What `confirm` together with the rest of the evidence says of a plan that was chosen as met."""
+"""What `confirm` and the rest of the evidence say about a plan that met the target when chosen."""
 
 
 def _levels(plan: Plan, metric: MetricFormat) -> Iterator[str]:
-    """Yield the metric on `confirm` and on `holdout`, a sentence each."""
+    """Yield the metric on `confirm` and on `holdout`, one sentence each."""
     found = plan.metric
     yield (
         f"On confirm, where the plan was chosen: {_level(found.confirm, metric)}; the target asks "
@@ -264,12 +273,12 @@ WORTH_SAYING: dict[AccuracyStatus, tuple[str, ...]] = {
     "missed": ("qat",),
     "not proven": (),
 }
-"""Advice that is told, by accuracy. What is not proven needs no advice on what it is worth, and the
-other choices are in the three lines of the verdict."""
+"""Advice that is shown, by accuracy. Without proof no advice on the worth of the plan is needed,
+and the other choices are in the three lines of the verdict."""
 
 
 def _weights_alone(data: ReportData, plan: Plan) -> Iterator[str]:
-    """Yield what the plan keeps in INT8 and no engine runs so."""
+    """Yield a sentence on layers that the plan keeps in INT8 and that engines run in float."""
     kept = [unit for unit in data.units if unit.name not in plan.outside]
     alone = weights_alone(kept, data.quantizers)
     if alone:
@@ -280,7 +289,8 @@ def _weights_alone(data: ReportData, plan: Plan) -> Iterator[str]:
 
 
 def _why_out(data: ReportData, plan: Plan, metric: MetricFormat) -> Iterator[str]:
-    """Yield what everything in INT8, repaired, was worth to the search that left something out."""
+    """Yield how everything in INT8, repaired, did in the search, if the plan leaves something
+    out."""
     if not plan.skip or not plan.met:
         return
     why = f"Why anything is left out: with everything in INT8{_also_repaired(plan)}"
@@ -303,14 +313,14 @@ def _why_out(data: ReportData, plan: Plan, metric: MetricFormat) -> Iterator[str
 
 
 def _also_repaired(plan: Plan) -> str:
-    """Return what stands behind "everything in INT8" where the plan has repairs."""
+    """Return the words that follow "everything in INT8" if the plan has repairs."""
     if not plan.recalibrated:
         return ""
     return ", repaired,"
 
 
 def _tried_whole(plan: Plan, metric: MetricFormat) -> Iterator[str]:
-    """Yield what the search saw of everything in INT8, where it kept no more than the level."""
+    """Yield what the search saw of everything in INT8, if it kept only the metric."""
     for step in plan.path:
         if not step.names and not step.met:
             short = metric.change(plan.metric.float.value - step.metric, sign=False)
@@ -319,8 +329,10 @@ def _tried_whole(plan: Plan, metric: MetricFormat) -> Iterator[str]:
 
 
 def _why_these(data: ReportData, plan: Plan, metric: MetricFormat) -> Iterator[str]:
-    """Yield what shows that just these layers have to stay out: that the target did not hold
-    without them, or that nothing does."""
+    """Yield why just these layers are left out.
+
+    Either the target did not hold without them, or nothing shows that they are the right ones.
+    """
     needed = needed_units(plan)
     if needed and len(plan.skip) > 1:
         yield _needed_words(data, plan, needed)
@@ -339,7 +351,10 @@ def _why_these(data: ReportData, plan: Plan, metric: MetricFormat) -> Iterator[s
 
 
 def _needed_words(data: ReportData, plan: Plan, needed: tuple[str, ...]) -> str:
-    """Say without which layers the target did not hold. needed: which these are."""
+    """Return a sentence on the layers without which the target did not hold.
+
+    needed: these layers.
+    """
     told = (
         "Why these: the search left layers out until the target held, and put back those that "
         f"it could. With {listing(needed, last='or')} put back, it did not hold."
@@ -373,15 +388,17 @@ ALONE = (
 
 
 def judged_on(drop: Estimate, plan: Plan) -> str:
-    """Return the splits whose samples a drop counts, where it is one that sets are chosen by."""
+    """Return the splits that a drop counts samples of, for a drop that sets are chosen by."""
     if drop.n > plan.metric.confirm.n:
         return "rank and confirm"
     return "confirm"
 
 
 def _equal_words(data: ReportData, plan: Plan) -> str:
-    """That everything in INT8 is as good as the plan, as far as the samples tell, with the command
-    that chooses it; "" where it is not."""
+    """Return a sentence if everything in INT8 is as good as the plan, as far as the samples tell.
+
+    It names the command that chooses it. Returns "" if it is worse or no command chooses it.
+    """
     own, whole = data.own_choice, data.whole_choice
     if own is None or whole is None or own is whole:
         return ""
@@ -397,8 +414,10 @@ def _equal_words(data: ReportData, plan: Plan) -> str:
 
 
 def chance_words(point: FrontierPoint, plan: Plan) -> str:
-    """Return how likely a set meets the target of a plan by `confirm` alone; "" where nothing is
-    known."""
+    """Return how likely a set meets the target of a plan by `confirm` alone.
+
+    Returns "" if that is unknown.
+    """
     if point.true_drop is None:
         return ""
     chance = chance_below(point.true_drop, plan.metric.float.value - plan.floor)
@@ -417,7 +436,7 @@ def sure(chance: float) -> str:
 
 
 def _latency(predicted_ms: float, measured_ms: float | None) -> str:
-    """Predicted against measured."""
+    """Return a sentence that compares the predicted with the measured latency."""
     predicted = f"Latency of the plan: predicted {milliseconds(predicted_ms)}"
     if measured_ms is None:
         return f"{predicted}, not measured."
@@ -439,8 +458,11 @@ def _first_layer(data: ReportData, metric: MetricFormat) -> str:
 
 
 def _unclear(effects: Sequence[Effect]) -> Iterator[str]:
-    """Yield what the effects do not tell: ties, layers that the metric does not see, and others
-    whose effect may be nothing or was not measured."""
+    """Yield what the effects do not tell.
+
+    These are ties, layers that the metric does not depend on, and layers whose effect may be zero
+    or was not measured.
+    """
     judged = [effect for effect in effects if effect.judged]
     measured = [effect for effect in judged if effect.is_measured]
     yield from _tied_first(measured)
@@ -501,7 +523,7 @@ HIDDEN = (
 
 
 def _sharing(data: ReportData, metric: MetricFormat) -> Iterator[str]:
-    """Yield what the quantizers cost that share one range; nothing where none had to change."""
+    """Yield what the shared ranges cost; nothing if no range had to change."""
     if data.sharing is None:
         return
     names = sum(map(len, data.scales))

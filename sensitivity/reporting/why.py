@@ -1,5 +1,4 @@
-"""Why the most sensitive layers hurt, as far as the ranges that were found for them and the values
-of their quantizers tell."""
+"""Why the most sensitive layers hurt, from their repaired ranges and their quantizers' inputs."""
 
 from __future__ import annotations
 
@@ -17,21 +16,26 @@ from sensitivity.reporting.formats import MetricFormat, includes_zero
 from sensitivity.reporting.seen import WHAT, ends_of, percent
 
 SHOWN = 5
-"""Layers that are explained at most, besides those left out."""
+"""Largest number of layers that are explained, and of those left out besides."""
 
 UNPROVEN = 3
-"""Layers that are explained where none has an effect that is shown."""
+"""Number of layers that are explained if no effect is more than chance."""
 
 COARSE = 1.25
-"""Times that a step must be finer than before to be worth a sentence."""
+"""Factor by which a step must be finer than before to be worth a sentence."""
 
 
 @dataclass(frozen=True)
 class Why:
-    """One layer. effect: in words, with its interval. sentences: one for each range or bias that
-    was found for it, or else on the quantizer that loses most. channels: ranges of its weights, or
-    of what it reads, the widest first, as shares of that; empty where there is one range, or was
-    one for each channel before. is_shown: whether its effect is more than chance."""
+    """Why one layer hurts.
+
+    effect: in words, with its interval.
+    sentences: one for each range or bias that was found for it, or else one on the quantizer that
+        loses most.
+    channels: ranges of the channels of its weights, or of its input, as fractions of the widest,
+        which comes first. Empty if there is one range, or if there was one for each channel before.
+    is_shown: whether its effect is more than chance.
+    """
 
     unit: str
     effect: str
@@ -41,8 +45,11 @@ class Why:
 
 
 def reasons(data: ReportData) -> tuple[Why, ...]:
-    """Return the most sensitive layers in the order of the chart, and those that the plan leaves
-    out: not those whose effect may be nothing, unless that is all of them."""
+    """Return the most sensitive layers in the order of the chart, then those that the plan leaves
+    out.
+
+    A layer whose effect may be zero is among the most sensitive only if that holds for all layers.
+    """
     order = _in_order_of_charts(data)
     worst = _worst(order)
     others = [effect for effect in order if effect not in worst]
@@ -61,7 +68,8 @@ def _in_order_of_charts(data: ReportData) -> list[Effect]:
 
 
 def _worst(order: list[Effect]) -> list[Effect]:
-    """Return the first layers whose effect is shown, or the first of all where none is."""
+    """Return the first layers whose effect is more than chance, or the first of all if there is
+    none."""
     clear = [effect for effect in order if not includes_zero(effect.effect)]
     if clear:
         return clear[:SHOWN]
@@ -81,7 +89,10 @@ def _why(data: ReportData, effect: Effect) -> Why:
 
 
 def _repair_sentences(data: ReportData, pairs: Iterable[tuple[Range, Range]]) -> list[str]:
-    """Return what the repair of a unit says, each sentence once. pairs: its old and new ranges."""
+    """Return what the repair of a unit says about it, each sentence once.
+
+    pairs: its old and new ranges.
+    """
     roles = {quantizer.name: quantizer.role for quantizer in data.quantizers}
     sentences = list[str]()
     for old, new in pairs:
@@ -90,8 +101,10 @@ def _repair_sentences(data: ReportData, pairs: Iterable[tuple[Range, Range]]) ->
 
 
 def _loss_sentences(data: ReportData, unit: str) -> list[str]:
-    """Return what the quantizer of a unit that loses most loses, against all of its kind; nothing
-    where the values were not kept."""
+    """Return a sentence on the quantizer of a unit that loses most, compared with all of its role.
+
+    Returns an empty list if no distributions were kept.
+    """
     owners = {name: owner.name for owner in data.units for name in owner.quantizers}
     by_role = defaultdict[Role, list[float]](list)
     own = list[tuple[float, Role]]()
@@ -119,11 +132,12 @@ def is_split(old: Range, new: Range) -> bool:
 
 
 def range_sentences(old: Range, new: Range, role: Role = "weight") -> Iterator[str]:
-    """Yield what another range or a corrected bias says of a quantizer; nothing where it is as
-    before.
+    """Yield what another range or a corrected bias says about a quantizer.
 
-    role: of the quantizer. Weights get a range per channel, and so does what a depthwise
-    convolution reads, where it is equalized.
+    Yields nothing if both are as before.
+
+    role: of the quantizer. Weights get a range per channel, and so does the input of a depthwise
+        convolution that is equalized.
 
     >>> own, found = Range("a", "own", (6.0,)), Range("a", "mse", (2.0,))
     >>> next(range_sentences(own, found))
@@ -141,7 +155,7 @@ def range_sentences(old: Range, new: Range, role: Role = "weight") -> Iterator[s
 
 
 def _uneven(new: Range, what: str) -> str:
-    """Return how far apart the channels of a tensor lie that had one range."""
+    """Return how different the channels of a tensor are that had one range."""
     widest, usual = max(new.amax), median(new.amax)
     times = f"{widest / usual:.3g} times" if usual > 0 else "infinitely many times"
     return (
@@ -152,7 +166,7 @@ def _uneven(new: Range, what: str) -> str:
 
 
 def _clipped(old: Range, new: Range) -> Iterator[str]:
-    """Say how much finer the steps of a whole tensor became with a narrower range."""
+    """Yield how much finer the steps of a whole tensor became with a narrower range."""
     before, now = _width(old), _width(new)
     if now <= 0 or before / now < COARSE:
         return
@@ -164,7 +178,7 @@ def _clipped(old: Range, new: Range) -> Iterator[str]:
 
 
 def _width(found: Range) -> float:
-    """Return the width of a range for a whole tensor, between the values that just do not clip."""
+    """Return the width of a range for a whole tensor, between its clipping limits."""
     low, high = ends_of(found)
     return high - low
 

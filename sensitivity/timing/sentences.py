@@ -86,8 +86,10 @@ def _is_lowered(timing: Timing) -> bool:
 
 
 def _ran_in_int8(profile: FileProfile) -> bool:
-    """Return whether every layer that the file quantizes ran in INT8; False for a file without
-    any."""
+    """Return whether every layer that the file quantizes ran in INT8.
+
+    Returns False for a file without any.
+    """
     if not profile.kept:
         return False
     return not not_in_int8(profile.runs, profile.kept)

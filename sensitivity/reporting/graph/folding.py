@@ -1,4 +1,5 @@
-"""Which layers of a graph are drawn as one block, so that a reader sees the whole model at once."""
+"""Chooses which layers of a graph are drawn as one block, so that the whole model fits in one
+view."""
 
 from __future__ import annotations
 
@@ -12,17 +13,16 @@ from sensitivity.records import ModelGraph
 from sensitivity.reporting.graph.neighbours import Neighbours
 
 FLAT = 32
-"""Layers up to which none are folded."""
+"""Largest number of layers in a graph in which none are folded."""
 
 BLOCKS = 26
-"""Blocks at most, where the model allows that."""
+"""Largest number of blocks, if the model allows that."""
 
 LARGE = 3
-"""A block of more than this share of all layers is taken apart, where its names say how: one in
-`LARGE`."""
+"""A block of more than one in `LARGE` layers of the model is split, if their names allow it."""
 
 RESIDUAL = ("Add", "Sum", "Mul")
-"""Joins that belong to the last of their terms, as the sum behind a block does."""
+"""Joins that belong to the last of their terms, as the sum at the end of a block does."""
 
 END = re.compile(r"[./]")
 
@@ -31,8 +31,11 @@ Pair = tuple[str, str]
 
 @dataclass(frozen=True)
 class Block:
-    """name: what the names of its layers begin with, or that of its first layer. nodes: positions
-    in the graph, in its order; one for what is not folded."""
+    """Nodes that are drawn as one.
+
+    name: the common beginning of its layers' names, or the name of its first layer.
+    nodes: positions in the graph, in its order; one for a node that is not folded.
+    """
 
     name: str
     nodes: tuple[int, ...]
@@ -41,9 +44,9 @@ class Block:
 def folded(graph: ModelGraph) -> tuple[Block, ...]:
     """Return every node of the graph in one block, in the graph's order.
 
-    Layers are folded by their names where these have parts ("model.4.cv1.conv"), else by the graph:
-    what nothing else leads to goes with what leads to it. Inputs and outputs stay alone, and a join
-    goes with its neighbours where they are all in one block.
+    Layers are folded by their names if these have parts ("model.4.cv1.conv"), otherwise by the
+    graph: a layer joins its only reader, or the only layer that it reads. Inputs and outputs stay
+    alone. A join goes with its neighbours if they are all in one block.
     """
     folding = _Folding(graph)
     if len(graph.of_kind("layer")) > FLAT:
@@ -55,8 +58,10 @@ def folded(graph: ModelGraph) -> tuple[Block, ...]:
 
 
 def _block(graph: ModelGraph, name: str, nodes: Sequence[int]) -> Block:
-    """name: what the names of its layers begin with, or else of any use only to tell it from
-    others."""
+    """Return the block of these nodes.
+
+    name: the common beginning of its layers' names, or any text that tells it from others.
+    """
     own = [graph.nodes[at] for at in nodes]
     layers = [node.name for node in own if node.kind == "layer"]
     is_beginning = all(layer.startswith(name) for layer in layers)
@@ -66,10 +71,9 @@ def _block(graph: ModelGraph, name: str, nodes: Sequence[int]) -> Block:
 
 
 def blocks_by_name(names: Sequence[str]) -> dict[str, str]:
-    """Return name -> what its block is called; nothing where the names have no parts that would
-    do.
+    """Return name -> its block. The largest block is split until all are small.
 
-    The largest block is taken apart until all are small.
+    Returns an empty dict if the names have no useful parts.
 
     >>> blocks_by_name([f"blocks.{at}.{part}" for at in range(12) for part in ("fc1", "fc2")])[
     ...     "blocks.11.fc2"
@@ -88,8 +92,9 @@ def blocks_by_name(names: Sequence[str]) -> dict[str, str]:
 
 
 def _parts_of_largest(blocks: dict[str, str]) -> dict[str, str]:
-    """Return name -> the smaller block that it goes to, for those of the largest block; nothing
-    where that is small, or cannot be taken apart into few enough.
+    """Return name -> its smaller block, for the names in the largest block.
+
+    Returns an empty dict if that block is small, or cannot be split into few enough.
 
     blocks: name -> its block.
     """
@@ -115,8 +120,8 @@ def _longer(name: str, block: str) -> str:
 class _Folding:
     """Which block each node of a graph is in, while blocks are joined.
 
-    blocks: of each node the name of its block; at first every node has one of its own. alone:
-    blocks of one join, input or output.
+    blocks: name of each node's block. At first every node has its own.
+    alone: blocks of one join, input or output.
     """
 
     def __init__(self, graph: ModelGraph) -> None:
@@ -132,7 +137,7 @@ class _Folding:
         return [self.blocks[at] for at in nodes]
 
     def fold(self) -> None:
-        """Join the layers by their names where these have parts, else by the graph."""
+        """Join the layers by their names if these have parts, otherwise by the graph."""
         layers = self.graph.of_kind("layer")
         by_name = blocks_by_name(self.of(layers))
         if not by_name:
@@ -154,27 +159,28 @@ class _Folding:
                 self._take_sum(at)
 
     def _take_join(self, at: int, around: Sequence[int]) -> None:
-        """Put a join that is still alone into the block of all nodes on one side of it. around:
-        these nodes."""
+        """Put a join that is still alone into the block of all nodes on one side of it.
+
+        around: these nodes.
+        """
         found = set(self.of(around))
         if self.blocks[at] in self.alone and len(found) == 1:
             self._put(at, found.pop())
 
     def _take_sum(self, at: int) -> None:
-        """Put a sum that is still alone into the block of its last term, where that makes no
-        cycle."""
+        """Put a sum that is still alone into the block of its last term, if that makes no cycle."""
         if self.blocks[at] in self.alone:
             *others, last = self.of(self.near.before[at])
             if self._behind(last).isdisjoint(others):
                 self._put(at, last)
 
     def _put(self, at: int, block: str) -> None:
-        """Put a node into a block that has layers; one without is no place for it."""
+        """Put a node into a block, unless that has no layers."""
         if block not in self.alone:
             self.blocks[at] = block
 
     def _behind(self, block: str) -> set[str]:
-        """Return all blocks behind a block, without itself."""
+        """Return all blocks that depend on a block, without itself."""
         found = set[int]()
         ready = [at for at, own in enumerate(self.blocks) if own == block]
         while ready:
@@ -184,7 +190,7 @@ class _Folding:
         return set(self.of(found)) - {block}
 
     def merge(self) -> None:
-        """Join blocks to their only neighbour on one side, the smallest first: that makes no
+        """Join blocks to their only neighbour on one side, the smallest first, which makes no
         cycle."""
         inner = set(self.graph.of_kind("layer", "join"))
         edges = [edge for edge in self.graph.edges if inner.issuperset(edge)]
@@ -198,8 +204,10 @@ class _Folding:
 
 
 def _smallest_pair(edges: Iterable[tuple[int, int]], blocks: Sequence[str]) -> Pair | None:
-    """Return two blocks, one of which leads to nothing but the other or is led to by nothing else;
-    None where there are none."""
+    """Return two blocks of which one is the only neighbour of the other on one side.
+
+    It is the smallest such pair; None if there is none.
+    """
     touching = {(blocks[before], blocks[after]) for before, after in edges}
     between = {(first, second) for first, second in touching if first != second}
     leading_out = Counter(map(itemgetter(0), between))

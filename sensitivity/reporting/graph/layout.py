@@ -1,5 +1,4 @@
-"""Where the boxes of a picture stand and how its lines run. All that this project asks of
-graphlay."""
+"""Positions of the boxes of a picture and of its lines. Only this module uses graphlay."""
 
 from __future__ import annotations
 
@@ -23,7 +22,7 @@ SPACING = {
 }
 WRAPPING = {"wrap": {"max_rows": 40, "max_cut_edges": 12, "min_gain": 1.0}}
 ASPECTS = (8.0, 5.0, 4.0, 3.0, 2.5, 2.0, 1.4, 1.0, 0.7, 0.4)
-"""Shapes that a picture is wrapped to, the widest first."""
+"""Aspect ratios that a picture is wrapped to, the widest first."""
 
 SIGN = (84.0, 20.0)
 """Size of a sign, in pixels."""
@@ -31,7 +30,7 @@ SIGN = (84.0, 20.0)
 ROW_GAP = 26.0
 
 NARROW = 356.0
-"""Pixels that a drawing may take on a phone."""
+"""Largest width of a drawing on a phone, in pixels."""
 
 Point = tuple[float, float]
 Edge = tuple[int, int]
@@ -40,7 +39,7 @@ Path = tuple[Point, ...]
 
 @dataclass(frozen=True)
 class Sign:
-    """Where a line goes on in another row: the box that stands there, and the sign's middle."""
+    """A place where a line continues in another row: the box there, and the sign's middle."""
 
     box: int
     place: Point
@@ -48,8 +47,12 @@ class Sign:
 
 @dataclass(frozen=True)
 class Layout:
-    """In pixels. places: the middle of each box. lines: of each edge the corners of its line, from
-    border to border; two lines where it ends at a sign and starts again behind another."""
+    """Positions in pixels.
+
+    places: the middle of each box.
+    lines: for each edge the corners of its line, from border to border. There are two lines if it
+        ends at a sign and continues behind another.
+    """
 
     width: float
     height: float
@@ -59,15 +62,19 @@ class Layout:
 
 
 def is_possible() -> bool:
-    """Return whether graphlay is installed, as it is with every plain install."""
+    """Return whether graphlay is installed, which every plain install includes."""
     return find_spec("graphlay") is not None
 
 
 def left_to_right(sizes: Sequence[Point], edges: Sequence[Edge], width: float) -> Layout:
-    """In rows, like text, of no more than `width` pixels; wider where one column is.
+    """Return the layout in rows, like text, of no more than `width` pixels, unless a column is
+    wider.
 
-    sizes: width and height of each box. edges: positions in `sizes`. Lines lead from row to row
-    where graphlay can lead them around all boxes, and end at signs where it cannot.
+    Lines lead from row to row if graphlay can lead them around all boxes, otherwise they end at
+    signs.
+
+    sizes: width and height of each box.
+    edges: pairs of positions in `sizes`.
     """
     whole = _layout(sizes, edges, {})
     if whole.width <= width:
@@ -83,7 +90,8 @@ def left_to_right(sizes: Sequence[Point], edges: Sequence[Edge], width: float) -
 
 
 def narrow(sizes: Sequence[Point], edges: Sequence[Edge]) -> Layout:
-    """For a phone: from top to bottom where that fits, else a column in each row."""
+    """Return the layout for a phone: from top to bottom if that fits, otherwise in rows with
+    signs."""
     found = _layout(sizes, edges, {"direction": "topbottom"})
     if found.width <= NARROW:
         return found
@@ -91,7 +99,7 @@ def narrow(sizes: Sequence[Point], edges: Sequence[Edge]) -> Layout:
 
 
 def path(points: Path) -> str:
-    """Return the corners of a line as SVG writes them.
+    """Return the corners of a line in the syntax of SVG.
 
     >>> path(((0.0, 4.0), (12.5, 4.0)))
     'M0 4L12.5 4'
@@ -100,7 +108,7 @@ def path(points: Path) -> str:
 
 
 def middle(points: Path) -> Point:
-    """Return the middle of the last part of a line, where a mark stands clear of other lines.
+    """Return the middle of the last part of a line, where a mark is clear of other lines.
 
     >>> middle(((0.0, 0.0), (0.0, 30.0), (20.0, 30.0)))
     (10.0, 30.0)
@@ -155,8 +163,10 @@ def _crosses(part: tuple[Point, Point], place: Point, size: Point) -> bool:
 
 
 def _in_rows(sizes: Sequence[Point], edges: Sequence[Edge], width: float) -> Layout:
-    """Return the columns of a layout from left to right, as many in each row as fit, with signs
-    where lines lead from row to row."""
+    """Return the columns of a layout from left to right, as many in each row as fit.
+
+    Lines that lead from row to row end at signs.
+    """
     places = _layout(sizes, edges, {}).places
     columns = defaultdict[float, list[int]](list)
     for box, (across, _) in enumerate(places):
@@ -176,8 +186,10 @@ def _in_rows(sizes: Sequence[Point], edges: Sequence[Edge], width: float) -> Lay
 
 
 class _Row:
-    """Boxes that stand in one row, then signs at its end for boxes of other rows that read them,
-    then signs at its beginning for those that they read."""
+    """Boxes in one row, with signs for boxes of other rows.
+
+    Signs at the end are for boxes that read them, signs at the beginning for boxes that they read.
+    """
 
     def __init__(self, boxes: Sequence[int], sizes: Sequence[Point], edges: Sequence[Edge]) -> None:
         own = set(boxes)
@@ -198,7 +210,7 @@ class _Row:
         return self._first_at[before], self._last_at[after]
 
     def lines(self, down: float) -> dict[Edge, Path]:
-        """Return the lines of all edges that touch the row, moved down by so many pixels."""
+        """Return the lines of all edges that touch the row, moved down by this many pixels."""
         drawn = [_moved(line, down) for (line,) in self.layout.lines]
         return dict(zip(self.edges, drawn, strict=True))
 
@@ -209,7 +221,7 @@ def _numbered(boxes: Sequence[int], start: int) -> dict[int, int]:
 
 
 def _others(boxes: Iterable[int], own: Collection[int]) -> list[int]:
-    """Return the boxes that are none of the own, each once, in their order."""
+    """Return the boxes that are not among `own`, each once, in their order."""
     return [box for box in dict.fromkeys(boxes) if box not in own]
 
 

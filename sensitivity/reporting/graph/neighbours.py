@@ -1,4 +1,4 @@
-"""What stands before and behind each node of a graph."""
+"""The nodes before and after each node of a graph."""
 
 from __future__ import annotations
 
@@ -7,7 +7,11 @@ from collections.abc import Iterable
 
 
 class Neighbours:
-    """before, after: node -> the nodes that it reads, and those that read it, in their order."""
+    """The neighbours of each node.
+
+    before: node -> the nodes that it reads, in order.
+    after: node -> the nodes that read it, in order.
+    """
 
     def __init__(self, edges: Iterable[tuple[int, int]]) -> None:
         self.before = defaultdict[int, list[int]](list)

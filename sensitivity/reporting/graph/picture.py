@@ -1,5 +1,4 @@
-"""What the picture of a model shows: boxes with formats and sensitivities, and the lines between
-them."""
+"""The picture of a model: boxes with formats and sensitivities, and the lines between them."""
 
 from __future__ import annotations
 
@@ -29,14 +28,15 @@ from sensitivity.reporting.graph.neighbours import Neighbours
 from sensitivity.reporting.number_formats import FLOAT, USUAL, format_of, planned_quantizers
 
 BOX, DOT, PORT = (124.0, 46.0), (16.0, 16.0), (124.0, 24.0)
-"""Sizes of layers and blocks, of joins, and of what stands outside, in pixels."""
+"""Sizes in pixels: of layers and blocks, of joins, and of inputs, outputs and neighbouring
+blocks."""
 
 WIDTHS = {"wide": 1180.0, "middle": 720.0}
-"""Pixels that drawings from left to right may take, for windows of two widths; a third runs from
-top to bottom."""
+"""Largest widths in pixels of drawings from left to right, for windows of two widths. A third
+drawing runs from top to bottom."""
 
 LABEL = 16
-"""Characters of a label at most."""
+"""Largest number of characters in a label."""
 
 BoxKind = Literal["block", "layer", "join", "port"]
 BoxTone = Literal["usual", "other", "float", "mixed", ""]
@@ -45,12 +45,15 @@ Border = Literal["", "format", "range"]
 
 @dataclass(frozen=True)
 class Box:
-    """label, note: the two lines in it. title: the same in words. layers: names of those it stands
-    for. tone: of the formats of its layers; "" where it has none.
+    """A box of a drawing.
 
-    share: effect of its most sensitive layer, 0 to 1 of the largest of the model; None where none
-    is known. effect_tone: as in the charts of effects. view: the one that it opens, a position in
-    `Picture.views`; None where it opens none.
+    label, note: the two lines in it.
+    title: the same in words.
+    layers: names of the layers that it represents.
+    tone: by the formats of its layers; "" if it has none.
+    share: effect of its most sensitive layer, 0 to 1 of the largest in the model; None if unknown.
+    effect_tone: as in the charts of effects.
+    view: index in `Picture.views` of the view that it opens; None if it opens none.
     """
 
     kind: BoxKind
@@ -65,7 +68,7 @@ class Box:
 
     @property
     def sign(self) -> str:
-        """The label as far as a sign has room for it."""
+        """The label, shortened to the size of a sign."""
         return shortened(self.label or "a join", 12)
 
     @property
@@ -78,8 +81,8 @@ class Box:
 class Line:
     """A line from one box to another, by their positions in `View.boxes`.
 
-    border: "format" where the values change their format, "range" where they are read with
-    different ranges, "" elsewhere.
+    border: "format" if the values change their format, "range" if they are read with different
+        ranges, "" otherwise.
     """
 
     before: int
@@ -89,8 +92,11 @@ class Line:
 
 @dataclass(frozen=True)
 class View:
-    """One drawing, the whole model or the inside of a block. widths: keys of `WIDTHS`, for which it
-    is laid out. layouts: by the window's width."""
+    """One drawing, of the whole model or of the inside of a block.
+
+    widths: keys of `WIDTHS` for which it is laid out.
+    layouts: by the window's width.
+    """
 
     name: str
     boxes: tuple[Box, ...]
@@ -107,8 +113,12 @@ class View:
 
 @dataclass(frozen=True)
 class LayerFacts:
-    """What the page says of a layer beside its row in the table. unit: that it is of. before,
-    after: layers that it reads from, and that read it. view: where it is drawn."""
+    """What the page says about a layer in addition to its row in the table.
+
+    unit: the unit that it belongs to.
+    before, after: layers that it reads from, and layers that read it.
+    view: index of the view in which it is drawn.
+    """
 
     unit: str
     format: str
@@ -120,7 +130,11 @@ class LayerFacts:
 
 @dataclass(frozen=True)
 class Picture:
-    """views: the whole model first, then the inside of each block. layers: by name."""
+    """All drawings of a model.
+
+    views: the whole model first, then the inside of each block.
+    layers: by name.
+    """
 
     views: tuple[View, ...]
     layers: Mapping[str, LayerFacts]
@@ -137,8 +151,10 @@ class Picture:
 
 
 def picture_of(data: ReportData) -> Picture | None:
-    """Return the picture of a run's model; None where its graph is not known or cannot be laid
-    out."""
+    """Return the picture of a run's model.
+
+    Returns None if its graph is unknown or cannot be laid out.
+    """
     if data.graph is None or not is_possible():
         return None
     drawing = _Drawing(data, without_inner_outputs(data.graph))
@@ -147,8 +163,10 @@ def picture_of(data: ReportData) -> Picture | None:
 
 
 def without_inner_outputs(graph: ModelGraph) -> ModelGraph:
-    """Return the graph without outputs whose values the model goes on with, as long as others are
-    left."""
+    """Return the graph without outputs whose values the model still uses.
+
+    It is unchanged if all outputs are such.
+    """
     near = Neighbours(graph.edges)
     outputs = set(graph.of_kind("output"))
     inner = set[int]()
@@ -162,13 +180,16 @@ def without_inner_outputs(graph: ModelGraph) -> ModelGraph:
 
 
 class _Drawing:
-    """A graph in blocks, with what is known of its layers.
+    """A graph in blocks, with what is known about its layers.
 
-    layers: the names of all nodes that have quantizers, by position; outputs of Q/DQ files have
-    some too. units: of each layer, those that it is part of. effects: of each unit that was
-    measured. insides: the blocks that are drawn on their own, for they hold several layers.
-    view_of: the position in `Picture.views` of each of them, by name. formats: of each node, in
-    words; "" where it has none. borders: by edge.
+    layers: names of all nodes with quantizers, by position. Outputs of Q/DQ files may have some
+        too.
+    units: units that each layer is part of.
+    effects: of each measured unit.
+    insides: blocks that hold several layers, which are also drawn on their own.
+    view_of: index of each of them in `Picture.views`, by name.
+    formats: of each node, in words; "" if it has none.
+    borders: by edge.
     """
 
     def __init__(self, data: ReportData, graph: ModelGraph) -> None:
@@ -214,7 +235,7 @@ class _Drawing:
         return View(block.name, tuple(boxes), self._lines(touching, _box_of(shown)))
 
     def _named_within(self, block: Block, at: int) -> Box:
-        """Return a node of a block without the beginning of its name, which all there have."""
+        """Return a node of a block without the beginning of its name, which all of them share."""
         box = self._box(at)
         if box.kind != "layer":
             return box
@@ -222,7 +243,7 @@ class _Drawing:
         return replace(box, label=shortened(within))
 
     def facts(self) -> dict[str, LayerFacts]:
-        """Return what the page says of each layer, in the graph's order."""
+        """Return what the page says about each layer, in the graph's order."""
         near = Neighbours(self.graph.edges)
         view = dict[int, int]()
         for block in self.blocks:
@@ -241,8 +262,10 @@ class _Drawing:
         return found
 
     def _near(self, at: int, around: Mapping[int, list[int]]) -> tuple[str, ...]:
-        """Return the layers on one side of a node, also those on the other side of one join.
-        around: node -> its neighbours on that side."""
+        """Return the layers on one side of a node, including those on the other side of one join.
+
+        around: node -> its neighbours on that side.
+        """
         reached = list[int]()
         for neighbour in around[at]:
             is_join = self.graph.nodes[neighbour].kind == "join"
@@ -251,7 +274,10 @@ class _Drawing:
         return tuple(dict.fromkeys(names))
 
     def _lines(self, edges: Iterable[Edge], box_of: Mapping[int, int]) -> tuple[Line, ...]:
-        """Draw these edges, one line between any two boxes. box_of: node -> its box."""
+        """Return the lines of these edges, one between any two boxes.
+
+        box_of: node -> its box.
+        """
         found: dict[Edge, Border] = {}
         for edge in edges:
             before, after = box_of[edge[0]], box_of[edge[1]]
@@ -261,7 +287,7 @@ class _Drawing:
         return tuple(Line(*ends, border) for ends, border in found.items())
 
     def _block(self, block: Block) -> Box:
-        """Return a block as one box; one that is not drawn on its own as its layer, or its first
+        """Return a block as one box. A block of one layer is drawn as that layer, or as its first
         node."""
         places = self.places_in(block)
         if block.name not in self.view_of:
@@ -283,7 +309,7 @@ class _Drawing:
         return self._with_effect(box)
 
     def _box(self, at: int) -> Box:
-        """Return one node as it is."""
+        """Return one node as a box."""
         node = self.graph.nodes[at]
         if node.kind == "join":
             return Box("join", "", "", f"{node.operation}, where values of several layers meet")
@@ -302,7 +328,7 @@ class _Drawing:
         return self._with_effect(box)
 
     def _port(self, block: Block) -> Box:
-        """Return a neighbour of the block that is drawn; a click goes to its layers where it has
+        """Return a box for a neighbour of the drawn block; a click goes to its layers, if it has
         some."""
         layers = self.layers_in(block)
         label = shortened(block.name)
@@ -312,7 +338,7 @@ class _Drawing:
         return Box("port", label, "", f"Go to {block.name}", layers=layers[:1], view=view)
 
     def _with_effect(self, box: Box) -> Box:
-        """Return the box with the largest effect of its layers, where one was measured."""
+        """Return the box with the largest effect of its layers, if one was measured."""
         worst = self._worst(box.layers)
         if worst is None:
             return box
@@ -329,8 +355,10 @@ class _Drawing:
         )
 
     def _worst(self, layers: Iterable[str]) -> Effect | None:
-        """Return the largest effect of a unit that one of these layers is part of; None where none
-        was measured."""
+        """Return the largest effect of the units that these layers are part of.
+
+        Returns None if none was measured.
+        """
         units = list[str]()
         for layer in layers:
             units += self.units.get(layer, ())
@@ -355,8 +383,10 @@ def _units_of_layers(units: Iterable[Unit]) -> dict[str, list[str]]:
 
 
 def _layers_of(graph: ModelGraph, units: Collection[str]) -> dict[int, str]:
-    """Return position -> name of each node that has quantizers. units: names of layers that are
-    part of a unit."""
+    """Return position -> name of each node that has quantizers.
+
+    units: names of layers that are part of a unit.
+    """
     names = {at: graph.nodes[at].name for at in graph.of_kind("layer")}
     for at in graph.of_kind("output"):
         name = graph.nodes[at].name
@@ -366,7 +396,10 @@ def _layers_of(graph: ModelGraph, units: Collection[str]) -> dict[int, str]:
 
 
 def _box_of(boxes: Iterable[Iterable[int]]) -> dict[int, int]:
-    """Return node -> the position of its box. boxes: the nodes of each."""
+    """Return node -> the position of its box.
+
+    boxes: the nodes of each box.
+    """
     found = dict[int, int]()
     for number, nodes in enumerate(boxes):
         found |= dict.fromkeys(nodes, number)
@@ -374,9 +407,9 @@ def _box_of(boxes: Iterable[Iterable[int]]) -> dict[int, int]:
 
 
 def _node_formats(data: ReportData, graph: ModelGraph) -> list[str]:
-    """Return the format of each node under the plan, "" where it has none.
+    """Return the format of each node under the plan; "" if it has none.
 
-    A join has the common format of its readers, or else that of the nodes that it reads.
+    A join has the common format of its readers, otherwise that of the nodes that it reads.
     """
     of_layers = _layer_formats(data)
     formats = [of_layers.get(node.name, "") for node in graph.nodes]
@@ -390,7 +423,7 @@ def _node_formats(data: ReportData, graph: ModelGraph) -> list[str]:
 
 
 def _layer_formats(data: ReportData) -> dict[str, str]:
-    """Return layer -> what the quantizers that the plan leaves enabled make it run in."""
+    """Return layer -> the format that its enabled quantizers make it run in."""
     formats = dict.fromkeys(map(attrgetter("layer"), data.quantizers), FLOAT)
     enabled = sorted(_enabled(data), key=attrgetter("layer"))
     for layer, own in groupby(enabled, key=attrgetter("layer")):
@@ -408,14 +441,16 @@ def _enabled(data: ReportData) -> list[Quantizer]:
 
 
 def _common(formats: Sequence[str], nodes: Iterable[int]) -> str:
-    """Return the one format that these nodes have; "" where they have several, or none."""
+    """Return the format that these nodes have in common; "" if they have several or none."""
     known = {"", *map(formats.__getitem__, nodes)}
     return max(known) if len(known) == 2 else ""
 
 
 def _borders(data: ReportData, graph: ModelGraph, formats: Sequence[str]) -> dict[Edge, Border]:
-    """Return edge -> its border, for the edges where an engine has to convert values. Nothing
-    is converted at the inputs and outputs of the model."""
+    """Return edge -> its border, for the edges on which an engine has to convert values.
+
+    Nothing is converted at the inputs and outputs of the model.
+    """
     uneven = _unevenly_read(data, graph)
     inputs, outputs = graph.of_kind("input"), graph.of_kind("output")
     found: dict[Edge, Border] = {}
@@ -431,8 +466,7 @@ def _borders(data: ReportData, graph: ModelGraph, formats: Sequence[str]) -> dic
 
 
 def _unevenly_read(data: ReportData, graph: ModelGraph) -> set[str]:
-    """Return the layers that share what they read with others which the plan leaves another
-    range."""
+    """Return the layers that read a tensor with another range than other readers of it."""
     layer_of = {quantizer.name: quantizer.layer for quantizer in _enabled(data)}
     found = set[str]()
     for names in graph.meetings:
@@ -443,7 +477,9 @@ def _unevenly_read(data: ReportData, graph: ModelGraph) -> set[str]:
 
 
 def shortened(name: str, most: int = LABEL) -> str:
-    """Return the end of a long name, which tells it from its neighbours. most: characters.
+    """Return the end of a long name, which tells it from its neighbours.
+
+    most: largest number of characters.
 
     >>> shortened("encoder.layers.encoder_layer_11"), shortened("model.22.cv3")
     ('…ncoder_layer_11', 'model.22.cv3')
@@ -454,8 +490,10 @@ def shortened(name: str, most: int = LABEL) -> str:
 
 
 def facts_for_script(picture: Picture | None) -> list[dict[str, Any]]:
-    """Return the layers as the page's script reads them, in the order in which `Box.layers` counts
-    them; none without a picture."""
+    """Return the layers in the order of `Picture.layers`, for the page's script.
+
+    Returns an empty list without a picture.
+    """
     if picture is None:
         return []
     return [{"name": name, **asdict(facts)} for name, facts in picture.layers.items()]

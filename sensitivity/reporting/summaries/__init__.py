@@ -1,4 +1,4 @@
-"""The verdict of a run in the formats that CI services show: one file for each."""
+"""The verdict of a run in the formats that CI services show, one file for each."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from sensitivity.reporting.data import ReportData
 
 
 def summary_of(data: ReportData, form: str) -> str:
-    """Return the whole text. form: "markdown", "junit" or "sarif"; imports nothing for the
-    others."""
+    """Return the whole text.
+
+    form: "markdown", "junit" or "sarif"; nothing is imported for the other two.
+    """
     text: str = importlib.import_module(f"{__name__}.{form}").render(data)
     return text

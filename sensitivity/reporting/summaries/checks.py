@@ -1,4 +1,4 @@
-"""The verdict as checks that pass, fail or are open, whatever the format that shows them."""
+"""The verdict as checks that pass, fail or are open, whatever format shows them."""
 
 from __future__ import annotations
 
@@ -40,8 +40,12 @@ RULES = {
 
 @dataclass(frozen=True)
 class Check:
-    """name: a key of `RULES`. status: what was found, in a word or two. sentence: that with its
-    numbers."""
+    """One check.
+
+    name: a key of `RULES`.
+    status: the result in a word or two.
+    sentence: the result with its numbers.
+    """
 
     name: str
     outcome: Outcome
@@ -50,7 +54,7 @@ class Check:
 
 
 def checks(data: ReportData) -> tuple[Check, ...]:
-    """Accuracy, speed and what to do; all open where there is no plan yet."""
+    """Return the checks of accuracy, speed and what to do; all are open if there is no plan yet."""
     found = verdict_in(data)
     if found is None:
         no_plan = "There is no plan yet: sensitivity plan makes one."

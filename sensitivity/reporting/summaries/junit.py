@@ -10,12 +10,11 @@ from sensitivity.reporting.data import ReportData
 from sensitivity.reporting.summaries.checks import RULES, Check, checks
 
 UNWRITABLE = re.compile(r"[^\t\n\r\u0020-\uD7FF\uE000-\uFFFD\U00010000-\U0010FFFF]")
-"""What XML 1.0 has no place for."""
+"""Characters that XML 1.0 does not allow."""
 
 
 def render(data: ReportData) -> str:
-    """Return one suite with a test for each check: what is not proven or not measured is
-    skipped."""
+    """Return one suite with a test for each check; open checks are skipped tests."""
     found = checks(data)
     counted = Counter(check.outcome for check in found)
     totals = {

@@ -20,8 +20,11 @@ BACKTICKS = re.compile(r"`+")
 
 
 def render(data: ReportData) -> str:
-    """Return the three lines of the verdict, accuracy and latency as tables, the layers left out,
-    and the command to go on with. Names and sentences are escaped."""
+    """Return the summary.
+
+    It holds the three lines of the verdict, tables of accuracy and latency, the layers left out,
+    and the next command. Names and sentences are escaped.
+    """
     metric, plan = MetricFormat(data.metric, data.full_scale), data.plan
     blocks = [f"## {escaped(data.title)}", *_lines(data)]
     if plan is not None:
@@ -36,7 +39,7 @@ def render(data: ReportData) -> str:
 
 
 def _units(title: str, names: Sequence[str]) -> Iterator[str]:
-    """Yield a list of units with its title; nothing where there are none."""
+    """Yield a list of units with its title; nothing if there are none."""
     if names:
         lines = "\n".join(f"- {code(name)}" for name in names)
         yield f"{title}:\n\n{lines}"

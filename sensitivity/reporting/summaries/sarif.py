@@ -24,8 +24,7 @@ RULE_IDS = [*RULES, *LAYERS]
 
 
 def render(data: ReportData) -> str:
-    """Return one run of the tool; the place of each result is the file of the plan, and the layer
-    in it."""
+    """Return one run of the tool. Each result is located at the plan's file and the layer in it."""
     results = list(_failed(data))
     if data.plan is not None:
         results += _of_layers(data, data.plan)
@@ -39,7 +38,10 @@ def render(data: ReportData) -> str:
 
 
 def _failed(data: ReportData) -> Iterator[dict[str, Any]]:
-    """Yield a check that passes is no result: code hosts show every result as a problem."""
+    """Yield a result for each check that does not pass.
+
+    Passed checks are no results, since code hosts show every result as a problem.
+    """
     for check in checks(data):
         if check.outcome != "pass":
             text = f"{check.status}: {check.sentence}"
