@@ -1,1 +1,1 @@
-"""Rewrites of an ONNX graph, each with one purpose."""
+"""Passes over ONNX graphs, each a rewrite with one purpose."""

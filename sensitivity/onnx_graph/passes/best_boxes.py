@@ -1,4 +1,4 @@
-"""The choice of the best boxes at the end of a detector's graph, for heads whose boxes need no
+"""Chooses the best boxes at the end of a detector's graph, for heads whose boxes need no
 suppression."""
 
 from __future__ import annotations
@@ -47,24 +47,31 @@ choice (float[n, {rows}, {anchors}] candidates) => (float[n, {best}, {columns}] 
     {name} = Concat <axis = 2> (chosen_boxes, values_column, classes_column{chosen_others})
 }}
 """
-"""The best anchors by their best class, then the best pairs of anchor and class among those, as
-ultralytics chooses: any other anchor has a confidence below as many pairs. Sorting all pairs at
-once would be `classes` times the work."""
+"""The graph that chooses: first the best anchors by their best class, then the best pairs of anchor
+and class among those, as ultralytics does.
+
+Any other anchor has a lower confidence than as many pairs. Sorting all pairs at once would take
+`classes` times the work.
+"""
 
 GATHER_OTHERS = """
     of_others = Constant <value_ints = [1, 1, {more}]> ()
     which_others = Expand (which_column, of_others)
     chosen_others = GatherElements <axis = 1> (others, which_others)
 """
-"""For what follows the confidences: coefficients of masks, key points."""
+"""Lines for the rows behind the confidences: coefficients of masks, key points."""
 
 
 class BestBoxes(ir.passes.InPlacePass):
-    """The first output, candidates [n, 4 + classes + more, anchors], becomes `detections` [n, most,
-    6 + more]: x1 y1 x2 y2, confidence, class, and what else there is of that anchor. Most confident
-    first; other outputs stay as they are.
+    """Turns the first output, candidates [n, 4 + classes + more, anchors], into `detections` [n,
+    most, 6 + more].
 
-    Raises ExportError where the candidates' sizes are not known.
+    A row holds x1 y1 x2 y2, confidence, class, and the other values of that anchor; the most
+    confident come first. Other outputs stay as they are.
+
+    classes: number of classes.
+    most: largest number of boxes.
+    Raises ExportError if the sizes of the candidates are not known.
     """
 
     def __init__(self, classes: int, most: int = 300) -> None:
@@ -95,8 +102,9 @@ class BestBoxes(ir.passes.InPlacePass):
         return ir.passes.PassResult(model, modified=True)
 
     def _text(self, rows: int, anchors: int, opset: int, dtype: ir.DataType | None) -> str:
+        """Return the graph that chooses in ONNX's text syntax."""
         classes, more = self.classes, rows - 4 - self.classes
-        # From opset 18 on ReduceMax takes its axes as an input.
+        # From opset 18 on, ReduceMax takes its axes as an input.
         by_input = "ReduceMax <keepdims = 0> (confidences, last)"
         by_attribute = "ReduceMax <axes = [2], keepdims = 0> (confidences)"
         return CHOICE.format(

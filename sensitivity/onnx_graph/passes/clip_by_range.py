@@ -1,4 +1,4 @@
-"""A Clip at zero, such as ReLU6, as the range of the quantizer behind it."""
+"""Expresses a Clip at zero, such as ReLU6, as the range of the quantizer behind it."""
 
 from __future__ import annotations
 
@@ -14,11 +14,15 @@ from sensitivity.onnx_graph.passes.initializers import add
 from sensitivity.onnx_graph.walk import of_kind, value_name
 
 STEPS = 255
+"""Number of steps between the levels of uint8."""
 
 
 @dataclass(frozen=True, eq=False)
 class _Clipped:
-    """A Clip from 0 to `top` in front of the one Q that reads it. scale: of the Q."""
+    """A Clip from 0 to `top` whose only reader is a Q.
+
+    scale: scale of the Q.
+    """
 
     clip: ir.Node
     top: float
@@ -27,12 +31,12 @@ class _Clipped:
 
 
 class ClipByRange(RewriteInTurn[ir.Node, _Clipped]):
-    """Clip from 0 to c in front of one uint8 quantizer with zero point 0 goes: the quantizer ends
-    at c itself.
+    """Removes a Clip from 0 to c in front of a uint8 quantizer with zero point 0, whose range then
+    ends at c.
 
-    Its scale becomes c / 255 where it reaches further: all 255 steps then lie where values are, so
-    they are finer than those of the file. A runtime can compute the layer in front in integers
-    then, for nothing stands between it and its quantizer.
+    If the range reaches further, the scale becomes c / 255: all 255 steps then lie in the range of
+    values and are finer than the file's. Without the Clip between a layer and its quantizer, a
+    runtime can compute the layer in integers.
     """
 
     def places(self, graph: ir.Graph) -> Iterable[ir.Node]:
@@ -55,7 +59,7 @@ class ClipByRange(RewriteInTurn[ir.Node, _Clipped]):
 
 
 def _only_quantizer(value: ir.Value) -> ir.Node:
-    """Return the Q that alone reads the value. Raises NoMatch where there is none."""
+    """Return the Q that is the only reader of the value. Raises NoMatch if there is none."""
     require(not value.is_graph_output())
     readers = [use.node for use in value.uses()]
     require(len(readers) == 1)
@@ -64,7 +68,7 @@ def _only_quantizer(value: ir.Value) -> ir.Node:
 
 
 def _end_at_top(graph: ir.Graph, found: _Clipped) -> None:
-    """Let the Q, and the DQs that read it, end where the Clip does, if they end behind it."""
+    """Limit the range of the Q, and of the DQs that read it, to that of the Clip."""
     if float(found.scale.item()) * STEPS <= found.top:
         return
     name = value_name(found.quantize.inputs[1])

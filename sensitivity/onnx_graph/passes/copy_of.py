@@ -1,4 +1,4 @@
-"""A copy of a value that ONNX Runtime does not take out again."""
+"""Copies a value in a way that ONNX Runtime does not remove."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import onnx_ir as ir
 
 
 def copy_of(value: ir.Value, ending: str, *, named: str | None = None) -> ir.Node:
-    """Return a Sum of one value: ONNX Runtime takes Identity and its like out before it looks. It
-    costs one copy.
+    """Return a Sum of one value, which costs one copy. ONNX Runtime would remove an Identity before
+    it looks for fusions.
 
-    ending: of the names of the node and of what it gives. named: the beginning of the node's name;
-    None for that of the value.
+    ending: ending of the names of the node and its output.
+    named: beginning of the node's name; None for the name of the value.
     """
     same = ir.node("Sum", [value], name=f"{named or value.name}/{ending}")
     same.outputs[0].name = f"{value.name}.{ending}"

@@ -1,4 +1,4 @@
-"""Enlarging by a whole factor, as copies of integers."""
+"""Enlarges images by whole factors as copies of integers."""
 
 from __future__ import annotations
 
@@ -14,15 +14,17 @@ from sensitivity.onnx_graph.passes.initializers import add
 from sensitivity.onnx_graph.walk import first_input, given, name_of, of_kind, size_of
 
 HOW = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
-"""How PyTorch exports it: pixel i of the output is pixel i // factor of the input."""
+"""Attributes of a Resize as PyTorch exports it: pixel i of the output is pixel i // factor of the
+input."""
 
 
 @dataclass(frozen=True, eq=False)
 class _Enlargement:
     """A Resize by whole factors of height and width.
 
-    pair: the Q/DQ pair that it reads. down, across: its factors. channels, height, width: of its
-    input.
+    pair: the Q/DQ pair that it reads.
+    down, across: factors of height and width.
+    channels, height, width: sizes of its input.
     """
 
     node: ir.Node
@@ -35,13 +37,13 @@ class _Enlargement:
 
 
 class EnlargeByCopies(RewriteMatches[ir.Node, _Enlargement]):
-    """DQ -> Resize -> Q on one grid, nearest by whole factors, becomes Concat with itself, twice.
-    No value changes.
+    """Turns DQ -> Resize -> Q on one grid, nearest by whole factors, into two Concats of a value
+    with itself. No value changes.
 
-    It stays a Resize where it changes other axes, a factor is not whole, the size is not known, or
-    the grids in front and behind differ. ONNX Runtime's Resize takes single bytes, Concat whole
-    rows: the two of YOLOv8n at 640 pixels take a tenth of the time. Channels come last meanwhile,
-    as they do around them: the Transposes cancel with those that ONNX Runtime puts there.
+    A Resize is left unchanged if it changes other axes, a factor is not whole, a size is not known,
+    or the grids in front and behind differ. ONNX Runtime's Resize copies single bytes, and its
+    Concat whole rows: the two of YOLOv8n at 640 pixels take a tenth of the time. Channels come last
+    in between, and the Transposes cancel with those that ONNX Runtime puts around them.
     """
 
     def places(self, graph: ir.Graph) -> Iterable[ir.Node]:
@@ -65,8 +67,10 @@ def _takes_nearest(node: ir.Node) -> bool:
 
 
 def _factors(node: ir.Node) -> tuple[int, int]:
-    """Return the factors of height and width. Raises NoMatch where they are not whole, or other
-    axes change."""
+    """Return the factors of height and width.
+
+    Raises NoMatch if they are not whole, or other axes change.
+    """
     scales = needed(qdq.constant(given(node, 2)))
     require(scales.size == 4)
     batch, channels, down, across = scales.tolist()
@@ -77,15 +81,15 @@ def _factors(node: ir.Node) -> tuple[int, int]:
 
 
 def _sides(image: ir.Value) -> tuple[int, ...]:
-    """Channels, height and width. Raises NoMatch where one is not known."""
+    """Return channels, height and width. Raises NoMatch if one of them is not known."""
     rank = len(image.shape or ())
     require(rank == 4)
     return tuple(needed(size_of(image, axis)) for axis in (1, 2, 3))
 
 
 def _require_one_grid(node: ir.Node, pair: qdq.Pair) -> None:
-    """Raise NoMatch unless all that reads the Resize are Qs with the very grid of this pair, which
-    is in front of it."""
+    """Raise NoMatch unless all readers of the Resize are Qs with the grid of this pair, which is in
+    front of it."""
     output = node.outputs[0]
     grid = _grid(needed(pair.quantize))
     require(pair.axis is None)
@@ -97,7 +101,7 @@ def _require_one_grid(node: ir.Node, pair: qdq.Pair) -> None:
 
 
 def _grid(quantize: ir.Node) -> list[bytes]:
-    """Scale and zero point. Raises NoMatch where the graph computes one."""
+    """Return scale and zero point as bytes. Raises NoMatch if the graph computes one of them."""
     constants = map(qdq.constant, quantize.inputs[1:])
     return [needed(constant).tobytes() for constant in constants]
 

@@ -1,5 +1,5 @@
-"""TensorFlow's fake-quant operations, which tf2onnx leaves in a file where it has no form for them,
-written as Q/DQ pairs.
+"""Writes TensorFlow's fake-quant operations, which tf2onnx leaves in a file if it cannot convert
+them, as Q/DQ pairs.
 
 x -> FakeQuantWithMinMaxVars(min, max)     becomes     x -> Q -> DQ
 x -> the same with fewer than 8 bits       becomes     x -> Q -> Clip -> DQ
@@ -27,18 +27,18 @@ FAKE_QUANT = (
 )
 MOST_BITS = 8
 NEVER_SEEN = 1e-20
-"""Width of a range without one, on whose grid all values are next to 0, as TensorFlow has it."""
+"""Width of an empty range, on whose grid all values are next to 0, as in TensorFlow."""
 
 Array = NDArray[np.float64]
 
 
 class FakeQuantPairs(ir.passes.InPlacePass):
-    """Scales and zero points are TensorFlow's: the range is moved so that 0 is on the grid.
+    """Replaces each fake-quant operation by a Q/DQ pair.
 
-    Values differ where one lies half way between two levels, which Q rounds to the even one and
-    TensorFlow up. A narrow range of 8 bits gets no Clip, as tf2onnx has it too: values below it
-    reach one level further. Raises OnnxFileError for ranges that the graph computes, and for more
-    than 8 bits.
+    Scales and zero points are TensorFlow's: the range is moved so that 0 is on the grid. A value
+    half way between two levels differs, since Q rounds to the even level and TensorFlow up. A
+    narrow range of 8 bits gets no Clip, as in tf2onnx: values below it reach one level further.
+    Raises OnnxFileError for ranges that the graph computes, and for more than 8 bits.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
@@ -49,14 +49,17 @@ class FakeQuantPairs(ir.passes.InPlacePass):
 
 
 def is_fake_quant(node: ir.Node) -> bool:
-    """Return whether it is one of TensorFlow's fake-quant operations."""
+    """Return whether this is one of TensorFlow's fake-quant operations."""
     return node.op_type in FAKE_QUANT
 
 
 @dataclass(frozen=True, eq=False)
 class TensorFlowGrid:
-    """scale, zero_point: float64[n], n = 1 per tensor. levels: smallest and largest, of an unsigned
-    type."""
+    """The grid of a fake-quant operation.
+
+    scale, zero_point: float64[n], n = 1 per tensor.
+    levels: smallest and largest level, of an unsigned type.
+    """
 
     bits: int
     scale: Array
@@ -65,7 +68,8 @@ class TensorFlowGrid:
 
     @property
     def shift(self) -> int:
-        """What is taken off each level: a grid around 0 is signed, as TensorRT takes it."""
+        """What is subtracted from each level, so that a grid around 0 becomes signed, as TensorRT
+        takes it."""
         middle = 2 ** (self.bits - 1)
         return middle if np.all(self.zero_point == middle) else 0
 
@@ -76,11 +80,12 @@ class TensorFlowGrid:
 
     @property
     def limits(self) -> list[int]:
-        """The smallest and the largest level, less the shift."""
+        """The smallest and the largest level, minus the shift."""
         return [level - self.shift for level in self.levels]
 
 
 def _grid(node: ir.Node) -> TensorFlowGrid:
+    """Return the grid of a fake-quant operation. Raises OnnxFileError for more than 8 bits."""
     bits = node.attributes.get_int("num_bits", MOST_BITS)
     if bits > MOST_BITS:
         raise OnnxFileError(
@@ -95,7 +100,10 @@ def _grid(node: ir.Node) -> TensorFlowGrid:
 
 
 def _end(node: ir.Node, place: int) -> Array:
-    """float64[n], the smallest or the largest value of the range. place: 1 or 2."""
+    """Return the smallest or the largest value of the range, float64[n].
+
+    place: 1 for the smallest, 2 for the largest.
+    """
     if node.op_type == "FakeQuantWithMinMaxArgs":
         name, usual = ("min", -6.0) if place == 1 else ("max", 6.0)
         return np.array([node.attributes.get_float(name, usual)])
@@ -110,7 +118,7 @@ def _end(node: ir.Node, place: int) -> Array:
 
 
 def _replace(node: ir.Node, grid: TensorFlowGrid) -> None:
-    """Put the pair in the operation's place, which gives its name to the Q."""
+    """Replace the operation by a pair. The Q takes over its name."""
     graph, name, output = graph_of(node), name_of(node), node.outputs[0]
     per_channel = node.op_type.endswith("PerChannel")
     shape = -1 if per_channel else ()
@@ -119,7 +127,7 @@ def _replace(node: ir.Node, grid: TensorFlowGrid) -> None:
         add(graph, f"{name}/scale", grid.scale.astype(np.float32).reshape(shape)),
         add(graph, f"{name}/zero_point", zero_point.reshape(shape)),
     )
-    axis = -1 if per_channel else None  # TensorFlow's channels are the last axis
+    axis = -1 if per_channel else None  # TensorFlow has channels on the last axis
     names = (name, f"{name}/DequantizeLinear")
     quantize, dequantize = new_pair(first_input(node), parameters, axis, names)
     nodes = [quantize, dequantize]

@@ -1,5 +1,5 @@
-"""Weights as the float values that their Q/DQ pair gives, for operations that are computed in float
-anyway."""
+"""Stores weights as the float values that their Q/DQ pair gives, for operations that are computed
+in float anyway."""
 
 from __future__ import annotations
 
@@ -16,13 +16,16 @@ from sensitivity.onnx_graph.passes.initializers import add
 from sensitivity.onnx_graph.walk import reader_kinds
 
 ANY_OUTPUT = {"MatMul"}
-"""Integer kernels of ONNX Runtime that give float where asked to."""
+"""Operations whose integer kernel in ONNX Runtime can give float."""
 
 
 @dataclass(frozen=True, eq=False)
 class _Weight:
-    """An operation that is computed in float. values: what the pair of its weight gives. name: that
-    they get."""
+    """The weight of an operation that is computed in float.
+
+    name: name of the new initializer.
+    values: what the pair of the weight gives.
+    """
 
     node: ir.Node
     name: str
@@ -30,8 +33,8 @@ class _Weight:
 
 
 class FloatWeights(RewriteInTurn[ir.Node, _Weight]):
-    """Compute Q/DQ of a weight now where the operation's output is not quantized. No value
-    changes."""
+    """Computes the Q/DQ pair of a weight at export if the operation's output is not quantized. No
+    value changes."""
 
     def places(self, graph: ir.Graph) -> Iterable[ir.Node]:
         return qdq.weighted_nodes(graph)
@@ -48,8 +51,10 @@ class FloatWeights(RewriteInTurn[ir.Node, _Weight]):
 
 
 def _dequantized(pair: qdq.Pair) -> np.ndarray:
-    """Return what a weight pair gives. Raises NoMatch where it is not symmetric int8 from a float
-    constant."""
+    """Return what a weight pair gives.
+
+    Raises NoMatch unless it is symmetric int8 from a float constant.
+    """
     weight, scale, zero_point = needed(qdq.quantized_constant(pair))
     require(zero_point.dtype == np.int8)
     require(not zero_point.any())
@@ -60,7 +65,7 @@ def _dequantized(pair: qdq.Pair) -> np.ndarray:
 
 
 def output_is_quantized(node: ir.Node) -> bool:
-    """Return whether the output, or that of a Relu behind it, goes to quantizers only."""
+    """Return whether only quantizers read the output, or that of a Relu behind it."""
     if node.op_type == "ConvTranspose":
         return False
     value = qdq.behind_relu(node.outputs[0])

@@ -1,4 +1,5 @@
-"""Fold BatchNorm into the weighted operation before it, without moving its weight grid."""
+"""Folds BatchNorm into the weighted operation before it, without changing the integers of its
+weight."""
 
 from __future__ import annotations
 
@@ -26,12 +27,12 @@ from sensitivity.onnx_graph.walk import (
 )
 
 SMALLEST_SCALE = 1e-37
-"""Below this, float32 loses digits."""
+"""Smallest scale. Below it, float32 loses digits."""
 
 
 @dataclass(frozen=True, eq=False)
 class Affine:
-    """y = factor * x + shift per channel, float64[channels]."""
+    """The function y = factor * x + shift per channel, with float64[channels] each."""
 
     factor: np.ndarray
     shift: np.ndarray
@@ -39,7 +40,11 @@ class Affine:
 
 @dataclass(frozen=True, eq=False)
 class Folded:
-    """New constants of the operation; scale is None where its weight is not quantized."""
+    """New constants of an operation.
+
+    scale: None if its weight is not quantized.
+    axis: axis of the output channels in the weight.
+    """
 
     weight: np.ndarray
     bias: np.ndarray
@@ -49,8 +54,10 @@ class Folded:
 
 @dataclass(frozen=True, eq=False)
 class _Norm:
-    """A BatchNorm behind an operation that it can be folded into, with the new constants of
-    that."""
+    """A BatchNorm behind an operation that it can be folded into.
+
+    folded: new constants of the operation.
+    """
 
     node: ir.Node
     norm: ir.Node
@@ -58,10 +65,10 @@ class _Norm:
 
 
 class FoldBatchNorm(RewriteInTurn[ir.Node, _Norm]):
-    """Fold BatchNorm into the Conv, ConvTranspose or Gemm that alone feeds it.
+    """Folds BatchNorm into the Conv, ConvTranspose or Gemm whose output it alone reads.
 
     The weight scale of a quantized operation is multiplied by |factor| per channel, so that the
-    integers stay the same (their sign follows the factor's). Where that would not be exact the
+    integers stay the same (their sign follows the factor's). If that would not be exact, the
     BatchNorm stays.
     """
 
@@ -80,8 +87,8 @@ class FoldBatchNorm(RewriteInTurn[ir.Node, _Norm]):
 
 
 def _require_alone(node: ir.Node, norm: ir.Node) -> None:
-    """Raise NoMatch unless the BatchNorm alone reads the operation, and only its first output is
-    read."""
+    """Raise NoMatch unless the BatchNorm is the only reader of the operation, and only one output
+    of the BatchNorm is read."""
     output = node.outputs[0]
     require(not output.is_graph_output())
     require(len(output.uses()) == 1)
@@ -90,8 +97,8 @@ def _require_alone(node: ir.Node, norm: ir.Node) -> None:
 
 
 def _affine(norm: ir.Node) -> Affine:
-    """Return what the BatchNorm does. Raises NoMatch where the graph computes it, and in
-    training."""
+    """Return what the BatchNorm computes. Raises NoMatch if the graph computes its parameters, or
+    in training mode."""
     require(not norm.attributes.get_int("training_mode"))
     constants = [needed(qdq.constant(value)) for value in norm.inputs[1:5]]
     gamma, beta, mean, variance = (constant.astype(np.float64) for constant in constants)
@@ -100,8 +107,10 @@ def _affine(norm: ir.Node) -> Affine:
 
 
 def _output_axis(node: ir.Node) -> int:
-    """Return the weight's axis of output channels. Raises NoMatch where there is no such axis that
-    can be folded into."""
+    """Return the axis of the output channels in the weight.
+
+    Raises NoMatch if the operation has no such axis that can be folded into.
+    """
     attributes = node.attributes
     factors = attributes.get_float("alpha", 1.0), attributes.get_float("beta", 1.0)
     can_be_folded_into = {
@@ -114,8 +123,10 @@ def _output_axis(node: ir.Node) -> int:
 
 
 def _fold(node: ir.Node, affine: Affine) -> Folded:
-    """New constants of the operation with what follows it folded in. Raises NoMatch where that
-    would not be exact."""
+    """Return the constants of the operation with what follows it folded in.
+
+    Raises NoMatch if that would not be exact.
+    """
     axis, value = _output_axis(node), needed(qdq.weight(node))
     pair = qdq.pair_of(value)
     weight = needed(qdq.stored(value))
@@ -130,16 +141,19 @@ def _fold(node: ir.Node, affine: Affine) -> Folded:
 
 
 def _bias(node: ir.Node) -> np.ndarray:
-    """Return the bias of the operation; 0 where it has none. Raises NoMatch where the graph
-    computes it."""
+    """Return the bias of the operation; 0 if it has none. Raises NoMatch if the graph computes
+    it."""
     value = given(node, BIAS_INPUT)
     return np.zeros(1) if value is None else needed(qdq.constant(value))
 
 
 @dataclass(frozen=True, eq=False)
 class _Integers:
-    """A quantized weight. values: in float, before it is quantized. axis: of its output
-    channels."""
+    """A quantized weight.
+
+    values: float values in front of the quantizer.
+    axis: axis of its output channels.
+    """
 
     pair: qdq.Pair
     values: np.ndarray
@@ -149,8 +163,10 @@ class _Integers:
 def _fold_quantized(
     weight: _Integers, folded: np.ndarray, factor: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the weight and scale, float32, with the same integers as before. Raises NoMatch where
-    there are none such."""
+    """Return weight and scale, float32, with the same integers as before.
+
+    Raises NoMatch if that is not possible.
+    """
     pair, axis, rank = weight.pair, weight.axis, folded.ndim
     scale = needed(pair.scale)
     require(not pair.is_compact)
@@ -161,7 +177,7 @@ def _fold_quantized(
     levels = levels * along(np.sign(factor), axis, rank)
     channel_scales = np.broadcast_to(scale.reshape(-1), factor.shape)
     new_scale = (channel_scales * np.abs(factor)).astype(np.float32)
-    # all weights of the channel are 0: any scale will do
+    # If all weights of a channel are 0, any scale will do.
     new_scale = np.where(factor == 0, np.float32(1), new_scale)
     _, largest_level = limits_of(kind)
     require(levels.max(initial=0) <= largest_level)
@@ -173,10 +189,11 @@ def _fold_quantized(
 
 
 def scaled(node: ir.Node, factor: np.ndarray, *, scales_bias: bool) -> Folded:
-    """New constants with which each output channel of an operation is multiplied by its factor, but
-    for its bias where that is not to be scaled. Raises NoMatch where that is not exact.
+    """Return constants of an operation that multiply each of its output channels by a factor.
 
     factor: float64[channels], all above 0.
+    scales_bias: whether the bias is multiplied too.
+    Raises NoMatch if that would not be exact.
     """
     folded = _fold(node, Affine(factor, np.zeros_like(factor)))
     if scales_bias:
@@ -201,10 +218,11 @@ def put_in(node: ir.Node, folded: Folded) -> None:
 
 
 def _take_over(output: ir.Value, norm: ir.Node) -> None:
-    """Let the operation's output stand where the BatchNorm's did, with its name and its marks."""
+    """Replace the BatchNorm's output by the operation's, which takes over its name and its
+    marks."""
     normed = norm.outputs[0]
     after = module_outputs(normed)
-    # What had a BatchNorm folded in already is the output of no one module after it any more.
+    # With another BatchNorm folded in, the value is no longer the output of an earlier one.
     single = [given for given in module_outputs(output) if given.then is None]
     before = [replace(given, then=after[0].module) for given in single] if after else []
     normed_name = normed.name
@@ -216,8 +234,8 @@ def _take_over(output: ir.Value, norm: ir.Node) -> None:
 
 
 def _requantize(node: ir.Node, weight: ir.Value, scales: np.ndarray, axis: int) -> None:
-    """Give the operation a pair of its own with this weight: the old one may serve another
-    operation too."""
+    """Give the operation a new pair with this weight, because another operation may share the old
+    one."""
     graph, pair = graph_of(node), there(qdq.pair_of(qdq.weight(node)))
     name = value_name(pair.dequantize.inputs[1]) or "scale"
     scale = add(graph, f"{name}.folded", scales)

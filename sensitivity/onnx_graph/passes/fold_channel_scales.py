@@ -1,4 +1,4 @@
-"""One scale per tensor in place of one per channel, in front of depthwise convolutions."""
+"""Replaces scales per channel by one per tensor in front of depthwise convolutions."""
 
 from __future__ import annotations
 
@@ -17,20 +17,27 @@ from sensitivity.onnx_graph.passes.initializers import add
 from sensitivity.onnx_graph.walk import all_outputs, first_input, graph_of, made_by, only_user
 
 HOMOGENEOUS = ("Relu", "LeakyRelu")
-"""Activations that give s times as much for s times the input, for any s above 0."""
+"""Activations that give s times the output for s times the input, for any s above 0."""
 
 QUANTIZE = "/QuantizeLinear"
+"""Ending of the name of a quantizer's Q."""
 
 PARTS = "sensitivity.parts"
-"""Of a value's channels, axis 1: what each is to be multiplied by to be what the model has there.
-The name of the metadata of a value, and of a file by the names of its values."""
+"""Key of metadata: what each channel (axis 1) of a value is to be multiplied by to give the model's
+value.
+
+A value holds its own factors, a file those of all its values by name.
+"""
 
 
 @dataclass(frozen=True, eq=False)
 class Link:
-    """A pair between the convolution that alone gives what it quantizes, perhaps through an
-    activation, and the depthwise convolution that alone reads it. Channels of the value between
-    them can be scaled as one likes, at no cost."""
+    """A pair between two convolutions, whose channels can be scaled at no cost.
+
+    giver: the convolution that gives what the pair quantizes, directly or through an activation.
+        Nothing else reads its output.
+    reader: the depthwise convolution that is the only reader of the pair.
+    """
 
     quantizer: str
     pair: qdq.Pair
@@ -39,12 +46,12 @@ class Link:
 
     @property
     def channels(self) -> int:
-        """How many the value has: a depthwise convolution has as many groups."""
+        """Number of channels of the value. A depthwise convolution has as many groups."""
         return int(self.reader.attributes.get_int("group", 1))
 
 
 def links(graph: ir.Graph) -> Iterator[Link]:
-    """Yield all links of a graph, but for quantizers that several pairs are of."""
+    """Yield all links of a graph, without those of quantizers that have several pairs."""
     names = {node.name for node in graph.all_nodes()}
     for link in matches(_link, qdq.pairs(graph)):
         is_used_again = f"{link.quantizer}{QUANTIZE}_1" in names
@@ -53,7 +60,7 @@ def links(graph: ir.Graph) -> Iterator[Link]:
 
 
 def _link(pair: qdq.Pair) -> Link:
-    """Return the pair with the convolutions around it. Raises NoMatch where it is no link."""
+    """Return the pair with the convolutions around it. Raises NoMatch if it is not a link."""
     reader = needed(only_user(pair.output))
     require(_is_depthwise(reader))
     value = pair.source
@@ -78,12 +85,12 @@ def _is_depthwise(node: ir.Node) -> bool:
 
 
 class FoldChannelScales(ir.passes.InPlacePass):
-    """Put the scales per channel of an activation into the weights of the convolutions around it.
+    """Folds the scales per channel of an activation into the weights of the convolutions around it.
 
-    What a channel's scale is under the largest one, the convolution before gives it more and the
-    depthwise one behind takes it less, by the scales of their weights: their integers stay the
-    same, and so does every value but for float's own rounding. Activations with scales per channel
-    that stand elsewhere stay as they are.
+    The convolution in front multiplies a channel by the largest scale over the channel's own, and
+    the depthwise convolution behind divides by the same factor. Both do so by the scales of their
+    weights, so their integers stay the same, and so does every value except for float rounding.
+    Scales per channel at other places stay as they are.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
@@ -97,7 +104,7 @@ class FoldChannelScales(ir.passes.InPlacePass):
 
 
 def _write_parts(model: ir.Model) -> None:
-    """Put the parts of all values into the metadata of the file."""
+    """Store the factors of all values in the metadata of the file."""
     values = all_outputs(model.graph.all_nodes())
     parts = {value.name: value.meta[PARTS] for value in values if PARTS in value.meta}
     if parts:
@@ -105,14 +112,21 @@ def _write_parts(model: ir.Model) -> None:
 
 
 def can_fold(link: Link) -> bool:
-    """Return whether the weights around it can make up for scales per channel. It may change them,
-    by nothing."""
+    """Return whether the weights around the link can make up for scales per channel.
+
+    This may rewrite the weights, without changing any value.
+    """
     return fold(link, np.ones(link.channels))
 
 
 def fold(link: Link, scale: np.ndarray) -> bool:
-    """Give the pair the largest of these scales alone; False, and nothing changed, where the
-    weights around it cannot make up for it exactly. scale: float[channels], all above 0."""
+    """Give the pair the largest of these scales as its only one, and return whether that was
+    possible.
+
+    If the weights around it cannot make up for it exactly, nothing changes.
+
+    scale: float[channels], all above 0.
+    """
     largest = np.float32(scale.max())
     part = np.asarray(scale, np.float64) / largest
     weights = match_or_none(partial(_scaled_weights, part=part), link)
@@ -134,8 +148,11 @@ def fold(link: Link, scale: np.ndarray) -> bool:
 
 
 def _scaled_weights(link: Link, part: np.ndarray) -> tuple[Folded, Folded]:
-    """New weights of the giver and of the reader. Raises NoMatch where they are not exact. part:
-    float64[channels], each scale over the largest."""
+    """Return new weights of the giver and of the reader.
+
+    part: float64[channels], each scale divided by the largest.
+    Raises NoMatch if they would not be exact.
+    """
     giving = scaled(link.giver, 1 / part, scales_bias=True)
     weight = needed(qdq.stored(qdq.weight(link.reader)))
     taken = np.repeat(part, len(weight) // len(part))

@@ -1,4 +1,4 @@
-"""Compute what does not depend on the input once, at export: shapes, sizes, anchors."""
+"""Computes what does not depend on the input once, at export: shapes, sizes, anchors."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ from sensitivity.onnx_graph.walk import given, made_by, of_kind, size_of
 
 
 class FoldConstants(ir.passes.InPlacePass):
-    """Fold constants and known shapes; Q and DQ of weights stay. ONNX Runtime moves layouts wrongly
-    where the sizes of a Resize are computed in the graph, and TensorRT takes constant ones only in
-    places."""
+    """Folds constants and known shapes, but not the Q and DQ of weights.
+
+    ONNX Runtime changes layouts wrongly if the graph computes the sizes of a Resize, and TensorRT
+    requires constant ones in some places.
+    """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         from onnxscript import optimizer  # comes with the PyTorch exporters
@@ -31,8 +33,8 @@ class FoldConstants(ir.passes.InPlacePass):
 
 
 def _fold_known_sizes(graph: ir.Graph) -> None:
-    """Gather(Shape(x), index) is a number where that size of x is known, also while its batch axis
-    is free."""
+    """Replace Gather(Shape(x), index) by a number if that size of x is known, even if the batch
+    axis is free."""
     for gather in of_kind(graph, "Gather"):
         size = match_or_none(_known_size, gather)
         if size is not None:
@@ -42,8 +44,10 @@ def _fold_known_sizes(graph: ir.Graph) -> None:
 
 
 def _known_size(gather: ir.Node) -> int:
-    """Return the size that the node takes out of a shape. Raises NoMatch where it is free, or more
-    than one."""
+    """Return the size that the node takes out of a shape.
+
+    Raises NoMatch if it is free, or there are several.
+    """
     measured = needed(made_by(gather.inputs[0], "Shape"))
     index = needed(qdq.constant(gather.inputs[1]))
     # A Shape with attributes starts at another axis, and an index with axes takes several sizes.

@@ -1,5 +1,4 @@
-"""Stored integers that are moved in front of their DQ, as one constant in the order that the DQ
-reads."""
+"""Folds stored integers and the moves in front of their DQ into one constant."""
 
 from __future__ import annotations
 
@@ -22,8 +21,8 @@ Array = NDArray[np.generic]
 
 
 class FoldMovedIntegers(ir.passes.InPlacePass):
-    """INT8 initializer -> Reshape -> DQ becomes INT8 initializer -> DQ, with the channels or blocks
-    that the DQ names."""
+    """Turns INT8 initializer -> Reshape -> DQ into INT8 initializer -> DQ, with the channels or
+    blocks that the DQ states."""
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         modified = _ReadFolded(model.opset_imports.get("", 1))(model).modified
@@ -34,7 +33,11 @@ class FoldMovedIntegers(ir.passes.InPlacePass):
 
 @dataclass(frozen=True, eq=False)
 class _Levels:
-    """A DQ that reads moved constants. name: of what it reads. values: what that is."""
+    """A DQ that reads moved constants.
+
+    name: name of the value that it reads.
+    values: the integers of that value.
+    """
 
     dequantize: ir.Node
     name: str
@@ -42,7 +45,7 @@ class _Levels:
 
 
 class _ReadFolded(RewriteInTurn[ir.Node, _Levels]):
-    """Let each DQ read one constant in place of moved ones."""
+    """Lets each DQ read one constant instead of moved ones."""
 
     def __init__(self, opset: int) -> None:
         self._opset = opset
@@ -60,7 +63,8 @@ class _ReadFolded(RewriteInTurn[ir.Node, _Levels]):
         found.dequantize.replace_input_with(0, constant)
 
     def _folded(self, value: ir.Value) -> Array:
-        """Return what a value is that is moved out of constants. Raises NoMatch for any other."""
+        """Return the array of a value that is computed by moves of constants. Raises NoMatch for
+        any other."""
         array = qdq.constant(value)
         if array is not None:
             return array
@@ -72,7 +76,10 @@ class _ReadFolded(RewriteInTurn[ir.Node, _Levels]):
 
 
 def _computed(node: ir.Node, read: Mapping[str, Array], opset: int) -> Array:
-    """Return what the operation gives. read: its inputs by name."""
+    """Return the output of the operation.
+
+    read: its inputs by name.
+    """
     names = [onnx.helper.make_value_info(name, onnx.TypeProto()) for name in read]
     output = onnx.helper.make_value_info(node.outputs[0].name, onnx.TypeProto())
     graph = onnx.helper.make_graph([ir.to_proto(node)], "moved", names, [output])

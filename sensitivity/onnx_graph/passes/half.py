@@ -1,4 +1,4 @@
-"""FP16 by types in the graph, for engines that take every type from it."""
+"""Writes FP16 as types in the graph, for engines that take every type from it."""
 
 from __future__ import annotations
 
@@ -30,33 +30,35 @@ FLOAT_ONLY = {
     "EyeLike",
     "ImageDecoder",
 }
-"""Operations that ONNX defines without FP16, or that hold graphs of their own."""
+"""Operations that ONNX defines without FP16, or that hold subgraphs."""
 
 FLOAT_INPUTS = {("Resize", 2)}
-"""Inputs that ONNX wants in FP32 whatever the operation computes in: the scales of a Resize."""
+"""Inputs that ONNX requires in FP32 whatever the operation computes in: the scales of a Resize."""
 
 SMALLEST, LARGEST = 2.0**-14, 65504.0
-"""Scales outside lose digits in FP16 (below 6.1e-5), become 0 (below 3e-8) or infinite."""
+"""Scales that FP16 can hold. Smaller ones lose digits (below 6.1e-5) or become 0 (below 3e-8),
+larger ones become infinite."""
 
 LARGEST_VALUE = 512.0
-"""Above it FP16 steps are 0.5 and more: pixel coordinates stay FP32, as ModelOpt's mixed precision
-keeps them."""
+"""Largest value in FP16. Above it FP16 steps are 0.5 and more, so pixel coordinates stay FP32, as
+in ModelOpt's mixed precision."""
 
 Place = tuple[ir.Node, int]
-"""An operation, and which of its inputs."""
+"""An operation and the index of one of its inputs."""
 
 LARGEST_SUM = 32752.0
-"""Half of FP16's range, for weighted operations: their outputs are activations, which need few
-digits."""
+"""Largest value of weighted operations, half of FP16's range: their outputs are activations, which
+need few digits."""
 
 
 class Half(ir.passes.InPlacePass):
-    """Compute in FP16 whatever can be; inputs and outputs of the model stay FP32.
+    """Lets everything compute in FP16 that can. Inputs and outputs of the model stay FP32.
 
-    ranges: smallest and largest value by value name, for what FP16 cannot hold. Stay FP32:
-    operations whose values are too large, operations that ONNX defines for FP32 only, and quantized
-    operations with a scale that FP16 cannot hold. Needs opset 19 or later (FP16 scales) and no
-    Constant nodes.
+    These stay FP32 too: operations whose values are too large, operations that ONNX defines for
+    FP32 only, and quantized operations with a scale that FP16 cannot hold. Needs opset 19 or later,
+    for FP16 scales.
+
+    ranges: name of a value -> its smallest and largest value, to find what FP16 cannot hold.
     """
 
     def __init__(self, ranges: Mapping[str, tuple[float, float]]) -> None:
@@ -78,6 +80,7 @@ class Half(ir.passes.InPlacePass):
         return ir.passes.PassResult(model, modified=True)
 
     def _can_be_half(self, node: ir.Node) -> bool:
+        """Return whether the operation can compute in FP16."""
         if node.op_type in FLOAT_ONLY or node.domain:
             return False
         limit = LARGEST_VALUE
@@ -86,14 +89,14 @@ class Half(ir.passes.InPlacePass):
         return all(self._largest(value) <= limit for value in node.outputs)
 
     def _largest(self, value: ir.Value) -> float:
-        """Return the largest magnitude that the value was seen with; 0 where it was not seen."""
+        """Return the largest magnitude that was seen of the value; 0 if it was not seen."""
         low, high = self.ranges.get(value_name(value), (0.0, 0.0))
         return max(abs(low), abs(high))
 
 
 def _with_neighbours(wide: Iterable[ir.Node]) -> set[ir.Node]:
-    """Return these Q and DQ nodes, and the operations that they feed, with all other DQ nodes that
-    feed those."""
+    """Return these Q and DQ nodes, the operations that read their DQs, and the other DQs that these
+    operations read."""
     wide = list(wide)
     dequantized = all_outputs(of_kind(wide, "DequantizeLinear"))
     found = set(wide)
@@ -105,15 +108,17 @@ def _with_neighbours(wide: Iterable[ir.Node]) -> set[ir.Node]:
 
 
 def _is_wide(node: ir.Node) -> bool:
-    """Return whether FP16 cannot hold a scale of this Q or DQ, or the graph computes it."""
+    """Return whether FP16 cannot hold a scale of this Q or DQ, or the graph computes the scale."""
     scale = qdq.scales_of(node)
     outside = (scale < SMALLEST) | (scale > LARGEST)
     return scale.size == 0 or bool(outside.any())
 
 
 def _round_scales(nodes: Iterable[ir.Node]) -> None:
-    """Round the scales of these Q and DQ nodes to FP16, so that the two of one pair agree where one
-    of them stays FP32."""
+    """Round the scales of these Q and DQ nodes to FP16.
+
+    The two nodes of a pair then agree even if one of them stays FP32.
+    """
     for node in nodes:
         value = inputs(node)[1]
         scale = qdq.known(value)
@@ -126,7 +131,7 @@ def _values(graph: ir.Graph) -> list[ir.Value]:
 
 
 def _retype_attributes(node: ir.Node) -> None:
-    """Let an operation that is told its type give FP16 in the place of FP32."""
+    """Let an operation whose attributes state its type give FP16 instead of FP32."""
     attributes = node.attributes
     match node.op_type:
         case "Cast" if attributes.get_int("to") == FLOAT:
@@ -139,8 +144,7 @@ def _retype_attributes(node: ir.Node) -> None:
 
 
 def _convert(graph: ir.Graph, value: ir.Value, half: Collection[ir.Node]) -> None:
-    """Give the value the type that its producer makes now, and every user the type that it
-    takes."""
+    """Give the value the type that its producer now gives, and each user the type that it needs."""
     made = _type_of(value.producer() in half)
     wrong = [place for place in value.uses() if _taken(place, half) != made]
     if made == HALF:
@@ -154,14 +158,14 @@ def _type_of(is_half: bool) -> ir.DataType:
 
 
 def _taken(place: Place, half: Collection[ir.Node]) -> ir.DataType:
-    """Return the type that the operation takes at this place."""
+    """Return the type that the operation needs at this place."""
     node, index = place
     is_float = (node.op_type, index) in FLOAT_INPUTS
     return _type_of(node in half and not is_float)
 
 
 def _as_half(graph: ir.Graph, value: ir.Value) -> ir.Value:
-    """Return the value in FP16, beside it: stored where the file stores it, else a Cast."""
+    """Return the value in FP16: a new initializer if the value is a constant, else a Cast."""
     constant = qdq.constant(value)
     if constant is None or value.is_graph_input():
         return _cast(graph, value, HALF)
@@ -169,8 +173,10 @@ def _as_half(graph: ir.Graph, value: ir.Value) -> ir.Value:
 
 
 def _make_half(graph: ir.Graph, value: ir.Value, wrong: Collection[Place]) -> None:
-    """Let the value be FP16, and what is to stay FP32 read a Cast of it: these uses, and the
-    model's output, which keeps its name."""
+    """Make the value FP16, and let these uses and the model's output read a Cast of it to FP32.
+
+    The model's output keeps its name.
+    """
     is_output = value.is_graph_output()
     if wrong or is_output:
         cast = _cast(graph, value, FLOAT)

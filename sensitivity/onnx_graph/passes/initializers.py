@@ -1,4 +1,4 @@
-"""Add an initializer to a graph."""
+"""Adds initializers to a graph, and removes unread ones."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ from sensitivity.onnx_graph.walk import made_by, remove_unread, there, value_nam
 def add(
     graph: ir.Graph, name: str, array: NDArray[Any], kind: ir.DataType | None = None
 ) -> ir.Value:
-    """Return a new initializer; where the name is taken, a number is put behind it. kind: None for
-    the array's own type."""
+    """Return a new initializer. A number is appended to its name if the name is taken.
+
+    kind: None for the array's own type.
+    """
     free, number = name, 1
     while free in graph.initializers:
         free, number = f"{name}_{number}", number + 1
@@ -31,8 +33,7 @@ def add(
 
 
 def remove_constant(value: ir.Value) -> None:
-    """Remove an initializer, or the Constant that gives the value, where nothing reads it any
-    more. Nothing else is touched."""
+    """Remove an initializer, or the Constant that gives the value, if nothing reads it any more."""
     if value.uses() or value.is_graph_output() or value.is_graph_input():
         return
     constant = made_by(value, "Constant")

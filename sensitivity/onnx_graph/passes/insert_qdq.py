@@ -1,4 +1,4 @@
-"""Put Q/DQ pairs where quantizers are marked."""
+"""Puts Q/DQ pairs at the marks of quantizers."""
 
 from __future__ import annotations
 
@@ -20,20 +20,26 @@ from sensitivity.records import Grid
 
 @dataclass(frozen=True, eq=False)
 class QuantizedWeight:
-    """values: float32, before the quantizer. levels: float32 of the same shape, those of the
-    quantizer's type that it turns them into."""
+    """A weight in front of and behind its quantizer in the simulated model.
+
+    values: float32, in front of the quantizer.
+    levels: float32 of the same shape, the levels that the quantizer gives.
+    """
 
     values: np.ndarray
     levels: np.ndarray
 
 
 class InsertQdq(ir.passes.InPlacePass):
-    """Turn each `Quantizer` mark whose name is in `grids` into Q -> DQ, and remove the others.
+    """Turns each `Quantizer` mark whose name is in `grids` into Q -> DQ, and removes the other
+    marks.
 
-    grids: as `levels.level_type` takes them; the model is of an opset that has them. weights: what
-    each weight quantizer gets and gives in the simulated model. Weights that the user's model
-    computes become initializers; weights are moved, if need be, so that Q gives exactly the
-    simulated levels. Promises an explicit axis and explicit zero points of the levels' type.
+    Every pair gets an explicit axis and explicit zero points of the levels' type. Weights that the
+    user's model computes become initializers. Weights are moved if needed, so that Q gives exactly
+    the simulated levels.
+
+    grids: grids that `levels.level_type` accepts, in a model whose opset has them.
+    weights: weight quantizer -> its weight in the simulated model.
     Raises ExportError for other grids.
     """
 
@@ -53,13 +59,15 @@ class InsertQdq(ir.passes.InPlacePass):
         return ir.passes.PassResult(model, modified=bool(marks))
 
     def _insert(self, graph: ir.Graph, mark: ir.Node, use: int) -> None:
-        """Put a pair in front of the mark. use: how many marks of its quantizer have one
-        already."""
+        """Put a pair in front of the mark.
+
+        use: number of marks of its quantizer that have a pair already.
+        """
         name = mark.attributes.get_string("name")
         grid = self.grids[name]
         kind = level_type(name, grid)
         source = first_input(mark)
-        # Behind another pair, as of INT4 weights in FP8, the values are on a grid already.
+        # Behind another pair, as for INT4 weights in FP8, the values are already on a grid.
         if name in self.weights and qdq.pair_of(source) is None:
             source = _exact(graph, source, self.weights[name], grid, kind)
         suffix = f"_{use}" if use else ""
@@ -77,14 +85,18 @@ class InsertQdq(ir.passes.InPlacePass):
 def _exact(
     graph: ir.Graph, source: ir.Value, weight: QuantizedWeight, grid: Grid, kind: ir.DataType
 ) -> ir.Value:
+    """Return the weight with values for which Q gives exactly the simulated levels."""
     values = qdq.constant(source)
     moved = snapped(weight.values if values is None else values, weight.levels, grid, kind)
     return source if moved is values else add(graph, f"{source.name}.on_grid", moved)
 
 
 def snapped(weight: np.ndarray, levels: np.ndarray, grid: Grid, kind: ir.DataType) -> np.ndarray:
-    """Return the same weight, with the few values moved that Q would not round to `levels`: those
-    on a rounding boundary, or beyond a narrow range. The very same array where there are none."""
+    """Return the weight with those values moved that Q would not round to `levels`.
+
+    These are values on a rounding boundary, or beyond a narrow range. If there are none, the same
+    array is returned.
+    """
     scale = spread(grid.scale, grid, weight.shape)
     wrong = nearest_levels(weight / scale, kind) != levels
     if not wrong.any():
@@ -99,14 +111,16 @@ def to_levels(
     axis: int | None,
     limits: tuple[int, int],
 ) -> np.ndarray:
-    """Return the levels that Q rounds values to, not yet of an integer type. limits: smallest and
-    largest level."""
+    """Return the levels to which Q rounds values, as floating-point numbers.
+
+    limits: smallest and largest level.
+    """
     steps = np.rint(values / along(scale, axis, values.ndim))
     return np.asarray(np.clip(steps + along(zero_point, axis, values.ndim), *limits))
 
 
 def is_per_tensor(grid: Grid) -> bool:
-    """Return whether one scale is for the whole tensor: also where it runs along an axis of one
+    """Return whether one scale holds for the whole tensor, even if the grid has an axis of one
     entry."""
     has_one_scale = grid.scale.size == 1 and grid.block is None
     return grid.axis is None or has_one_scale
@@ -115,8 +129,7 @@ def is_per_tensor(grid: Grid) -> bool:
 def _parameters(
     graph: ir.Graph, name: str, grid: Grid, kind: ir.DataType
 ) -> tuple[ir.Value, ir.Value]:
-    """Return the initializers for scale and zero point, scalars per tensor; shared by all uses of
-    one quantizer."""
+    """Return the initializers of scale and zero point, which all uses of one quantizer share."""
     names = f"{name}.scale", f"{name}.zero_point"
     if names[0] in graph.initializers:
         return graph.initializers[names[0]], graph.initializers[names[1]]
@@ -126,7 +139,7 @@ def _parameters(
 
 
 def _shaped(grid: Grid) -> np.ndarray:
-    """Return the scales of a grid: [] per tensor, [channels] per channel, in blocks as they are."""
+    """Return the scales of a grid: [] per tensor, [channels] per channel, unchanged in blocks."""
     if is_per_tensor(grid):
         return grid.scale.reshape(())
     if grid.block:

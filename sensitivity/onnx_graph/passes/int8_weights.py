@@ -1,4 +1,4 @@
-"""Weights stored as INT8, in the place of FP32 and a Q node."""
+"""Stores weights as INT8 instead of FP32 and a Q."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sensitivity.onnx_graph.passes.insert_qdq import to_levels
 
 @dataclass(frozen=True, eq=False)
 class _FloatWeight:
-    """A pair of a weight that is stored as `values`, in float."""
+    """A pair whose weight is stored as `values`, in float."""
 
     pair: qdq.Pair
     values: np.ndarray
@@ -25,8 +25,10 @@ class _FloatWeight:
 
 
 class Int8Weights(RewriteInTurn[qdq.Pair, _FloatWeight]):
-    """FP32 initializer -> Q -> DQ becomes INT8 initializer -> DQ: the same levels, whatever type
-    the rest computes in."""
+    """Turns FP32 initializer -> Q -> DQ into INT8 initializer -> DQ, with the same levels.
+
+    The levels do not depend on the type that the rest of the graph computes in.
+    """
 
     def places(self, graph: ir.Graph) -> Iterable[qdq.Pair]:
         return qdq.pairs(graph)

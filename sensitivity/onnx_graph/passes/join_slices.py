@@ -1,4 +1,4 @@
-"""A value that is cut in pieces only to be put together again, beside others, is passed whole."""
+"""Passes a value whole if it is cut into pieces only to be joined again, beside other values."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Values = Sequence[ir.Value | None]
 
 @dataclass(frozen=True, eq=False)
 class _Joined:
-    """A Concat, and the fewer values that it can read in the place of its own."""
+    """A Concat, and the fewer values that it can read instead of its own."""
 
     concat: ir.Node
     values: Values
@@ -31,7 +31,7 @@ class _Joined:
 
 @dataclass(frozen=True, eq=False)
 class _Piece:
-    """What a Slice cuts out of `whole`, from `start` up to `end`."""
+    """What a Slice cuts out of `whole`, from `start` up to but not including `end`."""
 
     whole: ir.Value
     start: int
@@ -39,7 +39,7 @@ class _Piece:
 
 
 class JoinSlices(RewriteInTurn[ir.Node, _Joined]):
-    """Concat(x[0:a], x[a:n], y) becomes Concat(x, y), as in the C2f blocks of YOLOv8. No value
+    """Turns Concat(x[0:a], x[a:n], y) into Concat(x, y), as in the C2f blocks of YOLOv8. No value
     changes."""
 
     def places(self, graph: ir.Graph) -> Iterable[ir.Node]:
@@ -57,8 +57,7 @@ class JoinSlices(RewriteInTurn[ir.Node, _Joined]):
 
 
 def _joined(values: Values, axis: int) -> Values:
-    """Return the same values, with every run of pieces that make up a whole replaced by the
-    whole."""
+    """Return the values with each run of pieces that make up a whole replaced by the whole."""
     match_whole = partial(_whole, axis=axis)
     joined: list[ir.Value | None] = []
     while values:
@@ -69,8 +68,10 @@ def _joined(values: Values, axis: int) -> Values:
 
 
 def _whole(values: Values, axis: int) -> tuple[ir.Value, int]:
-    """Return the value that the first ones are all pieces of, in order, and how many they are.
-    Raises NoMatch where they are not."""
+    """Return the value that the first values are all pieces of, in order, and their number.
+
+    Raises NoMatch if they are not.
+    """
     whole = _piece(values[0], axis).whole
     reached = 0
     for count, value in enumerate(values, 1):
@@ -84,8 +85,11 @@ def _whole(values: Values, axis: int) -> tuple[ir.Value, int]:
 
 
 def _piece(value: ir.Value | None, axis: int) -> _Piece:
-    """Return what the value is a piece of. Raises NoMatch unless it is a Slice of a value of known
-    size, along this axis, in steps of 1."""
+    """Return what the value is a piece of.
+
+    Raises NoMatch unless it is a Slice along this axis, in steps of 1, of a value whose size is
+    known.
+    """
     node = needed(made_by(value, "Slice"))
     whole = needed(given(node, 0))
     size = needed(size_of(whole, axis))
@@ -95,8 +99,10 @@ def _piece(value: ir.Value | None, axis: int) -> _Piece:
 
 
 def _limits(node: ir.Node, axis: int) -> tuple[int, int]:
-    """Start and end of a Slice as the file has them. Raises NoMatch where it cuts along another
-    axis, or in larger steps."""
+    """Return the start and the end of a Slice as the file states them.
+
+    Raises NoMatch if it cuts along another axis, or in larger steps.
+    """
     constants = map(qdq.constant, node.inputs[1:])
     numbers = list(map(qdq.only_number, constants))
     require(len(numbers) >= 3)

@@ -1,4 +1,4 @@
-"""Float weights that stay float in ONNX Runtime."""
+"""Keeps float weights in float in ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from sensitivity.onnx_graph.passes.copy_of import copy_of
 
 
 class KeepFloat(RewriteInTurn[IntegerLayer, IntegerLayer]):
-    """Put a Sum of one value between a layer with a float weight and the Q behind it, where ONNX
-    Runtime would quantize the weight again."""
+    """Puts a Sum of one value between a layer with a float weight and the Q behind it.
+
+    Without it, ONNX Runtime would quantize the weight.
+    """
 
     def places(self, graph: ir.Graph) -> Iterable[IntegerLayer]:
         return integer_layers(graph)

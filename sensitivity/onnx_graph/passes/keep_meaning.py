@@ -1,4 +1,4 @@
-"""Layers that mean in ONNX Runtime what the file says."""
+"""Rewrites layers so that ONNX Runtime computes them as the file says."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ from sensitivity.onnx_graph.walk import graph_of, insert_behind, there
 
 
 class KeepMeaning(ir.passes.InPlacePass):
-    """Write in another way what ONNX Runtime would fuse into an operator that can say less.
+    """Rewrites what ONNX Runtime would fuse into an operator that cannot express it. No value
+    changes.
 
-    A bias of another scale becomes float: the loader puts it on the grid that it needs. Weights
-    with scales along another axis than the outputs, or of a shape that no MatMul takes, and pools
-    with dilations, get a Sum of one value that keeps them out of the fusion; they are computed in
-    float. Dilations of 1 are left out. No value changes.
+    A bias of another scale becomes float, and the loader puts it on the grid that it needs. Weights
+    with scales along another axis than the outputs, or of a shape that no integer MatMul takes, and
+    pools with dilations get a Sum of one value that keeps them out of the fusion; they are computed
+    in float. Dilations that are all 1 are removed.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
@@ -43,6 +44,7 @@ class KeepMeaning(ir.passes.InPlacePass):
 
 
 def _keep_dilations(pool: ir.Node) -> None:
+    """Remove the dilations of a pool if they are all 1, else keep the pool out of the fusion."""
     if set(pool.attributes.get_ints("dilations", ())) == {1}:
         pool.attributes.pop("dilations")
         return
@@ -55,6 +57,7 @@ def _keep_dilations(pool: ir.Node) -> None:
 
 
 def _read_a_copy(node: ir.Node, index: int) -> None:
+    """Let the node read this input through a Sum of one value."""
     same = copy_of(there(node.inputs[index]), "same")
     graph_of(node).insert_before(node, same)
     node.replace_input_with(index, same.outputs[0])

@@ -1,10 +1,10 @@
-"""Move a DequantizeLinear in front of operations that only move integers, so that it stands behind
-its QuantizeLinear.
+"""Moves a DequantizeLinear in front of operations that only move integers, directly behind its
+QuantizeLinear.
 
 x -> Q -> MaxPool -> Transpose -> DQ -> Conv  becomes  x -> Q -> DQ -> MaxPool -> Transpose -> Conv
 
-The values are the same: such operations give each integer as it came, and a MaxPool or ReduceMax
-the integer of the largest value.
+No value changes: such operations pass integers on unchanged, and a MaxPool or ReduceMax gives the
+integer of the largest value.
 """
 
 from __future__ import annotations
@@ -36,23 +36,23 @@ FIRST_INPUT = {
     "Split", "Squeeze", "Tile", "Transpose",
     "Unsqueeze",
 }  # fmt: skip
-"""Operations whose output holds values of their first input, and what else they read is no value of
-a tensor."""
+"""Operations whose output holds values of their first input. Their other inputs are not values of a
+tensor."""
 
 MOVED = dict.fromkeys(FIRST_INPUT, (0,)) | {"Where": (1, 2)}
-"""By kind of operation: the places of the inputs whose values come out of it. A Concat has as many
-as it has inputs."""
+"""Operation -> indices of the inputs whose values it passes on. A Concat passes on all its
+inputs."""
 
 ORDERED = {"MaxPool", "ReduceMax", "ReduceMin"}
-"""Those that compare integers: as their values are ordered, unless a scale is negative."""
+"""Those that compare integers, which have the same order as their values unless a scale is
+negative."""
 
 PAD_VALUE = 2
-"""Input of Pad that holds the value to fill with."""
+"""Index of the input of Pad that holds the fill value."""
 
 
 class LiftDequantize(ir.passes.InPlacePass):
-    """Leaves a DQ where it is if its channels or blocks could not be told behind the operation any
-    more."""
+    """Moves each DQ as far forward as its channels or blocks can still be told."""
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         lifted: dict[Any, ir.Node] = {}
@@ -67,14 +67,17 @@ class LiftDequantize(ir.passes.InPlacePass):
             changed = True
         if changed:
             remove_dead(model.graph)
-            model.graph.sort()  # constants may stand behind what reads them now
+            model.graph.sort()  # constants may now stand behind what reads them
         return ir.passes.PassResult(model, modified=changed)
 
 
 @dataclass(frozen=True)
 class _Mover:
-    """node: the operation. moved: places of the inputs whose integers it moves. axis: of the
-    channels in front of it; None for one scale."""
+    """An operation that moves integers.
+
+    moved: indices of the inputs whose integers it moves.
+    axis: channel axis in front of the operation; None for one scale.
+    """
 
     node: ir.Node
     moved: tuple[int, ...]
@@ -82,8 +85,11 @@ class _Mover:
 
 
 def _mover_before(dequantize: ir.Node) -> _Mover:
-    """Return the operation in front of a DQ. Raises NoMatch unless it moves integers of a Q or of
-    the file, and the DQ can be in front of it."""
+    """Return the operation in front of a DQ.
+
+    Raises NoMatch unless it moves integers from a Q or from the file, and the DQ can stand in front
+    of it.
+    """
     node = needed(producer(dequantize.inputs[0]))
     scale = needed(qdq.constant(dequantize.inputs[1]))
     places = moved_places(node)
@@ -100,7 +106,7 @@ def _mover_before(dequantize: ir.Node) -> _Mover:
 
 
 def moved_places(node: ir.Node) -> tuple[int, ...]:
-    """Return which inputs hold the values that come out of this operation; none where it
+    """Return the indices of the inputs whose values the operation passes on; none if it
     computes."""
     if node.op_type == "Concat":
         return tuple(range(len(node.inputs)))
@@ -108,7 +114,7 @@ def moved_places(node: ir.Node) -> tuple[int, ...]:
 
 
 def _only_moves(node: ir.Node) -> bool:
-    """Return whether this one, with its attributes, computes nothing."""
+    """Return whether the operation computes nothing with the attributes that it has."""
     match node.op_type:
         case "Resize":
             return qdq.takes_nearest(node) and "extrapolation_value" not in node.attributes
@@ -121,8 +127,8 @@ def _only_moves(node: ir.Node) -> bool:
 
 
 def is_quantized(value: ir.Value | None) -> bool:
-    """Return whether integers come from a Q or are stored in the file, perhaps moved or clipped
-    since."""
+    """Return whether integers come from a Q or from the file, directly or through moves and
+    Clips."""
     if qdq.constant(value) is not None:
         return True
     node = producer(value)
@@ -137,14 +143,18 @@ def is_quantized(value: ir.Value | None) -> bool:
 
 
 def _axis_before(node: ir.Node, axis: int, dimensions: int) -> int:
-    """Where the channel axis is in front of the operation. Raises NoMatch where it is not there as
-    it is behind. dimensions: of the scales; several where they are in blocks."""
+    """Return the channel axis in front of the operation.
+
+    axis: the channel axis behind it.
+    dimensions: rank of the scales; more than 1 for blocks.
+    Raises NoMatch if the channels in front are not those behind.
+    """
     require(dimensions <= 1)
     match node.op_type:
         case "Identity":
             return axis
         case "MaxPool":
-            # It leaves every channel of axis 0 and 1 in its place.
+            # A MaxPool does not move the channels of axis 0 and 1.
             require(axis in (0, 1))
             return axis
         case "Transpose":
@@ -157,8 +167,11 @@ def _axis_before(node: ir.Node, axis: int, dimensions: int) -> int:
 def _lift(
     graph: ir.Graph, mover: _Mover, dequantize: ir.Node, lifted: dict[Any, ir.Node]
 ) -> list[ir.Node]:
-    """Let the operation move what the DQ gives. Returns the new DQs, which may be lifted
-    further."""
+    """Let the operation move the output of the DQ, and return the new DQs, which may be moved
+    further.
+
+    lifted: operations on float values by what they replace, to which new ones are added.
+    """
     node, made = mover.node, []
     levels, graph_of_mover = first_input(dequantize), graph_of(node)
     key = (node, *dequantize.inputs[1:], mover.axis)
@@ -200,8 +213,10 @@ def _dequantize(old: ir.Node, levels: ir.Value | None, mover: _Mover, place: int
 
 
 def _copy(node: ir.Node, inputs: list[ir.Value | None], dequantize: ir.Node) -> ir.Node:
-    """Return the operation on float values. It keeps its name: where others still read its
-    integers, they are named anew."""
+    """Return the operation on float values, with the original's name.
+
+    The original is renamed, since others may still read its integers.
+    """
     outputs = [
         ir.Value(
             name=f"{value.name}_{dequantize.name}",
@@ -219,8 +234,10 @@ def _copy(node: ir.Node, inputs: list[ir.Value | None], dequantize: ir.Node) -> 
 def _with_fill(
     graph: ir.Graph, node: ir.Node, inputs: list[ir.Value | None], dequantize: ir.Node
 ) -> list[ir.Value | None]:
-    """Return the inputs of a Pad with the float value of the integer that it fills with, which is 0
-    where it names none."""
+    """Return the inputs of a Pad with its fill value in float.
+
+    Without a fill value, a Pad fills with the integer 0.
+    """
     scale = qdq.known(dequantize.inputs[1])
     level = _first(qdq.constant(given(node, PAD_VALUE)))
     offset = _first(qdq.constant(qdq.zero_point_value(dequantize)))
@@ -231,13 +248,13 @@ def _with_fill(
 
 
 def _first(levels: NDArray[Any] | None) -> int:
-    """Return the first of these integers; 0 where the file leaves them out."""
+    """Return the first of these integers; 0 if the file leaves them out."""
     return 0 if levels is None else int(levels.reshape(-1)[0])
 
 
 def _replace(old: ir.Value, new: ir.Value) -> None:
-    """Let all that reads the old value read the new one, under the name that a graph's output
-    has."""
+    """Let all readers of the old value read the new one, which takes over the name of a graph
+    output."""
     if old.is_graph_output():
         old.name, new.name = f"{old.name}_moved", old.name
         new.type, new.shape = old.type, old.shape
@@ -245,7 +262,6 @@ def _replace(old: ir.Value, new: ir.Value) -> None:
 
 
 def remove_dead(graph: ir.Graph) -> None:
-    """Remove what quantizes, dequantizes or moves and is read by nothing, from the last to the
-    first."""
+    """Remove Qs, DQs and moving operations that nothing reads, from the last to the first."""
     candidates = of_kind(graph.all_nodes(), *qdq.PAIR, *MOVED, "Concat")
     remove_unread(reversed(candidates))

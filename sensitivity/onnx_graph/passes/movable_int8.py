@@ -1,4 +1,4 @@
-"""Activations that ONNX Runtime can move a DQ behind, from opset 21 on."""
+"""Makes int8 activations loadable in ONNX Runtime, which moves DQs from opset 21 on."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from sensitivity.onnx_graph.passes.unsigned import UnsignedActivations
 
 
 class MovableInt8(ir.passes.InPlacePass):
-    """Turn int8 activations into uint8 on the same grid in files that ONNX Runtime else cannot
-    load."""
+    """Turns int8 activations into uint8 on the same grid in files that ONNX Runtime could not load
+    otherwise."""
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         if not any(moved_int8(model)):

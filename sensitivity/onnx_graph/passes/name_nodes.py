@@ -1,4 +1,4 @@
-"""Name the operation of each layer after the layer, so that engines and reports speak the user's
+"""Names the operation of each layer after the layer, so that engines and reports use the user's
 names."""
 
 from __future__ import annotations
@@ -11,16 +11,18 @@ import onnx_ir as ir
 from sensitivity.onnx_graph.marks import all_marks
 
 _Operation = tuple[str, ir.Node]
-"""A layer, and an operation that one of its quantizers reaches."""
+"""A layer and an operation that one of its quantizers reaches."""
 
 
 class NameNodes(ir.passes.InPlacePass):
-    """Give the one operation behind each `Quantizer` mark the name of the quantizer's layer.
+    """Gives the one operation behind each `Quantizer` mark the name of the quantizer's layer.
 
-    layers: quantizer's name to layer's name. A layer called again is named `layer_1`, `layer_2`,
-    ... Operations behind quantizers of several layers, and layers that quantize for several
-    operations, keep the exporter's names. So does an operation that shares only one of a layer's
-    quantizers, such as the Add of a shortcut.
+    A layer that is called again is named `layer_1`, `layer_2`, ... Operations behind quantizers of
+    several layers, and of layers that quantize for several operations, keep the exporter's names.
+    So does an operation that shares only one of a layer's quantizers, such as the Add of a
+    shortcut.
+
+    layers: name of a quantizer -> name of its layer.
     """
 
     def __init__(self, layers: Mapping[str, str]) -> None:
@@ -33,7 +35,8 @@ class NameNodes(ir.passes.InPlacePass):
         return ir.passes.PassResult(model, modified=bool(named))
 
     def _reached(self, graph: ir.Graph) -> Counter[_Operation]:
-        """Return how many quantizers of a layer reach an operation, and no other one."""
+        """Return (layer, operation) -> number of the layer's quantizers that reach this operation
+        alone."""
         reached: Counter[_Operation] = Counter()
         for mark in all_marks(graph.all_nodes(), "Quantizer"):
             layer = self.layers.get(mark.attributes.get_string("name"))
@@ -44,7 +47,8 @@ class NameNodes(ir.passes.InPlacePass):
 
 
 def _names(reached: Mapping[_Operation, int]) -> dict[ir.Node, str]:
-    """Return the name of each operation that most of a layer's quantizers reach, in their order."""
+    """Return operation -> its name, for the operations that most of a layer's quantizers reach, in
+    their order."""
     most: Counter[str] = Counter()
     for (layer, _), count in reached.items():
         most[layer] = max(count, most[layer])
@@ -58,7 +62,8 @@ def _names(reached: Mapping[_Operation, int]) -> dict[ir.Node, str]:
 
 
 def _operations(mark: ir.Node) -> list[ir.Node]:
-    """Return what uses the quantized value; a weight reaches its MatMul through a Transpose."""
+    """Return the operations that use the quantized value. A weight reaches its MatMul through a
+    Transpose."""
     found: list[ir.Node] = []
     for user in mark.outputs[0].consumers():
         found += user.outputs[0].consumers() if user.op_type == "Transpose" else [user]

@@ -1,5 +1,5 @@
-"""Names that are unique over all graphs: bodies beside each other may share them, and then their
-pairs look alike."""
+"""Makes names unique over all graphs. Subgraphs beside each other may share names, which makes
+their pairs look alike."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from sensitivity.onnx_graph.walk import all_outputs
 
 
 class NamesOfBodies(ir.passes.InPlacePass):
-    """Give values and nodes of the bodies of If, Loop and Scan another name where theirs is taken.
-    The main graph keeps its own."""
+    """Renames values and nodes of the subgraphs of If, Loop and Scan whose names are taken. The
+    main graph keeps its names."""
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         values = {value.name for value in _values(model.graph)}
@@ -25,14 +25,14 @@ class NamesOfBodies(ir.passes.InPlacePass):
 
 
 def _values(graph: ir.Graph) -> Iterable[ir.Value]:
-    """Return every value that the graph itself makes or is given, once."""
+    """Return every input, initializer and computed value of the graph, once."""
     values = [*graph.inputs, *graph.initializers.values(), *all_outputs(graph)]
     return dict.fromkeys(values)
 
 
 def _rename(named: Iterable[ir.Value] | Iterable[ir.Node], taken: set[str | None]) -> bool:
-    """Give another name to what has a taken one; all names count as taken afterwards. Whether any
-    had one."""
+    """Rename the items whose names are taken, and return whether there were any. All names count as
+    taken afterwards."""
     modified = False
     for each in named:
         name, number = each.name, 1

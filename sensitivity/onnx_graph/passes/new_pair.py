@@ -1,4 +1,4 @@
-"""Make a Q/DQ pair."""
+"""Makes Q/DQ pairs."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ def new_pair(
     names: tuple[str | None, str | None],
     block: int | None = None,
 ) -> tuple[ir.Node, ir.Node]:
-    """Return a Q of this value and the DQ behind it, in no graph yet.
+    """Return a Q of this value and the DQ behind it, not yet in any graph.
 
-    parameters: scale and zero point. axis: None for a scale per tensor. names: of the two nodes.
-    block: how many values along the axis have one scale; None where one is for a channel.
+    parameters: scale and zero point.
+    axis: None for a scale per tensor.
+    names: names of the two nodes.
+    block: number of values along the axis that share one scale; None for a scale per channel.
     """
     attributes = {} if axis is None else {"axis": axis}
     attributes |= {} if block is None else {"block_size": block}

@@ -1,4 +1,4 @@
-"""Limits on integers between Q and DQ, written as one Clip directly behind the Q.
+"""Writes limits on integers between Q and DQ as one Clip directly behind the Q.
 
 x -> Q -> Max(-7) -> Min(7) -> DQ          becomes     x -> Q -> Clip(-7, 7) -> DQ
 x -> Q -> Transpose -> Clip(-7, 7) -> DQ   becomes     x -> Q -> Clip(-7, 7) -> Transpose -> DQ
@@ -19,16 +19,17 @@ from sensitivity.onnx_graph.passes.lift_dequantize import FIRST_INPUT, is_quanti
 from sensitivity.onnx_graph.walk import first_input, graph_of, made_by, of_kind, remove_unread
 
 LIMITS = {"Max": 1, "Min": 2}
-"""Operations that limit integers from one side, and which input of a Clip does the same."""
+"""Operation that limits integers from one side -> index of the input of Clip that does the same."""
 
 CAN_BE_BEHIND = FIRST_INPUT - {"Pad"}
-"""Operations that a Clip may stand in front of as well as behind. A Pad brings values of its
-own."""
+"""Operations that a Clip can stand in front of instead of behind. A Pad adds values of its own."""
 
 
 class OneClipPerPair(ir.passes.InPlacePass):
-    """The integers are the same. Limits that the graph computes, and limits for each channel, stay
-    as they are."""
+    """Writes limits on integers as one Clip per pair. No integer changes.
+
+    Limits that the graph computes, and limits per channel, stay as they are.
+    """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         all_three = ir.passes.Sequential(_LimitsAsClips(), _ClipsBeforeMovers(), _ClipsOfClips())
@@ -45,7 +46,7 @@ class _Limited:
 
 
 class _LimitsAsClips(RewriteUntilNone[ir.Node, _Limited]):
-    """Write a Max or Min of integers and a constant as a Clip."""
+    """Writes a Max or Min of integers and a constant as a Clip."""
 
     def places(self, graph: ir.Graph) -> Iterable[ir.Node]:
         return of_kind(graph.all_nodes(), *LIMITS)
@@ -53,7 +54,7 @@ class _LimitsAsClips(RewriteUntilNone[ir.Node, _Limited]):
     def match(self, place: ir.Node) -> _Limited:
         require(len(place.inputs) == 2)
         levels, limit = place.inputs
-        # Either of the two inputs may be the constant.
+        # Either input may be the constant.
         if qdq.constant(levels) is not None:
             levels, limit = limit, levels
         number = needed(qdq.constant(limit))
@@ -70,7 +71,10 @@ class _LimitsAsClips(RewriteUntilNone[ir.Node, _Limited]):
 
 @dataclass(frozen=True, eq=False)
 class _Moved:
-    """A Clip of the one value that an operation moves. levels: the value in between."""
+    """A Clip behind an operation that moves one value.
+
+    levels: the value between the two.
+    """
 
     clip: ir.Node
     levels: ir.Value
@@ -78,7 +82,7 @@ class _Moved:
 
 
 class _ClipsBeforeMovers(RewriteUntilNone[ir.Node, _Moved]):
-    """Let a Clip limit integers before they are moved."""
+    """Moves a Clip in front of the operation that moves the integers."""
 
     def places(self, graph: ir.Graph) -> Iterable[ir.Node]:
         return of_kind(graph.all_nodes(), "Clip")
@@ -113,7 +117,10 @@ class _ClipsBeforeMovers(RewriteUntilNone[ir.Node, _Moved]):
 
 @dataclass(frozen=True, eq=False)
 class _Double:
-    """A Clip of what the Clip `before` gives. limits: of the two together."""
+    """A Clip of the output of the Clip `before`.
+
+    limits: limits of the two together.
+    """
 
     clip: ir.Node
     before: ir.Node
@@ -121,7 +128,7 @@ class _Double:
 
 
 class _ClipsOfClips(RewriteUntilNone[ir.Node, _Double]):
-    """Write a Clip of what a Clip gives as one."""
+    """Merges two Clips in a row."""
 
     def places(self, graph: ir.Graph) -> Iterable[ir.Node]:
         return of_kind(graph.all_nodes(), "Clip")
@@ -147,7 +154,7 @@ class _ClipsOfClips(RewriteUntilNone[ir.Node, _Double]):
 
 
 def _replace(node: ir.Node, inputs: list[ir.Value | None]) -> None:
-    """Put a Clip of these inputs in the node's place."""
+    """Replace the node by a Clip of these inputs."""
     output = node.outputs[0]
     given = ir.Value(name=f"{output.name}_limited", type=output.type, shape=output.shape)
     clip = ir.Node("", "Clip", inputs, name=node.name, outputs=[given])
@@ -157,6 +164,8 @@ def _replace(node: ir.Node, inputs: list[ir.Value | None]) -> None:
 
 
 def _hand_over(old: ir.Value, new: ir.Value) -> None:
+    """Let all readers of the old value read the new one, which takes over the name of a graph
+    output."""
     if old.is_graph_output():
         old.name, new.name = f"{old.name}_before", old.name
     ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)

@@ -1,5 +1,5 @@
-"""Where Q and DQ have different grids the pair also scales, shifts or casts: let operations of
-their own do that.
+"""Moves the scaling, shifting or casting of a pair whose Q and DQ have different grids into
+operations behind it.
 
 x -> Q(a) -> DQ(b) -> Conv     becomes     x -> Q(a) -> DQ(a) -> Mul(b / a) -> Conv
 """
@@ -21,13 +21,16 @@ from sensitivity.onnx_graph.passes.initializers import add
 from sensitivity.onnx_graph.walk import all_outputs, graph_of
 
 Step = tuple[str, NDArray[Any] | None]
-"""An operation behind the pair, and its second input; None for a Cast."""
+"""An operation behind the pair and its second input; None for a Cast."""
 
 
 class OneGridPerPair(ir.passes.InPlacePass):
-    """Leaves pairs with scales in blocks as they are, and those by channel of a tensor whose number
-    of axes is not known: what is left is refused (`differing_grids`). Grids that the graph computes
-    are not looked at."""
+    """Gives the DQ of each pair the grid of its Q. No value changes.
+
+    Pairs with scales in blocks, and those with scales per channel of a tensor whose rank is not
+    known, stay as they are; `differing_grids` finds them, and they are refused. Grids that the
+    graph computes are not examined.
+    """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         modified = False
@@ -41,7 +44,11 @@ class OneGridPerPair(ir.passes.InPlacePass):
 
 @dataclass(frozen=True, eq=False)
 class _Grid:
-    """scale: one, or one for each channel along `axis`. zero_point: integers of the same shape."""
+    """A grid of a Q or DQ.
+
+    scale: one, or one per channel along `axis`.
+    zero_point: integers of the same shape.
+    """
 
     scale: NDArray[Any]
     zero_point: NDArray[np.int64]
@@ -57,10 +64,9 @@ class _Grid:
 
 @dataclass(frozen=True, eq=False)
 class _TwoGrids:
-    """A pair whose Q has the grid `own`, and its DQ `other`.
+    """A pair whose Q has the grid `own` and whose DQ has the grid `other`.
 
-    rank: how many axes the pair's tensor has; None where that is not known, or was not looked
-    up.
+    rank: rank of the pair's tensor; None if it is not known, or was not looked up.
     """
 
     pair: qdq.Pair
@@ -80,7 +86,8 @@ def differing_grids(graph: ir.Graph) -> list[qdq.Pair]:
 
 
 def _two_grids(pair: qdq.Pair) -> _TwoGrids:
-    """Raises NoMatch where Q and DQ have the same grid, or one is not known."""
+    """Return the pair with its two grids. Raises NoMatch if they are the same, or one is not
+    known."""
     quantize = needed(pair.quantize)
     own, other = _grid(quantize), _grid(pair.dequantize)
     require(not own.equals(other))
@@ -88,7 +95,7 @@ def _two_grids(pair: qdq.Pair) -> _TwoGrids:
 
 
 def _grid(node: ir.Node) -> _Grid:
-    """Return the grid of a Q or DQ. Raises NoMatch where the graph computes it."""
+    """Return the grid of a Q or DQ. Raises NoMatch if the graph computes it."""
     scale = needed(qdq.constant(node.inputs[1]))
     zero_point = np.zeros(scale.shape)
     given = qdq.zero_point_value(node)
@@ -99,8 +106,10 @@ def _grid(node: ir.Node) -> _Grid:
 
 
 def _with_ranks(model: ir.Model) -> list[_TwoGrids]:
-    """Return all pairs of two grids. Ranks are looked up only where a grid is by channel: that
-    takes a copy of the model."""
+    """Return all pairs with two grids.
+
+    Ranks are looked up only if some grid is per channel, because that takes a copy of the model.
+    """
     found = list(matches(_two_grids, qdq.pairs(model.graph)))
     if not any(two.is_by_channel for two in found):
         return found
@@ -109,7 +118,7 @@ def _with_ranks(model: ir.Model) -> list[_TwoGrids]:
 
 
 def _ranks(model: ir.Model) -> dict[str | None, int]:
-    """Value -> its number of axes, where it can be known."""
+    """Return name of a value -> its rank, if that can be known."""
     known = model.clone()
     common.ShapeInferencePass()(known)
     values = [*known.graph.inputs, *known.graph.initializers.values()]
@@ -118,14 +127,16 @@ def _ranks(model: ir.Model) -> dict[str | None, int]:
 
 
 def _steps(two: _TwoGrids) -> list[Step]:
-    """Return what turns values of the pair's own grid into what its DQ gives. Raises NoMatch where
-    that cannot be written."""
+    """Return the operations that turn values of the pair's own grid into what its DQ gives.
+
+    Raises NoMatch if that cannot be written.
+    """
     own, other, rank = two.own, two.other, two.rank
     has_blocks = max(own.scale.ndim, other.scale.ndim) > 1
     require(not has_blocks)
     require(rank is not None or not two.is_by_channel)
     kind = other.scale.dtype
-    # A scale that was only rounded to the other type is no factor.
+    # A scale that was only rounded to the other type needs no factor.
     old_scale, new_scale = (
         _shaped(grid.scale.astype(kind).astype(np.float64), grid, rank) for grid in (own, other)
     )
@@ -149,7 +160,7 @@ def _shaped(values: NDArray[Any], grid: _Grid, rank: int | None) -> NDArray[Any]
 
 
 def _unify(graph: ir.Graph, two: _TwoGrids, steps: list[Step]) -> None:
-    """Let the DQ have the grid of its Q, and these operations follow it."""
+    """Give the DQ the grid of its Q, and let these operations follow it."""
     pair, output = two.pair, two.pair.output
     kind = ir.DataType.from_numpy(two.other.scale.dtype)
     new = _on_own_grid(two)
@@ -162,7 +173,7 @@ def _unify(graph: ir.Graph, two: _TwoGrids, steps: list[Step]) -> None:
             inputs, attributes = [value, add(graph, name, operand)], {}
         made.append(ir.node(operation, inputs, attributes, name=name, outputs=[result]))
         value = result
-    if output.is_graph_output():  # what is read where the DQ's was has its name
+    if output.is_graph_output():  # the new output takes over the name
         output.name, value.name = f"{output.name}_unified", output.name
     graph_here = graph_of(pair.dequantize)
     graph_here.insert_before(pair.dequantize, made)

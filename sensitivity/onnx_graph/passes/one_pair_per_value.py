@@ -1,4 +1,4 @@
-"""One Q/DQ pair for each activation, read by all that can compute in integers."""
+"""Gives each activation one Q/DQ pair, which all operations read that can compute in integers."""
 
 from __future__ import annotations
 
@@ -17,14 +17,13 @@ ELEMENTWISE = {
 
 
 ONLY_SHAPE = {"Shape", "Size"}
-"""Operations that read no values: integers will do."""
+"""Operations that read no values, so that integers will do."""
 
 
 class OnePairPerValue(ir.passes.InPlacePass):
-    """Where an activation is quantized, let operations without weights read the quantized value
-    too.
+    """Lets operations without weights read the quantized value of an activation that has a pair.
 
-    Several pairs on one value become one, with the largest scale. Weighted operations that are left
+    Several pairs on one value become one with the largest scale. Weighted operations that are left
     unquantized keep reading the unquantized value.
     """
 
@@ -38,13 +37,16 @@ class OnePairPerValue(ir.passes.InPlacePass):
 
 
 def share(value: ir.Value, found: list[qdq.Pair]) -> bool:
-    """Let all that reads one of these pairs of `value` read the pair with the largest scale, and
-    whatever reads the value itself and can. Whether that changed anything."""
+    """Let all readers of these pairs of `value` read the pair with the largest scale, and return
+    whether anything changed.
+
+    Readers of the value itself that have integer kernels read this pair too.
+    """
     kept = max(found, key=_largest_scale)
     others = [pair for pair in found if pair is not kept]
     for pair in others:
         pair.output.replace_all_uses_with(kept.output)
-    # Where shapes are asked for, integers will do: else the float value would have to be kept too.
+    # Operations that only read the shape get the integers, so that no float value is kept for them.
     in_place = dict.fromkeys(ELEMENTWISE, kept.output)
     in_place |= dict.fromkeys(ONLY_SHAPE, kept.nodes[0].outputs[0])
     uses = [(user, index) for user, index in value.uses() if user.op_type in in_place]

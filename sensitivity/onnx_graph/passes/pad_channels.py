@@ -1,4 +1,4 @@
-"""Channels of zeros, for convolutions whose number of input channels keeps them off the fast
+"""Adds channels of zeros to convolutions whose number of input channels keeps them off the fast
 integer kernel."""
 
 from __future__ import annotations
@@ -15,13 +15,17 @@ from sensitivity.onnx_graph.passes.quantized_conv import QuantizedConv, quantize
 from sensitivity.onnx_graph.walk import name_of
 
 MULTIPLE = 4
-"""ONNX Runtime convolves without unfolding the input where its channels are a multiple of this
-(8-bit dot products)."""
+"""ONNX Runtime convolves without unfolding the input if its channels are a multiple of this (8-bit
+dot products)."""
 
 
 @dataclass(frozen=True, eq=False)
 class _Unpadded:
-    """A convolution with how many channels it is to get. zero_point: of the activation."""
+    """A convolution that needs more channels.
+
+    missing: number of channels to add.
+    zero_point: zero point of the activation.
+    """
 
     conv: QuantizedConv
     missing: int
@@ -29,10 +33,10 @@ class _Unpadded:
 
 
 class PadChannels(RewriteMatches[QuantizedConv, _Unpadded]):
-    """Append channels of zeros to the integers that a convolution reads, and to its weights. No
+    """Appends channels of zeros to the integers that a convolution reads, and to its weights. No
     value changes.
 
-    The first layer of YOLOv8n at 640 pixels, of three channels: 1.0 of 13.4 ms are saved.
+    For the first layer of YOLOv8n at 640 pixels, of three channels, this saves 1.0 of 13.4 ms.
     """
 
     def places(self, graph: ir.Graph) -> Iterable[QuantizedConv]:
@@ -53,7 +57,7 @@ def _pad(graph: ir.Graph, unpadded: _Unpadded) -> None:
     found, channels, zero_point = unpadded.conv, unpadded.missing, unpadded.zero_point
     node, dequantize = found.node, found.given.dequantize
     values, name = found.values, f"{name_of(node)}/Pad"
-    # Where integers are stored their zero point is 0: weights are symmetric.
+    # Stored integers have the zero point 0, because weights are symmetric.
     wider = np.pad(values, [(0, 0), (0, channels), *[(0, 0)] * (values.ndim - 2)])
     stored = add(graph, f"{found.weight.source.name}.padded", wider)
     found.weight.nodes[0].replace_input_with(0, stored)

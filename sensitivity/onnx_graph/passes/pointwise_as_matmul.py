@@ -1,4 +1,4 @@
-"""1x1 convolutions whose output stays in float, as products of matrices."""
+"""Writes 1x1 convolutions whose output stays in float as matrix products."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from sensitivity.onnx_graph.uses import BIAS_INPUT
 from sensitivity.onnx_graph.walk import given, name_of
 
 LAST, FIRST = [0, 2, 3, 1], [0, 3, 1, 2]
-"""Permutations that put the channels of an image last, and back to where they were."""
+"""Permutations that put the channels of an image last, and back."""
 
 
 class PointwiseAsMatMul(RewriteMatches[QuantizedConv, QuantizedConv]):
-    """Conv 1x1 between integers and float becomes MatMul and Add over the channels, with the same
-    weights and scales.
+    """Turns a 1x1 Conv between integers and float into MatMul and Add over the channels, with the
+    same weights and scales.
 
-    ONNX Runtime's integer convolutions give integers only; its integer MatMul gives float too. Sums
-    are exact in integers, where the float convolution rounds them: values change by float rounding.
-    Where the output is quantized again behind an activation, the Transposes cost more than integers
-    save, five times the layer in MobileNetV1 x0.25.
+    ONNX Runtime's integer convolutions give integers only, and its integer MatMul can give float.
+    Its sums are exact, whereas the float convolution rounds them: values change by float rounding.
+    If the output is quantized again behind an activation, the layer stays, since the Transposes
+    cost more than integers save: five times the layer's time in MobileNetV1 x0.25.
     """
 
     def places(self, graph: ir.Graph) -> Iterable[QuantizedConv]:
         return quantized_convs(graph)
 
     def match(self, place: QuantizedConv) -> QuantizedConv:
-        """Raises NoMatch unless it is a 1x1 convolution that keeps pixels in place and gives
+        """Return the convolution. Raises NoMatch unless it is 1x1, keeps pixels in place and gives
         float."""
         require(not place.weight.is_compact)
         require(place.values.shape[2:] == (1, 1))
@@ -46,7 +46,7 @@ class PointwiseAsMatMul(RewriteMatches[QuantizedConv, QuantizedConv]):
 
 
 def _keeps_pixels(node: ir.Node) -> bool:
-    """Return whether each pixel of the output is in the place of one of the input."""
+    """Return whether each pixel of the output has the place of its pixel in the input."""
     attributes = node.attributes
     has_pads = any(attributes.get_ints("pads", []))
     is_padded = has_pads or attributes.get_string("auto_pad", "NOTSET") != "NOTSET"

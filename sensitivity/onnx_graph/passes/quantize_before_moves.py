@@ -1,4 +1,4 @@
-"""Quantizers stand before operations that only move values, so that integers are moved."""
+"""Moves quantizers in front of operations that only move values, so that integers are moved."""
 
 from __future__ import annotations
 
@@ -13,12 +13,17 @@ from sensitivity.onnx_graph.matching import RewriteUntilNone, needed, require
 from sensitivity.onnx_graph.walk import graph_of, reader_kinds, remove_unread
 
 CUTS = {"Slice", "Split"}
+"""Operations that cut a value into pieces."""
 
 
 @dataclass(frozen=True, eq=False)
 class _Moved:
-    """A pair behind an operation that only moves values. quantize: the Q of the pair. values: those
-    that the operation moves."""
+    """A pair behind an operation that only moves values.
+
+    quantize: the Q of the pair.
+    move: the operation.
+    values: the inputs whose values it moves.
+    """
 
     pair: qdq.Pair
     quantize: ir.Node
@@ -27,20 +32,21 @@ class _Moved:
 
 
 class QuantizeBeforeMoves(RewriteUntilNone[qdq.Pair, _Moved]):
-    """x -> Slice -> Q -> DQ becomes x -> Q -> DQ -> Slice. No value changes: what is moved is
-    rounded as it is later.
+    """Turns x -> Slice -> Q -> DQ into x -> Q -> DQ -> Slice. No value changes.
 
-    A cut value may have readers in float: they get theirs from a cut of its own. Other operations
-    that such readers need stay, as two of them cost more than is won. Pairs and operations that are
-    equal afterwards are left for common subexpression elimination to merge.
+    If a cut value also has readers in float, these get a cut of their own. Other operations with
+    such readers stay, since two of them cost more than is gained. Pairs and operations that become
+    equal are left to common subexpression elimination.
     """
 
     def places(self, graph: ir.Graph) -> Iterable[qdq.Pair]:
         return qdq.pairs(graph)
 
     def match(self, place: qdq.Pair) -> _Moved:
-        """Raises NoMatch where the operation before the pair computes, or may not stand after
-        it."""
+        """Return the pair and the operation in front of it.
+
+        Raises NoMatch if that operation computes, or must not stand behind the pair.
+        """
         require(place.axis is None)
         require(not place.output.is_graph_output())
         move = needed(place.source.producer())
@@ -61,8 +67,8 @@ def _is_only_quantized(value: ir.Value) -> bool:
 
 
 def _put_before(moved: _Moved) -> None:
-    """Copy the operation, with a pair like this one on each value that it moves, and remove what
-    nothing reads any more."""
+    """Copy the operation behind new pairs on the values that it moves, and remove what nothing
+    reads any more."""
     pair, move, graph = moved.pair, moved.move, graph_of(moved.pair.dequantize)
     pairs = [_pair_on(value, moved, f".{index}") for index, value in enumerate(moved.values)]
     rounded = [dequantize.outputs[0] for _, dequantize in pairs]
@@ -74,7 +80,7 @@ def _put_before(moved: _Moved) -> None:
 
 
 def _pair_on(value: ir.Value, moved: _Moved, suffix: str) -> tuple[ir.Node, ir.Node]:
-    """Return a pair like that behind the operation, on this value."""
+    """Return a pair on this value, equal to the one behind the operation."""
     old_quantize, old_dequantize = moved.quantize, moved.pair.dequantize
     quantize = _copy(old_quantize, [value, *old_quantize.inputs[1:]], suffix)
     integers = quantize.outputs[0]
@@ -85,7 +91,7 @@ def _pair_on(value: ir.Value, moved: _Moved, suffix: str) -> tuple[ir.Node, ir.N
 
 
 def _copy(node: ir.Node, inputs: list[ir.Value | None], suffix: str) -> ir.Node:
-    """Return the same operation on other inputs, named like it."""
+    """Return the same operation on other inputs, with a suffix on its names."""
     made = ir.node(
         node.op_type,
         inputs,

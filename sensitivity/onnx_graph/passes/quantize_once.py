@@ -1,4 +1,4 @@
-"""A value that is quantized twice to the same grid is quantized once."""
+"""Quantizes a value once if it is quantized twice to the same grid."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from sensitivity.onnx_graph.uses import stored_type
 from sensitivity.onnx_graph.walk import is_read
 
 MERGED = "sensitivity.merged"
-"""Metadata: names of quantizers whose pair was left without readers, since all that read it
-quantize the same again."""
+"""Key of metadata: names of quantizers whose pair nothing reads any more, since all its readers
+quantize the same value again."""
 
 
 class QuantizeOnce(ir.passes.InPlacePass):
-    """DQ -> Q to the same grid reads what the first pair reads: the second rounding changes
-    nothing.
+    """Lets a Q behind a DQ of the same grid read what the first pair reads. The second rounding
+    changes nothing.
 
-    So the quantizer of a residual and that of the next layer stand side by side, as runtimes expect
-    them.
+    The quantizer of a residual and that of the next layer then stand side by side, as runtimes
+    expect.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
@@ -35,7 +35,8 @@ class QuantizeOnce(ir.passes.InPlacePass):
 
 
 def _read_first(pair: qdq.Pair) -> bool:
-    """Let a Q read what the first of the equal pairs in front of it reads; False where it does."""
+    """Let a Q read what the first of the equal pairs in front of it reads, and return whether
+    anything changed."""
     modified = False
     while (source := match_or_none(_source_of_equal_pair, pair)) is not None:
         pair.nodes[0].replace_input_with(0, source)
@@ -44,8 +45,10 @@ def _read_first(pair: qdq.Pair) -> bool:
 
 
 def _source_of_equal_pair(pair: qdq.Pair) -> ir.Value:
-    """Return what the pair in front of this one quantizes. Raises NoMatch where there is none, or
-    one of another grid."""
+    """Return what the pair in front of this one quantizes.
+
+    Raises NoMatch if there is none, or it has another grid.
+    """
     before = needed(qdq.pair_of(pair.source))
     for each in (before, pair):
         require(not each.is_compact)
@@ -57,10 +60,10 @@ def _source_of_equal_pair(pair: qdq.Pair) -> ir.Value:
 
 
 def _require_equal(first: qdq.Array | None, second: qdq.Array | None) -> None:
-    """Raise NoMatch unless both are known, and alike."""
+    """Raise NoMatch unless both are known and equal."""
     require(np.array_equal(needed(first), needed(second)))
 
 
 def merged_quantizers(model: ir.Model) -> set[str]:
-    """Return the names of quantizers that are in the file as the pairs of others."""
+    """Return the names of quantizers that the file holds as the pairs of others."""
     return set(json.loads(model.metadata_props.get(MERGED, "[]")))

@@ -1,4 +1,4 @@
-"""Q/DQ on what integer kernels give, where canonical files quantize only what they take."""
+"""Puts Q/DQ pairs on the outputs of integer kernels; canonical files quantize only their inputs."""
 
 from __future__ import annotations
 
@@ -34,38 +34,42 @@ SAME_GRID = {
     "MaxPool", "Resize", "Split", "Slice", "Reshape", "Transpose", "Flatten", "Squeeze",
     "Unsqueeze",
 }  # fmt: skip
-"""Operations whose output has the values of their input: they keep its scale."""
+"""Operations whose output holds the values of their input, and so keeps its scale."""
 
 SMALLEST_SCALE = 1e-30
+"""Smallest scale of an output, below which it stays in float."""
 
 COARSEST = 0.5
-"""A LeakyRelu shrinks the negative side, so what comes before it needs a much wider grid than what
-comes after.
+"""Largest step in front of a LeakyRelu, as a fraction of the step behind it.
 
-Steps up to half as large as the later ones are taken: they add at most an eighth to the rounding
-error. With larger ones MobileNetV1 x0.25 loses up to 5 points; such layers run in float.
+A LeakyRelu shrinks the negative side, so the grid in front of it must be much wider than the one
+behind. Up to half of the later step, it adds at most an eighth to the rounding error. With larger
+steps MobileNetV1 x0.25 loses up to 5 points; such layers run in float.
 """
 
 Grid = tuple[np.ndarray, np.ndarray]
 """Scale and zero point."""
 
 MOVES = SAME_GRID | {"Concat"}
-"""Operations that give the values of their inputs as they came."""
+"""Operations that pass the values of their inputs on unchanged."""
 
 WITH_OUTPUT = {"Conv", "Gemm", "MatMul"}
 """Operations with weights whose integer kernels can give integers."""
 
 ENDS = ONLY_SHAPE | {"QuantizeLinear"}
-"""Operations behind which there are no numbers in float any more."""
+"""Operations whose output holds no float values any more."""
 
 ONE_VALUE = {"Resize", "Slice", "Reshape"}
-"""Operations that compute with their first input only: the others say how."""
+"""Operations that compute with their first input only. The others are settings."""
 
 
 @dataclass(frozen=True, eq=False)
 class _Output:
-    """A value to be quantized on this grid, for these uses: operations, and which of their inputs
-    it is."""
+    """A value to be quantized.
+
+    grid: grid of the new pair.
+    uses: operations that read the quantized value, each with the index of that input.
+    """
 
     value: ir.Value
     grid: Grid
@@ -73,11 +77,13 @@ class _Output:
 
 
 class QuantizeOutputs(RewriteInTurn[ir.Value, _Output]):
-    """Quantize outputs of quantized operations, uint8 over their range, where only quantized layers
+    """Quantizes outputs of quantized operations to uint8 over their range, if only quantized layers
     see them.
 
-    ranges: smallest and largest value by value name; values without a range are left alone. What
-    skipped layers get, and what the model gives, keeps its precision.
+    What skipped layers read, and what the model gives, keeps its precision.
+
+    ranges: name of a value -> its smallest and largest value. Values without a range are left
+        unchanged, unless their grid is known from a pair in front or behind.
     """
 
     def __init__(self, ranges: Mapping[str, tuple[float, float]]) -> None:
@@ -112,8 +118,10 @@ class QuantizeOutputs(RewriteInTurn[ir.Value, _Output]):
             node.replace_input_with(index, output)
 
     def _own_grid(self, value: ir.Value) -> Grid:
-        """Scale and zero point that spread uint8 over the value's range. Raises NoMatch where that
-        is too coarse, or the range is not known."""
+        """Return the grid that spreads uint8 over the value's range.
+
+        Raises NoMatch if the grid is too coarse, or the range is not known.
+        """
         low, high = self.ranges.get(value_name(value), (0.0, 0.0))
         low, high = min(low, 0.0), max(high, 0.0)
         scale = (high - low) / 255
@@ -123,16 +131,18 @@ class QuantizeOutputs(RewriteInTurn[ir.Value, _Output]):
 
 
 def _grid_of_input(node: ir.Node) -> Grid:
-    """Return the grid of the pair in front. Raises NoMatch where there is none, or it is not
+    """Return the grid of the pair in front. Raises NoMatch if there is none, or its grid is not
     known."""
     pair = needed(qdq.pair_of(node.inputs[0]))
     return needed(pair.scale), needed(pair.zero_point)
 
 
 def _later_grid(value: ir.Value) -> Grid:
-    """Return the one grid that the value's own numbers are put on later, wherever they go: taking
-    it here changes nothing, and what only moves them can move integers. Raises NoMatch where they
-    reach several grids, none, or an operation in float."""
+    """Return the grid on which the value's numbers are put later, if there is only one.
+
+    Taking it here changes no value, and operations that only move the numbers can move integers.
+    Raises NoMatch if the numbers reach several grids, none, or an operation in float.
+    """
     grids: dict[tuple[bytes, bytes], Grid] = {}
     for user in _readers_behind_moves(value):
         require(user.op_type == "QuantizeLinear")
@@ -143,7 +153,7 @@ def _later_grid(value: ir.Value) -> Grid:
 
 
 def _readers_behind_moves(value: ir.Value) -> Iterator[ir.Node]:
-    """Yield the operations that read the value's numbers, also where they were moved before."""
+    """Yield the operations that read the value's numbers, directly or through moves."""
     for user in value.consumers():
         if user.op_type in MOVES:
             for output in user.outputs:
@@ -154,7 +164,7 @@ def _readers_behind_moves(value: ir.Value) -> Iterator[ir.Node]:
 
 def _next_scale(value: ir.Value) -> float:
     """Return the largest scale of the quantizers behind the first LeakyRelu that reads the value;
-    infinite where there is none."""
+    infinity if there is none."""
     leaky = of_kind(value.consumers(), "LeakyRelu")
     quantizers = chain.from_iterable(
         of_kind(output.consumers(), "QuantizeLinear") for output in all_outputs(leaky[:1])
@@ -164,8 +174,8 @@ def _next_scale(value: ir.Value) -> float:
 
 
 def _computes_in_integers(node: ir.Node) -> bool:
-    """Return whether all that the operation computes with comes from pairs, and a kernel takes
-    that."""
+    """Return whether all values that the operation computes with come from pairs, and it has an
+    integer kernel."""
     kinds, values = ELEMENTWISE, qdq.computed_inputs(node)
     if qdq.weight(node) is not None:
         kinds, values = WITH_OUTPUT, inputs(node)[:2]
@@ -175,11 +185,11 @@ def _computes_in_integers(node: ir.Node) -> bool:
 
 
 def only_to_quantized(value: ir.Value) -> bool:
-    """Return whether quantizers are all that the value reaches without passing an operation with
-    weights.
+    """Return whether the value reaches quantizers, and neither operations with weights nor the
+    model's outputs without passing one.
 
-    Then only quantized layers see the rounding that a pair here adds: skipped ones, and the model's
-    outputs, do not.
+    If so, only quantized layers see the rounding of a pair on it, and neither skipped layers nor
+    the model's outputs do.
     """
     values = list(reached([value], _computed_from))
     is_given_out = any(map(ir.Value.is_graph_output, values))
@@ -190,7 +200,7 @@ def only_to_quantized(value: ir.Value) -> bool:
 
 
 def _computed_from(value: ir.Value) -> list[ir.Value]:
-    """Return what operations without weights give that read the value's numbers, but for
+    """Return the outputs of operations without weights that read the value's numbers, except
     quantizers."""
     users = [user for user in value.consumers() if user.op_type not in ENDS]
     return all_outputs(user for user in users if qdq.weight(user) is None)

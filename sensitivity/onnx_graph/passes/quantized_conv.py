@@ -1,4 +1,4 @@
-"""Convolutions that runtimes compute in integers."""
+"""Finds convolutions that runtimes compute in integers."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from sensitivity.onnx_graph.walk import of_kind
 class QuantizedConv:
     """A convolution of one group.
 
-    given, weight: the pairs that it reads, the first with a Q. values: of the weight as they are
-    stored, [out, in, ...].
+    given: pair of the activation, with a Q.
+    weight: pair of the weight.
+    values: the weight as it is stored, [out, in, ...].
     """
 
     node: ir.Node
@@ -27,13 +28,14 @@ class QuantizedConv:
 
 
 def quantized_convs(graph: ir.Graph) -> Iterator[QuantizedConv]:
-    """Return those of the main graph with one scale for the activation, and one for the weight or
-    one for each output channel."""
+    """Return the convolutions of the main graph whose activation has one scale, and whose weight
+    has one, or one per output channel."""
     return matches(_quantized, of_kind(graph, "Conv"))
 
 
 def _quantized(node: ir.Node) -> QuantizedConv:
-    """Raises NoMatch where it is none of those."""
+    """Return the convolution of this node. Raises NoMatch if its pairs or their scales are
+    others."""
     require(node.attributes.get_int("group", 1) == 1)
     given, weight = map(needed, map(qdq.pair_of, node.inputs[:2]))
     require(not given.is_compact)

@@ -1,4 +1,4 @@
-"""Weight scales that leave room for the bias in int32, for ONNX Runtime."""
+"""Widens weight scales so that the bias fits INT32 in ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -18,8 +18,10 @@ from sensitivity.onnx_graph.walk import name_of
 
 @dataclass(frozen=True, eq=False)
 class _Narrow:
-    """A layer with a weight whose scales are too small for its bias. wider: those that are
-    not."""
+    """A layer with a weight whose scales are too small for its bias.
+
+    wider: scales that are large enough.
+    """
 
     node: ir.Node
     pair: qdq.Pair
@@ -27,11 +29,11 @@ class _Narrow:
 
 
 class RoomForBias(RewriteInTurn[IntegerLayer, _Narrow]):
-    """Raise the scales of weights where the bias does not fit int32 on the grid that ONNX Runtime
-    puts it on.
+    """Raises the scales of weights whose bias does not fit INT32 on the grid that ONNX Runtime
+    uses.
 
-    The weights there are rounded more coarsely: each by at most 2^-32 of the bias, in units of the
-    input's scale. The layer gets a pair of its own; other layers keep the one they share.
+    These weights are rounded more coarsely: each by at most 2^-32 of the bias, in units of the
+    input's scale. The layer gets a pair of its own; other layers keep the shared pair.
     """
 
     def places(self, graph: ir.Graph) -> Iterable[IntegerLayer]:
@@ -74,6 +76,7 @@ def _on_grid(pair: qdq.Pair, wider: np.ndarray) -> np.ndarray:
 
 
 def _copy(node: ir.Node, inputs: list[ir.Value | None]) -> ir.Node:
+    """Return a copy of a Q or DQ on other inputs."""
     name = f"{name_of(node)}_for_bias"
     copy = ir.Node(node.domain, node.op_type, inputs, node.attributes.values(), name=name)
     copy.outputs[0].name = f"{node.outputs[0].name}_for_bias"

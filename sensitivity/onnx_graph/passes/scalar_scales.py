@@ -1,4 +1,4 @@
-"""Scales of activations as scalars, where the file has them as vectors of one element."""
+"""Writes scales of activations as scalars if the file has them as vectors of one element."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from sensitivity.onnx_graph.passes.initializers import add, remove_constant
 from sensitivity.onnx_graph.walk import given, graph_of
 
 SCALE, ZERO_POINT = 1, 2
-"""Inputs of Q and DQ."""
+"""Indices of inputs of Q and DQ."""
 
 
 class ScalarScales(ir.passes.InPlacePass):
-    """Turn scale and zero point of shape [1] of every activation's Q and DQ into scalars: the same
-    values.
+    """Turns scale and zero point of shape [1] of every activation's Q and DQ into scalars of the
+    same value.
 
-    ONNX allows both; TensorRT-RTX 1.7.1 takes shape [1] for a scale per channel, and runs the
+    ONNX allows both. TensorRT-RTX 1.7.1 takes shape [1] for a scale per channel, and runs the
     convolution behind it in float. Weights are left as they are, and so are blocks, whose scales
     have the rank of what they quantize.
     """
@@ -36,8 +36,8 @@ class ScalarScales(ir.passes.InPlacePass):
 
 
 class _Scalars(dict[tuple[ir.Graph, ir.Value], ir.Value]):
-    """By a graph and a vector of one element: the scalar of the same value in that graph, made when
-    it is first asked for."""
+    """Graph and vector of one element -> the scalar of the same value, added to that graph on first
+    use."""
 
     def __missing__(self, place: tuple[ir.Graph, ir.Value]) -> ir.Value:
         graph, value = place
@@ -46,8 +46,7 @@ class _Scalars(dict[tuple[ir.Graph, ir.Value], ir.Value]):
 
 
 def has_vector_scale(node: ir.Node) -> bool:
-    """Return whether this is a Q or DQ of an activation whose one scale is a vector of one
-    element."""
+    """Return whether this is a Q or DQ of an activation with one scale, stored as a vector."""
     if node.op_type not in qdq.PAIR:
         return False
     data, scale = node.inputs[0], node.inputs[SCALE]

@@ -1,5 +1,7 @@
-"""Leave some uses of Q/DQ pairs out of a Q/DQ file: the operation then reads what the pair read.
-Others get new grids."""
+"""Leaves uses of Q/DQ pairs out of a Q/DQ file, and gives others new grids.
+
+An operation whose use of a pair is left out reads what the pair read.
+"""
 
 from __future__ import annotations
 
@@ -35,32 +37,38 @@ from sensitivity.onnx_graph.walk import (
 from sensitivity.records import NOTHING, Range, names_of
 
 Weights = Mapping[str, NDArray[Any]]
+"""Name of a stored constant -> its float values."""
 
 PER_CHANNEL_FROM = 13
-"""The opset from which on Q and DQ have scales per channel."""
+"""First opset in which Q and DQ have scales per channel."""
 
 WIDE_FROM = FIRST_OPSET[ir.DataType.INT16]
+"""First opset in which Q and DQ take integers of 16 bits."""
 MICROSOFT = "com.microsoft"
-"""The domain of ONNX Runtime's own operations."""
+"""Domain of ONNX Runtime's own operations."""
 
 OLDEST_RAISED = 11
+"""Oldest opset from which a model can be raised to opset 13."""
 IR_OF_13 = 7
+"""Version of the ONNX format that belongs to opset 13."""
 
 CHANGED_BEFORE_13 = {
     "Dropout", "Hardmax", "LogSoftmax", "ReduceSum", "Softmax", "Split", "Squeeze", "Unsqueeze",
 }  # fmt: skip
-"""Operations that opset 12 or 13 reads otherwise than opset 11; of all others it only takes more
+"""Operations whose meaning opset 12 or 13 changed since opset 11. All others only take more
 types."""
 
 
 @dataclass(frozen=True, eq=False)
 class NewGrid:
-    """A grid that a pair gets in place of its own, for some of its uses.
+    """A grid that replaces a pair's own for some of its uses.
 
-    range: that it was made for. scale, zero_point: of the types that the file has, and of one
-    shape: [] per tensor, [channels] along `axis`. constant: of a weight, what the pair reads in
-    place of what is stored; None for an activation. keeps_pair: of a weight whose range is its own:
-    the pair stays as it is, also where its rounding was learned, and only the bias changes.
+    range: the range that the grid was made for.
+    scale, zero_point: of the file's types and of one shape: [] per tensor, [channels] along `axis`.
+    axis: None per tensor.
+    constant: replacement of the stored weight that the pair reads; None for an activation.
+    keeps_pair: whether a weight's pair stays as it is, because its range is unchanged. Learned
+        rounding is kept too, and only the bias changes.
     """
 
     range: Range
@@ -72,31 +80,34 @@ class NewGrid:
 
     @property
     def bias(self) -> NDArray[np.float32] | None:
-        """float32[channels], what is added to the bias of the operation; None for nothing."""
+        """Addition to the bias of the operation, float32[channels]; None if there is none."""
         if self.range.bias is None:
             return None
         return np.asarray(self.range.bias, np.float32)
 
     @property
     def is_wide(self) -> bool:
-        """Whether its levels have another number of bits than those of the pair."""
+        """Whether the levels have another number of bits than the pair's."""
         return self.range.bits is not None
 
     @property
     def no_bias(self) -> NDArray[Any]:
-        """What `bias` is added to where the operation has none, of the type of the scale."""
+        """Zeros of the scale's type, to which `bias` is added if the operation has no bias."""
         return np.zeros_like(self.bias, self.scale.dtype)
 
     @property
     def key(self) -> str:
-        """Names it, as the range's own key does."""
+        """Key that identifies the grid: that of its range."""
         return self.range.key
 
 
 @dataclass(frozen=True, eq=False)
 class _StoredGrid:
-    """A new grid in the graph. parameters: scale and zero point. constant: what a pair of a weight
-    reads; None for an activation."""
+    """A new grid in the graph.
+
+    parameters: scale and zero point.
+    constant: what the pair of a weight reads; None for an activation.
+    """
 
     grid: NewGrid
     parameters: tuple[ir.Value, ir.Value]
@@ -105,7 +116,10 @@ class _StoredGrid:
 
 @dataclass(frozen=True, eq=False)
 class _NewBias:
-    """What a bias becomes. graph: that the operation stands in."""
+    """A bias and its new values.
+
+    graph: the graph that holds the operation.
+    """
 
     graph: ir.Graph
     place: BiasPlace
@@ -113,18 +127,20 @@ class _NewBias:
 
 
 class SkipUses(ir.passes.InPlacePass):
-    """Everything else stays as it is: names, order, opset, metadata, and pairs that others still
-    use.
+    """Leaves uses out, gives others new grids, and keeps everything else.
 
-    skip: names of uses. weights: name of a stored constant -> its float values. A weight in the
-    compact form that is not there becomes what its pair gives, which is all that such a file still
-    knows of it. A bias that is there and has no pair was corrected for the quantized weight beside
-    it, so it changes when that weight does. clamps: tensor in front of a pair -> what an activation
-    that only the pair stands for limited it to: it stands in the graph again for what reads the
-    tensor past the pair. grids: name of a use -> its new grid; uses with the same one keep one
-    pair. With one per channel the model becomes of the opset that first has them
-    (`can_be_per_channel`). The bias that goes with a new grid of a weight is one of the operation's
-    own, a float initializer.
+    Names, order, opset, metadata and pairs that others still use stay as they are. With a grid per
+    channel, the model is raised to the first opset that has them (`can_be_per_channel`). The bias
+    that belongs to a new grid of a weight becomes a float initializer of that operation alone.
+
+    skip: names of uses.
+    weights: name of a stored constant -> its float values. A weight in the compact form that is
+        missing here becomes what its pair gives, which is all that the file still knows of it. A
+        bias without a pair that is listed here was corrected for the quantized weight beside it, so
+        it changes when that weight does.
+    clamps: tensor in front of a pair -> limits of an activation that only the pair stands for. The
+        activation is restored for what reads the tensor past the pair.
+    grids: name of a use -> its new grid. Uses with the same grid keep one pair.
     """
 
     def __init__(
@@ -158,7 +174,7 @@ class SkipUses(ir.passes.InPlacePass):
             corrected = corrected_bias(path, self._weights)
             if corrected is not None and corrected.weight.name in changed:
                 _restore(model.graph, path, corrected)
-        # Once all biases are float that are to be.
+        # By now, all biases that become float are float.
         for bias in matches(self._new_bias, found):
             _put_in(bias)
         _remove_unread(list(chain.from_iterable(map(_nodes_on, found))))
@@ -166,7 +182,7 @@ class SkipUses(ir.passes.InPlacePass):
         return ir.passes.PassResult(model, modified=bool(found))
 
     def _prepare(self, model: ir.Model) -> None:
-        """Let the model be of an opset, and know of a domain, that has what the grids need."""
+        """Give the model the opset and the domain that the grids need."""
         grids = self._grids.values()
         if any(grid.axis is not None for grid in grids):
             _raise_opset(model)
@@ -176,8 +192,8 @@ class SkipUses(ir.passes.InPlacePass):
             model.opset_imports.setdefault(self._wide_domain, 1)
 
     def _new_bias(self, path: Path) -> _NewBias:
-        """Return the bias with what the grid of the weight adds to it. Raises NoMatch where that is
-        nothing."""
+        """Return the bias plus the addition from the grid of the weight. Raises NoMatch if there is
+        none."""
         place = needed(bias_place(path))
         grid = needed(self._grids.get(place.weight.name))
         require(grid.bias is not None)
@@ -187,7 +203,7 @@ class SkipUses(ir.passes.InPlacePass):
         return _NewBias(path.graph, place, corrected(bias, grid))
 
     def _name_copies(self) -> None:
-        """Give the first copy of each original that is gone the names of the original."""
+        """Give the first copy of each removed node the names of that node."""
         for old, new in self._copies.items():
             if old.graph is not None:
                 continue
@@ -196,7 +212,7 @@ class SkipUses(ir.passes.InPlacePass):
                 new.outputs[0].name = old.outputs[0].name
 
     def _rebuilt(self, graph: ir.Graph, path: Path) -> ir.Value:
-        """Return the value that the path's user is to read."""
+        """Return the value that the path's user now reads."""
         changed_names = self._skip | self._new_pairs.keys()
         value, is_changed = path.root, False
         for link, use in path.links:
@@ -210,13 +226,16 @@ class SkipUses(ir.passes.InPlacePass):
         return value
 
     def _changed_use(self, graph: ir.Graph, use: Use, value: ir.Value) -> ir.Value:
-        """Return what is read in the place of what the use's pair makes of this value."""
+        """Return the replacement for the output of the use's pair.
+
+        value: what the pair would read.
+        """
         if use.name in self._skip:
             return self._unquantized(graph, use, value)
         return self._on_grid(graph, use.pair, self._new_pairs[use.name], value)
 
     def _unquantized(self, graph: ir.Graph, use: Use, value: ir.Value) -> ir.Value:
-        """Return what is read in the place of a pair that is left out."""
+        """Return the replacement for the output of a pair that is left out."""
         name = use.pair.source.name or "weight"
         if use.pair.is_compact or name in self._weights:
             return self._float_weight(graph, use.pair, name)
@@ -225,7 +244,7 @@ class SkipUses(ir.passes.InPlacePass):
         return value
 
     def _float_weight(self, graph: ir.Graph, pair: qdq.Pair, name: str) -> ir.Value:
-        """Return the float values of a stored constant of this name, as an initializer."""
+        """Return the float values of the stored constant with this name as an initializer."""
         source = pair.source
         if source not in self._floats:
             values = self._weights[name] if name in self._weights else dequantized(pair)
@@ -246,7 +265,7 @@ class SkipUses(ir.passes.InPlacePass):
         return self._clamped[value]
 
     def _on_grid(self, graph: ir.Graph, pair: qdq.Pair, grid: NewGrid, value: ir.Value) -> ir.Value:
-        """Return what the same pair on another grid makes of this value, or of the grid's
+        """Return the output of the same pair on another grid, for this value or the grid's own
         constant."""
         if grid not in self._stored:
             self._stored[grid] = _stored_grid(graph, pair, grid)
@@ -255,25 +274,28 @@ class SkipUses(ir.passes.InPlacePass):
         for node in pair.nodes:
             if node is not pair.clip:
                 value = self._copy(node, value, stored)
-            elif not grid.is_wide:  # a wide grid has all levels of its type
+            elif not grid.is_wide:  # a wide grid uses all levels of its type
                 value = self._copy(node, value)
         return value
 
     def _copies_of(self, nodes: Iterable[ir.Node], value: ir.Value) -> ir.Value:
-        """Return what the same nodes, one behind the other, give for this value."""
+        """Return the output of copies of these nodes, one behind the other, for this value."""
         for node in nodes:
             value = self._copy(node, value)
         return value
 
     def _copy(self, node: ir.Node, value: ir.Value, stored: _StoredGrid | None = None) -> ir.Value:
-        """Return what the same node gives for this value; on this grid, where it is a Q or DQ that
-        gets another one."""
+        """Return the output of a copy of this node for this value.
+
+        stored: new grid of a Q or DQ; None to keep its own.
+        """
         key = (id(node), value, stored)
         if key not in self._made:
             self._made[key] = self._new_copy(node, value, stored)
         return self._made[key]
 
     def _new_copy(self, node: ir.Node, value: ir.Value, stored: _StoredGrid | None) -> ir.Value:
+        """Insert a copy of the node and return its output."""
         output = node.outputs[0]
         self._count[node] += 1
         suffix = "_skipped" if self._count[node] == 1 else f"_{self._count[node]}_skipped"
@@ -323,7 +345,10 @@ def _stored_grid(graph: ir.Graph, pair: qdq.Pair, grid: NewGrid) -> _StoredGrid:
 
 
 def _insert_behind(value: ir.Value, node: ir.Node, graph: ir.Graph) -> None:
-    """Put the node where the value is known. graph: of the value, where it does not say so."""
+    """Insert the node where the value is known.
+
+    graph: the graph of the value, in case the value does not know it.
+    """
     if value.producer() is None:  # an input, perhaps of the body of a Loop
         owner = value.graph or graph
         owner.insert_before(owner[0], node)
@@ -332,14 +357,16 @@ def _insert_behind(value: ir.Value, node: ir.Node, graph: ir.Graph) -> None:
 
 
 def wide_domain(model: ir.Model) -> str:
-    """Return the domain of Q and DQ that take integers of 16 bits in this model: ONNX's own has
-    them from opset 21 on, ONNX Runtime's in every one."""
+    """Return the domain of Q and DQ that take 16-bit integers in this model.
+
+    ONNX's own take them from opset 21 on, ONNX Runtime's in every opset.
+    """
     return "" if model.opset_imports.get("", 0) >= WIDE_FROM else MICROSOFT
 
 
 def can_be_per_channel(model: ir.Model) -> bool:
-    """Return whether pairs of this model can have scales per channel, all its operations as they
-    are."""
+    """Return whether pairs of this model can have scales per channel without changes to its
+    operations."""
     opset = model.opset_imports.get("", 0)
     if opset >= PER_CHANNEL_FROM:
         return True
@@ -362,10 +389,10 @@ def _fits(scale: NDArray[Any], pair: qdq.Pair, shape: tuple[int, ...]) -> bool:
 
 
 def dequantized(pair: qdq.Pair) -> NDArray[Any]:
-    """Return the float values that a pair in the compact form gives: (level - zero point) * scale,
-    as ONNX defines it.
+    """Return the float values of a pair in the compact form: (level - zero point) * scale, as ONNX
+    defines it.
 
-    Raises OnnxFileError where the scale is not a constant.
+    Raises OnnxFileError if the scale is not a constant, or does not fit the weight's shape.
     """
     levels, scale, zero_point = qdq.constant(pair.source), pair.scale, pair.zero_point
     if levels is None or scale is None:
@@ -387,7 +414,7 @@ def dequantized(pair: qdq.Pair) -> NDArray[Any]:
 
 
 def spread(values: NDArray[Any], pair: qdq.Pair, shape: tuple[int, ...]) -> NDArray[Any]:
-    """Return the values per tensor, per channel or per block, in a shape that goes with the
+    """Return values per tensor, per channel or per block in a shape that broadcasts against the
     weight's."""
     has_blocks = values.ndim == len(shape) > 1 and values.size > 1  # from opset 21
     if not has_blocks:
@@ -395,14 +422,18 @@ def spread(values: NDArray[Any], pair: qdq.Pair, shape: tuple[int, ...]) -> NDAr
     axis = qdq.axis_of(pair.dequantize) % len(shape)
     size = math.ceil(shape[axis] / values.shape[axis])
     every = np.repeat(values, size, axis)
-    # The last block may be cut short.
+    # The last block may be shorter than the others.
     return every[tuple(slice(0, side) for side in shape)]
 
 
 @dataclass(frozen=True, eq=False)
 class CorrectedBias:
-    """A float bias that belongs to a quantized weight. weight: the use of it. index: the bias's,
-    among the inputs."""
+    """A float bias that was corrected for a quantized weight.
+
+    weight: use of the weight.
+    index: index of the bias among the operation's inputs.
+    values: the bias before its correction.
+    """
 
     weight: Use
     index: int
@@ -411,12 +442,15 @@ class CorrectedBias:
 
 
 def corrected_bias(path: Path, weights: Weights) -> CorrectedBias | None:
-    """Return the bias that changes with the weight at the end of this path; None where there is
-    none, or no weight."""
+    """Return the bias that changes with the weight at the end of this path.
+
+    Returns None if the path does not end in a weight, or if there is no such bias.
+    """
     return match_or_none(partial(_corrected_bias, weights=weights), path)
 
 
 def _corrected_bias(path: Path, weights: Weights) -> CorrectedBias:
+    """Return the same as `corrected_bias`, but raise NoMatch instead of returning None."""
     require(path.is_weight)
     bias = needed(given(path.user, BIAS_INPUT))
     values = needed(weights.get(value_name(bias)))
@@ -426,25 +460,25 @@ def _corrected_bias(path: Path, weights: Weights) -> CorrectedBias:
 
 
 def corrected(bias: NDArray[Any], grid: NewGrid) -> NDArray[Any]:
-    """Return a float bias with what the grid adds to it, in its own type."""
+    """Return a float bias plus the grid's addition, in the type of the bias."""
     if grid.bias is None:
         return bias
     return np.asarray(bias.astype(np.float32) + grid.bias).astype(bias.dtype)
 
 
 def nodes_of(link: Link) -> list[ir.Node]:
-    """Return the nodes of a pair or a mover, in the order they run."""
+    """Return the nodes of a pair or a mover, in the order in which they run."""
     return [link] if isinstance(link, ir.Node) else link.nodes
 
 
 def _nodes_on(path: Path) -> list[ir.Node]:
-    """Return all nodes of the path, in the order they run."""
+    """Return all nodes of the path, in the order in which they run."""
     links = [link for link, _ in path.links]
     return list(chain.from_iterable(map(nodes_of, links)))
 
 
 def _restore(graph: ir.Graph, path: Path, corrected: CorrectedBias) -> None:
-    """Give the operation its bias as it was before it was corrected."""
+    """Give the operation its bias from before its correction."""
     bias, name = corrected.bias, corrected.bias.name or "bias"
     values = add(graph, f"{name}_float", corrected.values)
     there(path.user).replace_input_with(corrected.index, values)
@@ -462,6 +496,7 @@ def _put_in(bias: _NewBias) -> None:
 
 
 def _connect(path: Path, value: ir.Value) -> None:
+    """Let the path's user, or the graph's output, read this value."""
     if path.user is not None:
         path.user.replace_input_with(path.index, value)
         return
@@ -473,7 +508,7 @@ def _connect(path: Path, value: ir.Value) -> None:
         graph.append(node)
         value = node.outputs[0]
     value.type, value.shape = value.type or old.type, value.shape or old.shape
-    # The name that users know stays with what the graph gives.
+    # The graph output keeps the name that the user knows.
     old.name, value.name = f"{old.name}_skipped", old.name
     graph.outputs[path.index] = value
 

@@ -1,4 +1,4 @@
-"""Softmax over another axis than the last, spelled out."""
+"""Spells out a Softmax over an axis that is not the last."""
 
 from __future__ import annotations
 
@@ -11,17 +11,18 @@ from sensitivity.onnx_graph.matching import matches, needed, require
 from sensitivity.onnx_graph.passes.initializers import add
 from sensitivity.onnx_graph.walk import first_input, name_of, of_kind
 
-# The first opset in which Softmax is over one axis, and that in which ReduceMax has axes as input.
+# First opsets in which Softmax is over one axis, and ReduceMax takes its axes as an input.
 ONE_AXIS_FROM, MAX_AXES_AS_INPUT_FROM = 13, 18
 
 
 class SoftmaxOffLastAxis(ir.passes.InPlacePass):
-    """exp(x - max) / sum in the place of Softmax, where its axis is not the last. Values change by
+    """Replaces a Softmax over another axis than the last by exp(x - max) / sum. Values change by
     float rounding.
 
     ONNX Runtime's Softmax on CPUs transposes such an input, works on single rows, and transposes
     back: on [1, 16, 4, 8400], the box distribution of YOLOv8 at 640 pixels, it takes ten times as
-    long as these five operations. Below opset 13 Softmax means all axes from its own on, and stays.
+    long as these five operations. Below opset 13, Softmax means all axes from its own on, and is
+    left unchanged.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
@@ -44,7 +45,8 @@ class _Softmax:
 
 
 def _off_last_axis(node: ir.Node) -> _Softmax:
-    """Raises NoMatch where the axis is the last one, or the input's rank is not known."""
+    """Return the Softmax. Raises NoMatch if its axis is the last one, or the input's rank is not
+    known."""
     value = needed(node.inputs[0])
     rank = len(needed(value.shape))
     axis = node.attributes.get_int("axis", -1) % rank
@@ -56,7 +58,7 @@ def _spell_out(graph: ir.Graph, softmax: _Softmax, opset: int) -> None:
     node, axis = softmax.node, softmax.axis
     value, output, name = first_input(node), node.outputs[0], name_of(node)
     axes = add(graph, f"{name}.axes", np.array([axis], np.int64))
-    # Up to opset 17 ReduceMax takes its axes as an attribute, ReduceSum as an input.
+    # Up to opset 17, ReduceMax takes its axes as an attribute and ReduceSum as an input.
     inputs, attributes = [value], {"axes": [axis], "keepdims": 1}
     if opset >= MAX_AXES_AS_INPUT_FROM:
         inputs, attributes = [value, axes], {"keepdims": 1}

@@ -1,4 +1,4 @@
-"""Take the marks of layers out of the graph, and name nodes after layers."""
+"""Removes the marks of layers from the graph."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from sensitivity.onnx_graph.walk import first_input
 
 
 class TakeMarks(ir.passes.InPlacePass):
-    """Remove every `Output` mark; its module is remembered with the value
-    (`marks.module_outputs`)."""
+    """Removes every `Output` mark and stores its module with the value (`marks.module_outputs`)."""
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         marks = all_marks(model.graph.all_nodes(), "Output")

@@ -1,4 +1,5 @@
-"""Last step of every export: remove what is not used, and give what is left plain names."""
+"""Cleans up at the end of every export: removes what is not used, and gives the rest plain
+names."""
 
 from __future__ import annotations
 
@@ -7,8 +8,8 @@ import onnx_ir.passes.common as common
 
 
 class PlainNames(ir.passes.InPlacePass):
-    """Strip `.folded`, `.on_grid` and `.transposed` from initializers whose plain name is free by
-    now."""
+    """Strips `.folded`, `.on_grid` and `.transposed` from the names of initializers if the plain
+    name is free."""
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         modified = False
@@ -21,7 +22,8 @@ class PlainNames(ir.passes.InPlacePass):
 
 
 def tidy() -> ir.passes.PassBase:
-    """Return the pass at the end of an export: nothing unread, every name plain and given once."""
+    """Return the pass for the end of an export, after which nothing is unread and every name is
+    plain and unique."""
     return ir.passes.Sequential(
         common.IdentityEliminationPass(),
         common.RemoveUnusedNodesPass(),

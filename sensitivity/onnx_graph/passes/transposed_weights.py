@@ -1,4 +1,4 @@
-"""Weights stored as their operation reads them."""
+"""Stores weights in the order in which their operation reads them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,11 @@ from sensitivity.onnx_graph.walk import of_kind
 
 @dataclass(frozen=True, eq=False)
 class _Turned:
-    """A Transpose of a weight. pair: of the weight, with a Q. weight: as the file stores it."""
+    """A Transpose of a weight.
+
+    pair: pair of the weight, with a Q.
+    weight: the weight as the file stores it.
+    """
 
     transpose: ir.Node
     pair: qdq.Pair
@@ -25,9 +29,12 @@ class _Turned:
 
 
 class TransposedWeights(RewriteMatches[ir.Node, _Turned]):
-    """weight -> Q -> DQ -> Transpose -> MatMul, as torch writes a Linear layer on more than two
-    axes, becomes transposed weight -> Q -> DQ -> MatMul: engines look for weights directly behind
-    their pair. No value changes."""
+    """Turns weight -> Q -> DQ -> Transpose -> MatMul into transposed weight -> Q -> DQ -> MatMul.
+    No value changes.
+
+    torch writes a Linear layer on more than two axes in this way. Engines look for weights directly
+    behind their pair.
+    """
 
     def places(self, graph: ir.Graph) -> Iterable[ir.Node]:
         return of_kind(graph, "Transpose")
@@ -39,8 +46,10 @@ class TransposedWeights(RewriteMatches[ir.Node, _Turned]):
         return _Turned(place, pair, needed(qdq.constant(pair.source)))
 
     def rewrite(self, graph: ir.Graph, found: _Turned) -> None:
-        """Make a pair of its own, because the old one may have other users; it is removed later
-        where it has none."""
+        """Replace the Transpose by a new pair.
+
+        The old pair may have other readers; a later pass removes it if it has none.
+        """
         node, pair, weight = found.transpose, found.pair, found.weight
         backwards = tuple(reversed(range(weight.ndim)))
         order = list(node.attributes.get_ints("perm", backwards))
@@ -63,7 +72,7 @@ class TransposedWeights(RewriteMatches[ir.Node, _Turned]):
 
 
 def _turned(graph: ir.Graph, value: ir.Value | None, order: list[int]) -> ir.Value | None:
-    """Return the scales or zero points in blocks, which have the axes of the weight."""
+    """Return transposed scales or zero points in blocks, which have the axes of the weight."""
     array = qdq.constant(value)
     if value is None or array is None:
         return value

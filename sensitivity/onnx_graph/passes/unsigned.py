@@ -1,4 +1,5 @@
-"""Signed activations as unsigned ones, for runtimes whose fast or correct kernels want uint8."""
+"""Turns signed activations into unsigned ones, for runtimes whose fast or correct kernels need
+uint8."""
 
 from __future__ import annotations
 
@@ -15,15 +16,20 @@ from sensitivity.onnx_graph.sign import non_negative
 from sensitivity.onnx_graph.walk import of_kind, value_name
 
 LARGEST_LEVEL = np.iinfo(np.int8).max
+"""Largest level of int8."""
 BEYOND = 1.1
-"""How far a range may go beyond the largest level. Ranges are taken from the quantized model, whose
-values go a few per cent further than those of the float model that amax is of."""
+"""Largest end of a range for zero point 0, as a multiple of the end of the grid. Ranges come from
+the quantized model, whose values go a few per cent beyond those of the float model that amax comes
+from."""
 
 
 @dataclass(frozen=True, eq=False)
 class _Signed:
-    """A Q of an int8 activation. source: what it quantizes. zero_point: int8, as the file has
-    it."""
+    """A Q of an int8 activation.
+
+    source: the value that it quantizes.
+    zero_point: int8, as in the file.
+    """
 
     quantize: ir.Node
     source: ir.Value
@@ -31,15 +37,17 @@ class _Signed:
 
 
 class UnsignedActivations(RewriteInTurn[ir.Node, _Signed]):
-    """Turn int8 activations into uint8 with a zero point that is 128 more: the same grid, the same
-    values.
+    """Turns int8 activations into uint8 with a zero point that is 128 larger: the same grid and the
+    same values.
 
-    zero_point_0: give tensors that cannot be negative, and whose zero point is 0, the zero point 0
-    with the same scale. Their values below amax stay the same; values above it are clipped at twice
-    amax. Weights stay signed.
-    ranges: smallest and largest value by value name; the zero point 0 is then given only where they
-    end about where the grid does, so that clipping later changes next to nothing. None: wherever
-    the sign allows.
+    Weights stay signed.
+
+    zero_point_0: whether tensors that cannot be negative, and whose zero point is 0, keep the zero
+        point 0 and the scale. Their values up to amax stay the same; larger ones are clipped at
+        twice amax.
+    ranges: name of a value -> its smallest and largest value. A tensor keeps the zero point 0 only
+        if its range ends near the end of the grid, so that clipping later changes next to nothing.
+        None: the sign alone decides.
     """
 
     def __init__(
@@ -76,8 +84,10 @@ class UnsignedActivations(RewriteInTurn[ir.Node, _Signed]):
         return non_negative(found.source) and self._ends_within(found)
 
     def _ends_within(self, found: _Signed) -> bool:
-        """Return whether the largest level of int8 is about as far as the value's range goes; False
-        where the range or the scale is not known."""
+        """Return whether the value's range ends near the largest level of int8, or before it.
+
+        Returns False if the range or the scale is not known.
+        """
         if self.ranges is None:
             return True
         _, high = self.ranges.get(value_name(found.source), (0.0, np.inf))
