@@ -1,4 +1,5 @@
-"""What stands for labels where there are none: what the float model gives for the same samples."""
+"""The float model's outputs on the same samples, which take the place of labels where there are
+none."""
 
 from __future__ import annotations
 
@@ -19,56 +20,61 @@ from sensitivity.tasks.kept import KeptOutputs
 Array = NDArray[Any]
 
 SPREAD_SAMPLES = 64
-"""Samples on which it is found how much the outputs differ from one sample to the next."""
+"""The number of samples from which the spread of the outputs is estimated."""
 
 METRIC = "agreement with float"
 
 
 @dataclass(frozen=True, eq=False)
 class FloatModel:
-    """run: inputs of a batch -> the outputs of the float model, all of them in the file's order.
-    samples: batches of inputs that tell how much the outputs differ between samples."""
+    """The float model of a file.
+
+    run: inputs of a batch -> all outputs of the float model, in the file's order.
+    samples: batches of inputs from which the spread of the outputs is estimated.
+    """
 
     run: Callable[[Any], Sequence[Array]]
     samples: Batches
 
     @cached_property
     def spreads(self) -> tuple[float, ...]:
-        """Of each output: the squared distance of a sample from the mean over the samples, summed
-        over the output and averaged over the samples; 0 where all samples have the same, or one has
-        a value that is not finite."""
-        seen: list[Sequence[Array]] = []
+        """The spread of each output: the squared distance of a sample from the mean of the samples,
+        summed over the output and averaged over the samples.
+
+        It is 0 if all samples have the same output, or if one has a value that is not finite.
+        """
+        batches: list[Sequence[Array]] = []
         count = 0
         for inputs, _ in self.samples:
-            seen.append(self.run(inputs))
+            batches.append(self.run(inputs))
             count += batch_size(inputs)
             if count >= SPREAD_SAMPLES:
                 break
-        return tuple(_spread(list(same)) for same in zip(*seen, strict=True))
+        return tuple(_spread(list(output)) for output in zip(*batches, strict=True))
 
 
 def _spread(parts: Sequence[Array]) -> float:
-    """parts: one output, batch by batch."""
+    """The spread of one output. parts: its values, batch by batch."""
     is_comparable = len({part.shape[1:] for part in parts}) == 1 and parts[0].ndim > 0
     if not is_comparable:
         return 0.0
     values = np.concatenate(parts).astype(np.float64)
-    apart = (values - values.mean(0)) ** 2
-    found = float(apart.sum() / len(values))
-    return found if np.isfinite(found) else 0.0
+    squared_distances = (values - values.mean(0)) ** 2
+    spread = float(squared_distances.sum() / len(values))
+    return spread if np.isfinite(spread) else 0.0
 
 
 class FloatOutputs:
-    """The float model's outputs on one batch, computed when they are first asked for.
+    """The float model's outputs on one batch, computed when they are first read.
 
-    No array, so that the digest of a batch does not hold it: the last bits of outputs are others on
-    another machine.
+    The object is not an array, so that the digest of a batch leaves it out: the last bits of the
+    outputs differ between machines.
     """
 
     def __init__(
         self, model: FloatModel, inputs: Any, known: Sequence[Array] | None = None
     ) -> None:
-        """known: the outputs where they were computed before; None where not."""
+        """known: the outputs, if they were computed before; None computes them."""
         self.samples = batch_size(inputs)
         self._model = model
         self._inputs = inputs
@@ -77,7 +83,7 @@ class FloatOutputs:
 
     @property
     def spreads(self) -> tuple[float, ...]:
-        """Of each output, see `FloatModel`."""
+        """The spread of each output; see `FloatModel`."""
         return self._model.spreads
 
     @cached_property
@@ -88,8 +94,8 @@ class FloatOutputs:
 
 @dataclass(eq=False)
 class FloatBatches:
-    """Batches (inputs, `FloatOutputs`) of these inputs; outputs are kept as far as `KeptOutputs`
-    has room."""
+    """Batches (inputs, `FloatOutputs`) of these inputs. Computed outputs are kept as long as
+    `KeptOutputs` has room."""
 
     batches: Batches
     model: FloatModel
@@ -103,53 +109,58 @@ class FloatBatches:
             place = ("float", number)
             outputs = FloatOutputs(self.model, inputs, self._kept.get(place))
             yield inputs, outputs
-            was_asked_for = "arrays" in vars(outputs)
-            if was_asked_for:
+            is_computed = "arrays" in vars(outputs)
+            if is_computed:
                 self._kept.keep(place, outputs.arrays)
 
 
 def agreement(outputs: Any, targets: FloatOutputs) -> Scores:
-    """Return how much of what float's outputs tell of each sample is left: float64[n] from 0 to 1.
+    """How far the outputs of each sample agree with those of the float model, float64[n] from 0 to
+    1.
 
-    Of each output 1 less the squared distance from float's as a part of how far samples are from
-    their mean: the coefficient of determination, R2, for each sample, and 0 where it is below. Of
-    whole numbers the part that is equal. Several outputs count alike; one that is the same for all
-    samples, or has no entry for each sample, does not count. Raises TaskError where none counts, or
-    an output has another shape than float's.
+    For real numbers it is the coefficient of determination (R2) of each sample: 1 minus the squared
+    distance from the float model's output over the spread of that output, and at least 0. For whole
+    numbers it is the fraction of equal values. Several outputs have the same weight. An output that
+    is the same for all samples, or that has no entry for each sample, does not count.
+
+    Raises TaskError if no output counts, or if an output has another shape than the float model's.
     """
     given = outputs if isinstance(outputs, tuple) else (outputs,)
-    found = []
-    for own, theirs, spread in zip(given, targets.arrays, targets.spreads, strict=True):
-        own = as_numpy(own)
-        _check_shape(own, theirs)
-        is_by_sample = theirs.shape[:1] == (targets.samples,)
+    agreements = []
+    for output, float_output, spread in zip(given, targets.arrays, targets.spreads, strict=True):
+        own = as_numpy(output)
+        _check_shape(own, float_output)
+        is_by_sample = float_output.shape[:1] == (targets.samples,)
         if is_by_sample and spread > 0:
-            found.append(_determined(own, theirs, spread))
-    if not found:
+            agreements.append(_determination(own, float_output, spread))
+    if not agreements:
         shapes = " and ".join(str(list(array.shape)) for array in targets.arrays)
         raise TaskError(
             "Expected an output of the float model that has an entry for each sample on its first "
             f"axis and differs between samples, got {shapes} for {targets.samples} samples; give "
             "samples that differ, or labels, or a metric of your own with --evaluator."
         )
-    return np.asarray(np.mean(found, axis=0))
+    return np.asarray(np.mean(agreements, axis=0))
 
 
-def _check_shape(own: Array, theirs: Array) -> None:
-    if own.shape != theirs.shape:
+def _check_shape(own: Array, float_output: Array) -> None:
+    if own.shape != float_output.shape:
         raise TaskError(
             "Expected outputs as long as those of the float model, to see how far they agree, got "
-            f"{list(own.shape)} and {list(theirs.shape)}: the model chooses how many it gives; "
-            "give labels, or a metric of your own with --evaluator."
+            f"{list(own.shape)} and {list(float_output.shape)}: the model chooses how many it "
+            "gives; give labels, or a metric of your own with --evaluator."
         )
 
 
-def _determined(own: Array, theirs: Array, spread: float) -> Scores:
-    """Return one output. spread: above 0."""
-    others = tuple(range(1, theirs.ndim))
-    if theirs.dtype.kind not in "fc":
-        return np.asarray((own == theirs).mean(others), np.float64)
+def _determination(own: Array, float_output: Array, spread: float) -> Scores:
+    """The agreement of one output, float64[n]. spread: of the float model's output, above 0."""
+    axes = tuple(range(1, float_output.ndim))
+    is_equal = own == float_output
+    if float_output.dtype.kind not in "fc":
+        return np.asarray(is_equal.mean(axes), np.float64)
     with np.errstate(invalid="ignore"):
-        apart = np.where(own == theirs, 0.0, np.subtract(own, theirs, dtype=np.float64))
-        left = 1 - (apart**2).sum(others) / spread
-    return np.asarray(np.clip(np.nan_to_num(left, nan=0.0), 0.0, 1.0))
+        # Equal infinities have a difference of 0.
+        difference = np.subtract(own, float_output, dtype=np.float64)
+        squared_distance = (np.where(is_equal, 0.0, difference) ** 2).sum(axes)
+        determination = 1 - squared_distance / spread
+    return np.asarray(np.clip(np.nan_to_num(determination, nan=0.0), 0.0, 1.0))

@@ -1,4 +1,4 @@
-"""What a batch holds and how many samples, whatever library its arrays are of."""
+"""The arrays and the number of samples of a batch, whatever library its arrays are from."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from sensitivity.errors import TaskError
 DIGEST_BYTES = 8
 
 SEQUENCES = (tuple, list)
-"""Types of nests that hold arrays by their places."""
+"""Types of nests that hold arrays by position."""
 
 
 def batch_digest(inputs: Any, targets: Any) -> str:
-    """Return the hex digest of every array, number and text in a batch: equal in another process,
-    other when a value changes.
+    """Hex digest of every array, number and text in a batch. It is the same in every process, and
+    changes with any value.
 
-    Tuples, lists, dicts and dataclasses are looked into. Of any other object only its type and name
-    count.
+    Tuples, lists, dicts and dataclasses are read entry by entry. Of any other object, only the type
+    and the name count.
     """
     digest = hashlib.blake2b(digest_size=DIGEST_BYTES)
     _add(digest.update, inputs)
@@ -33,8 +33,8 @@ def batch_digest(inputs: Any, targets: Any) -> str:
 
 
 def check_pair(batch: Any, split: str) -> tuple[Any, Any]:
-    """Return the batch as (inputs, targets). Raises TaskError for anything else, also for an array
-    or a dict of two."""
+    """The batch as (inputs, targets). Raises TaskError for anything but a pair, including an array
+    or a dict with two entries."""
     got = f"one {type(batch).__name__}"
     if isinstance(batch, SEQUENCES):
         if len(batch) == 2:
@@ -47,12 +47,12 @@ def check_pair(batch: Any, split: str) -> tuple[Any, Any]:
 
 
 def batch_size(inputs: Any) -> int:
-    """Return the samples in a batch: the first axis of its first array. A function counts as one
-    sample.
+    """The number of samples in a batch, which is the length of the first axis of its arrays. A
+    function counts as one sample.
 
-    Raises TaskError where there is no array, or two of them differ in their first axis.
+    Raises TaskError if there is no array, or if two arrays differ in the length of that axis.
     """
-    if callable(inputs):  # the evaluation of a task that has no samples
+    if callable(inputs):  # The evaluation of a task without samples.
         return 1
     shapes = [tuple(map(int, array.shape)) for array in arrays(inputs)]
     sizes = {shape[0] for shape in shapes if shape}
@@ -68,8 +68,8 @@ def batch_size(inputs: Any) -> int:
 
 
 def first_samples(inputs: Any, samples: int) -> Any:
-    """Return the same inputs with so many samples at most: every array of a batch has the sample as
-    its first axis."""
+    """At most the first `samples` samples of the inputs of a batch. The sample is the first axis of
+    every array."""
 
     def cut(array: Any) -> Any:
         if len(array.shape) == 0:
@@ -80,10 +80,11 @@ def first_samples(inputs: Any, samples: int) -> Any:
 
 
 def each_array(function: Callable[..., Any], *nests: Any) -> Any:
-    """Return a nest of what `function` makes of the arrays that stand at one place of all these
-    nests.
+    """Call `function` with the arrays at the same place of all nests, and return a nest of its
+    results.
 
-    nests: of tuples, lists and dicts, all alike. What is no array stays as the first has it.
+    nests: tuples, lists and dicts, nested in the same way. Values that are not arrays are taken
+        from the first nest.
     """
     first = nests[0]
     if hasattr(first, "shape"):
@@ -97,7 +98,7 @@ def each_array(function: Callable[..., Any], *nests: Any) -> Any:
 
 
 def sequence_of(kind: Any, values: list[Any]) -> Any:
-    """Return the values in a list, a tuple or a named tuple of this class."""
+    """The values in a list, a tuple or a named tuple of this class."""
     is_named_tuple = hasattr(kind, "_fields")
     if is_named_tuple:
         return kind(*values)
@@ -105,7 +106,7 @@ def sequence_of(kind: Any, values: list[Any]) -> Any:
 
 
 def arrays(value: Any) -> Iterator[Any]:
-    """Yield every array of a nest of tuples, lists and dicts."""
+    """Every array of a nest of tuples, lists and dicts."""
     if hasattr(value, "shape"):
         yield value
     elif isinstance(value, Mapping):
@@ -120,8 +121,8 @@ PLAIN = (type(None), bool, int, float, complex, str, bytes)
 
 
 def _add(update: Callable[[Any], None], value: Any) -> None:
-    """Feed one value to a digest, its kind and size first so that neighbours cannot run into each
-    other."""
+    """Feed one value to a digest. Its kind and size come first, so that two values in a row cannot
+    be read as others."""
     if hasattr(value, "shape") and hasattr(value, "dtype"):
         _add_array(update, value)
     elif isinstance(value, PLAIN):
@@ -136,7 +137,7 @@ def _add(update: Callable[[Any], None], value: Any) -> None:
     elif dataclasses.is_dataclass(type(value)):
         names = [field.name for field in dataclasses.fields(value)]
         _add(update, {name: getattr(value, name) for name in names})
-    else:  # never repr(): it holds an address, which is another one in the next process
+    else:  # repr() would hold an address, which differs between processes.
         update(f"{type(value).__qualname__}:{getattr(value, '__qualname__', '')};".encode())
 
 
@@ -150,8 +151,8 @@ def _add_array(update: Callable[[Any], None], value: Any) -> None:
 
 
 def as_numpy(value: Any) -> np.ndarray[Any, np.dtype[Any]]:
-    """Return a tensor or array as a numpy array on the host; bfloat16, which numpy lacks, as
-    float32 of the same values."""
+    """A tensor or array as a numpy array on the host. bfloat16, which numpy lacks, becomes float32
+    of the same values."""
     if not hasattr(value, "detach"):
         return np.asarray(value)
     tensor = value.detach().cpu()
@@ -161,12 +162,12 @@ def as_numpy(value: Any) -> np.ndarray[Any, np.dtype[Any]]:
 
 
 def scores_of(value: Any) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """Return what a task's `score` gave, as float64 on the host: a tensor of any type and device,
-    an array, or a list.
+    """The scores that a task's `score` returned, as float64 on the host.
 
+    value: a tensor of any type and device, an array, or a list.
     Raises TypeError for complex numbers, whose imaginary part would be lost.
     """
-    found = as_numpy(value)
-    if np.iscomplexobj(found):
+    scores = as_numpy(value)
+    if np.iscomplexobj(scores):
         raise TypeError("complex numbers")
-    return found.astype(np.float64)
+    return scores.astype(np.float64)

@@ -27,11 +27,12 @@ from sensitivity.tasks.batches import as_numpy
 from sensitivity.tasks.images import SUFFIXES, image_files, read_rgb
 
 SIZES: Mapping[str, float] = {"calib": 0.2, "rank": 0.3, "confirm": 0.25, "holdout": 0.25}
-"""Shares of the samples; calibration has its own, so that no range is fitted to a sample that is
-scored."""
+"""Share of the samples in each split. Calibration has its own, so that no range is fitted to a
+sample that is scored."""
 
 CACHE_BYTES = 1 << 28
-"""Prepared images kept in memory for each split; the rest is read again on each pass."""
+"""Bytes of prepared images kept in memory for each split; other images are read again on each
+pass."""
 
 Labels = NDArray[np.int64]
 Indices = NDArray[np.int64]
@@ -39,26 +40,31 @@ Indices = NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class Images:
-    """Labelled image files. labels: int64[n], indices of the model's outputs. classes: how many;
-    None if unknown."""
+    """Labelled image files.
+
+    labels: int64[n], indices of the model's outputs.
+    classes: the number of classes. None if it is not known.
+    """
 
     files: Sequence[Path]
     labels: Labels
     classes: int | None = None
 
     def take(self, indices: Sequence[int] | Indices) -> Images:
-        return Images(
-            [self.files[at] for at in indices], self.labels[np.asarray(indices, int)], self.classes
-        )
+        """The images with these indices, in this order."""
+        files = [self.files[index] for index in indices]
+        return Images(files, self.labels[np.asarray(indices, int)], self.classes)
 
 
 @dataclass(frozen=True, eq=False)
 class ImageBatches:
-    """Batches (float32[n, ...], int64[n]) as torch tensors, in the order of `images`, again and
-    again.
+    """Batches (float32[n, ...], int64[n]) as torch tensors, in the order of `images`. They can be
+    iterated any number of times.
 
-    transform: an RGB image -> array or tensor, the same shape for all. Files are read when their
-    batch is asked for.
+    A file is read when its batch is reached.
+
+    transform: an RGB image -> array or tensor, the same shape for all.
+    batch: images in a batch; the last batch may have fewer.
     """
 
     images: Images
@@ -86,24 +92,30 @@ class ImageBatches:
     def _prepared(self, number: int) -> NDArray[Any]:
         if number in self._kept:
             return self._kept[number]
-        made = as_numpy(self.transform(read_rgb(self.images.files[number])))
-        if (len(self._kept) + 1) * made.nbytes <= CACHE_BYTES:
-            self._kept[number] = made
-        return made
+        prepared = as_numpy(self.transform(read_rgb(self.images.files[number])))
+        if (len(self._kept) + 1) * prepared.nbytes <= CACHE_BYTES:
+            self._kept[number] = prepared
+        return prepared
 
     def _check_shapes(self, pixels: list[NDArray[Any]], numbers: range) -> None:
-        for number, made in zip(numbers, pixels, strict=True):
-            if made.shape != pixels[0].shape:
+        """Raise TaskError unless the images with these numbers have the same shape."""
+        for number, image in zip(numbers, pixels, strict=True):
+            if image.shape != pixels[0].shape:
                 raise TaskError(
                     "Expected the transform to give one shape for all images, got "
-                    f"{pixels[0].shape} and then {made.shape} for {self.images.files[number]}; "
+                    f"{pixels[0].shape} and then {image.shape} for {self.images.files[number]}; "
                     "resize or crop to one size."
                 )
 
 
 @dataclass(frozen=True, eq=False)
 class ArrayBatches:
-    """Batches (x, y) of two arrays as torch tensors, in their order, again and again."""
+    """Batches (x, y) of two arrays as torch tensors, in their order. They can be iterated any
+    number of times.
+
+    batch: samples in a batch; the last batch may have fewer.
+    classes: the number of classes. None if it is not known.
+    """
 
     x: NDArray[Any]
     y: Labels
@@ -131,13 +143,16 @@ def from_folder(
     batch: int = 50,
     seed: int | None = None,
 ) -> dict[str, ImageBatches]:
-    """Return the batches for "calib", "rank", "confirm" and "holdout": disjoint, drawn at random,
-    the same for the same seed; None takes that of the command, --seed.
+    """Batches for "calib", "rank", "confirm" and "holdout", which are disjoint and drawn at random.
 
-    root: one folder per class, whose alphabetical order is the order of the model's outputs; or,
-    with `label`, any folder of images. label: the class index of a file. transform: an RGB Pillow
-    image -> float32[c, h, w], such as `centre_crop(224)`. sizes: see `random_parts`. Raises
-    TaskError.
+    root: a folder with one folder per class, whose alphabetical order is the order of the model's
+        outputs; or, with `label`, any folder of images.
+    transform: an RGB Pillow image -> float32[c, h, w], such as `centre_crop(224)`.
+    label: the path of a file -> its class index. None takes the folders for classes.
+    sizes: see `random_parts`.
+    batch: images in a batch.
+    seed: the same seed draws the same splits. None takes the seed of the command, --seed.
+    Raises TaskError if there are no images, or too few of them.
     """
     images = labelled_images(Path(root), label) if label else images_by_class(Path(root))
     parts = random_parts(len(images.files), sizes, seed)
@@ -155,8 +170,13 @@ def from_arrays(
     batch: int = 50,
     seed: int | None = None,
 ) -> dict[str, ArrayBatches]:
-    """Return the same from arrays or tensors. x: [n, ...] as the model takes it. y: int[n], class
-    indices."""
+    """Batches as by `from_folder`, from arrays or tensors.
+
+    x: [n, ...], the inputs as the model takes them.
+    y: int[n], class indices.
+    sizes, batch, seed: as in `from_folder`.
+    Raises TaskError if y is not one class index for each sample, or if there are too few samples.
+    """
     inputs, labels = as_numpy(x), as_numpy(y)
     if labels.ndim != 1 or labels.dtype.kind not in "iu" or len(labels) != len(inputs):
         raise TaskError(
@@ -166,17 +186,18 @@ def from_arrays(
         )
     parts = random_parts(len(inputs), sizes, seed)
     return {
-        name: ArrayBatches(inputs[at], labels[at].astype(np.int64), batch)
-        for name, at in parts.items()
+        name: ArrayBatches(inputs[indices], labels[indices].astype(np.int64), batch)
+        for name, indices in parts.items()
     }
 
 
 def classification_task(model: Any, splits: Mapping[str, Any]) -> Task:
-    """Return a task whose metric is top-1 accuracy, 0..1.
+    """A task whose metric is top-1 accuracy, 0..1.
 
-    model: calibrated, gives scores [n, classes]. splits: batches for "rank", "confirm" and
-    "holdout", as `from_folder` and `from_arrays` make them; "calib", where it is there, is what
-    other ranges are calibrated on, and "unlabeled" more samples of the same kind.
+    model: the calibrated model, which gives scores [n, classes].
+    splits: batches for "rank", "confirm" and "holdout", as `from_folder` and `from_arrays` make
+        them. Other ranges are calibrated on "calib", if it is among them. "unlabeled" may hold more
+        samples of the same kind. Splits of other names are left out.
     """
     known = (*SPLITS, "calib", "unlabeled")
     data = {name: batches for name, batches in splits.items() if name in known}
@@ -189,8 +210,9 @@ def classification_task(model: Any, splits: Mapping[str, Any]) -> Task:
 class Top1:
     """(outputs, targets) -> 1.0 where the highest output is the target's, else 0.0: float64[n].
 
-    classes: how many outputs the model must have; None where the data does not say. reading: how
-    images were given to the model, where a file was told nothing; said where float is no good.
+    classes: the number of outputs that the model must have. None if the data does not say.
+    reading: a sentence that says how images were given to the model, where the user did not say
+        so. It is quoted when the float model is no good.
     """
 
     classes: int | None = None
@@ -216,12 +238,14 @@ top1 = Top1()
 
 @dataclass(frozen=True)
 class AnswerLost:
-    """Float's probability of its own answer less its probability of the variant's answer,
-    float64[n]: what float expects to lose of the accuracy. 0 where the answer is the same.
+    """The loss of accuracy that the float model expects from a variant, float64[n].
 
-    Called with the outputs of float and of a variant: logits [n, classes], or probabilities, of the
-    same samples. temperature: what logits are divided by, since a network may be too sure of its
-    answers, or not sure enough (Guo et al. 2017, "On calibration of modern neural networks").
+    It is the float model's probability of its own answer minus its probability of the variant's
+    answer, and 0 for the same answer. It is called with the outputs of the float model and of the
+    variant for the same samples: logits [n, classes], or probabilities.
+
+    temperature: the logits are divided by it, since a network may be too sure of its answers, or
+        not sure enough (Guo et al. 2017, "On calibration of modern neural networks").
 
     >>> lost = answer_lost(np.log([[0.5, 0.3, 0.2]] * 2), np.array([[1, 2, 0], [3, 2, 0]]))
     >>> lost.round(3).tolist()
@@ -238,21 +262,24 @@ class AnswerLost:
         return np.asarray(lost, dtype=np.float64)
 
     def fit(self, outputs: Sequence[Any], targets: Sequence[Any]) -> tuple[float]:
-        """Return the temperature of the highest posterior, to two digits that matter: the
-        likelihood of the labels, and before them 1 within a factor of about 1.6
-        (`TEMPERATURE_SPREAD`).
+        """The temperature with the highest posterior, rounded to two significant digits.
 
-        outputs: of float, a batch each; targets: class indices of the same samples.
+        The prior of the temperature is 1 within a factor of about 1.6 (`TEMPERATURE_SPREAD`); the
+        likelihood is that of the labels.
+
+        outputs: the float model's outputs, batch by batch.
+        targets: the class indices of the same samples, batch by batch.
         """
-        labels = np.concatenate([as_numpy(one).reshape(-1) for one in targets]).astype(int)
-        logits = np.concatenate([_logits(_class_scores(one)) for one in outputs])
+        labels = np.concatenate([as_numpy(batch).reshape(-1) for batch in targets]).astype(int)
+        logits = np.concatenate([_logits(_class_scores(batch)) for batch in outputs])
         rows = np.arange(len(labels))
 
-        def surprise(log_temperature: float) -> float:
-            found = _log_probabilities(logits / math.exp(log_temperature))[rows, labels]
-            return float((log_temperature / TEMPERATURE_SPREAD) ** 2 / 2 - found.sum())
+        def negative_log_posterior(log_temperature: float) -> float:
+            log_probabilities = _log_probabilities(logits / math.exp(log_temperature))
+            log_likelihood = log_probabilities[rows, labels].sum()
+            return float((log_temperature / TEMPERATURE_SPREAD) ** 2 / 2 - log_likelihood)
 
-        best = minimize_scalar(surprise, bounds=(-2, 2), method="bounded").x
+        best = minimize_scalar(negative_log_posterior, bounds=(-2, 2), method="bounded").x
         return (float(f"{math.exp(best):.2g}"),)
 
     def fitted(self, parameters: tuple[float, ...]) -> AnswerLost:
@@ -260,21 +287,24 @@ class AnswerLost:
 
 
 TEMPERATURE_SPREAD = 0.5
-"""Standard deviation of the logarithm of a temperature, before any label was seen."""
+"""Standard deviation of the logarithm of the temperature in its prior."""
 
 answer_lost = AnswerLost()
 
 
 def _logits(scores: NDArray[Any]) -> NDArray[np.float64]:
-    """Of scores that are probabilities their logarithms; all others as they are."""
-    found = scores.astype(np.float64)
-    if found.min(initial=0.0) >= 0 and np.allclose(found.sum(axis=1), 1.0, atol=1e-3):
-        return np.asarray(np.log(np.maximum(found, SMALLEST)))
-    return np.asarray(found)
+    """The logarithms of scores that are probabilities; any other scores as they are."""
+    values = scores.astype(np.float64)
+    are_probabilities = values.min(initial=0.0) >= 0 and np.allclose(
+        values.sum(axis=1), 1.0, atol=1e-3
+    )
+    if are_probabilities:
+        return np.asarray(np.log(np.maximum(values, SMALLEST)))
+    return np.asarray(values)
 
 
 SMALLEST = 1e-12
-"""A probability that is not told from 0."""
+"""A probability at or below this is taken for this value."""
 
 
 def _log_probabilities(logits: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -282,8 +312,8 @@ def _log_probabilities(logits: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def images_by_class(root: Path) -> Images:
-    """Return the images of root/CLASS/..., classes numbered in alphabetical order. Raises TaskError
-    for an empty class."""
+    """The images of root/CLASS/..., with classes numbered in alphabetical order. Raises TaskError
+    if there is no class, or a class has no image."""
     files = image_files(root)
     folders = _class_folders(root)
     if not folders:
@@ -300,19 +330,20 @@ def images_by_class(root: Path) -> Images:
             f"add images ({', '.join(sorted(SUFFIXES))}) or remove the folder, which moves the "
             "class indices after it."
         )
-    number = {folder: at for at, folder in enumerate(folders)}
-    labels = np.array([number[name] for name in names], np.int64)
+    class_index = {folder: index for index, folder in enumerate(folders)}
+    labels = np.array([class_index[name] for name in names], np.int64)
     return Images(in_folders, labels, len(folders))
 
 
 def _class_folders(root: Path) -> list[str]:
-    """Return the names of the folders of classes, in alphabetical order; hidden ones are none."""
+    """Names of the folders of classes, in alphabetical order, without hidden folders."""
     folders = filter(Path.is_dir, root.iterdir())
     return sorted(folder.name for folder in folders if not folder.name.startswith("."))
 
 
 def labelled_images(root: Path, label: Callable[[Path], int]) -> Images:
-    """Return every image below root with the class index that `label` gives its path."""
+    """Every image below root, with the class index that `label` gives for its path. Raises
+    TaskError if there are no images."""
     files = image_files(root)
     if not files:
         raise TaskError(
@@ -322,17 +353,15 @@ def labelled_images(root: Path, label: Callable[[Path], int]) -> Images:
 
 
 def random_parts(n: int, sizes: Mapping[str, float], seed: int | None = None) -> dict[str, Indices]:
-    """Disjoint parts of range(n), drawn at random; the same for the same seed, None for that
-    of the command, --seed.
+    """Disjoint parts of range(n), drawn at random.
 
-    sizes: name -> number of samples (int) or share of n (float). Each part stays in random order,
-    so that its first samples are a fair draw too. Raises TaskError where a part would be empty or
-    there are too few samples.
+    Each part stays in random order, so that its first samples are a random draw too.
+
+    sizes: name -> number of samples (int) or share of n (float).
+    seed: the same seed draws the same parts. None takes the seed of the command, --seed.
+    Raises TaskError if a part would be empty, or if there are too few samples.
     """
-    counts = {
-        name: size if isinstance(size, int) else int(n * size + 1e-9)
-        for name, size in sizes.items()
-    }
+    counts = {name: _count_of(size, n) for name, size in sizes.items()}
     if min(counts.values()) < 1 or sum(counts.values()) > n:
         shown = ", ".join(f"{name} {count}" for name, count in counts.items())
         raise TaskError(
@@ -344,8 +373,16 @@ def random_parts(n: int, sizes: Mapping[str, float], seed: int | None = None) ->
     return dict(zip(counts, np.split(order[: ends[-1]], ends[:-1]), strict=True))
 
 
+def _count_of(size: float, n: int) -> int:
+    """The number of samples for a size: a number (int) or a share of n (float)."""
+    if isinstance(size, int):
+        return size
+    return int(n * size + 1e-9)
+
+
 def _class_scores(outputs: Any) -> NDArray[Any]:
-    """Return the model's outputs as an array [n, classes]."""
+    """The model's outputs as an array [n, classes]. Raises TaskError for any other shape, and for
+    NaN."""
     got = f"a {type(outputs).__name__}"
     if hasattr(outputs, "shape"):
         got = f"shape {tuple(outputs.shape)}"
@@ -356,10 +393,11 @@ def _class_scores(outputs: Any) -> NDArray[Any]:
             "your own score()."
         )
     scores = as_numpy(outputs)
-    if np.isnan(scores).any():
-        bad = int(np.argwhere(np.isnan(scores).any(axis=1))[0][0])
+    has_nan = np.isnan(scores).any(axis=1)
+    if has_nan.any():
+        sample = int(np.flatnonzero(has_nan)[0])
         raise TaskError(
-            f"Expected outputs that are numbers, got NaN for sample {bad}; check the model on this "
-            "batch."
+            f"Expected outputs that are numbers, got NaN for sample {sample}; check the model on "
+            "this batch."
         )
     return scores

@@ -1,8 +1,8 @@
-"""What a task made in a program is told apart by: it has no file whose text could be read.
+"""The fingerprint of a task that is made in a program, and so has no file whose text could be read.
 
-Its model and its data are fingerprinted where the journal begins. Here it is the functions that
-turn outputs into a metric: their code, their defaults, and the values that they close over or read
-from their module.
+The model and the data are fingerprinted when the journal begins. This module fingerprints the
+functions that turn outputs into a metric: their code, their defaults, and the values that they
+close over or read from their module.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ JUDGES = {Task: ("score", "aggregate"), EvaluateTask: ("evaluate", "confirm", "h
 
 
 def judges_digest(task: Task | EvaluateTask) -> str:
-    """Return the hex sha256 of the functions that judge outputs: equal in another process where
-    they are written the same.
+    """Hex sha256 of the functions that judge outputs. Functions with the same text have the same
+    digest in every process.
 
-    Of an object that is neither a function nor made of plain values, numbers and arrays, only the
-    class counts.
+    Only the class counts for an object that is neither a function nor made of plain values, numbers
+    and arrays.
     """
     digest = hashlib.sha256()
     reader = _Reader(digest.update)
@@ -39,7 +39,7 @@ def judges_digest(task: Task | EvaluateTask) -> str:
 
 
 def function_digest(function: Any) -> str:
-    """Return the hex sha256 of one function, read as `judges_digest` reads them."""
+    """Hex sha256 of one function, read as `judges_digest` reads them."""
     digest = hashlib.sha256()
     _Reader(digest.update).read(function)
     return digest.hexdigest()
@@ -51,7 +51,7 @@ class _Reader:
 
     def __init__(self, update: Callable[[bytes], None]) -> None:
         self._update = update
-        # By address; kept, so that no other object gets the address of one that was read.
+        # Objects by their address. They are kept, so that no other object gets the same address.
         self._seen: dict[int, Any] = {}
 
     def text(self, words: str) -> None:
@@ -69,12 +69,11 @@ class _Reader:
 
     @singledispatchmethod
     def _compound(self, value: Any) -> None:
-        """Read what a value is made of, by its type."""
+        """Read the parts of a value, by its type."""
         if hasattr(value, "shape") and hasattr(value, "dtype"):
             self.text(batch_digest(value, None))
         elif callable(value) and not hasattr(value, "named_modules"):
-            # An object that is called like a function; a model among them has a fingerprint of its
-            # own.
+            # An object that is called like a function. A model has a fingerprint of its own.
             self._all((type(value).__call__, getattr(value, "__dict__", None)))
 
     @_compound.register
@@ -113,7 +112,7 @@ class _Reader:
         self._code(function.__code__, function.__globals__)
         self._all((function.__defaults__, function.__kwdefaults__))
         for cell in function.__closure__ or ():
-            with suppress(ValueError):  # a name that has got no value yet
+            with suppress(ValueError):  # The name has no value yet.
                 self.read(cell.cell_contents)
 
     def _all(self, values: Iterable[Any]) -> None:
@@ -121,12 +120,12 @@ class _Reader:
             self.read(value)
 
     def _code(self, code: CodeType, known: Mapping[str, Any]) -> None:
-        """known: what its names stand for in its module."""
+        """Read the code of a function. known: name -> its value in the function's module."""
         self._update(code.co_code)
         self._all(code.co_names)
         self._all(known[name] for name in code.co_names if name in known)
         for constant in code.co_consts:
-            if isinstance(constant, CodeType):  # a function inside of it
+            if isinstance(constant, CodeType):  # A function inside the function.
                 self._code(constant, known)
             else:
                 self.read(constant)

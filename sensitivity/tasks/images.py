@@ -1,4 +1,4 @@
-"""Image files to the arrays that a classifier reads."""
+"""From image files to the arrays that a classifier reads."""
 
 from __future__ import annotations
 
@@ -22,16 +22,18 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 Channels = tuple[float, float, float]
 
 Size = int | tuple[int, int]
-"""Of an input, in pixels: the side of a square one, or (height, width)."""
+"""The size of an input in pixels: the side of a square one, or (height, width)."""
 
 
 def sides(size: Size) -> tuple[int, int]:
-    """(height, width)."""
-    return (size, size) if isinstance(size, int) else size
+    """The size as (height, width)."""
+    if isinstance(size, int):
+        return size, size
+    return size
 
 
 def shown_size(size: Size) -> str:
-    """Return the side of a square, or height x width.
+    """The size as text: the side of a square, or height x width.
 
     >>> shown_size((64, 96)), shown_size((64, 64))
     ('64x96', '64')
@@ -43,8 +45,8 @@ def shown_size(size: Size) -> str:
 
 
 def image_files(folder: Path) -> list[Path]:
-    """Return every image below a folder, by its ending, sorted by path. Raises TaskError where
-    there is no such folder."""
+    """Every file below a folder that has the suffix of an image, sorted by path. Hidden files are
+    left out. Raises TaskError if there is no such folder."""
     if not folder.is_dir():
         got = "a file" if folder.exists() else "nothing there"
         raise TaskError(f"Expected a folder of images at {folder}, got {got}; check the path.")
@@ -57,10 +59,10 @@ def image_files(folder: Path) -> list[Path]:
 
 
 def read_rgb(file: Path) -> Image:
-    """Return the image in RGB, whatever its mode; EXIF orientation is left alone, as torchvision's
-    ImageFolder does.
+    """Read an image as RGB, whatever its mode. The EXIF orientation is not applied, as in
+    torchvision's ImageFolder.
 
-    Raises TaskError where the file is no image or is cut off.
+    Raises TaskError if the file is not an image, or is truncated.
     """
     try:
         from PIL import Image
@@ -70,8 +72,8 @@ def read_rgb(file: Path) -> Image:
         with Image.open(file) as image:
             return image.convert("RGB")
     except (OSError, SyntaxError, ImportError) as error:
-        # Pillow raises SyntaxError for a broken PNG; ultralytics replaces Image.open by one that
-        # looks for pi_heif.
+        # Pillow raises SyntaxError for a broken PNG. ultralytics replaces Image.open by a function
+        # that imports pi_heif for an unknown format, and fails where that package is missing.
         got = "no format that Pillow knows" if isinstance(error, ImportError) else error
         raise TaskError(
             f"Expected a readable image at {file}, got: {got}; replace or remove the file."
@@ -85,12 +87,14 @@ def centre_crop(
     mean: Channels = IMAGENET_MEAN,
     std: Channels = IMAGENET_STD,
 ) -> Callable[[Image], NDArray[np.float32]]:
-    """Return the usual preparation of ImageNet models, as a function from an RGB image to
-    float32[3, height, width].
+    """The usual preparation of ImageNet models, as a function from an RGB image to
+    float32[3, height, width]. That function raises TaskError for an image smaller than the crop.
 
-    resize: the shorter side is scaled to this many pixels first, bilinear, or the image to cover
-    (height, width); None leaves it as it is.
-    mean, std: of each channel on the scale 0..1, taken off and divided by.
+    size: the crop, side of a square in pixels or (height, width).
+    resize: the length to which the shorter side is scaled first, or (height, width) that the scaled
+        image just covers; bilinear. None does not scale the image.
+    mean, std: of each channel, for pixels from 0 to 1. The mean is subtracted, and the result is
+        divided by the deviation.
     """
     height, width = sides(size)
     centre, spread = np.asarray(mean, np.float32), np.asarray(std, np.float32)
@@ -111,12 +115,14 @@ def centre_crop(
 
 
 def _covering(image: Image, height: int, width: int) -> Image:
-    """Return the image scaled to be just as high and as wide as this, or more; of a square: its
-    shorter side is that long."""
+    """The image scaled, with its proportions kept, to just cover this size."""
     ratio = max(width / image.width, height / image.height)
     size = max(round(image.width * ratio), width), max(round(image.height * ratio), height)
-    return image if size == image.size else image.resize(size, optional.Image.Resampling.BILINEAR)
+    if size == image.size:
+        return image
+    return image.resize(size, optional.Image.Resampling.BILINEAR)
 
 
 def _hidden(file: Path, folder: Path) -> bool:
+    """Whether the file or a folder above it, up to `folder`, is hidden."""
     return any(part.startswith(".") for part in file.relative_to(folder).parts)

@@ -1,4 +1,4 @@
-"""Outputs of one variant that are needed again and again, kept as far as memory allows."""
+"""Keeps outputs of a variant that are needed repeatedly, as far as memory allows."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ from typing import Any
 from sensitivity.tasks.batches import arrays
 
 KEPT_BYTES = 1 << 28
-"""Of all outputs together; what is more is computed again."""
+"""The most bytes of all kept outputs; other outputs are computed again."""
 
 Place = tuple[str, int]
-"""A split, and the number of a batch there."""
+"""A split, and the number of a batch in it."""
 
 
 class KeptOutputs:
-    """The outputs of batches, in all no more than `KEPT_BYTES`.
+    """The outputs of batches, at most `KEPT_BYTES` in all.
 
-    Those of the split at work push out those of others. Of one split that is too long the first
-    batches stay, since each pass begins with them. Outputs that hold no array may be of any size:
-    nothing is kept beside them.
+    The outputs of the current split replace those of other splits. If one split is too long, its
+    first batches stay, since each pass begins with them. Outputs that hold no array may have any
+    size, so nothing else is kept beside them.
     """
 
     def __init__(self) -> None:
         self._kept: dict[Place, Any] = {}
 
     def get(self, place: Place) -> Any:
-        """None for a batch that is not kept."""
+        """The outputs of a batch; None if they are not kept."""
         return self._kept.get(place)
 
     def keep(self, place: Place, outputs: Any) -> None:

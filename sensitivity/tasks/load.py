@@ -1,6 +1,6 @@
-"""From "path/to/task.py:function", or a task made in Python, to a checked task.
+"""Loads a task from "path/to/task.py:function", or takes one made in Python, and checks it.
 
-This is the only place that runs a user's file.
+This is the only module that runs a user's file.
 """
 
 from __future__ import annotations
@@ -37,16 +37,19 @@ DEFAULT_FUNCTION = "task"
 
 @dataclass(frozen=True)
 class Evaluator:
-    """A metric out of a file. score: (outputs, targets) -> one number for each sample, higher is
-    better. place: "file:function", the file absolute. code: the hex sha256 of what Python makes of
-    the file."""
+    """A user's own metric, loaded from a file.
+
+    score: (outputs, targets) -> one number for each sample; higher is better.
+    place: "file:function", with the absolute path of the file.
+    code: the hex sha256 of the file's syntax tree.
+    """
 
     score: Callable[[Any, Any], Any]
     place: str
     code: str
 
     def judging(self, task: Task) -> Task:
-        """Return the task with the mean of these scores for its metric."""
+        """The task with this metric in place of its own: the mean of these scores."""
         return Task(task.model, task.data, self.score, metric=self.place.rpartition(":")[2])
 
 
@@ -55,11 +58,13 @@ DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
 def load_task(given: Given) -> Task | EvaluateTask:
-    """Return the user's task, checked: the object itself, or what the user's function returns.
+    """The user's task, once it has passed all checks.
 
-    given: "path/to/task.py:function"; without ":function" it is `task`. The file's folder is
-    importable while the file and the function run. Raises TaskError, with the user's own exception
-    as its cause.
+    The folder of the task file is importable while the file and the function run.
+
+    given: the task itself, or "path/to/task.py:function", whose function returns it. Without
+        ":function" it is the function `task`.
+    Raises TaskError, with the user's own exception as its cause.
     """
     if not isinstance(given, str):
         return checked(given, "a Task or EvaluateTask of sensitivity, or the path of its file")
@@ -77,8 +82,8 @@ def load_task(given: Given) -> Task | EvaluateTask:
 
 
 def checked(task: Any, what: str) -> Task | EvaluateTask:
-    """Return the task itself. what: how messages name it. Raises TaskError for what is no task, or
-    a task with a fault."""
+    """The given task. what: words for it in messages. Raises TaskError if it is not a task, or has
+    a fault."""
     if isinstance(task, Task):
         check_task(task)
         return task
@@ -89,31 +94,33 @@ def checked(task: Any, what: str) -> Task | EvaluateTask:
 
 
 def load_evaluator(reference: str, code: str | None = None) -> Evaluator:
-    """Return a user's own metric, "path/to/my_eval.py:function"; without ":function" it is `score`.
+    """Load a user's own metric.
 
-    The file is run as it is, its folder importable meanwhile, like that of a task. code: what
-    `Evaluator.code` was when the run began; None for a run that begins. Raises TaskError where
-    there is no such function, or the file is another one since.
+    The file is run as it is, and its folder is importable meanwhile, as for a task.
+
+    reference: "path/to/my_eval.py:function". Without ":function" it is the function `score`.
+    code: `Evaluator.code` of the time when the run began. None for a new run.
+    Raises TaskError if there is no such function, or if the file was changed since the run began.
     """
     file, name = split_reference(reference, "score")
     with _importable(file.parent):
         function = _function(_run_file(file), name, file)
-    found = Evaluator(function, f"{file}:{name}", _sha(_code(file.read_bytes())))
-    if code not in (None, found.code):
+    evaluator = Evaluator(function, f"{file}:{name}", _sha(_code(file.read_bytes())))
+    if code not in (None, evaluator.code):
         raise TaskError(
             f"Expected {file} to be what judged this run when it began, got a file that was "
             "changed since; put it back, or begin a run with another --out."
         )
-    return found
+    return evaluator
 
 
 def task_digest(given: Given) -> dict[str, str]:
-    """Return what a task is told apart by: "text", the hex sha256 of its file's source; "code", the
-    same of what Python makes of it, without comments, docstrings and layout; and "function". What
-    the file imports or reads does not count.
+    """The digests by which a task is recognised.
 
-    A task made in Python has no file: "text" and "code" are then of the functions that judge its
-    outputs.
+    "text" is the hex sha256 of its file's source. "code" is that of the syntax tree, without
+    comments, docstrings and layout. "function" is the name of the function. What the file imports
+    or reads does not count. A task made in Python has no file; its "text" and "code" are those of
+    the functions that judge its outputs.
     """
     if not isinstance(given, str):
         digest = judges_digest(given)
@@ -124,8 +131,10 @@ def task_digest(given: Given) -> dict[str, str]:
 
 
 def same_task(one: Any, other: Any) -> bool:
-    """Return whether two digests are of tasks that do the same. A digest of an old journal is that
-    of the text alone."""
+    """Whether two digests are of tasks that do the same.
+
+    one, other: digests of `task_digest`, or the digest of the text alone, as in old journals.
+    """
     if isinstance(one, str) or isinstance(other, str):
         return bool(_text_of(one) == _text_of(other))
     if not isinstance(one, Mapping) or not isinstance(other, Mapping):
@@ -138,7 +147,7 @@ def same_task(one: Any, other: Any) -> bool:
 
 
 def _text_of(digest: Any) -> Any:
-    """Return the digest of a task's text."""
+    """The digest of a task's text."""
     if isinstance(digest, Mapping):
         return digest["text"]
     return digest
@@ -149,7 +158,7 @@ def _sha(content: bytes) -> str:
 
 
 def _code(source: bytes) -> bytes:
-    """Return the syntax tree as text, without docstrings; the source itself where it is not valid
+    """The syntax tree as text, without docstrings; the source itself where it is not valid
     Python."""
     try:
         tree = ast.parse(source)
@@ -162,8 +171,11 @@ def _code(source: bytes) -> bytes:
 
 
 def split_reference(reference: str, default: str = DEFAULT_FUNCTION) -> tuple[Path, str]:
-    """Return the file, absolute, and the function's name. default: the name where none is given.
-    Raises TaskError where there is no such Python file."""
+    """The absolute path of the file, and the name of the function.
+
+    default: the name of the function if none is given.
+    Raises TaskError if there is no such Python file.
+    """
     path, colon, name = reference.rpartition(":")
     has_name = colon and name.isidentifier()
     if not has_name:
@@ -183,7 +195,7 @@ def split_reference(reference: str, default: str = DEFAULT_FUNCTION) -> tuple[Pa
 
 
 def check_task(task: Task) -> None:
-    """Raise TaskError that names what is wrong with a task before anything is measured."""
+    """Raise a TaskError that says what is wrong with a task, before anything is measured."""
     _check_model(task.model)
     if not isinstance(task.data, Mapping):
         raise TaskError(
@@ -211,8 +223,7 @@ def _check_scale(task: Task | EvaluateTask) -> None:
     if not isinstance(scale, NUMBERS) or not 0 < scale < math.inf:
         raise TaskError(
             "Expected task.full_scale to be the metric's largest value, a number above 0, got "
-            f"{scale!r}; "
-            "it is 1.0 for a fraction and 100.0 for per cent."
+            f"{scale!r}; it is 1.0 for a fraction and 100.0 for per cent."
         )
     if not isinstance(task.metric, str):
         raise TaskError(
@@ -222,7 +233,7 @@ def _check_scale(task: Task | EvaluateTask) -> None:
 
 
 def check_evaluate_task(task: EvaluateTask) -> None:
-    """Raise TaskError where something of the task is not what it must be."""
+    """Raise a TaskError that says what is wrong with a task, before anything is measured."""
     _check_model(task.model)
     _check_scale(task)
     _check_callable("evaluate", task.evaluate)
@@ -233,8 +244,7 @@ def _check_split(split: str, batches: Any) -> None:
     def fail(got: str, fix: str) -> TaskError:
         return TaskError(
             f"Expected split {split!r} to be batches of (inputs, targets) with a len(), which give "
-            "the same samples "
-            f"in the same order each time, got {got}; {fix}."
+            f"the same samples in the same order each time, got {got}; {fix}."
         )
 
     if not hasattr(batches, "__iter__"):
@@ -245,7 +255,7 @@ def _check_split(split: str, batches: Any) -> None:
         raise fail(
             f"{_kind(batches)} without a len()", "pass a list of batches, or a DataLoader"
         ) from error
-    except Exception as error:  # out of the user's own class
+    except Exception as error:  # Raised by the user's own class.
         raise fail(
             f"{type(error).__name__} from its len(): {error}", "correct its __len__"
         ) from error
@@ -254,17 +264,17 @@ def _check_split(split: str, batches: Any) -> None:
             f"Expected split {split!r} to hold at least one batch, got none; check the data's path "
             "and size."
         )
-    # By class name, so that torch stays out of here.
+    # The class is compared by its name, so that torch need not be imported.
     if type(getattr(batches, "sampler", None)).__name__ == "RandomSampler":
         raise fail("a DataLoader that shuffles", "pass shuffle=False")
     _check_first(split, batches)
 
 
 def _check_first(split: str, batches: Any) -> None:
-    """Raise TaskError where the first batch is no pair, or cannot be read."""
+    """Raise TaskError if the first batch cannot be read, or is not a pair."""
     try:
         first = next(iter(batches))
-    except Exception as error:  # out of the user's own data
+    except Exception as error:  # Raised by the user's own data.
         got = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
         raise TaskError(
             f"Expected split {split!r} to give its first batch, got {got}; check its data."
@@ -287,8 +297,9 @@ def _check_model(model: Any) -> None:
 
 
 def _training_part(model: Any) -> str | None:
-    """Return the model or its layer that is in training mode; None where none is that matters."""
-    # A graph of torch.export has its mode built in: its flag says nothing, and its eval() raises.
+    """The model, or its first layer, that is in training mode and depends on it; None if none
+    does."""
+    # The mode of a torch.export graph is built in: its flag says nothing, and its eval() raises.
     classes = {base.__name__ for base in type(model).__mro__}
     if getattr(model, "training", False) and "GraphModule" not in classes:
         return "the model"
@@ -301,16 +312,17 @@ def _training_part(model: Any) -> str | None:
 
 
 def _depends_on_mode(layer: Any) -> bool:
-    """Return whether a layer gives other values in training mode.
+    """Whether a layer gives other values in training mode.
 
-    Others do not matter: quantizers inserted after `model.eval()` are born in training mode.
+    The mode of other layers does not matter: quantizers that are inserted after `model.eval()` are
+    in training mode.
     """
     kind = type(layer).__name__
     return "BatchNorm" in kind or "Dropout" in kind
 
 
 def _check_optional(task: Task | EvaluateTask, *names: str) -> None:
-    """Raise TaskError where an attribute that may be None is something else than a function."""
+    """Raise TaskError if one of these attributes is neither None nor a function."""
     for name in names:
         value = getattr(task, name)
         if value is not None:
@@ -326,26 +338,26 @@ def _check_callable(name: str, value: Any) -> None:
 
 @contextmanager
 def _importable(folder: Path) -> Iterator[None]:
-    """Modules next to the task file can be imported inside the `with`, as if the file were run as a
+    """Make modules beside the task file importable inside the `with`, as if the file were run as a
     script."""
     sys.path.insert(0, str(folder))
     try:
         yield
     finally:
-        # Only what was put there: packages that the file imports may add folders of their own, and
-        # need them later.
+        # Only this folder is removed: packages that the file imports may add folders of their own,
+        # which they need later.
         with suppress(ValueError):
             sys.path.remove(str(folder))
 
 
 def _run_file(file: Path) -> ModuleType:
-    # A name of its own: a user's json.py must not become `json` for everyone else.
+    # The module gets a name of its own: a user's json.py must not become `json` for other modules.
     name = f"sensitivity_task_{file.stem}_{hashlib.sha256(str(file).encode()).hexdigest()[:8]}"
     spec = importlib.util.spec_from_file_location(name, file)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses and pickle look their module up here
+    sys.modules[name] = module  # Dataclasses and pickle look their module up here.
     try:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
@@ -369,24 +381,24 @@ def _function(module: ModuleType, name: str, file: Path) -> Any:
 
 
 def _user_error(what: str, file: Path, error: BaseException) -> SensitivityError:
-    """Return one sentence for an exception out of the user's file, with the last line of theirs
-    that it came through."""
+    """The error for an exception in the user's file: one sentence, with the last line of that file
+    that the exception came through."""
     if isinstance(error, SensitivityError):
         return error
     frames = traceback.extract_tb(error.__traceback__)
-    lines = {frame.filename: frame.lineno for frame in frames}  # the last of each file
+    last_line = {frame.filename: frame.lineno for frame in frames}
     where = ""
-    if str(file) in lines:
-        where = f" (line {lines[str(file)]})"
-    said = " ".join(str(error).split())[:300]
-    named = getattr(error, "filename", None) or "/"
-    is_relative = isinstance(error, FileNotFoundError) and not os.path.isabs(named)
+    if str(file) in last_line:
+        where = f" (line {last_line[str(file)]})"
+    message = " ".join(str(error).split())[:300]
+    missing_file = getattr(error, "filename", None) or "/"
+    is_relative = isinstance(error, FileNotFoundError) and not os.path.isabs(missing_file)
     if is_relative:
-        said += (
+        message += (
             f"; paths are taken from the current folder, {Path.cwd()}: start from "
             "Path(__file__).parent"
         )
-    return TaskError(f"Expected {what}, got {type(error).__name__}: {said}{where}.")
+    return TaskError(f"Expected {what}, got {type(error).__name__}: {message}{where}.")
 
 
 def _kind(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""Inputs and labels of an .npz, as a Q/DQ file takes them."""
+"""Inputs and labels of an .npz file, in the form that a Q/DQ file takes."""
 
 from __future__ import annotations
 
@@ -24,13 +24,16 @@ SAVE = "save it with numpy.savez(file, x=inputs, y=labels)"
 
 
 CODES = "codes of {}"
-"""Entry of a file's metadata that says what whole numbers stand for in an input that takes real
-ones, as in "int8 0.02 -3"."""
+"""Entry of a file's metadata for an input of real numbers that may be given as integers: the type,
+the scale and the zero point of the integers, as in "int8 0.02 -3"."""
 
 
 @dataclass(frozen=True)
 class Codes:
-    """dtype: numpy's name of the type of such numbers: (number - zero_point) * scale is meant."""
+    """Integers that stand for real numbers: a number means (number - zero_point) * scale.
+
+    dtype: numpy's name of the integers' type.
+    """
 
     dtype: str
     scale: float
@@ -38,16 +41,21 @@ class Codes:
 
     @property
     def ends(self) -> tuple[float, float]:
-        """What the smallest and the largest number mean."""
-        kind = np.iinfo(self.dtype)
-        low, high = ((end - self.zero_point) * self.scale for end in (kind.min, kind.max))
+        """The real numbers that the smallest and the largest integer stand for."""
+        integers = np.iinfo(self.dtype)
+        low = (integers.min - self.zero_point) * self.scale
+        high = (integers.max - self.zero_point) * self.scale
         return low, high
 
 
 @dataclass(frozen=True)
 class Port:
-    """An input of the file. dtype: numpy's name of its type. shape: None for axes of any length.
-    codes: of a file that was made of one that takes whole numbers; arrays of their type hold them.
+    """An input of the file.
+
+    dtype: numpy's name of its type.
+    shape: length of each axis; None for an axis of any length.
+    codes: the integers that arrays of their type hold, for a file that was made from one whose
+        input takes integers. None if there are none.
     """
 
     name: str
@@ -58,8 +66,13 @@ class Port:
 
 @dataclass(frozen=True, eq=False)
 class ArrayBatches:
-    """Batches (x, y) of arrays, in their order, again and again. x: one array, or arrays by the
-    names of the inputs. y: labels, or whatever else an evaluator compares outputs with."""
+    """Batches (x, y) of arrays, which can be iterated any number of times in the same order.
+
+    x: one array, or arrays by the names of the inputs.
+    y: labels, or whatever else an evaluator compares outputs with.
+    batch: samples in a batch.
+    classes: the number of classes. None if it is not known.
+    """
 
     x: Inputs
     y: Inputs
@@ -71,18 +84,20 @@ class ArrayBatches:
 
     def __iter__(self) -> Iterator[tuple[Any, Any]]:
         for start in range(0, count(self.y), self.batch):
-            part = slice(start, start + self.batch)
-            yield _taken(self.x, part), _taken(self.y, part)
+            samples = slice(start, start + self.batch)
+            yield _selected(self.x, samples), _selected(self.y, samples)
 
 
 def arrays(data: Path, ports: list[Port], classes: int | None) -> tuple[Inputs, Labels]:
-    """Return the inputs and labels of an .npz, in the types of the file's inputs.
+    """Inputs and labels of an .npz, in the types of the file's inputs.
 
-    The labels are `y`, or the only integers of one axis that are no input. The inputs have the
-    names that the file gives them; that of a file with one input may also be `x`, or have any name
-    where nothing else is there. Labels are class indices int[n] or one-hot rows [n, classes].
-    classes: how many outputs the file has; None where it does not say. Raises TaskError for arrays
-    of other names, shapes, types or values.
+    The labels are the array `y`, or the only array of integers with one axis that is not an input.
+    They are class indices int[n] or one-hot rows [n, classes]. The inputs have the names of the
+    file's inputs. An only input may also be called `x`, or have any name if it is the only array
+    beside the labels.
+
+    classes: the number of outputs of the file. None if the file does not say.
+    Raises TaskError for arrays of other names, shapes, types or values.
     """
     found = _read(data)
     label = _label_name(found, ports)
@@ -110,7 +125,7 @@ def _listed_with_types(found: Mapping[str, NDArray[Any]]) -> str:
 
 
 def _listed(found: Mapping[str, NDArray[Any]]) -> list[str]:
-    """Return the names and shapes of arrays, for messages."""
+    """Names and shapes of arrays, for messages."""
     return [f"{name} {list(array.shape)}" for name, array in found.items()]
 
 
@@ -128,8 +143,8 @@ def _check_samples(inputs: Mapping[str, NDArray[Any]], data: Path) -> None:
 
 
 def holds_only_inputs(data: Path, ports: list[Port]) -> bool:
-    """Return whether an .npz has an array for each input of the file and no other. Raises TaskError
-    for a file that is none."""
+    """Whether an .npz holds an array for each input of the file and nothing else. Raises TaskError
+    for a file that is not an .npz."""
     found = set(_read_names(data))
     if found == {port.name for port in ports}:
         return True
@@ -139,17 +154,17 @@ def holds_only_inputs(data: Path, ports: list[Port]) -> bool:
 
 
 def inputs_alone(data: Path, ports: list[Port]) -> Inputs:
-    """Return all samples of an .npz without labels, in the types of the file's inputs.
+    """All samples of an .npz without labels, in the types of the file's inputs.
 
-    Raises TaskError for arrays of other names, shapes or values, and for no sample at all.
+    Raises TaskError for arrays of other names, shapes or values, and if there are no samples.
     """
     return calibration_inputs(data, ports, None)
 
 
 def calibration_inputs(source: Path, ports: list[Port], samples: int | None) -> Inputs:
-    """Return the first samples of an .npz, all for None, in the types of the file's inputs; labels
-    need not be there.
+    """The first samples of an .npz, in the types of the file's inputs. It may lack labels.
 
+    samples: how many. None takes all of them.
     Raises TaskError for arrays of other names, shapes or values.
     """
     found = _read(source)
@@ -159,15 +174,15 @@ def calibration_inputs(source: Path, ports: list[Port], samples: int | None) -> 
             f"Expected {source} to hold inputs {_wanted(ports)} to calibrate with, got "
             f"{', '.join(found) or 'nothing'}; save it with numpy.savez(file, x=inputs)."
         )
-    return _taken(_alone(_as_ports(found, ports, names, source)), slice(samples))
+    inputs = _alone(_as_ports(found, ports, names, source))
+    return _selected(inputs, slice(samples))
 
 
 def samples(data: Path, ports: list[Port]) -> tuple[Inputs, Inputs]:
-    """Return the inputs of an .npz, in the types of the file's inputs, and all that an evaluator
-    compares the
-    outputs with: the array `y`, or the others by their names where there are more.
+    """The inputs of an .npz, in the types of the file's inputs, and what an evaluator compares the
+    outputs with: the array `y`, or all other arrays by their names if there are more.
 
-    Raises TaskError for inputs that are not there or do not fit, and arrays of other lengths.
+    Raises TaskError if an input is missing or does not fit, or if arrays differ in length.
     """
     found = _read(data)
     names = _input_names(found, ports, "y")
@@ -182,7 +197,7 @@ def samples(data: Path, ports: list[Port]) -> tuple[Inputs, Inputs]:
 
 
 def _wanted(ports: list[Port]) -> str:
-    """Return the names of the arrays that hold the inputs, for messages."""
+    """Names of the arrays that hold the inputs, for messages."""
     if len(ports) == 1:
         return "x"
     return ", ".join(port.name for port in ports)
@@ -191,8 +206,8 @@ def _wanted(ports: list[Port]) -> str:
 def _as_ports(
     found: Mapping[str, NDArray[Any]], ports: list[Port], names: Sequence[str], data: Path
 ) -> dict[str, NDArray[Any]]:
-    """Return the arrays of these names as the inputs of the file, in the types that it takes.
-    Raises TaskError unless each has an entry for each sample."""
+    """The arrays of these names as inputs of the file, in the types that it takes. Raises TaskError
+    unless each has an entry for each sample."""
     inputs = {
         port.name: as_port(found[name], port, f"{name} in {data}")
         for port, name in zip(ports, names, strict=True)
@@ -210,32 +225,40 @@ def _no_samples(data: Path, found: Mapping[str, NDArray[Any]]) -> TaskError:
 
 
 def _alone(inputs: dict[str, NDArray[Any]]) -> Inputs:
-    """Return the array of the only input, or the arrays by the names of several."""
+    """The array of the only input, or the arrays by the names of several."""
     if len(inputs) > 1:
         return inputs
     return next(iter(inputs.values()))
 
 
 def count(arrays: Inputs) -> int:
-    """Return how many samples there are."""
-    first = next(iter(arrays.values())) if isinstance(arrays, dict) else arrays
-    return len(first)
+    """The number of samples."""
+    if isinstance(arrays, dict):
+        return len(next(iter(arrays.values())))
+    return len(arrays)
 
 
 def split_arrays(
     x: Inputs, y: Inputs, batch: int, *, set_aside: int = 0, seed: int | None = None
 ) -> dict[str, ArrayBatches]:
-    """Split name -> random samples of the arrays, the same for the same seed. set_aside: see
-    `sizes_of`."""
+    """Draw the samples of each split at random, the same for the same seed.
+
+    set_aside: see `sizes_of`.
+    seed: None takes the seed of the command, --seed.
+    """
     n = count(y)
     parts = random_parts(n, sizes_of(n, set_aside), seed)
-    return {name: ArrayBatches(_taken(x, at), _taken(y, at), batch) for name, at in parts.items()}
+    return {
+        name: ArrayBatches(_selected(x, indices), _selected(y, indices), batch)
+        for name, indices in parts.items()
+    }
 
 
-def _taken(x: Inputs, at: Any) -> Inputs:
+def _selected(x: Inputs, samples: Any) -> Inputs:
+    """These samples of each array. samples: a slice, or indices."""
     if isinstance(x, dict):
-        return {name: np.ascontiguousarray(array[at]) for name, array in x.items()}
-    return np.ascontiguousarray(x[at])
+        return {name: np.ascontiguousarray(array[samples]) for name, array in x.items()}
+    return np.ascontiguousarray(x[samples])
 
 
 def _read(data: Path) -> dict[str, NDArray[Any]]:
@@ -250,19 +273,19 @@ def _read_names(data: Path) -> list[str]:
 
 @contextmanager
 def _opened(data: Path) -> Iterator[Any]:
-    """An .npz; what numpy says of a file that is none is a TaskError."""
+    """Open an .npz. An error of numpy becomes a TaskError."""
     try:
         with np.load(data, allow_pickle=False) as content:
             yield content
     except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile, zlib.error) as error:
-        said = " ".join(str(error).split())[:200]
+        message = " ".join(str(error).split())[:200]
         raise TaskError(
-            f"Expected {data} to be an .npz of numbers, got: {said}; {SAVE}."
+            f"Expected {data} to be an .npz of numbers, got: {message}; {SAVE}."
         ) from error
 
 
 def _label_name(found: Mapping[str, NDArray[Any]], ports: list[Port]) -> str | None:
-    """Return the name of the array of labels; None where none can be told from the others."""
+    """The name of the array of labels; None if it cannot be told from the other arrays."""
     if "y" in found:
         return "y"
     inputs = {port.name for port in ports}
@@ -276,15 +299,14 @@ def _label_name(found: Mapping[str, NDArray[Any]], ports: list[Port]) -> str | N
 
 
 def _may_be_indices(array: NDArray[Any]) -> bool:
-    """Return whether an array holds one integer for each sample."""
+    """Whether an array holds one integer for each sample."""
     return array.ndim == 1 and array.dtype.kind in "iu"
 
 
 def _input_names(
     found: Mapping[str, NDArray[Any]], ports: list[Port], label: str | None
 ) -> list[str]:
-    """Return the name of the array for each input, in their order; none where they are not
-    there."""
+    """The name of the array of each input, in the order of the inputs; empty if one is missing."""
     others = [name for name in found if name != label]
     names = [port.name for port in ports]
     if set(names) <= set(others):
@@ -299,8 +321,8 @@ def _input_names(
 
 
 def class_indices(given: NDArray[Any], what: str, classes: int | None) -> Labels:
-    """Return the class indices int64[n] from integers [n] or [n, 1], whole numbers in any type, or
-    one-hot rows [n, classes].
+    """Class indices int64[n] from integers [n] or [n, 1], whole numbers in any type, or one-hot
+    rows [n, classes].
 
     Raises TaskError for anything else, and for an index that is not one of the model's outputs.
     """
@@ -334,14 +356,14 @@ def _check_range(indices: Labels, what: str, classes: int | None) -> None:
 
 
 def _are_whole_numbers(labels: NDArray[Any]) -> bool:
-    """Return whether the array holds integers, in their own type or as floats."""
+    """Whether the array holds integers, in their own type or as floats."""
     if labels.dtype.kind == "f":
         return bool(np.all(labels == np.rint(labels)))
     return labels.dtype.kind in "iu"
 
 
 def _from_one_hot(given: NDArray[Any], what: str) -> NDArray[Any]:
-    """Return the column of the one 1 of each row."""
+    """The column of the one 1 of each row."""
     ones = given == 1
     has_others = ((given != 0) & ~ones).any(axis=1)
     bad = np.flatnonzero(has_others | (ones.sum(axis=1) != 1))
@@ -355,7 +377,7 @@ def _from_one_hot(given: NDArray[Any], what: str) -> NDArray[Any]:
 
 
 def as_port(given: NDArray[Any], port: Port, what: str) -> NDArray[Any]:
-    """Return an array in the shape and type of an input of the file.
+    """An array in the shape and type of an input of the file.
 
     Raises TaskError where a side differs, or a value does not keep its meaning in that type.
     """
@@ -375,26 +397,29 @@ def as_port(given: NDArray[Any], port: Port, what: str) -> NDArray[Any]:
 
 
 def _converted(given: NDArray[Any], port: Port, what: str) -> NDArray[Any]:
-    """Return the numbers in another type. Raises TaskError where one does not keep its meaning in
-    it: a float may lose digits, and nothing else."""
+    """The numbers in the type of an input.
+
+    A float may lose digits in another type of floats. Raises TaskError if a number changes in any
+    other way.
+    """
     kind = np.dtype(port.dtype)
     with np.errstate(over="ignore", invalid="ignore"):
-        made = given.astype(kind)
-        back = made.astype(np.float64)
+        converted = given.astype(kind)
+        back = converted.astype(np.float64)
     both_floats = kind.kind == given.dtype.kind == "f"
-    kept = np.isfinite(back) if both_floats else back == given.astype(np.float64)
-    if not kept.all():
-        worst = given[np.unravel_index(int(np.argmin(kept)), given.shape)]
+    is_kept = np.isfinite(back) if both_floats else back == given.astype(np.float64)
+    if not is_kept.all():
+        first_changed = given[np.unravel_index(int(np.argmin(is_kept)), given.shape)]
         raise TaskError(
             f"Expected values of {what} that the file's input {port.name} can hold as "
-            f"{port.dtype}, got {worst:g}; scale "
-            "them as the model takes them."
+            f"{port.dtype}, got {first_changed:g}; scale them as the model takes them."
         )
-    return made
+    return converted
 
 
 def _check_shape(given: NDArray[Any], port: Port, what: str) -> None:
-    """Raise TaskError unless every side but the first is as the file says, where it does."""
+    """Raise TaskError unless every axis but the first is as long as the file says. Axes of which it
+    says nothing may have any length."""
     sides = port.shape[1:]
     fits = given.ndim == len(port.shape) and all(map(_may_be, sides, given.shape[1:]))
     if port.shape and not fits:
@@ -407,7 +432,7 @@ def _check_shape(given: NDArray[Any], port: Port, what: str) -> None:
 
 
 def _may_be(wanted: int | None, side: int) -> bool:
-    """Return whether a side is as long as the file says; None where it takes any length."""
+    """Whether an axis is as long as the file says. None stands for any length."""
     return wanted in (None, side)
 
 

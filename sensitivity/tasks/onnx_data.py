@@ -1,4 +1,5 @@
-"""Images for Q/DQ files, as numpy arrays as the file takes them. Arrays: see `onnx_arrays`."""
+"""Images for Q/DQ files, as numpy arrays in the form that the file takes. `onnx_arrays` reads data
+that is in arrays already."""
 
 from __future__ import annotations
 
@@ -27,28 +28,31 @@ from sensitivity.tasks.yolo_data import (
 )
 
 SIZES: Mapping[str, float] = {"rank": 0.5, "confirm": 0.25, "holdout": 0.25}
-"""Of what is left where some samples are set aside to calibrate on."""
+"""Share of each split in the samples that are not set aside for calibration."""
 
 LARGEST_CALIBRATION = 5
-"""One part in so many of the data at most is set aside to calibrate on."""
+"""At most one sample in this many is set aside for calibration."""
 
 Kind = Literal["boxes", "folders", "arrays", "images"]
-"""What labels are: of objects in images, folders of images by class, or in an .npz; images of a
-folder have none."""
+"""The form of the data: labelled objects in images, one folder of images per class, an .npz file,
+or a folder of images without labels."""
 
 FILES: Mapping[str, Kind] = {".npz": "arrays", ".json": "boxes"}
-"""Files of data by how their names end; data YAMLs are apart."""
+"""Suffix of a data file -> its form. Data YAMLs are recognised by `YAML`."""
 
 ANNOTATIONS = "instances.json"
 
 PARTS = ("val", "valid", "validation", "test")
-"""Folders of a data set for what is measured, the first that is there counts."""
+"""Folders of a data set that may hold the part to measure; the first one that exists is used."""
 
 
 @dataclass(frozen=True, eq=False)
 class DetectionBatches(detection.ImageBatches):
-    """Batches as numpy arrays, letterboxed or stretched over the input; targets as in
-    `detection.ImageBatches`."""
+    """Batches of images as numpy arrays, letterboxed or stretched over the input, with the targets
+    of `detection.ImageBatches`.
+
+    pixels: turns RGB images into the form that the file takes.
+    """
 
     pixels: Pixels = RGB_TO_ONE
 
@@ -59,16 +63,19 @@ class DetectionBatches(detection.ImageBatches):
 
 @dataclass(frozen=True, eq=False)
 class ImageBatches(classification.ImageBatches):
-    """Batches (float32[n, ...], int64[n]) of labelled images as numpy arrays."""
+    """Batches (float32[n, ...], int64[n]) of labelled images as numpy arrays.
+
+    layout: the order of the input's axes.
+    """
 
     layout: Layout = "nchw"
 
     def __iter__(self) -> Iterator[tuple[Any, Any]]:
         for start in range(0, len(self.images.files), self.batch):
             numbers = range(start, min(start + self.batch, len(self.images.files)))
-            made = [self._prepared(number) for number in numbers]
-            self._check_shapes(made, numbers)
-            pixels = np.stack(made)
+            prepared = [self._prepared(number) for number in numbers]
+            self._check_shapes(prepared, numbers)
+            pixels = np.stack(prepared)
             if self.layout == "nhwc":
                 pixels = pixels.transpose(0, 2, 3, 1)
             labels = self.images.labels[numbers.start : numbers.stop]
@@ -77,23 +84,26 @@ class ImageBatches(classification.ImageBatches):
 
 @dataclass(frozen=True)
 class Calibration:
-    """Which samples calibrate. samples: at most so many. source: what they are taken from, labels
-    not needed: images, COCO annotations or an .npz; None for a part of the data that is in no
-    split."""
+    """Which samples are used for calibration.
+
+    samples: the most samples that are used.
+    source: images, COCO annotations or an .npz to take them from; labels are not needed. None sets
+        a part of the data aside, which is then in no split.
+    """
 
     samples: int
     source: Path | None = None
 
     @property
     def set_aside(self) -> int:
-        """How many samples of the data calibrate."""
+        """The number of samples of the data to set aside for calibration."""
         if self.source is not None:
             return 0
         return self.samples
 
 
 def data_kind(data: Path) -> Kind:
-    """What `--data` names. Raises TaskError for anything else."""
+    """The form of the data that `--data` names. Raises TaskError for anything else."""
     place = described(data)
     if place.is_file() and place.suffix in FILES:
         return FILES[place.suffix]
@@ -122,7 +132,7 @@ def _holds_boxes(data: Path) -> bool:
 
 
 def described(data: Path) -> Path:
-    """The data YAML in a folder that has one and only one; else what is given."""
+    """The data YAML of a folder that holds exactly one; otherwise the given path."""
     files = list(data.glob("*.y*ml"))
     if len(files) != 1 or is_coco(data):
         return data
@@ -137,12 +147,15 @@ def is_coco(data: Path) -> bool:
 def boxes(
     data: Path, names: Sequence[str], images: Path | None = None, form: LabelForm = BOXES
 ) -> LabelledImages:
-    """Labelled images of a detector, in any of its forms.
+    """The labelled images of a detector's data set, in any of its forms.
 
-    names: of the model's classes, empty where the file does not say; then those of the data stand.
-    images: folder of the images of COCO annotations; None for `images` beside them, or where they
-    are. form: what is wanted of the labels. Raises TaskError where neither the file nor the data
-    names the classes, or they differ.
+    data: COCO annotations, a data YAML, or a folder of images and labels.
+    names: the class names of the model. Empty if the file does not hold them; the names in the data
+        are then used.
+    images: the folder with the images of COCO annotations. None takes the folder `images` beside
+        the annotations, or the folder that holds them.
+    form: what to read from the labels.
+    Raises TaskError if neither the file nor the data names the classes, or if their classes differ.
     """
     data = described(data)
     if is_coco(data):
@@ -158,25 +171,27 @@ def boxes(
 
 
 def as_model(found: LabelledImages, names: Sequence[str], data: Path) -> LabelledImages:
-    """The images with classes numbered as the model numbers them.
+    """The images with their classes numbered as by the model.
 
-    Where all that is shown in them has a name that the model has too, the names count; else the
-    numbers do, if they are as many. Raises TaskError where neither fits.
+    Classes are matched by name if the model knows the names of all objects in the images, and
+    otherwise by number if the data has as many classes as the model. Raises TaskError if neither
+    holds.
     """
     if not names or tuple(names) == found.names:
         return found
-    number = {name.lower(): at for at, name in enumerate(names)}
-    place = np.array([number.get(name.lower(), -1) for name in found.names], np.int64)
+    number_by_name = {name.lower(): number for number, name in enumerate(names)}
+    numbers = [number_by_name.get(name.lower(), -1) for name in found.names]
+    model_class = np.array(numbers, np.int64)
     shown = np.unique(np.concatenate([image.classes for image in found.images]))
-    strange = shown[place[shown] < 0]
-    if strange.size == 0:
-        images = [replace(image, classes=place[image.classes]) for image in found.images]
+    unknown = shown[model_class[shown] < 0]
+    if unknown.size == 0:
+        images = [replace(image, classes=model_class[image.classes]) for image in found.images]
         return LabelledImages(tuple(images), tuple(names))
     if len(names) == len(found.names):
         return found
     raise TaskError(
         f"Expected {data} to show classes that the model has by its metadata ({len(names)}, first "
-        f"{', '.join(names[:3])}), got {len(found.names)} with {found.names[strange[0]]!r} among "
+        f"{', '.join(names[:3])}), got {len(found.names)} with {found.names[unknown[0]]!r} among "
         "them; use the data that the model was trained for."
     )
 
@@ -189,7 +204,8 @@ def coco(data: Path, images: Path | None = None, form: LabelForm = BOXES) -> Lab
 
 
 def images_of(annotations: Path) -> Path:
-    """Where the images of COCO annotations lie: in `images` beside them, or where they are."""
+    """The folder with the images of COCO annotations: `images` beside them, or the folder that
+    holds them."""
     beside = annotations.parent / "images"
     if beside.is_dir():
         return beside
@@ -197,8 +213,8 @@ def images_of(annotations: Path) -> Path:
 
 
 def folders(data: Path) -> Images:
-    """The images of a folder with one folder for each class; of one with train and val the part
-    that is measured."""
+    """The images of a folder with one folder per class. Of a folder with a part for training, only
+    the part to measure is read."""
     if not (data / "train").is_dir():
         return images_by_class(data)
     parts = filter(Path.is_dir, (data / name for name in PARTS))
@@ -206,10 +222,11 @@ def folders(data: Path) -> Images:
 
 
 def sizes_of(n: int, set_aside: int, shares: Mapping[str, float] = SIZES) -> Mapping[str, float]:
-    """How many of n samples each split gets; "calib" comes first where samples are set aside.
+    """The size of each split of n samples, as counts or shares. "calib" comes first if samples are
+    set aside.
 
-    set_aside: how many samples calibrate, at most a fifth of all; 0 for none. shares: of the
-    others.
+    set_aside: samples to set aside for calibration; at most a fifth of all are. 0 sets none aside.
+    shares: share of each split in the other samples.
 
     >>> sizes_of(100, 64)
     {'calib': 20, 'rank': 40, 'confirm': 20, 'holdout': 20}
@@ -221,14 +238,16 @@ def sizes_of(n: int, set_aside: int, shares: Mapping[str, float] = SIZES) -> Map
 
 
 def calibration_images(source: Path, samples: int, seed: int | None = None) -> list[Path]:
-    """At most so many image files, drawn at random, the same for the same seed.
+    """At most `samples` image files, drawn at random, the same for the same seed.
 
-    source: COCO annotations, a data YAML, of which the train part counts, or a folder, of which all
-    images do. Raises TaskError.
+    source: COCO annotations, a data YAML, whose train part is used, or a folder, of which all
+        images are used.
+    seed: None takes the seed of the command, --seed.
+    Raises TaskError if there are no images.
     """
     files = calibration_files(source, folder=images_of(source))
-    order = generator(seed).permutation(len(files))[:samples]
-    return [files[at] for at in sorted(order)]
+    drawn = generator(seed).permutation(len(files))[:samples]
+    return [files[number] for number in sorted(drawn)]
 
 
 def split_folders(
@@ -240,9 +259,15 @@ def split_folders(
     set_aside: int = 0,
     seed: int | None = None,
 ) -> dict[str, ImageBatches]:
-    """Split name -> random images, the same for the same seed. set_aside: see `sizes_of`."""
-    parts = random_parts(len(images.files), sizes_of(len(images.files), set_aside), seed)
+    """Draw the images of each split at random, the same for the same seed.
+
+    transform: an RGB image -> array, the same shape for all.
+    set_aside: see `sizes_of`.
+    seed: None takes the seed of the command, --seed.
+    """
+    count = len(images.files)
+    parts = random_parts(count, sizes_of(count, set_aside), seed)
     return {
-        name: ImageBatches(images.take(at), transform, batch, layout=layout)
-        for name, at in parts.items()
+        name: ImageBatches(images.take(numbers), transform, batch, layout=layout)
+        for name, numbers in parts.items()
     }

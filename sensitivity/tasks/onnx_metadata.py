@@ -1,4 +1,4 @@
-"""What ultralytics writes into the metadata of an ONNX file that it exports."""
+"""The metadata that ultralytics writes into an ONNX file when it exports a model."""
 
 from __future__ import annotations
 
@@ -15,16 +15,18 @@ from sensitivity.tasks.detection_parts import Part
 from sensitivity.tasks.images import Size
 
 JUDGED = ("detect", "segment", "pose", "obb", "classify")
-"""Tasks of ultralytics that are judged here."""
+"""Tasks of ultralytics that have a metric here."""
 
 
 @dataclass(frozen=True)
 class Exported:
-    """What ultralytics says of a file; without a task for a file that it did not write.
+    """What ultralytics' metadata says about a file.
 
-    task: what the model does, one of `JUDGED`. names: of the classes, in the order of the outputs.
-    size: (height, width) it was exported for, in pixels. is_rtdetr: an RT-DETR, whose boxes are
-    parts of the input. points: how many key points it gives, and numbers of each.
+    task: what the model does, one of `JUDGED`. Empty for a file that ultralytics did not write.
+    names: the class names, in the order of the outputs.
+    size: (height, width) in pixels for which the model was exported. None if it is not said.
+    is_rtdetr: whether it is an RT-DETR, whose boxes are in fractions of the input.
+    points: the number of key points, and the numbers of each.
     """
 
     task: str = ""
@@ -40,7 +42,7 @@ class Exported:
 
     @property
     def form(self) -> LabelForm:
-        """What is wanted of labels."""
+        """What to read from the labels."""
         if self.task == "segment":
             return LabelForm("outlines")
         if self.task == "obb":
@@ -50,8 +52,11 @@ class Exported:
         return LabelForm()
 
     def part(self, size: Size, *, chosen: bool) -> Part | None:
-        """What it gives with each box, which is judged too. size: of the input. chosen: it gives
-        the boxes that it chooses."""
+        """The masks or key points that the model gives with each box; None if it gives boxes alone.
+
+        size: side of the square input in pixels, or (height, width).
+        chosen: whether the model chooses its boxes itself.
+        """
         classes = len(self.names)
         if self.task == "segment":
             return Masks(classes, size, chosen)
@@ -61,13 +66,15 @@ class Exported:
 
 
 def exported_by_ultralytics(metadata: Mapping[str, str], file: str) -> Exported:
-    """What the metadata of a file says.
+    """Read the metadata of a file.
 
-    file: its name, for messages. Raises TaskError for a model that is judged in no way here.
+    file: the name of the file, for messages.
+    Raises TaskError for a task that has no metric here.
     """
     names, size = _literal(metadata.get("names", "")), _literal(metadata.get("imgsz", ""))
     task = metadata.get("task", "")
-    if not (task and "stride" in metadata and isinstance(names, dict)):
+    is_by_ultralytics = task and "stride" in metadata and isinstance(names, dict)
+    if not is_by_ultralytics:
         return Exported()
     if task not in JUDGED:
         raise TaskError(
@@ -91,6 +98,7 @@ def exported_by_ultralytics(metadata: Mapping[str, str], file: str) -> Exported:
 
 
 def _literal(text: str) -> Any:
+    """The value of a Python literal; None for text that is not one."""
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError, MemoryError, RecursionError):

@@ -1,4 +1,5 @@
-"""Colour images as an ONNX file takes them: the order of the colours, scale, mean and deviation."""
+"""Colour images in the form that an ONNX file takes: the order of the colours, scale, mean and
+deviation."""
 
 from __future__ import annotations
 
@@ -24,19 +25,22 @@ from sensitivity.tasks.images import (
 Layout = Literal["nchw", "nhwc"]
 
 RESIZE = 256 / 224
-"""Shorter side before the crop, as a multiple of the crop: what ImageNet models are evaluated
-with."""
+"""Length of the shorter side before the crop, as a multiple of the crop. ImageNet models are
+evaluated with it."""
 
 OF_255 = 1.0
-"""A mean or deviation above this is one of pixels from 0 to 255."""
+"""A mean or deviation above this is on the scale of pixels from 0 to 255."""
 
 
 @dataclass(frozen=True)
 class PixelChoices:
-    """What is said of how a file takes pixels; None is as usual for such a file.
+    """What the user says about how a file takes pixels. None stands for what is usual for such a
+    file.
 
-    colours: their order. top: the value of white, where black is 0. mean, std: of each channel, in
-    the file's order and on the scale of `top`; taken off and divided by.
+    colours: the order of the colour channels.
+    top: the value of white, where black is 0.
+    mean, std: of each channel, in the file's order and on the scale of `top`. The mean is
+        subtracted, and the result is divided by the deviation.
     """
 
     colours: Colours | None = None
@@ -46,14 +50,14 @@ class PixelChoices:
 
     @property
     def any(self) -> bool:
-        """Whether anything is said."""
+        """Whether the user says anything."""
         return self != AS_USUAL
 
     def scale(self, usual: Scale, dtype: str) -> Scale:
-        """Return what is said, and the usual where nothing is. dtype: numpy's name of the file's
-        type.
+        """The scale that the user chose, with the usual values where nothing was chosen.
 
-        Raises TaskError for a mean or deviation with a file that takes whole numbers.
+        dtype: numpy's name of the type that the file takes.
+        Raises TaskError for a mean or deviation with a file that takes integers.
         """
         if (self.mean, self.std) == (None, None):
             return self._without_mean(usual, dtype)
@@ -67,7 +71,7 @@ class PixelChoices:
         return Scale(self.top or likely_top, mean, std)
 
     def _without_mean(self, usual: Scale, dtype: str) -> Scale:
-        """Return the same where neither a mean nor a deviation is said."""
+        """The scale if the user says neither a mean nor a deviation."""
         if self.top is not None:
             return Scale(self.top)
         if whole_numbers(dtype):
@@ -80,8 +84,11 @@ AS_USUAL = PixelChoices()
 
 @dataclass(frozen=True)
 class Scale:
-    """Levels 0 to 255 to the values that a file takes. top: the value of white. mean, std: of each
-    channel, in the file's order, on that scale."""
+    """Turns levels from 0 to 255 into the values that a file takes.
+
+    top: the value of white, where black is 0.
+    mean, std: of each channel, in the file's order and on the scale of `top`.
+    """
 
     top: float = 1.0
     mean: Channels = (0.0, 0.0, 0.0)
@@ -89,25 +96,27 @@ class Scale:
 
     @property
     def moves(self) -> bool:
-        """Whether a mean is taken off or a deviation divided by."""
+        """Whether there is a mean or a deviation that changes the values."""
         return any(self.mean) or set(self.std) != {1.0}
 
     def ordered(self, colours: Colours) -> Scale:
-        """Return the same for a file of this order, where `mean` and `std` are those of RGB."""
+        """This scale, whose `mean` and `std` are in the order of RGB, for a file of another
+        order."""
         if colours == "rgb":
             return self
-        (red, green, blue), (of_red, of_green, of_blue) = self.mean, self.std
-        return Scale(self.top, (blue, green, red), (of_blue, of_green, of_red))
+        red_mean, green_mean, blue_mean = self.mean
+        red_std, green_std, blue_std = self.std
+        mean, std = (blue_mean, green_mean, red_mean), (blue_std, green_std, red_std)
+        return Scale(self.top, mean, std)
 
     def __call__(self, levels: NDArray[Any]) -> NDArray[np.float32]:
-        """[..., 3] in the file's order of colours -> the same in float32."""
+        """The values float32[..., 3] of levels [..., 3] in the file's order of colours."""
         pixels = levels.astype(np.float32)
         if not self.moves:
             return np.asarray(pixels * np.float32(self.top / 255))
         scaled = pixels / np.float32(255) * np.float32(self.top)
-        return np.asarray(
-            (scaled - np.asarray(self.mean, np.float32)) / np.asarray(self.std, np.float32)
-        )
+        mean, std = np.asarray(self.mean, np.float32), np.asarray(self.std, np.float32)
+        return np.asarray((scaled - mean) / std)
 
 
 TO_ONE = Scale()
@@ -120,24 +129,29 @@ AROUND_ZERO = Scale(1.0, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 
 def scale_between(low: float, high: float) -> Scale | None:
-    """Return the usual scale of pixels whose black and white are the ends of a range of 256 levels,
-    two levels more or less; None where none of them is.
+    """The usual scale whose black and white are `low` and `high`, up to two of 256 levels; None if
+    no usual scale fits.
 
     >>> scale_between(-1.0, 0.9921875).std
     (0.5, 0.5, 0.5)
     """
-    off = 2 * (high - low) / 255
+    tolerance = 2 * (high - low) / 255
     for scale in (TO_ONE, AROUND_ZERO, Scale(255.0)):
         black, white = scale(np.array([[0] * 3, [255] * 3]))[:, 0]
-        if max(abs(black - low), abs(white - high)) <= off:
+        if max(abs(black - low), abs(white - high)) <= tolerance:
             return scale
     return None
 
 
 @dataclass(frozen=True)
 class Pixels:
-    """How a file takes images. colours: their order. layout: of the input's axes. dtype: the name
-    of the input's type."""
+    """How a file takes images.
+
+    colours: the order of the colour channels.
+    scale: turns levels from 0 to 255 into the values that the file takes.
+    layout: the order of the input's axes.
+    dtype: numpy's name of the input's type.
+    """
 
     colours: Colours = "rgb"
     scale: Scale = TO_ONE
@@ -145,7 +159,7 @@ class Pixels:
     dtype: str = "float32"
 
     def __call__(self, images: NDArray[np.uint8]) -> NDArray[Any]:
-        """uint8[n, h, w, 3] in RGB -> as the file takes it."""
+        """RGB images uint8[n, h, w, 3] in the form that the file takes."""
         scaled = in_type(self.scale(in_order(images, self.colours)), self.dtype)
         if self.layout == "nchw":
             scaled = scaled.transpose(0, 3, 1, 2)
@@ -154,10 +168,15 @@ class Pixels:
 
 @dataclass(frozen=True)
 class ClassifierPixels:
-    """From an RGB image to [3, height, width] as a classifier takes it: the shorter side to
-    `resize` times the crop, the crop in the middle, then colours and scale.
+    """Turns an RGB image into [3, height, width] as a classifier takes it.
 
-    dtype: the name of the file's type.
+    The shorter side is scaled to `resize` times the crop and the centre is cropped; then colours
+    and scale are applied.
+
+    size: the crop, which is the size of the input.
+    colours: the order of the colour channels.
+    scale: turns levels from 0 to 255 into the values that the file takes.
+    dtype: numpy's name of the input's type.
     """
 
     size: Size
@@ -170,22 +189,22 @@ class ClassifierPixels:
         height, width = sides(self.size)
         covered = round(height * self.resize), round(width * self.resize)
         whole = centre_crop(self.size, resize=covered, mean=(0.0,) * 3, std=(1.0,) * 3)(image)
-        # 255 levels, whatever dividing them left
+        # `centre_crop` has divided the levels by 255, so they are restored to whole numbers.
         levels = np.rint(whole * 255).transpose(1, 2, 0)
         scaled = self.scale(in_order(levels, self.colours))
         return np.ascontiguousarray(in_type(scaled.transpose(2, 0, 1), self.dtype))
 
 
 RGB_TO_ONE = Pixels()
-"""What ultralytics' models take."""
+"""The form that ultralytics' models take."""
 
 
 def channels(name: str, given: str | float | Sequence[float] | None) -> Channels | None:
-    """Return three numbers, one of each channel, from text with commas, numbers, or one number for
-    all.
+    """Three numbers, one for each channel; None for None.
 
-    name: how messages call it. Raises TaskError for anything else, and for a deviation of 0 or
-    less.
+    name: the option that messages name; one with "std" in it must be above 0.
+    given: numbers, text with commas, or one number for all channels.
+    Raises TaskError for anything else.
 
     >>> channels("--mean", "0.5"), channels("--std", "58.4,57.1,57.4")
     ((0.5, 0.5, 0.5), (58.4, 57.1, 57.4))
@@ -209,19 +228,19 @@ def channels(name: str, given: str | float | Sequence[float] | None) -> Channels
 
 
 def in_order(pixels: NDArray[Any], colours: Colours) -> NDArray[Any]:
-    """Return the pixels [..., 3] in RGB with their colours in this order."""
+    """RGB pixels [..., 3] with their colours in this order."""
     if colours == "rgb":
         return pixels
     return pixels[..., ::-1]
 
 
 def in_type(pixels: NDArray[np.float32], dtype: str) -> NDArray[Any]:
-    """Return the pixels in the type of a file's input; whole numbers are rounded to."""
+    """Pixels in the type of a file's input, rounded if that is an integer type."""
     if whole_numbers(dtype):
         pixels = np.rint(pixels)
     return pixels.astype(dtype)
 
 
 def whole_numbers(dtype: str) -> bool:
-    """Return whether a type of this name holds integers."""
+    """Whether this is the name of an integer type."""
     return np.dtype(dtype).kind in "iu"

@@ -1,4 +1,5 @@
-"""What a file or model is judged by: some batches, and how outputs on them become the metric."""
+"""What a file or model is evaluated with: batches, and how the outputs on them become the
+metric."""
 
 from __future__ import annotations
 
@@ -18,12 +19,14 @@ def _nothing(variant: str, batch: int) -> Scores | None:
 
 @dataclass(frozen=True)
 class Scoring:
-    """batches: (inputs, targets), iterable again and again in one order. score, aggregate,
-    full_scale: as in a task.
+    """The data and the metric of an evaluation.
 
-    simulated: what the simulated model of a file's variant ("int8", "partial") scores on the batch
-    of this number, None where that was not measured. of_files: scores of files in ONNX Runtime,
-    by digest of the file and whether the runtime optimizes, as far as computed.
+    batches: (inputs, targets), which can be iterated any number of times in the same order.
+    score, aggregate, full_scale: as in a task.
+    simulated: (variant, number of a batch) -> the scores of the simulated model of this variant,
+        "int8" or "partial", on that batch; None where it was not measured.
+    of_files: (digest of a file, whether the runtime optimizes it) -> the scores of that file in
+        ONNX Runtime, as far as they were computed.
     """
 
     batches: Iterable[tuple[Any, Any]]

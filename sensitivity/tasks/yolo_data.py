@@ -23,7 +23,7 @@ from sensitivity.tasks.images import SUFFIXES, image_files
 
 YAML = (".yaml", ".yml")
 FIRST = 50
-"""Images of a folder whose label files are looked for."""
+"""The number of images of a folder whose label files are looked for."""
 
 FORMS = "a data YAML, a COCO JSON file, or a folder that holds images and labels"
 
@@ -36,13 +36,15 @@ def labelled(
     folder: Path | None = None,
     form: LabelForm = BOXES,
 ) -> LabelledImages:
-    """The labelled images of a data set, checked to have the classes of the model.
+    """The labelled images of a data set, which must have the classes of the model.
 
-    data: a data YAML as ultralytics takes it; COCO JSON, whose images lie in `folder` or in
-    `images` beside it; or a folder with `images` and `labels` (YOLO text files). names: classes of
-    the model, which stand in where the data set has no names of its own. split: of a YAML. form:
-    what is wanted of the labels. Raises TaskError where something is missing or the classes are not
-    as many as the model's.
+    data: a data YAML as ultralytics takes it; a COCO JSON file; or a folder with `images` and
+        `labels` (YOLO text files).
+    names: the class names of the model, which are used if the data set has no names of its own.
+    split: the part of a YAML or a folder to read.
+    folder: the folder with the images of a COCO JSON file. None takes `images` beside it.
+    form: what to read from the labels.
+    Raises TaskError if something is missing, or if the model has another number of classes.
     """
     if data.is_dir():
         return _of_folder(data, names, split, form)
@@ -56,8 +58,11 @@ def labelled(
 
 
 def calibration_files(data: Path, *, folder: Path | None = None) -> list[Path]:
-    """Image files to calibrate with, from any of the same forms; labels are not needed. Of a YAML
-    its train part."""
+    """The image files to calibrate with, from data in any of the forms of `labelled`.
+
+    Labels are not needed. Of a YAML, the train part is taken. Raises TaskError if there are no
+    images.
+    """
     files = _image_files(data, folder)
     if not files:
         raise TaskError(
@@ -68,7 +73,7 @@ def calibration_files(data: Path, *, folder: Path | None = None) -> list[Path]:
 
 
 def _image_files(data: Path, folder: Path | None) -> list[Path]:
-    """The image files of any of the forms, of a YAML those of its train part."""
+    """The image files of data in any of the forms. Of a YAML, the train part is taken."""
     if data.is_dir():
         return image_files(data)
     if data.suffix in YAML:
@@ -81,20 +86,21 @@ def _image_files(data: Path, folder: Path | None) -> list[Path]:
 
 
 def _no_form(option: str, data: Path, missing: str) -> TaskError:
-    """The error for what is none of the forms. missing: how to say that nothing is there."""
+    """The error for data in none of the forms. missing: words for a path at which nothing is."""
     got = "another kind of file" if data.exists() else missing
     return TaskError(f"Expected {option} to be {FORMS}, got {data}: {got}.")
 
 
 def names_in(data: Path) -> tuple[str, ...]:
-    """Names of the classes in a data YAML; empty where it has none. Raises TaskError."""
+    """The class names in a data YAML; empty if it has none. Raises TaskError if it cannot be
+    read."""
     file = _find_yaml(data)
     return _names_of(_read_yaml(file).get("names"), file)
 
 
 def measured_split(data: Path) -> str:
-    """The part of a data YAML that is measured where nobody says it: "val", or "test" where there
-    is no "val"."""
+    """The part of a data YAML that is measured by default: "val", or "test" if there is only
+    that."""
     if data.suffix not in YAML:
         return "val"
     content = _read_yaml(_find_yaml(data))
@@ -103,14 +109,14 @@ def measured_split(data: Path) -> str:
 
 
 def train_apart(data: Path, measured: Collection[Path]) -> bool:
-    """Whether this is a data YAML whose train part is there and holds none of these images."""
+    """Whether this is a data YAML whose train part exists and holds none of these images."""
     if not has_train_images(data):
         return False
     return set(measured).isdisjoint(calibration_files(data))
 
 
 def has_train_images(data: Path) -> bool:
-    """Whether this is a data YAML whose train part is there."""
+    """Whether this is a data YAML whose train part exists."""
     if data.suffix not in YAML:
         return False
     try:
@@ -122,17 +128,19 @@ def has_train_images(data: Path) -> bool:
 def yaml_for_validator(
     path: Path, images: Mapping[str, Sequence[LabelledImage]], names: Sequence[str]
 ) -> Path:
-    """Write a data set that ultralytics can read, with one list of images for each split, below
-    `path`.
+    """Write a data set that ultralytics can read below `path`, and return its YAML file.
 
-    Images are links in `images`, and their labels text files in `labels`, as ultralytics wants
-    them. Crowds are left out. Returns the YAML file.
+    It has a list of images for each split. Images are links in `images`, and their labels are text
+    files in `labels`, where ultralytics looks for them. Crowds are left out.
+
+    images: name of a split -> its images.
+    names: the class names.
     """
     for kind in ("images", "labels"):
         (path / kind).mkdir(parents=True, exist_ok=True)
-    for split, some in images.items():
+    for split, images_of_split in images.items():
         links = []
-        for number, image in enumerate(some):
+        for number, image in enumerate(images_of_split):
             name = f"{split}-{number:06d}"
             links.append(str(_linked(image, path / "images" / name)))
             (path / "labels" / f"{name}.txt").write_text(_label_text(image))
@@ -143,7 +151,7 @@ def yaml_for_validator(
 
 
 def _linked(image: LabelledImage, path: Path) -> Path:
-    """A link to the image at this path, to which its suffix is added."""
+    """Link the image at this path, with the suffix of the image added, and return the link."""
     link = path.with_name(f"{path.name}{image.file.suffix.lower()}")
     if not link.exists():
         link.symlink_to(image.file.resolve())
@@ -151,24 +159,24 @@ def _linked(image: LabelledImage, path: Path) -> Path:
 
 
 def _label_text(image: LabelledImage) -> str:
-    """The labels of an image as YOLO writes them, in parts of its width and height: a line for each
-    object, with its class, centre and size."""
+    """The labels of an image in YOLO's form: a line for each object, with its class, centre and
+    size in fractions of the image."""
     width, height = image.size or image_size(image.file)
     rows = []
-    for (x1, y1, x2, y2), label, is_crowd in zip(
-        image.boxes, image.classes, image.crowd, strict=True
-    ):
+    objects = zip(image.boxes, image.classes, image.crowd, strict=True)
+    for (x1, y1, x2, y2), label, is_crowd in objects:
+        if is_crowd:
+            continue
         centre = f"{(x1 + x2) / 2 / width:.8f} {(y1 + y2) / 2 / height:.8f}"
         size = f"{(x2 - x1) / width:.8f} {(y2 - y1) / height:.8f}"
-        if not is_crowd:
-            rows.append(f"{label} {centre} {size}")
+        rows.append(f"{label} {centre} {size}")
     return "\n".join(rows)
 
 
 def _yaml_text(path: Path, splits: Sequence[str], names: Sequence[str]) -> str:
     """The data YAML of a data set in this folder, with a list of images for each split."""
-    # ultralytics asks for train and val, whatever is read, and takes lists of other names by their
-    # whole path only.
+    # ultralytics requires train and val, whichever part is read, and finds the lists of other parts
+    # by their full path only.
     parts = {"train": splits[0], "val": splits[0]} | dict(zip(splits, splits, strict=True))
     lists = "\n".join(f"{part}: {path / split}.txt" for part, split in parts.items())
     listed = "\n".join(f"  {number}: {name!r}" for number, name in enumerate(names))
@@ -176,7 +184,8 @@ def _yaml_text(path: Path, splits: Sequence[str], names: Sequence[str]) -> str:
 
 
 def holds_labels(folder: Path) -> bool:
-    """Whether a folder holds images with text files of YOLO where these may lie."""
+    """Whether a folder holds images with YOLO text files at the places where they are looked
+    for."""
     parts = (folder / "images", folder / "labels")
     if all(map(Path.is_dir, parts)):
         return True
@@ -189,7 +198,7 @@ def _label_files(images: Sequence[Path]) -> list[Path]:
 
 
 def _of_folder(data: Path, names: Sequence[str], split: str, form: LabelForm) -> LabelledImages:
-    """The images of a folder, of one with a part for each split those of this split."""
+    """The images of a folder. If the folder has a part for this split, only that part is read."""
     images, labels = data / "images", data / "labels"
     of_split = (images / split, labels / split)
     if all(map(Path.is_dir, of_split)):
@@ -216,8 +225,8 @@ def _from_yaml(data: Path, names: Sequence[str], split: str, form: LabelForm) ->
 
 
 def _names_of(declared: Any, file: Path) -> tuple[str, ...]:
-    """Class names of a data YAML, a list or a number -> name in any order; empty where it has
-    none."""
+    """The class names of a data YAML; empty if it has none. declared: a list, or number -> name in
+    any order."""
     if not isinstance(declared, Mapping):
         return tuple(map(str, declared or ()))
     for number in declared:
@@ -231,8 +240,8 @@ def _names_of(declared: Any, file: Path) -> tuple[str, ...]:
 
 
 def split_files(content: Mapping[str, Any], file: Path, split: str) -> list[Path]:
-    """The image files that a data YAML lists for a split. Raises TaskError where a folder or list
-    is not there."""
+    """The image files that a data YAML lists for a split. Raises TaskError if a folder or a list is
+    missing."""
     entries = content.get(split)
     if not entries:
         parts = ", ".join(filter(content.get, ("train", "val", "test")))
@@ -250,26 +259,31 @@ def split_files(content: Mapping[str, Any], file: Path, split: str) -> list[Path
 
 
 def _in_list(entries: str | Sequence[Any]) -> Sequence[Any]:
-    """The entries of a data YAML, which may be one alone."""
+    """The entries of a data YAML, which may hold a single entry in place of a list."""
     if isinstance(entries, str):
         return [entries]
     return entries
 
 
 def label_file(image: Path) -> Path:
-    """Where ultralytics looks for the labels of an image: `labels` in the place of the last
-    `images` of its path.
+    """The file in which ultralytics looks for the labels of an image. The last `images` of the path
+    is replaced by `labels`.
 
     >>> label_file(Path("/data/images/val/7.jpg")).as_posix()
     '/data/labels/val/7.txt'
     """
-    before, found, after = image.as_posix().rpartition("/images/")
-    return (Path(f"{before}/labels/{after}") if found else image).with_suffix(".txt")
+    before, separator, after = image.as_posix().rpartition("/images/")
+    if separator:
+        image = Path(f"{before}/labels/{after}")
+    return image.with_suffix(".txt")
 
 
 def _place(root: str, entry: str, file: Path, split: str) -> Path:
-    """The folder or list that an entry means. ultralytics looks for a relative `path` in its own
-    folder of data sets; here the folders of the YAML file and of the call come first."""
+    """The folder or list that an entry means.
+
+    A relative `path` is looked for beside the YAML file, then in the current folder, and then in
+    its folder `datasets`. ultralytics looks for it in its own folder of data sets.
+    """
     folders = [file.parent, Path.cwd(), Path.cwd() / "datasets"]
     # Roboflow writes one `../` too many, and ultralytics reads past it.
     entries = dict.fromkeys([entry, entry.removeprefix("../")])
@@ -286,7 +300,7 @@ def _place(root: str, entry: str, file: Path, split: str) -> Path:
 def _listed(place: Path) -> list[Path]:
     """The image files that a text file lists, one a line."""
     lines = filter(None, map(str.strip, place.read_text().splitlines()))
-    files = [place.parent / line for line in lines]  # an absolute path stays as it is
+    files = [place.parent / line for line in lines]  # An absolute path stays as it is.
     missing = list(filterfalse(Path.is_file, files))
     if missing:
         raise TaskError(
@@ -297,8 +311,8 @@ def _listed(place: Path) -> list[Path]:
 
 
 def _find_yaml(data: Path) -> Path:
-    """The file; where there is none and only a name is given, the one that comes with
-    ultralytics."""
+    """The given file. If it does not exist and only a name is given, it is the file of that name
+    that comes with ultralytics."""
     candidates = [data]
     package = find_spec("ultralytics") if data.parent == Path() else None
     if package is not None and package.origin is not None:
