@@ -54,7 +54,7 @@ class FloatModel:
 
 
 def _spread(parts: Sequence[Array]) -> float:
-    """The spread of one output. parts: its values, batch by batch."""
+    """Return the spread of one output. parts: its values, batch by batch."""
     is_comparable = len({part.shape[1:] for part in parts}) == 1 and parts[0].ndim > 0
     if not is_comparable:
         return 0.0
@@ -115,8 +115,8 @@ class FloatBatches:
 
 
 def agreement(outputs: Any, targets: FloatOutputs) -> Scores:
-    """How far the outputs of each sample agree with those of the float model, float64[n] from 0 to
-    1.
+    """Return how far the outputs of each sample agree with those of the float model, float64[n]
+    from 0 to 1.
 
     For real numbers it is the coefficient of determination (R2) of each sample: 1 minus the squared
     distance from the float model's output over the spread of that output, and at least 0. For whole
@@ -153,7 +153,8 @@ def _check_shape(own: Array, float_output: Array) -> None:
 
 
 def _determination(own: Array, float_output: Array, spread: float) -> Scores:
-    """The agreement of one output, float64[n]. spread: of the float model's output, above 0."""
+    """Return the agreement of one output, float64[n]. spread: of the float model's output, above
+    0."""
     axes = tuple(range(1, float_output.ndim))
     is_equal = own == float_output
     if float_output.dtype.kind not in "fc":

@@ -20,8 +20,8 @@ SEQUENCES = (tuple, list)
 
 
 def batch_digest(inputs: Any, targets: Any) -> str:
-    """Hex digest of every array, number and text in a batch. It is the same in every process, and
-    changes with any value.
+    """Return the hex digest of every array, number and text in a batch. It is the same in every
+    process, and changes with any value.
 
     Tuples, lists, dicts and dataclasses are read entry by entry. Of any other object, only the type
     and the name count.
@@ -33,8 +33,8 @@ def batch_digest(inputs: Any, targets: Any) -> str:
 
 
 def check_pair(batch: Any, split: str) -> tuple[Any, Any]:
-    """The batch as (inputs, targets). Raises TaskError for anything but a pair, including an array
-    or a dict with two entries."""
+    """Return the batch as (inputs, targets). Raises TaskError for anything but a pair, including an
+    array or a dict with two entries."""
     got = f"one {type(batch).__name__}"
     if isinstance(batch, SEQUENCES):
         if len(batch) == 2:
@@ -47,8 +47,8 @@ def check_pair(batch: Any, split: str) -> tuple[Any, Any]:
 
 
 def batch_size(inputs: Any) -> int:
-    """The number of samples in a batch, which is the length of the first axis of its arrays. A
-    function counts as one sample.
+    """Return the number of samples in a batch, which is the length of the first axis of its arrays.
+    A function counts as one sample.
 
     Raises TaskError if there is no array, or if two arrays differ in the length of that axis.
     """
@@ -68,8 +68,8 @@ def batch_size(inputs: Any) -> int:
 
 
 def first_samples(inputs: Any, samples: int) -> Any:
-    """At most the first `samples` samples of the inputs of a batch. The sample is the first axis of
-    every array."""
+    """Return at most the first `samples` samples of the inputs of a batch. The sample is the first
+    axis of every array."""
 
     def cut(array: Any) -> Any:
         if len(array.shape) == 0:
@@ -98,7 +98,7 @@ def each_array(function: Callable[..., Any], *nests: Any) -> Any:
 
 
 def sequence_of(kind: Any, values: list[Any]) -> Any:
-    """The values in a list, a tuple or a named tuple of this class."""
+    """Return the values in a list, a tuple or a named tuple of this class."""
     is_named_tuple = hasattr(kind, "_fields")
     if is_named_tuple:
         return kind(*values)
@@ -151,8 +151,8 @@ def _add_array(update: Callable[[Any], None], value: Any) -> None:
 
 
 def as_numpy(value: Any) -> np.ndarray[Any, np.dtype[Any]]:
-    """A tensor or array as a numpy array on the host. bfloat16, which numpy lacks, becomes float32
-    of the same values."""
+    """Return a tensor or array as a numpy array on the host. bfloat16, which numpy lacks, becomes
+    float32 of the same values."""
     if not hasattr(value, "detach"):
         return np.asarray(value)
     tensor = value.detach().cpu()
@@ -162,7 +162,7 @@ def as_numpy(value: Any) -> np.ndarray[Any, np.dtype[Any]]:
 
 
 def scores_of(value: Any) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """The scores that a task's `score` returned, as float64 on the host.
+    """Return the scores that a task's `score` returned, as float64 on the host.
 
     value: a tensor of any type and device, an array, or a list.
     Raises TypeError for complex numbers, whose imaginary part would be lost.

@@ -51,7 +51,7 @@ class Images:
     classes: int | None = None
 
     def take(self, indices: Sequence[int] | Indices) -> Images:
-        """The images with these indices, in this order."""
+        """Return the images with these indices, in this order."""
         files = [self.files[index] for index in indices]
         return Images(files, self.labels[np.asarray(indices, int)], self.classes)
 
@@ -143,7 +143,8 @@ def from_folder(
     batch: int = 50,
     seed: int | None = None,
 ) -> dict[str, ImageBatches]:
-    """Batches for "calib", "rank", "confirm" and "holdout", which are disjoint and drawn at random.
+    """Return batches for "calib", "rank", "confirm" and "holdout", which are disjoint and drawn at
+    random.
 
     root: a folder with one folder per class, whose alphabetical order is the order of the model's
         outputs; or, with `label`, any folder of images.
@@ -170,7 +171,7 @@ def from_arrays(
     batch: int = 50,
     seed: int | None = None,
 ) -> dict[str, ArrayBatches]:
-    """Batches as by `from_folder`, from arrays or tensors.
+    """Return batches as by `from_folder`, from arrays or tensors.
 
     x: [n, ...], the inputs as the model takes them.
     y: int[n], class indices.
@@ -192,7 +193,7 @@ def from_arrays(
 
 
 def classification_task(model: Any, splits: Mapping[str, Any]) -> Task:
-    """A task whose metric is top-1 accuracy, 0..1.
+    """Return a task whose metric is top-1 accuracy, 0..1.
 
     model: the calibrated model, which gives scores [n, classes].
     splits: batches for "rank", "confirm" and "holdout", as `from_folder` and `from_arrays` make
@@ -262,7 +263,7 @@ class AnswerLost:
         return np.asarray(lost, dtype=np.float64)
 
     def fit(self, outputs: Sequence[Any], targets: Sequence[Any]) -> tuple[float]:
-        """The temperature with the highest posterior, rounded to two significant digits.
+        """Return the temperature with the highest posterior, rounded to two significant digits.
 
         The prior of the temperature is 1 within a factor of about 1.6 (`TEMPERATURE_SPREAD`); the
         likelihood is that of the labels.
@@ -293,7 +294,7 @@ answer_lost = AnswerLost()
 
 
 def _logits(scores: NDArray[Any]) -> NDArray[np.float64]:
-    """The logarithms of scores that are probabilities; any other scores as they are."""
+    """Return the logarithms of scores that are probabilities; any other scores as they are."""
     values = scores.astype(np.float64)
     are_probabilities = values.min(initial=0.0) >= 0 and np.allclose(
         values.sum(axis=1), 1.0, atol=1e-3
@@ -312,8 +313,8 @@ def _log_probabilities(logits: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def images_by_class(root: Path) -> Images:
-    """The images of root/CLASS/..., with classes numbered in alphabetical order. Raises TaskError
-    if there is no class, or a class has no image."""
+    """Return the images of root/CLASS/..., with classes numbered in alphabetical order. Raises
+    TaskError if there is no class, or a class has no image."""
     files = image_files(root)
     folders = _class_folders(root)
     if not folders:
@@ -336,13 +337,13 @@ def images_by_class(root: Path) -> Images:
 
 
 def _class_folders(root: Path) -> list[str]:
-    """Names of the folders of classes, in alphabetical order, without hidden folders."""
+    """Return the names of the folders of classes, in alphabetical order, without hidden folders."""
     folders = filter(Path.is_dir, root.iterdir())
     return sorted(folder.name for folder in folders if not folder.name.startswith("."))
 
 
 def labelled_images(root: Path, label: Callable[[Path], int]) -> Images:
-    """Every image below root, with the class index that `label` gives for its path. Raises
+    """Return every image below root, with the class index that `label` gives for its path. Raises
     TaskError if there are no images."""
     files = image_files(root)
     if not files:
@@ -353,7 +354,7 @@ def labelled_images(root: Path, label: Callable[[Path], int]) -> Images:
 
 
 def random_parts(n: int, sizes: Mapping[str, float], seed: int | None = None) -> dict[str, Indices]:
-    """Disjoint parts of range(n), drawn at random.
+    """Return disjoint parts of range(n), drawn at random.
 
     Each part stays in random order, so that its first samples are a random draw too.
 
@@ -374,15 +375,15 @@ def random_parts(n: int, sizes: Mapping[str, float], seed: int | None = None) ->
 
 
 def _count_of(size: float, n: int) -> int:
-    """The number of samples for a size: a number (int) or a share of n (float)."""
+    """Return the number of samples for a size: a number (int) or a share of n (float)."""
     if isinstance(size, int):
         return size
     return int(n * size + 1e-9)
 
 
 def _class_scores(outputs: Any) -> NDArray[Any]:
-    """The model's outputs as an array [n, classes]. Raises TaskError for any other shape, and for
-    NaN."""
+    """Return the model's outputs as an array [n, classes]. Raises TaskError for any other shape,
+    and for NaN."""
     got = f"a {type(outputs).__name__}"
     if hasattr(outputs, "shape"):
         got = f"shape {tuple(outputs.shape)}"

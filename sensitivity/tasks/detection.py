@@ -91,7 +91,7 @@ def detection_task(
     part: Part | None = None,
     stretched: bool = False,
 ) -> Task:
-    """A task whose metric is mAP50-95, 0..1.
+    """Return a task whose metric is mAP50-95, 0..1.
 
     model: the calibrated detector, which takes float32[n, 3, height, width], RGB in the range
         0 to 1.
@@ -178,7 +178,7 @@ class ImageBatches:
         return targets | self.part.truth(images, self.most)
 
     def alone(self, image: LabelledImage) -> tuple[Any, dict[str, Any]]:
-        """A batch of this one image, which need not be among `images`."""
+        """Return a batch of this one image, which need not be among `images`."""
         return next(iter(replace(self, images=[image], batch=1, _kept={})))
 
     @property
@@ -260,18 +260,18 @@ class DetectionScore:
         return figures
 
     def box_rows(self, scores: Scores) -> Scores:
-        """The part of the records that judges boxes, as rows of `image_scores`."""
+        """Return the part of the records that judges boxes, as rows of `image_scores`."""
         if self.part is None:
             return scores
         return box_rows(scores, len(self.names))
 
     def part_rows(self, scores: Scores) -> Scores:
-        """The part of the records that judges masks or key points, in the same form."""
+        """Return the part of the records that judges masks or key points, in the same form."""
         return part_rows(scores, len(self.names))
 
     def precision(self, scores: Scores) -> NDArray[np.float64]:
-        """AP float64[10, classes] by the metric, at each overlap threshold; nan for a class that no
-        image shows."""
+        """Return AP float64[10, classes] by the metric, at each overlap threshold; nan for a class
+        that no image shows."""
         classes = len(self.names)
         of_boxes = average_precision(self.box_rows(scores), classes)
         if self.part is None:
@@ -282,13 +282,13 @@ class DetectionScore:
         return (of_boxes + known_parts) / 2
 
     def detections(self, outputs: Any, targets: Mapping[str, Any]) -> Detections:
-        """The detections of a batch, with boxes in pixels of the original images."""
+        """Return the detections of a batch, with boxes in pixels of the original images."""
         found = detections(*self.decoded(outputs), self.rule)
         boxes = to_image(found.boxes, as_numpy(targets["geometry"]))
         return replace(found, boxes=boxes)
 
     def decoded(self, outputs: Any) -> tuple[Floats, Floats]:
-        """Boxes and confidences as `decode` gives them.
+        """Return boxes and confidences as `decode` gives them.
 
         Raises TaskError if the number of classes is not that of `names`, or a confidence is NaN.
         """
@@ -327,7 +327,7 @@ class Figure:
 
 
 def pad_truth(images: Sequence[LabelledImage], most: int) -> Truth:
-    """The labelled boxes as arrays, padded to `most` boxes for each image."""
+    """Return the labelled boxes as arrays, padded to `most` boxes for each image."""
     truth = Truth(
         np.zeros((len(images), most, 4)),
         np.full((len(images), most), -1),

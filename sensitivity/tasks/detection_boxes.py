@@ -71,8 +71,8 @@ class Suppress(Protocol):
 
 
 def decode_ultralytics(outputs: Any, classes: int | None = None) -> tuple[Floats, Floats]:
-    """Boxes float[n, anchors, 4] as x1 y1 x2 y2 and confidences float[n, classes, anchors] of an
-    ultralytics model.
+    """Return boxes float[n, anchors, 4] as x1 y1 x2 y2 and confidences float[n, classes, anchors]
+    of an ultralytics model.
 
     outputs: [n, 4 + classes, anchors], or a tuple that starts with it: boxes as centre and size in
         input pixels, then confidences after the sigmoid.
@@ -86,7 +86,7 @@ def decode_ultralytics(outputs: Any, classes: int | None = None) -> tuple[Floats
 def decode_bins(
     outputs: Any, size: Size, strides: tuple[int, ...] = (8, 16, 32)
 ) -> tuple[Floats, Floats]:
-    """Boxes and confidences of an ultralytics model that was exported without its decoding.
+    """Return boxes and confidences of an ultralytics model that was exported without its decoding.
 
     outputs: (bins [n, 4 * bins, anchors], class logits [n, classes, anchors]). The bins are logits
         over the distances from the cell's centre to the left, upper, right and lower side, in
@@ -108,15 +108,15 @@ def decode_bins(
 
 
 def decode_corners(outputs: Any, classes: int | None = None) -> tuple[Floats, Floats]:
-    """Boxes and confidences as by `decode_ultralytics`, for boxes that the model gives as
-    x1 y1 x2 y2, as one-to-one heads do."""
+    """Return boxes and confidences as by `decode_ultralytics`, for boxes that the model gives as x1
+    y1 x2 y2, as one-to-one heads do."""
     raw = _first(outputs)
     return np.moveaxis(raw[:, :4], 1, 2), _confidences(raw, classes)
 
 
 def decode_shares(outputs: Any, size: Size, classes: int) -> tuple[Floats, Floats]:
-    """Boxes and confidences as by `decode_ultralytics`, for boxes that the model gives as centre
-    and size in fractions of the input, as RT-DETR does.
+    """Return boxes and confidences as by `decode_ultralytics`, for boxes that the model gives as
+    centre and size in fractions of the input, as RT-DETR does.
 
     size: side of the square input in pixels, or (height, width).
     """
@@ -125,8 +125,8 @@ def decode_shares(outputs: Any, size: Size, classes: int) -> tuple[Floats, Float
 
 
 def decode_boxes_and_classes(outputs: Any, classes: int) -> tuple[Floats, Floats]:
-    """Boxes and confidences of YOLO-NAS, PP-YOLOE and similar models, which give the two in outputs
-    of their own.
+    """Return boxes and confidences of YOLO-NAS, PP-YOLOE and similar models, which give the two in
+    outputs of their own.
 
     outputs: boxes [n, anchors, 4] as x1 y1 x2 y2 in input pixels, and confidences after the sigmoid
         [n, anchors, classes] or [n, classes, anchors], in any order.
@@ -141,7 +141,7 @@ def decode_boxes_and_classes(outputs: Any, classes: int) -> tuple[Floats, Floats
 
 
 def decode_objectness(outputs: Any) -> tuple[Floats, Floats]:
-    """Boxes and confidences of YOLOv5, v6 and v7 of their own repositories.
+    """Return boxes and confidences of YOLOv5, v6 and v7 of their own repositories.
 
     outputs: [n, anchors, 5 + classes], or a tuple that starts with it: centre and size in input
         pixels, objectness, class confidences.
@@ -153,7 +153,7 @@ def decode_objectness(outputs: Any) -> tuple[Floats, Floats]:
 def decode_yolox(
     outputs: Any, size: Size, strides: tuple[int, ...] = (8, 16, 32)
 ) -> tuple[Floats, Floats]:
-    """Boxes and confidences of a YOLOX model that was exported without its decoding.
+    """Return boxes and confidences of a YOLOX model that was exported without its decoding.
 
     outputs: [n, anchors, 5 + classes]: the centre as an offset from the cell and the logarithm of
         the size, both in strides; then objectness and class confidences after the sigmoid.
@@ -167,8 +167,8 @@ def decode_yolox(
 
 
 def decode_chosen(outputs: Any, classes: int) -> tuple[Floats, Floats]:
-    """Boxes and confidences of a model that chooses its boxes itself, as one-to-one heads exported
-    by ultralytics do.
+    """Return boxes and confidences of a model that chooses its boxes itself, as one-to-one heads
+    exported by ultralytics do.
 
     No box suppresses another: judge such a model with `Suppression(iou=1.0)`.
 
@@ -183,8 +183,8 @@ def decode_chosen(outputs: Any, classes: int) -> tuple[Floats, Floats]:
 
 
 def decode_raw(outputs: Any, size: Size, classes: int) -> tuple[Floats, Floats]:
-    """Boxes and confidences of a YOLO of ultralytics (v8 to 26) that was exported without its
-    decoding.
+    """Return boxes and confidences of a YOLO of ultralytics (v8 to 26) that was exported without
+    its decoding.
 
     outputs: one map [n, 4 * bins + classes, height, width] for each level, or (bins, logits) as in
         `decode_bins`, in any order.
@@ -202,8 +202,8 @@ def decode_raw(outputs: Any, size: Size, classes: int) -> tuple[Floats, Floats]:
 
 
 def decode_queries(outputs: Any, size: Size, classes: int) -> tuple[Floats, Floats]:
-    """Boxes and confidences of RT-DETR and similar models, whose boxes are centre and size in
-    fractions of the input.
+    """Return boxes and confidences of RT-DETR and similar models, whose boxes are centre and size
+    in fractions of the input.
 
     No box suppresses another: judge such a model with `Suppression(iou=1.0)`.
 
@@ -228,13 +228,14 @@ def decode_queries(outputs: Any, size: Size, classes: int) -> tuple[Floats, Floa
 
 
 def _confidences(raw: Floats, classes: int | None) -> Floats:
-    """The confidences [n, classes, anchors] that follow the box in raw outputs; None takes all."""
+    """Return the confidences [n, classes, anchors] that follow the box in raw outputs; None takes
+    all."""
     end = None if classes is None else 4 + classes
     return raw[:, 4:end]
 
 
 def _scaled(boxes: Floats, size: Size) -> Floats:
-    """Corners in input pixels of boxes [n, queries, 4], centre and size in fractions of the
+    """Return corners in input pixels of boxes [n, queries, 4], centre and size in fractions of the
     input."""
     height, width = sides(size)
     pixels = np.moveaxis(boxes * np.array([width, height] * 2, np.float32), 2, 1)
@@ -242,7 +243,7 @@ def _scaled(boxes: Floats, size: Size) -> Floats:
 
 
 def more_values(outputs: Any, classes: int, *, chosen: bool = False) -> Floats:
-    """The values that an ultralytics model gives for each candidate behind its classes,
+    """Return the values that an ultralytics model gives for each candidate behind its classes,
     float32[n, anchors, more]: mask coefficients, key points or an angle.
 
     chosen: whether the outputs are those that `decode_chosen` reads, rather than those of
@@ -257,7 +258,7 @@ def more_values(outputs: Any, classes: int, *, chosen: bool = False) -> Floats:
 def detections(
     boxes: Floats, confidences: Floats, rule: Suppression, suppress: Suppress | None = None
 ) -> Detections:
-    """The detections that non-maximum suppression leaves of decoded outputs, class by class.
+    """Return the detections that non-maximum suppression leaves of decoded outputs, class by class.
 
     An anchor is reported once for each class in which its confidence exceeds the threshold.
 
@@ -293,7 +294,7 @@ def detections(
 def nms(
     boxes: Floats, confidences: Floats, classes: Integers, *, iou: float, limit: int
 ) -> NDArray[np.int64]:
-    """Indices of the boxes that greedy suppression keeps, the most confident first.
+    """Return indices of the boxes that greedy suppression keeps, the most confident first.
 
     A box is dropped if its overlap with a kept box of the same class that is more confident exceeds
     `iou`.
@@ -322,8 +323,8 @@ def nms(
 
 
 def pairwise_iou(first: Floats, second: Floats) -> Floats:
-    """Intersection over union float[..., n, m] of boxes [..., n, 4] with [..., m, 4]; 0 for two
-    empty boxes."""
+    """Return the intersection over union float[..., n, m] of boxes [..., n, 4] with [..., m, 4]; 0
+    for two empty boxes."""
     shared = intersections(first, second)
     union: Floats = areas(first)[..., :, None] + areas(second)[..., None, :] - shared
     ratio: Floats = np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
@@ -331,7 +332,7 @@ def pairwise_iou(first: Floats, second: Floats) -> Floats:
 
 
 def intersections(first: Floats, second: Floats) -> Floats:
-    """Areas float[..., n, m] that boxes [..., n, 4] share with boxes [..., m, 4]."""
+    """Return areas float[..., n, m] that boxes [..., n, 4] share with boxes [..., m, 4]."""
     a, b = first[..., :, None, :], second[..., None, :, :]
     width = np.minimum(a[..., 2], b[..., 2]) - np.maximum(a[..., 0], b[..., 0])
     height = np.minimum(a[..., 3], b[..., 3]) - np.maximum(a[..., 1], b[..., 1])
@@ -340,14 +341,14 @@ def intersections(first: Floats, second: Floats) -> Floats:
 
 
 def areas(boxes: Floats) -> Floats:
-    """Areas float[...] of boxes [..., 4], x1 y1 x2 y2; negative where one pair of corners is in the
-    wrong order."""
+    """Return areas float[...] of boxes [..., 4], x1 y1 x2 y2; negative where one pair of corners is
+    in the wrong order."""
     area: Floats = (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
     return area
 
 
 def rank_in_class(classes: Integers) -> Integers:
-    """How many earlier entries have the same class as each entry, int[n]."""
+    """Return how many earlier entries have the same class as each entry, int[n]."""
     order = np.argsort(classes, kind="stable")
     sorted_classes = classes[order]
     first_of_class = np.searchsorted(sorted_classes, sorted_classes)
@@ -357,7 +358,7 @@ def rank_in_class(classes: Integers) -> Integers:
 
 
 def _first(outputs: Any) -> Floats:
-    """The first output, or the only one, as float32."""
+    """Return the first output, or the only one, as float32."""
     first = outputs[0] if isinstance(outputs, tuple | list) else outputs
     return np.asarray(as_numpy(first), np.float32)
 
@@ -365,13 +366,13 @@ def _first(outputs: Any) -> Floats:
 def _overlaps(
     boxes: Floats, classes: Integers, rows: Integers, columns: Integers, iou: float
 ) -> Bools:
-    """Whether boxes are of one class and overlap more than `iou`, bool[rows, columns]."""
+    """Return whether boxes are of one class and overlap more than `iou`, bool[rows, columns]."""
     is_same_class: Bools = classes[rows][:, None] == classes[columns]
     return is_same_class & (pairwise_iou(boxes[rows], boxes[columns]) > iou)
 
 
 def _survivors(suppresses: Bools) -> Bools:
-    """Which boxes greedy suppression keeps, bool[n].
+    """Return which boxes greedy suppression keeps, bool[n].
 
     The rule "a box is kept unless a kept box suppresses it" is applied until nothing changes. A box
     is settled once all boxes before it are, so this ends, and its result is that of the greedy
@@ -390,13 +391,14 @@ def _survivors(suppresses: Bools) -> Bools:
 
 
 def _corners(centre: Floats, extent: Floats) -> Floats:
-    """Corners [n, anchors, 4] of boxes given by centre and size, [n, 2, anchors] each."""
+    """Return corners [n, anchors, 4] of boxes given by centre and size, [n, 2, anchors] each."""
     half = extent / 2
     return np.moveaxis(np.concatenate([centre - half, centre + half], axis=1), 1, 2)
 
 
 def _grid(size: Size, strides: tuple[int, ...]) -> tuple[Floats, Floats]:
-    """The cell of each anchor float32[2, anchors] (x, y), and its stride float32[anchors]."""
+    """Return the cell of each anchor float32[2, anchors] (x, y), and its stride
+    float32[anchors]."""
     height, width = sides(size)
     cells, cell_strides = [], []
     for stride in strides:
@@ -409,12 +411,12 @@ def _grid(size: Size, strides: tuple[int, ...]) -> tuple[Floats, Floats]:
 
 
 def _bins(bins: Floats) -> Floats:
-    """The distance in strides that each bin stands for."""
+    """Return the distance in strides that each bin stands for."""
     return np.arange(bins.shape[2], dtype=np.float32)
 
 
 def _softmax(bins: Floats) -> Floats:
-    """The softmax over the third axis."""
+    """Return the softmax over the third axis."""
     power: Floats = np.exp(bins - bins.max(axis=2, keepdims=True))
     share: Floats = power / power.sum(axis=2, keepdims=True)
     return share

@@ -99,7 +99,7 @@ class DetectionDetail:
 
 
 def class_results(scores: Mapping[str, Scores], judge: DetectionScore) -> tuple[ClassResult, ...]:
-    """The result of each class that occurs, the class that loses most in INT8 first.
+    """Return the result of each class that occurs, the class that loses most in INT8 first.
 
     scores: variant -> the records that `judge` gave.
     """
@@ -120,7 +120,7 @@ def _gain_in_int8(result: ClassResult) -> float:
 def shown_boxes(
     found: Detections, truth: Truth, image: LabelledImage, names: Sequence[str]
 ) -> tuple[ShownBox, ...]:
-    """The detections of at least `SHOWN_CONFIDENCE`, and the labelled boxes that they miss.
+    """Return the detections of at least `SHOWN_CONFIDENCE`, and the labelled boxes that they miss.
 
     A detection matches a labelled box at an overlap of half or more. Boxes are in pixels of the
     image.
@@ -157,7 +157,7 @@ def shown_boxes(
 
 
 def _missed(found: Detections, truth: Truth) -> Bools:
-    """Which labelled boxes no detection matches at an overlap of half, bool[most].
+    """Return which labelled boxes no detection matches at an overlap of half, bool[most].
 
     Each box is matched alone, so that a box counts as found even where its detection matched
     another one.

@@ -32,8 +32,8 @@ and top border in input pixels; width and height of the image in its own pixels.
 
 
 def image_size(file: Path) -> tuple[int, int]:
-    """(width, height) in pixels of an image with its EXIF orientation applied. Only the header of
-    the file is read."""
+    """Return (width, height) in pixels of an image with its EXIF orientation applied. Only the
+    header of the file is read."""
     with _open(file) as image:
         is_turned = image.getexif().get(EXIF_ORIENTATION, 1) >= FIRST_TURNED
         if is_turned:
@@ -88,8 +88,8 @@ def placed(image: Image, size: Size, geometry: Geometry) -> tuple[NDArray[np.uin
 
 
 def fit(width: int, height: int, size: Size) -> Geometry:
-    """The geometry float64[6] that ultralytics' LetterBox gives an image of `width` x `height`
-    pixels. Each side keeps at least one pixel.
+    """Return the geometry float64[6] that ultralytics' LetterBox gives an image of `width` x
+    `height` pixels. Each side keeps at least one pixel.
 
     >>> fit(640, 480, 320).tolist()
     [2.0, 2.0, 0.0, 40.0, 640.0, 480.0]
@@ -105,8 +105,8 @@ def fit(width: int, height: int, size: Size) -> Geometry:
 
 
 def stretch(width: int, height: int, size: Size) -> Geometry:
-    """The geometry float64[6] that stretches an image of `width` x `height` pixels over the whole
-    input, whatever its proportions, as RT-DETR is validated.
+    """Return the geometry float64[6] that stretches an image of `width` x `height` pixels over the
+    whole input, whatever its proportions, as RT-DETR is validated.
 
     >>> stretch(640, 480, (240, 160)).tolist()
     [4.0, 2.0, 0.0, 0.0, 640.0, 480.0]
@@ -116,7 +116,7 @@ def stretch(width: int, height: int, size: Size) -> Geometry:
 
 
 def to_image(boxes: Floats, geometry: Geometry) -> NDArray[np.float64]:
-    """Boxes in image pixels, clipped to the image.
+    """Return boxes in image pixels, clipped to the image.
 
     boxes: [..., m, 4], x1 y1 x2 y2 in input pixels.
     geometry: [..., 6].
@@ -127,7 +127,7 @@ def to_image(boxes: Floats, geometry: Geometry) -> NDArray[np.float64]:
 
 
 def to_input(boxes: Floats, geometry: Geometry) -> NDArray[np.float64]:
-    """Boxes in input pixels: the inverse of `to_image`.
+    """Return boxes in input pixels: the inverse of `to_image`.
 
     boxes: [..., m, 4], x1 y1 x2 y2 in image pixels.
     geometry: [..., 6].
@@ -138,7 +138,7 @@ def to_input(boxes: Floats, geometry: Geometry) -> NDArray[np.float64]:
 
 
 def _per_corner(geometry: Geometry, first: int) -> NDArray[np.float64]:
-    """The x and y at `first` of a geometry, for both corners of each box: [..., 1, 4]."""
+    """Return the x and y at `first` of a geometry, for both corners of each box: [..., 1, 4]."""
     return np.tile(geometry[..., None, first : first + 2], 2)
 
 

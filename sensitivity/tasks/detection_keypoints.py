@@ -39,7 +39,7 @@ TINY = float(np.spacing(1))
 
 
 def usual_sigmas(points: int, numbers: int) -> tuple[float, ...]:
-    """The sigma of each key point that ultralytics validates with: COCO's for 17 points with
+    """Return the sigma of each key point that ultralytics validates with: COCO's for 17 points with
     visibility, 1 / points for any others.
 
     points: key points of an object.
@@ -71,8 +71,8 @@ class KeyPoints:
     name = "key-point"
 
     def truth(self, images: Sequence[LabelledImage], most: int) -> dict[str, NDArray[Any]]:
-        """{"keypoints": float64[n, most, points, 3], "areas": float64[n, most]}, in pixels and
-        square pixels of the image."""
+        """Return {"keypoints": float64[n, most, points, 3], "areas": float64[n, most]}, in pixels
+        and square pixels of the image."""
         keypoints = np.zeros((len(images), most, self.points, 3))
         object_areas = np.zeros((len(images), most))
         for row, image in enumerate(images):
@@ -89,8 +89,8 @@ class KeyPoints:
         outputs: Any,
         targets: Mapping[str, NDArray[Any]],
     ) -> Overlaps:
-        """The similarity of the key points of each detection and each object. Objects without a
-        labelled key point are ignored, as crowds are."""
+        """Return the similarity of the key points of each detection and each object. Objects
+        without a labelled key point are ignored, as crowds are."""
         (candidates,) = self.reported(outputs)
         assert found.anchors is not None
         points = self._positions(candidates, found.anchors)
@@ -105,8 +105,8 @@ class KeyPoints:
         return Overlaps(similarities, truth.crowd | is_empty, counted)
 
     def reported(self, outputs: Any) -> list[Floats]:
-        """The key points of all candidates, float32[n, anchors, points * numbers], in pixels of the
-        input. Raises TaskError if the model gives another number of them."""
+        """Return the key points of all candidates, float32[n, anchors, points * numbers], in pixels
+        of the input. Raises TaskError if the model gives another number of them."""
         given = more_values(outputs, self.classes, chosen=self.chosen)
         if given.shape[2] != self.points * self.numbers:
             raise TaskError(
@@ -119,7 +119,7 @@ class KeyPoints:
     def lost(
         self, boxes: Floats, anchors: NDArray[np.int64], own: list[Floats], other: list[Floats]
     ) -> Floats:
-        """1 minus the similarity of the key points of both models, float[n, k]."""
+        """Return 1 minus the similarity of the key points of both models, float[n, k]."""
         own_points, other_points = (self._positions(model[0], anchors) for model in (own, other))
         object_areas = np.maximum(areas(boxes), 1) * BODY_SHARE
         squared_distances = ((own_points - other_points) ** 2).sum(axis=-1)
@@ -127,12 +127,12 @@ class KeyPoints:
         return 1 - np.asarray(similarities.mean(axis=-1))
 
     def _positions(self, candidates: Floats, anchors: NDArray[np.int64]) -> Floats:
-        """The x and y of the key points of these candidates, [n, k, points, 2]."""
+        """Return the x and y of the key points of these candidates, [n, k, points, 2]."""
         rows = np.take_along_axis(candidates, anchors[:, :, None], axis=1)
         return rows.reshape(*anchors.shape, self.points, self.numbers)[..., :2]
 
     def _similar(self, points: Floats, true: Floats, boxes: Floats, size: Floats) -> Floats:
-        """The similarity float64[limit, most] of detections and objects of one image.
+        """Return the similarity float64[limit, most] of detections and objects of one image.
 
         An object without a labelled key point is compared by its box: the distance of a point is
         how far it lies outside the box grown by its own size on each side.
@@ -156,7 +156,7 @@ class KeyPoints:
         return np.asarray((similarities * counted).sum(axis=-1) / counted.sum(axis=-1))
 
     def _point_similarity(self, squared_distances: Floats, size: Floats) -> Floats:
-        """The similarity of each point, 0..1.
+        """Return the similarity of each point, 0..1.
 
         squared_distances: [..., points] in square pixels.
         size: areas of the objects in square pixels, to be broadcast.

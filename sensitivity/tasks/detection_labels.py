@@ -81,12 +81,12 @@ class LabelledImages:
 
 
 def unlabelled(file: Path) -> LabelledImage:
-    """An image without labels, of which only the pixels are used."""
+    """Return an image without labels, of which only the pixels are used."""
     return LabelledImage(file, np.zeros((0, 4)), np.zeros(0, np.int64), np.zeros(0, bool))
 
 
 def coco_images(annotations: Path, folder: Path, form: LabelForm = BOXES) -> LabelledImages:
-    """All images of a COCO instances or key-point file, including those without objects.
+    """Return all images of a COCO instances or key-point file, including those without objects.
 
     Classes are numbered in the order of their category ids.
 
@@ -121,7 +121,7 @@ def coco_images(annotations: Path, folder: Path, form: LabelForm = BOXES) -> Lab
 def yolo_images(
     folder: Path, labels: Path, names: Sequence[str], form: LabelForm = BOXES
 ) -> LabelledImages:
-    """All images below `folder`, sorted by name, with their YOLO text files.
+    """Return all images below `folder`, sorted by name, with their YOLO text files.
 
     A line of a text file is `class x y width height`, or `class x1 y1 x2 y2 ...`, an outline whose
     bounding box is taken. With key points it is `class x y width height x1 y1 v1 ...`. All numbers
@@ -146,7 +146,7 @@ def yolo_images(
 def labelled_files(
     files: Sequence[Path], texts: Sequence[Path], classes: int, form: LabelForm = BOXES
 ) -> tuple[LabelledImage, ...]:
-    """Labelled images from image files and their YOLO text files, in this order.
+    """Return labelled images from image files and their YOLO text files, in this order.
 
     texts: one for each image. A file that does not exist means that the image shows no object.
     classes: the number of classes.
@@ -199,7 +199,7 @@ def _coco_image(
 def _coco_more(
     annotations: Sequence[Mapping[str, Any]], form: LabelForm, file: Path
 ) -> dict[str, Any]:
-    """The fields of a LabelledImage beside its boxes that `form` asks for."""
+    """Return the fields of a LabelledImage beside its boxes that `form` asks for."""
     if form.kind == "outlines":
         return {"outlines": _coco_outlines(annotations, file)}
     if form.kind == "keypoints":
@@ -221,7 +221,7 @@ def _coco_outlines(annotations: Sequence[Mapping[str, Any]], file: Path) -> tupl
 
 
 def _coco_corners(annotations: Sequence[Mapping[str, Any]], file: Path) -> NDArray[np.float64]:
-    """float64[g, 4, 2]. Each outline must be one polygon of four points."""
+    """Return float64[g, 4, 2]. Each outline must be one polygon of four points."""
     outlines = []
     for annotation in annotations:
         outline = annotation.get("segmentation")
@@ -239,8 +239,8 @@ def _coco_corners(annotations: Sequence[Mapping[str, Any]], file: Path) -> NDArr
 def _coco_keypoints(
     annotations: Sequence[Mapping[str, Any]], points: int, file: Path
 ) -> dict[str, Any]:
-    """{"keypoints": float64[g, points, 3], "areas": float64[g]}. Objects without key points get
-    unlabelled ones."""
+    """Return {"keypoints": float64[g, points, 3], "areas": float64[g]}. Objects without key points
+    get unlabelled ones."""
     unlabelled_points = [0.0] * (3 * points)
     rows, areas = [], []
     for annotation in annotations:
@@ -259,7 +259,8 @@ def _coco_keypoints(
 
 
 def _area(annotation: Mapping[str, Any]) -> float:
-    """The area of an annotated object in square pixels, from its box where it is not given."""
+    """Return the area of an annotated object in square pixels, from its box where it is not
+    given."""
     area = annotation.get("area")
     if area is not None:
         return float(area)
@@ -310,7 +311,7 @@ def _yolo_image(file: Path, text: Path, classes: int, form: LabelForm) -> Labell
 
 
 def _yolo_lines(text: Path, classes: int, form: LabelForm) -> list[_Line]:
-    """The lines of a text file that are not blank; none if there is no such file."""
+    """Return the lines of a text file that are not blank; none if there is no such file."""
     if not text.is_file():
         return []
     lines = enumerate(text.read_text().splitlines(), 1)
@@ -322,14 +323,14 @@ def _yolo_lines(text: Path, classes: int, form: LabelForm) -> list[_Line]:
 
 
 def _in_pixels(points: list[float], size: NDArray[np.float64]) -> list[list[float]]:
-    """An outline in COCO's form: a list of one polygon x1 y1 x2 y2 ..., in pixels."""
+    """Return an outline in COCO's form: a list of one polygon x1 y1 x2 y2 ..., in pixels."""
     return [(np.array(points).reshape(-1, 2) * size).ravel().tolist()]
 
 
 def _yolo_keypoints(
     rows: list[list[float]], form: LabelForm, size: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """float64[g, k, 3]. A point of two numbers is labelled if neither is below 0."""
+    """Return float64[g, k, 3]. A point of two numbers is labelled if neither is below 0."""
     points = np.array(rows, np.float64).reshape(-1, form.points, form.numbers)
     positions = points[..., :2]
     labelled = points[..., 2:3]
@@ -377,11 +378,11 @@ def _keypoint_line(label: int, numbers: list[float], where: str, form: LabelForm
 
 
 def _corners(box: list[float]) -> list[float]:
-    """x1 y1 x2 y2 of a box given as centre and size."""
+    """Return x1 y1 x2 y2 of a box given as centre and size."""
     x, y, width, height = box
     return [x - width / 2, y - height / 2, x + width / 2, y + height / 2]
 
 
 def _table(boxes: ArrayLike) -> NDArray[np.float64]:
-    """[g, 4], also for no boxes."""
+    """Return [g, 4], also for no boxes."""
     return np.array(boxes, np.float64).reshape(-1, 4)

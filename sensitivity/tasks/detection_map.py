@@ -87,8 +87,8 @@ class Overlaps:
 
 
 def mean_average_precision(scores: Scores, classes: int) -> float:
-    """mAP50-95 of the images in these rows, 0..1: the mean of the average precision over the IoU
-    thresholds and the classes that occur. It is 0.0 if no image holds a ground-truth box.
+    """Return mAP50-95 of the images in these rows, 0..1: the mean of the average precision over the
+    IoU thresholds and the classes that occur. It is 0.0 if no image holds a ground-truth box.
 
     scores: float[n, 2 * limit + classes], from `image_scores`.
     classes: the number of classes.
@@ -97,13 +97,13 @@ def mean_average_precision(scores: Scores, classes: int) -> float:
 
 
 def mean_average_precision_50(scores: Scores, classes: int) -> float:
-    """mAP50, 0..1: as `mean_average_precision`, at the IoU threshold 0.5 alone."""
+    """Return mAP50, 0..1: as `mean_average_precision`, at the IoU threshold 0.5 alone."""
     return _mean(average_precision(scores, classes)[:1])
 
 
 def average_precision(scores: Scores, classes: int) -> NDArray[np.float64]:
-    """The average precision of each class at each IoU threshold, float64[10, classes]; nan for
-    classes without ground truth in these images.
+    """Return the average precision of each class at each IoU threshold, float64[10, classes]; nan
+    for classes without ground truth in these images.
 
     scores: float[n, 2 * limit + classes], from `image_scores`.
     classes: the number of classes.
@@ -119,7 +119,7 @@ def average_precision(scores: Scores, classes: int) -> NDArray[np.float64]:
 def outcomes_at_half(
     scores: Scores, classes: int
 ) -> tuple[Scores, NDArray[np.int64], Bools, Bools]:
-    """The outcome of each detection at an overlap of half, in four arrays [n, limit].
+    """Return the outcome of each detection at an overlap of half, in four arrays [n, limit].
 
     They hold the confidence (0 where there is no detection), the class, whether the detection is a
     true positive, and whether it is ignored.
@@ -130,7 +130,7 @@ def outcomes_at_half(
 
 
 def sorted_hits(scores: Scores, classes: int) -> tuple[Integers, Bools, Scores]:
-    """All detections of classes that occur, sorted by class and then by falling confidence.
+    """Return all detections of classes that occur, sorted by class and then by falling confidence.
 
     Returns the class of each detection int[m], whether it is a true positive at each IoU threshold
     bool[10, m], and the number of ground-truth objects of each class float[classes].
@@ -142,14 +142,14 @@ def sorted_hits(scores: Scores, classes: int) -> tuple[Integers, Bools, Scores]:
 
 
 def _columns(scores: Scores, classes: int) -> tuple[Scores, Scores, Scores]:
-    """The confidences, the outcomes with their classes, and the counts in these rows."""
+    """Return the confidences, the outcomes with their classes, and the counts in these rows."""
     limit = (scores.shape[1] - classes) // 2
     return scores[:, :limit], scores[:, limit : 2 * limit], scores[:, 2 * limit :]
 
 
 def image_scores(found: Detections, truth: Truth, classes: int) -> Scores:
-    """One row for each image, float64[n, 2 * limit + classes], as described at the top of the
-    module.
+    """Return one row for each image, float64[n, 2 * limit + classes], as described at the top of
+    the module.
 
     found, truth: of one batch, with boxes in the same coordinates.
     classes: the number of classes.
@@ -159,8 +159,8 @@ def image_scores(found: Detections, truth: Truth, classes: int) -> Scores:
 
 
 def overlap_scores(found: Detections, truth: Truth, overlaps: Overlaps, classes: int) -> Scores:
-    """One row for each image, as by `image_scores`, where detections and ground truth overlap in
-    another way than by their boxes, such as by masks."""
+    """Return one row for each image, as by `image_scores`, where detections and ground truth
+    overlap in another way than by their boxes, such as by masks."""
     hits, ignored = match_overlaps(found, truth, overlaps)
     if overlaps.counted is not None:
         ignored[~overlaps.counted] = _ALL
@@ -174,7 +174,7 @@ def overlap_scores(found: Detections, truth: Truth, overlaps: Overlaps, classes:
 
 
 def match(found: Detections, truth: Truth) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Which detections are true positives and which are ignored, by their boxes; see
+    """Return which detections are true positives and which are ignored, by their boxes; see
     `match_overlaps`."""
     overlap = coco_iou(found.boxes, truth.boxes, truth.crowd)
     return match_overlaps(found, truth, Overlaps(overlap, truth.crowd))
@@ -183,8 +183,8 @@ def match(found: Detections, truth: Truth) -> tuple[NDArray[np.int64], NDArray[n
 def match_overlaps(
     found: Detections, truth: Truth, overlaps: Overlaps
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Which detections are true positives and which are ignored, int64[n, limit] each, with one bit
-    for each IoU threshold.
+    """Return which detections are true positives and which are ignored, int64[n, limit] each, with
+    one bit for each IoU threshold.
 
     The rules are those of COCOeval.evaluateImg of pycocotools. In the order of confidence, each
     detection takes the free object of its class that it overlaps most, and the last one of those
@@ -240,7 +240,7 @@ def _pairs(found: Detections, truth: Truth, overlaps: Overlaps) -> Iterator[_Pai
 
 
 def coco_iou(boxes: Floats, truth: Floats, crowd: Bools) -> Floats:
-    """COCO's overlap of each detection and each object, float[n, limit, most].
+    """Return COCO's overlap of each detection and each object, float[n, limit, most].
 
     It is the intersection over the union; for a crowd, the intersection over the area of the
     detection.
@@ -251,9 +251,9 @@ def coco_iou(boxes: Floats, truth: Floats, crowd: Bools) -> Floats:
 
 
 def _by_class(confidences: Scores, outcomes: Scores, present: Bools) -> tuple[Integers, Integers]:
-    """The class and the outcome of all detections of present classes, sorted by class and then by
-    falling confidence. Of equally confident detections that of the earlier image comes first, as in
-    pycocotools.
+    """Return the class and the outcome of all detections of present classes, sorted by class and
+    then by falling confidence. Of equally confident detections that of the earlier image comes
+    first, as in pycocotools.
 
     outcomes: class * 3**10 + outcome, as in a row.
     present: bool[classes].
@@ -274,7 +274,8 @@ def _by_class(confidences: Scores, outcomes: Scores, present: Bools) -> tuple[In
 
 
 def _precision_sums(label: Integers, outcome: Integers, counts: Scores) -> NDArray[np.float64]:
-    """The sum of the interpolated precision over the recall thresholds, float64[10, classes].
+    """Return the sum of the interpolated precision over the recall thresholds, float64[10,
+    classes].
 
     Only true positives are visited, and the other detections are counted: recall rises only at a
     true positive, so precision has its maxima there.
@@ -307,7 +308,8 @@ def _precision_sums(label: Integers, outcome: Integers, counts: Scores) -> NDArr
 
 
 def _count_since(flags: Bools, first: Integers) -> Integers:
-    """The number of flags set in columns first[j] to j, for each column j: int[rows, columns]."""
+    """Return the number of flags set in columns first[j] to j, for each column j: int[rows,
+    columns]."""
     running = np.cumsum(flags, axis=1)
     before = np.concatenate([np.zeros((len(flags), 1), running.dtype), running], axis=1)
     since: Integers = running - before[:, first]
@@ -315,7 +317,7 @@ def _count_since(flags: Bools, first: Integers) -> Integers:
 
 
 def _falling_maximum(values: Floats, segment: Integers) -> Floats:
-    """The largest value from each position to the end of its segment.
+    """Return the largest value from each position to the end of its segment.
 
     values: float[m] in [0, 1].
     segment: int[m], numbers of segments, which never fall.
@@ -326,6 +328,6 @@ def _falling_maximum(values: Floats, segment: Integers) -> Floats:
 
 
 def _mean(precision: NDArray[np.float64]) -> float:
-    """The mean over the classes that occur; 0.0 if none does."""
+    """Return the mean over the classes that occur; 0.0 if none does."""
     known = precision[:, ~np.isnan(precision[0])]
     return float(known.mean()) if known.size else 0.0

@@ -52,7 +52,7 @@ class Masks:
     name = "mask"
 
     def truth(self, images: Sequence[LabelledImage], most: int) -> dict[str, NDArray[Any]]:
-        """{"masks": uint8[n, most, bytes]}, run lengths padded with zeros."""
+        """Return {"masks": uint8[n, most, bytes]}, run lengths padded with zeros."""
         masks_of_images = [true_masks(image) for image in images]
         lengths = [len(mask["counts"]) for masks in masks_of_images for mask in masks]
         padded = np.zeros((len(images), most, max([1, *lengths])), np.uint8)
@@ -69,8 +69,8 @@ class Masks:
         outputs: Any,
         targets: Mapping[str, NDArray[Any]],
     ) -> Overlaps:
-        """The intersection over union of the masks; for a crowd, the intersection over the area of
-        the detection. Pairs that cannot reach an overlap of half are given 0."""
+        """Return the intersection over union of the masks; for a crowd, the intersection over the
+        area of the detection. Pairs that cannot reach an overlap of half are given 0."""
         coefficients, protos = self.reported(outputs)
         values = np.zeros((*found.classes.shape, truth.classes.shape[1]))
         assert found.anchors is not None
@@ -93,7 +93,7 @@ class Masks:
         return Overlaps(values, truth.crowd)
 
     def reported(self, outputs: Any) -> list[Floats]:
-        """Coefficients float32[n, anchors, k] and prototypes float32[n, k, rows, columns].
+        """Return coefficients float32[n, anchors, k] and prototypes float32[n, k, rows, columns].
 
         Raises TaskError if there are no prototypes, or another number of them than of coefficients.
         """
@@ -116,8 +116,8 @@ class Masks:
     def lost(
         self, boxes: Floats, anchors: NDArray[np.int64], own: list[Floats], other: list[Floats]
     ) -> Floats:
-        """1 minus the overlap of the masks of both models at the resolution of the prototypes,
-        float[n, k]."""
+        """Return 1 minus the overlap of the masks of both models at the resolution of the
+        prototypes, float[n, k]."""
         lost = np.zeros(anchors.shape)
         for image in range(len(anchors)):
             inside = _cells_inside(boxes[image], own[1][image], self.size)
@@ -146,7 +146,7 @@ class Drawing:
     size: Size
 
     def masks(self, weights: Floats, boxes: Floats) -> list[Runs]:
-        """The mask of each detection in pixels of the image, clipped to its box.
+        """Return the mask of each detection in pixels of the image, clipped to its box.
 
         weights: float[m, k], the coefficients of the detections.
         boxes: float[m, 4], x1 y1 x2 y2 in pixels of the image.
@@ -164,7 +164,7 @@ class Drawing:
         return masks
 
     def _sampled(self, values: Floats, rows: NDArray[Any], columns: NDArray[Any]) -> Floats:
-        """The values at the centres of these pixels of the image, interpolated bilinearly:
+        """Return the values at the centres of these pixels of the image, interpolated bilinearly:
         float32[rows, columns]."""
         height, width = sides(self.size)
         scale_x, scale_y, left, top = self.geometry[:4]
@@ -197,14 +197,14 @@ class _Between:
         self._high_weight = (positions - self._low).astype(np.float32)[:, None]
 
     def mixed(self, values: Floats) -> Floats:
-        """The interpolated values float32[m, ...] of values [cells, ...]."""
+        """Return the interpolated values float32[m, ...] of values [cells, ...]."""
         low, high = values[self._low], values[self._high]
         mixed: Floats = low * (1 - self._high_weight) + high * self._high_weight
         return mixed
 
 
 def true_masks(image: LabelledImage) -> list[Runs]:
-    """The masks of an image's objects in pixels of the image.
+    """Return the masks of an image's objects in pixels of the image.
 
     Raises MissingPackage without pycocotools, and TaskError for objects without an outline.
     """
@@ -226,7 +226,7 @@ def true_masks(image: LabelledImage) -> list[Runs]:
 
 
 def _in_bytes(runs: Runs) -> Runs:
-    """The same run lengths with counts in bytes, which a JSON file holds as text."""
+    """Return the same run lengths with counts in bytes, which a JSON file holds as text."""
     counts = runs["counts"]
     if isinstance(counts, str):
         counts = counts.encode()
@@ -241,12 +241,12 @@ def _tools() -> Any:
 
 
 def _runs(row: NDArray[np.uint8], width: int, height: int) -> Runs:
-    """The run lengths of a mask of `Masks.truth`, without its padding."""
+    """Return the run lengths of a mask of `Masks.truth`, without its padding."""
     return {"size": [height, width], "counts": row.tobytes().rstrip(b"\0")}
 
 
 def _may_match(found: Detections, truth: Truth, true: list[Runs], image: int) -> NDArray[np.bool_]:
-    """Whether a detection and an object of an image can overlap by half, bool[limit, most].
+    """Return whether a detection and an object of an image can overlap by half, bool[limit, most].
 
     They must be of one class, and the box of the detection must cover enough of the object's mask.
     """
@@ -263,20 +263,20 @@ def _may_match(found: Detections, truth: Truth, true: list[Runs], image: int) ->
 
 
 def _whole_pixels(boxes: Floats) -> Floats:
-    """Boxes [..., 4] that cover every pixel that the given boxes touch."""
+    """Return boxes [..., 4] that cover every pixel that the given boxes touch."""
     return np.concatenate([np.floor(boxes[..., :2]), np.ceil(boxes[..., 2:])], axis=-1)
 
 
 def _logits(weights: Floats, protos: Floats) -> Floats:
-    """The sums of the prototypes [k, rows, columns] with these weights [m, k]:
-    float32[m, rows, columns]."""
+    """Return the sums of the prototypes [k, rows, columns] with these weights [m, k]: float32[m,
+    rows, columns]."""
     summed: Floats = weights @ protos.reshape(len(protos), -1)
     return summed.reshape(-1, *protos.shape[1:])
 
 
 def _cells_inside(boxes: Floats, protos: Floats, size: Size) -> NDArray[np.bool_]:
-    """Which cells of the prototypes lie inside boxes [m, 4] of the input,
-    bool[m, rows, columns]."""
+    """Return which cells of the prototypes lie inside boxes [m, 4] of the input, bool[m, rows,
+    columns]."""
     height, width = sides(size)
     _, rows, columns = protos.shape
     scaled = boxes * np.tile([columns / width, rows / height], 2)

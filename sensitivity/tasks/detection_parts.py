@@ -37,7 +37,8 @@ class MoreTruth(Protocol):
     """Ground truth beside boxes."""
 
     def truth(self, images: Sequence[LabelledImage], most: int) -> dict[str, NDArray[Any]]:
-        """The labels of these images: name -> array [n, most, ...], padded to `most` objects."""
+        """Return the labels of these images: name -> array [n, most, ...], padded to `most`
+        objects."""
         ...
 
 
@@ -51,7 +52,7 @@ class Part(MoreTruth, Protocol):
     def name(self) -> str: ...
 
     def overlaps(self, found: Detections, truth: Truth, outputs: Any, targets: Arrays) -> Overlaps:
-        """How far the masks or key points of the detections and of the objects overlap.
+        """Return how far the masks or key points of the detections and of the objects overlap.
 
         found: detections with boxes in pixels of the image.
         targets: the ground truth of the part, and the "geometry" of the batch.
@@ -59,13 +60,14 @@ class Part(MoreTruth, Protocol):
         ...
 
     def reported(self, outputs: Any) -> list[Floats]:
-        """The arrays that `lost` compares; the first axis of each is the image."""
+        """Return the arrays that `lost` compares; the first axis of each is the image."""
         ...
 
     def lost(
         self, boxes: Floats, anchors: NDArray[np.int64], own: list[Floats], other: list[Floats]
     ) -> Floats:
-        """1 minus the overlap of a variant's candidates with those of the float model, float[n, k].
+        """Return 1 minus the overlap of a variant's candidates with those of the float model,
+        float[n, k].
 
         boxes: float[n, k, 4], the float model's boxes in pixels of the input.
         anchors: int[n, k], the candidates that are compared.
@@ -76,7 +78,7 @@ class Part(MoreTruth, Protocol):
 
 
 def both_scores(found: Detections, truth: Truth, overlaps: Overlaps, classes: int) -> Scores:
-    """One row for each image, as described at the top of the module.
+    """Return one row for each image, as described at the top of the module.
 
     overlaps: of the masks or key points.
     classes: the number of classes.
@@ -89,24 +91,24 @@ def both_scores(found: Detections, truth: Truth, overlaps: Overlaps, classes: in
 
 
 def box_rows(scores: Scores, classes: int) -> Scores:
-    """The part of rows of `both_scores` that judges boxes, as rows of `image_scores`."""
+    """Return the part of rows of `both_scores` that judges boxes, as rows of `image_scores`."""
     return scores[:, : 2 * _limit(scores, classes) + classes]
 
 
 def part_rows(scores: Scores, classes: int) -> Scores:
-    """The part of rows of `both_scores` that judges masks or key points, as rows of
+    """Return the part of rows of `both_scores` that judges masks or key points, as rows of
     `image_scores`."""
     limit = _limit(scores, classes)
     return np.concatenate([scores[:, :limit], scores[:, 2 * limit + classes : -1]], axis=1)
 
 
 def mean_of_both(scores: Scores, classes: int) -> float:
-    """The mean of the mAP50-95 of boxes and of masks or key points, 0..1."""
+    """Return the mean of the mAP50-95 of boxes and of masks or key points, 0..1."""
     of_boxes = mean_average_precision(box_rows(scores, classes), classes)
     of_parts = mean_average_precision(part_rows(scores, classes), classes)
     return (of_boxes + of_parts) / 2
 
 
 def _limit(scores: Scores, classes: int) -> int:
-    """The number of detections in each of these rows."""
+    """Return the number of detections in each of these rows."""
     return int(scores.shape[1] - 2 * classes - 1) // 3

@@ -55,8 +55,8 @@ LIMIT = 300
 
 
 def rotated_rule(images: Iterable[LabelledImage], *, suppress: bool = True) -> Suppression:
-    """The rule that ultralytics validates rotated boxes by: candidates above a confidence of 0.01,
-    at most `LIMIT` or as many as the image with the most objects shows.
+    """Return the rule that ultralytics validates rotated boxes by: candidates above a confidence of
+    0.01, at most `LIMIT` or as many as the image with the most objects shows.
 
     suppress: whether overlapping boxes suppress each other; False for a model that chooses its
         boxes itself.
@@ -67,7 +67,7 @@ def rotated_rule(images: Iterable[LabelledImage], *, suppress: bool = True) -> S
 
 
 def decode_rotated(outputs: Any, classes: int, *, chosen: bool = False) -> tuple[Floats, Floats]:
-    """Rotated boxes float[n, anchors, 5] and confidences float[n, classes, anchors].
+    """Return rotated boxes float[n, anchors, 5] and confidences float[n, classes, anchors].
 
     outputs: ultralytics' [n, 4 + classes + 1, anchors]: centre and size in input pixels,
         confidences, angle.
@@ -92,7 +92,7 @@ def decode_rotated(outputs: Any, classes: int, *, chosen: bool = False) -> tuple
 
 
 def rotated_overlap(first: Floats, second: Floats) -> Floats:
-    """The probabilistic overlap float[...], 0..1, of two arrays of boxes [..., 5], broadcast
+    """Return the probabilistic overlap float[...], 0..1, of two arrays of boxes [..., 5], broadcast
     together.
 
     It is 1 minus the Hellinger distance, which follows from the Bhattacharyya distance of the
@@ -115,7 +115,7 @@ def rotated_overlap(first: Floats, second: Floats) -> Floats:
 
 
 def _gaussian(boxes: Floats) -> tuple[Floats, ...]:
-    """The mean (x, y) and the covariance (xx, yy, xy) of the Gaussians that stand for boxes
+    """Return the mean (x, y) and the covariance (xx, yy, xy) of the Gaussians that stand for boxes
     [..., 5]."""
     x, y, width, height, angle = np.moveaxis(boxes.astype(np.float64), -1, 0)
     along, across = width**2 / 12, height**2 / 12
@@ -128,8 +128,8 @@ def _gaussian(boxes: Floats) -> tuple[Floats, ...]:
 def suppress_rotated(
     boxes: Floats, confidences: Floats, classes: Integers, *, iou: float, limit: int
 ) -> NDArray[np.int64]:
-    """Indices of the boxes float[n, 5] that Fast NMS keeps, the most confident first; parameters as
-    in `nms`.
+    """Return indices of the boxes float[n, 5] that Fast NMS keeps, the most confident first;
+    parameters as in `nms`.
 
     Fast NMS drops a box also if the more confident box that it overlaps was dropped itself.
     """
@@ -151,7 +151,7 @@ def suppress_rotated(
 
 
 def around(corners: Floats) -> Floats:
-    """The smallest rotated boxes float[..., 5] around points [..., k, 2].
+    """Return the smallest rotated boxes float[..., 5] around points [..., k, 2].
 
     A side of the smallest rectangle lies along a side of the points' convex hull, and so along a
     line through two of the points. All these lines are tried.
@@ -173,7 +173,7 @@ def around(corners: Floats) -> Floats:
 
 
 def _of_best_line(values: Floats, best: Integers) -> Floats:
-    """The values [..., 2] of the best line, from values [..., lines, 2]."""
+    """Return the values [..., 2] of the best line, from values [..., lines, 2]."""
     selected: Floats = np.take_along_axis(values, best[..., None], axis=-2)[..., 0, :]
     return selected
 
@@ -183,7 +183,7 @@ class Corners:
     """The ground truth of rotated boxes."""
 
     def truth(self, images: Sequence[LabelledImage], most: int) -> dict[str, NDArray[Any]]:
-        """{"corners": float64[n, most, 4, 2]}, x and y in pixels of the image."""
+        """Return {"corners": float64[n, most, 4, 2]}, x and y in pixels of the image."""
         corners = np.zeros((len(images), most, 4, 2))
         for row, image in enumerate(images):
             if image.corners is not None:
@@ -216,11 +216,11 @@ class RotatedScore(DetectionScore):
         return np.concatenate([scores, overlap_sums], axis=1)
 
     def box_rows(self, scores: Scores) -> Scores:
-        """The records without the sum of overlaps, in the form of `image_scores`."""
+        """Return the records without the sum of overlaps, in the form of `image_scores`."""
         return scores[:, :-1]
 
     def detections(self, outputs: Any, targets: Mapping[str, Any]) -> Detections:
-        """The detections of a batch, with boxes in pixels of the input."""
+        """Return the detections of a batch, with boxes in pixels of the input."""
         boxes, confidences = self.decoded(outputs)
         return detections(boxes, confidences, self.rule, suppress_rotated)
 
@@ -242,7 +242,7 @@ class RotatedScore(DetectionScore):
 
 
 def rotated_mean(scores: Scores, classes: int, levels: int = len(IOUS)) -> float:
-    """The mean of `rotated_precision` over the classes that occur, 0..1; 0.0 if none does.
+    """Return the mean of `rotated_precision` over the classes that occur, 0..1; 0.0 if none does.
 
     scores: rows of `image_scores`.
     classes: the number of classes.
@@ -254,8 +254,8 @@ def rotated_mean(scores: Scores, classes: int, levels: int = len(IOUS)) -> float
 
 
 def rotated_precision(scores: Scores, classes: int) -> NDArray[np.float64]:
-    """The average precision of each class at each overlap threshold, float64[10, classes], as
-    ultralytics computes it; nan for classes without ground truth.
+    """Return the average precision of each class at each overlap threshold, float64[10, classes],
+    as ultralytics computes it; nan for classes without ground truth.
 
     It is the area under the falling hull of precision over recall, by the trapezoidal rule with 101
     points. COCO takes the mean of the points, which is half a point higher if everything is found.
@@ -273,7 +273,7 @@ def rotated_precision(scores: Scores, classes: int) -> NDArray[np.float64]:
 
 
 def _area(hits: Bools, count: float) -> float:
-    """The area under the precision of one class at one overlap threshold.
+    """Return the area under the precision of one class at one overlap threshold.
 
     hits: bool[m], whether each detection is a true positive, the most confident first.
     count: ground-truth objects of the class, at least 1.
@@ -290,7 +290,7 @@ def _area(hits: Bools, count: float) -> float:
 
 
 def _in_input(corners: Floats, geometry: Geometry) -> Floats:
-    """Points [n, most, 4, 2] of the images in pixels of the input. geometry: [n, 6]."""
+    """Return the points [n, most, 4, 2] of the images in pixels of the input. geometry: [n, 6]."""
     scale, border = geometry[:, None, None, 0:2], geometry[:, None, None, 2:4]
     in_input: Floats = corners / scale + border
     return in_input

@@ -71,7 +71,8 @@ class _Boxes:
 def threshold_result(
     scores: Mapping[str, Scores], classes: int, *, seed: int | None = None
 ) -> ThresholdResult | None:
-    """The best confidence threshold of each variant; None if no image holds a ground-truth box.
+    """Return the best confidence threshold of each variant; None if no image holds a ground-truth
+    box.
 
     Intervals cover 95 %, by a bootstrap over the images. A single image gives no intervals.
 
@@ -104,8 +105,8 @@ def threshold_result(
 def _resampled_thresholds(
     boxes: Mapping[str, _Boxes], n: int, seed: int | None
 ) -> dict[str, NDArray[np.float64]]:
-    """The best threshold of each variant in each resample of the n images, which are the same for
-    all variants: variant -> float64[RESAMPLES]."""
+    """Return the best threshold of each variant in each resample of the n images, which are the
+    same for all variants: variant -> float64[RESAMPLES]."""
     rng = generator(seed)
     peaks = {variant: np.empty(RESAMPLES, np.int64) for variant in boxes}
     for resample in range(RESAMPLES):
@@ -128,7 +129,7 @@ def _boxes(scores: Scores, classes: int) -> _Boxes:
 
 
 def _f1_curve(boxes: _Boxes, times: NDArray[np.float64]) -> Curve:
-    """The F1 at each threshold, mean over the classes that occur; zeros if none does.
+    """Return the F1 at each threshold, mean over the classes that occur; zeros if none does.
 
     times: float[images], how many times each image counts.
     """
@@ -136,7 +137,7 @@ def _f1_curve(boxes: _Boxes, times: NDArray[np.float64]) -> Curve:
     shape = (len(counts), len(THRESHOLDS))
 
     def above_thresholds(weights: NDArray[np.float64]) -> Curve:
-        """The sums of the weights of detections at or above each threshold, [classes,
+        """Return the sums of the weights of detections at or above each threshold, [classes,
         thresholds]."""
         sums = np.bincount(boxes.cell, weights=weights, minlength=shape[0] * shape[1])
         return np.asarray(sums.reshape(shape)[:, ::-1].cumsum(axis=1)[:, ::-1])
@@ -151,7 +152,7 @@ def _f1_curve(boxes: _Boxes, times: NDArray[np.float64]) -> Curve:
 
 
 def _peak(curve: Curve) -> int:
-    """The number of the threshold at which the smoothed curve is highest, the lowest one of
+    """Return the number of the threshold at which the smoothed curve is highest, the lowest one of
     several."""
     side = WIDTH // 2
     padded = np.concatenate([np.full(side, curve[0]), curve, np.full(side, curve[-1])])
@@ -160,7 +161,7 @@ def _peak(curve: Curve) -> int:
 
 
 def _estimate(value: float, resampled: NDArray[np.float64], n: int) -> Estimate:
-    """The value with its 95 % interval from bootstrap resamples of n images."""
+    """Return the value with its 95 % interval from bootstrap resamples of n images."""
     if n < 2:
         return Estimate(value, None, None, n)
     low, high = np.quantile(resampled, [0.025, 0.975])

@@ -24,8 +24,8 @@ JUDGES = {Task: ("score", "aggregate"), EvaluateTask: ("evaluate", "confirm", "h
 
 
 def judges_digest(task: Task | EvaluateTask) -> str:
-    """Hex sha256 of the functions that judge outputs. Functions with the same text have the same
-    digest in every process.
+    """Return the hex sha256 of the functions that judge outputs. Functions with the same text have
+    the same digest in every process.
 
     Only the class counts for an object that is neither a function nor made of plain values, numbers
     and arrays.
@@ -39,7 +39,7 @@ def judges_digest(task: Task | EvaluateTask) -> str:
 
 
 def function_digest(function: Any) -> str:
-    """Hex sha256 of one function, read as `judges_digest` reads them."""
+    """Return the hex sha256 of one function, read as `judges_digest` reads them."""
     digest = hashlib.sha256()
     _Reader(digest.update).read(function)
     return digest.hexdigest()

@@ -26,14 +26,14 @@ Size = int | tuple[int, int]
 
 
 def sides(size: Size) -> tuple[int, int]:
-    """The size as (height, width)."""
+    """Return the size as (height, width)."""
     if isinstance(size, int):
         return size, size
     return size
 
 
 def shown_size(size: Size) -> str:
-    """The size as text: the side of a square, or height x width.
+    """Return the size as text: the side of a square, or height x width.
 
     >>> shown_size((64, 96)), shown_size((64, 64))
     ('64x96', '64')
@@ -45,8 +45,8 @@ def shown_size(size: Size) -> str:
 
 
 def image_files(folder: Path) -> list[Path]:
-    """Every file below a folder that has the suffix of an image, sorted by path. Hidden files are
-    left out. Raises TaskError if there is no such folder."""
+    """Return every file below a folder that has the suffix of an image, sorted by path. Hidden
+    files are left out. Raises TaskError if there is no such folder."""
     if not folder.is_dir():
         got = "a file" if folder.exists() else "nothing there"
         raise TaskError(f"Expected a folder of images at {folder}, got {got}; check the path.")
@@ -87,7 +87,7 @@ def centre_crop(
     mean: Channels = IMAGENET_MEAN,
     std: Channels = IMAGENET_STD,
 ) -> Callable[[Image], NDArray[np.float32]]:
-    """The usual preparation of ImageNet models, as a function from an RGB image to
+    """Return the usual preparation of ImageNet models, as a function from an RGB image to
     float32[3, height, width]. That function raises TaskError for an image smaller than the crop.
 
     size: the crop, side of a square in pixels or (height, width).
@@ -115,7 +115,7 @@ def centre_crop(
 
 
 def _covering(image: Image, height: int, width: int) -> Image:
-    """The image scaled, with its proportions kept, to just cover this size."""
+    """Return the image scaled, with its proportions kept, to just cover this size."""
     ratio = max(width / image.width, height / image.height)
     size = max(round(image.width * ratio), width), max(round(image.height * ratio), height)
     if size == image.size:
@@ -124,5 +124,5 @@ def _covering(image: Image, height: int, width: int) -> Image:
 
 
 def _hidden(file: Path, folder: Path) -> bool:
-    """Whether the file or a folder above it, up to `folder`, is hidden."""
+    """Return whether the file or a folder above it, up to `folder`, is hidden."""
     return any(part.startswith(".") for part in file.relative_to(folder).parts)

@@ -25,7 +25,7 @@ class KeptOutputs:
         self._kept: dict[Place, Any] = {}
 
     def get(self, place: Place) -> Any:
-        """The outputs of a batch; None if they are not kept."""
+        """Return the outputs of a batch; None if they are not kept."""
         return self._kept.get(place)
 
     def keep(self, place: Place, outputs: Any) -> None:

@@ -49,7 +49,7 @@ class Evaluator:
     code: str
 
     def judging(self, task: Task) -> Task:
-        """The task with this metric in place of its own: the mean of these scores."""
+        """Return the task with this metric in place of its own: the mean of these scores."""
         return Task(task.model, task.data, self.score, metric=self.place.rpartition(":")[2])
 
 
@@ -58,7 +58,7 @@ DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
 def load_task(given: Given) -> Task | EvaluateTask:
-    """The user's task, once it has passed all checks.
+    """Return the user's task, once it has passed all checks.
 
     The folder of the task file is importable while the file and the function run.
 
@@ -82,8 +82,8 @@ def load_task(given: Given) -> Task | EvaluateTask:
 
 
 def checked(task: Any, what: str) -> Task | EvaluateTask:
-    """The given task. what: words for it in messages. Raises TaskError if it is not a task, or has
-    a fault."""
+    """Return the given task. what: words for it in messages. Raises TaskError if it is not a task,
+    or has a fault."""
     if isinstance(task, Task):
         check_task(task)
         return task
@@ -115,7 +115,7 @@ def load_evaluator(reference: str, code: str | None = None) -> Evaluator:
 
 
 def task_digest(given: Given) -> dict[str, str]:
-    """The digests by which a task is recognised.
+    """Return the digests by which a task is recognised.
 
     "text" is the hex sha256 of its file's source. "code" is that of the syntax tree, without
     comments, docstrings and layout. "function" is the name of the function. What the file imports
@@ -131,7 +131,7 @@ def task_digest(given: Given) -> dict[str, str]:
 
 
 def same_task(one: Any, other: Any) -> bool:
-    """Whether two digests are of tasks that do the same.
+    """Return whether two digests are of tasks that do the same.
 
     one, other: digests of `task_digest`, or the digest of the text alone, as in old journals.
     """
@@ -147,7 +147,7 @@ def same_task(one: Any, other: Any) -> bool:
 
 
 def _text_of(digest: Any) -> Any:
-    """The digest of a task's text."""
+    """Return the digest of a task's text."""
     if isinstance(digest, Mapping):
         return digest["text"]
     return digest
@@ -158,7 +158,7 @@ def _sha(content: bytes) -> str:
 
 
 def _code(source: bytes) -> bytes:
-    """The syntax tree as text, without docstrings; the source itself where it is not valid
+    """Return the syntax tree as text, without docstrings; the source itself where it is not valid
     Python."""
     try:
         tree = ast.parse(source)
@@ -171,7 +171,7 @@ def _code(source: bytes) -> bytes:
 
 
 def split_reference(reference: str, default: str = DEFAULT_FUNCTION) -> tuple[Path, str]:
-    """The absolute path of the file, and the name of the function.
+    """Return the absolute path of the file, and the name of the function.
 
     default: the name of the function if none is given.
     Raises TaskError if there is no such Python file.
@@ -297,8 +297,8 @@ def _check_model(model: Any) -> None:
 
 
 def _training_part(model: Any) -> str | None:
-    """The model, or its first layer, that is in training mode and depends on it; None if none
-    does."""
+    """Return the model, or its first layer, that is in training mode and depends on it; None if
+    none does."""
     # The mode of a torch.export graph is built in: its flag says nothing, and its eval() raises.
     classes = {base.__name__ for base in type(model).__mro__}
     if getattr(model, "training", False) and "GraphModule" not in classes:
@@ -312,7 +312,7 @@ def _training_part(model: Any) -> str | None:
 
 
 def _depends_on_mode(layer: Any) -> bool:
-    """Whether a layer gives other values in training mode.
+    """Return whether a layer gives other values in training mode.
 
     The mode of other layers does not matter: quantizers that are inserted after `model.eval()` are
     in training mode.
@@ -381,8 +381,8 @@ def _function(module: ModuleType, name: str, file: Path) -> Any:
 
 
 def _user_error(what: str, file: Path, error: BaseException) -> SensitivityError:
-    """The error for an exception in the user's file: one sentence, with the last line of that file
-    that the exception came through."""
+    """Return the error for an exception in the user's file: one sentence, with the last line of
+    that file that the exception came through."""
     if isinstance(error, SensitivityError):
         return error
     frames = traceback.extract_tb(error.__traceback__)

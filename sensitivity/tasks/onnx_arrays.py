@@ -89,7 +89,7 @@ class ArrayBatches:
 
 
 def arrays(data: Path, ports: list[Port], classes: int | None) -> tuple[Inputs, Labels]:
-    """Inputs and labels of an .npz, in the types of the file's inputs.
+    """Return inputs and labels of an .npz, in the types of the file's inputs.
 
     The labels are the array `y`, or the only array of integers with one axis that is not an input.
     They are class indices int[n] or one-hot rows [n, classes]. The inputs have the names of the
@@ -120,12 +120,12 @@ def arrays(data: Path, ports: list[Port], classes: int | None) -> tuple[Inputs, 
 
 
 def _listed_with_types(found: Mapping[str, NDArray[Any]]) -> str:
-    """Names, types and shapes of arrays, for messages."""
+    """Return the names, types and shapes of arrays, for messages."""
     return ", ".join(f"{name} {array.dtype}{list(array.shape)}" for name, array in found.items())
 
 
 def _listed(found: Mapping[str, NDArray[Any]]) -> list[str]:
-    """Names and shapes of arrays, for messages."""
+    """Return the names and shapes of arrays, for messages."""
     return [f"{name} {list(array.shape)}" for name, array in found.items()]
 
 
@@ -143,8 +143,8 @@ def _check_samples(inputs: Mapping[str, NDArray[Any]], data: Path) -> None:
 
 
 def holds_only_inputs(data: Path, ports: list[Port]) -> bool:
-    """Whether an .npz holds an array for each input of the file and nothing else. Raises TaskError
-    for a file that is not an .npz."""
+    """Return whether an .npz holds an array for each input of the file and nothing else. Raises
+    TaskError for a file that is not an .npz."""
     found = set(_read_names(data))
     if found == {port.name for port in ports}:
         return True
@@ -154,7 +154,7 @@ def holds_only_inputs(data: Path, ports: list[Port]) -> bool:
 
 
 def inputs_alone(data: Path, ports: list[Port]) -> Inputs:
-    """All samples of an .npz without labels, in the types of the file's inputs.
+    """Return all samples of an .npz without labels, in the types of the file's inputs.
 
     Raises TaskError for arrays of other names, shapes or values, and if there are no samples.
     """
@@ -162,7 +162,7 @@ def inputs_alone(data: Path, ports: list[Port]) -> Inputs:
 
 
 def calibration_inputs(source: Path, ports: list[Port], samples: int | None) -> Inputs:
-    """The first samples of an .npz, in the types of the file's inputs. It may lack labels.
+    """Return the first samples of an .npz, in the types of the file's inputs. It may lack labels.
 
     samples: how many. None takes all of them.
     Raises TaskError for arrays of other names, shapes or values.
@@ -179,8 +179,8 @@ def calibration_inputs(source: Path, ports: list[Port], samples: int | None) -> 
 
 
 def samples(data: Path, ports: list[Port]) -> tuple[Inputs, Inputs]:
-    """The inputs of an .npz, in the types of the file's inputs, and what an evaluator compares the
-    outputs with: the array `y`, or all other arrays by their names if there are more.
+    """Return the inputs of an .npz, in the types of the file's inputs, and what an evaluator
+    compares the outputs with: the array `y`, or all other arrays by their names if there are more.
 
     Raises TaskError if an input is missing or does not fit, or if arrays differ in length.
     """
@@ -197,7 +197,7 @@ def samples(data: Path, ports: list[Port]) -> tuple[Inputs, Inputs]:
 
 
 def _wanted(ports: list[Port]) -> str:
-    """Names of the arrays that hold the inputs, for messages."""
+    """Return the names of the arrays that hold the inputs, for messages."""
     if len(ports) == 1:
         return "x"
     return ", ".join(port.name for port in ports)
@@ -206,8 +206,8 @@ def _wanted(ports: list[Port]) -> str:
 def _as_ports(
     found: Mapping[str, NDArray[Any]], ports: list[Port], names: Sequence[str], data: Path
 ) -> dict[str, NDArray[Any]]:
-    """The arrays of these names as inputs of the file, in the types that it takes. Raises TaskError
-    unless each has an entry for each sample."""
+    """Return the arrays of these names as inputs of the file, in the types that it takes. Raises
+    TaskError unless each has an entry for each sample."""
     inputs = {
         port.name: as_port(found[name], port, f"{name} in {data}")
         for port, name in zip(ports, names, strict=True)
@@ -225,14 +225,14 @@ def _no_samples(data: Path, found: Mapping[str, NDArray[Any]]) -> TaskError:
 
 
 def _alone(inputs: dict[str, NDArray[Any]]) -> Inputs:
-    """The array of the only input, or the arrays by the names of several."""
+    """Return the array of the only input, or the arrays by the names of several."""
     if len(inputs) > 1:
         return inputs
     return next(iter(inputs.values()))
 
 
 def count(arrays: Inputs) -> int:
-    """The number of samples."""
+    """Return the number of samples."""
     if isinstance(arrays, dict):
         return len(next(iter(arrays.values())))
     return len(arrays)
@@ -255,7 +255,7 @@ def split_arrays(
 
 
 def _selected(x: Inputs, samples: Any) -> Inputs:
-    """These samples of each array. samples: a slice, or indices."""
+    """Return these samples of each array. samples: a slice, or indices."""
     if isinstance(x, dict):
         return {name: np.ascontiguousarray(array[samples]) for name, array in x.items()}
     return np.ascontiguousarray(x[samples])
@@ -285,7 +285,7 @@ def _opened(data: Path) -> Iterator[Any]:
 
 
 def _label_name(found: Mapping[str, NDArray[Any]], ports: list[Port]) -> str | None:
-    """The name of the array of labels; None if it cannot be told from the other arrays."""
+    """Return the name of the array of labels; None if it cannot be told from the other arrays."""
     if "y" in found:
         return "y"
     inputs = {port.name for port in ports}
@@ -299,14 +299,15 @@ def _label_name(found: Mapping[str, NDArray[Any]], ports: list[Port]) -> str | N
 
 
 def _may_be_indices(array: NDArray[Any]) -> bool:
-    """Whether an array holds one integer for each sample."""
+    """Return whether an array holds one integer for each sample."""
     return array.ndim == 1 and array.dtype.kind in "iu"
 
 
 def _input_names(
     found: Mapping[str, NDArray[Any]], ports: list[Port], label: str | None
 ) -> list[str]:
-    """The name of the array of each input, in the order of the inputs; empty if one is missing."""
+    """Return the name of the array of each input, in the order of the inputs; empty if one is
+    missing."""
     others = [name for name in found if name != label]
     names = [port.name for port in ports]
     if set(names) <= set(others):
@@ -321,8 +322,8 @@ def _input_names(
 
 
 def class_indices(given: NDArray[Any], what: str, classes: int | None) -> Labels:
-    """Class indices int64[n] from integers [n] or [n, 1], whole numbers in any type, or one-hot
-    rows [n, classes].
+    """Return class indices int64[n] from integers [n] or [n, 1], whole numbers in any type, or
+    one-hot rows [n, classes].
 
     Raises TaskError for anything else, and for an index that is not one of the model's outputs.
     """
@@ -356,14 +357,14 @@ def _check_range(indices: Labels, what: str, classes: int | None) -> None:
 
 
 def _are_whole_numbers(labels: NDArray[Any]) -> bool:
-    """Whether the array holds integers, in their own type or as floats."""
+    """Return whether the array holds integers, in their own type or as floats."""
     if labels.dtype.kind == "f":
         return bool(np.all(labels == np.rint(labels)))
     return labels.dtype.kind in "iu"
 
 
 def _from_one_hot(given: NDArray[Any], what: str) -> NDArray[Any]:
-    """The column of the one 1 of each row."""
+    """Return the column of the one 1 of each row."""
     ones = given == 1
     has_others = ((given != 0) & ~ones).any(axis=1)
     bad = np.flatnonzero(has_others | (ones.sum(axis=1) != 1))
@@ -377,7 +378,7 @@ def _from_one_hot(given: NDArray[Any], what: str) -> NDArray[Any]:
 
 
 def as_port(given: NDArray[Any], port: Port, what: str) -> NDArray[Any]:
-    """An array in the shape and type of an input of the file.
+    """Return an array in the shape and type of an input of the file.
 
     Raises TaskError where a side differs, or a value does not keep its meaning in that type.
     """
@@ -397,7 +398,7 @@ def as_port(given: NDArray[Any], port: Port, what: str) -> NDArray[Any]:
 
 
 def _converted(given: NDArray[Any], port: Port, what: str) -> NDArray[Any]:
-    """The numbers in the type of an input.
+    """Return the numbers in the type of an input.
 
     A float may lose digits in another type of floats. Raises TaskError if a number changes in any
     other way.
@@ -432,7 +433,7 @@ def _check_shape(given: NDArray[Any], port: Port, what: str) -> None:
 
 
 def _may_be(wanted: int | None, side: int) -> bool:
-    """Whether an axis is as long as the file says. None stands for any length."""
+    """Return whether an axis is as long as the file says. None stands for any length."""
     return wanted in (None, side)
 
 

@@ -103,7 +103,7 @@ class Calibration:
 
 
 def data_kind(data: Path) -> Kind:
-    """The form of the data that `--data` names. Raises TaskError for anything else."""
+    """Return the form of the data that `--data` names. Raises TaskError for anything else."""
     place = described(data)
     if place.is_file() and place.suffix in FILES:
         return FILES[place.suffix]
@@ -125,14 +125,14 @@ def data_kind(data: Path) -> Kind:
 
 
 def _holds_boxes(data: Path) -> bool:
-    """Whether this is a folder of images with boxes, as COCO or YOLO has them."""
+    """Return whether this is a folder of images with boxes, as COCO or YOLO has them."""
     if not data.is_dir():
         return False
     return is_coco(data) or holds_labels(data)
 
 
 def described(data: Path) -> Path:
-    """The data YAML of a folder that holds exactly one; otherwise the given path."""
+    """Return the data YAML of a folder that holds exactly one; otherwise the given path."""
     files = list(data.glob("*.y*ml"))
     if len(files) != 1 or is_coco(data):
         return data
@@ -140,14 +140,14 @@ def described(data: Path) -> Path:
 
 
 def is_coco(data: Path) -> bool:
-    """Whether a path is COCO annotations, or a folder that holds them."""
+    """Return whether a path is COCO annotations, or a folder that holds them."""
     return data.suffix == ".json" or (data / ANNOTATIONS).is_file()
 
 
 def boxes(
     data: Path, names: Sequence[str], images: Path | None = None, form: LabelForm = BOXES
 ) -> LabelledImages:
-    """The labelled images of a detector's data set, in any of its forms.
+    """Return the labelled images of a detector's data set, in any of its forms.
 
     data: COCO annotations, a data YAML, or a folder of images and labels.
     names: the class names of the model. Empty if the file does not hold them; the names in the data
@@ -171,7 +171,7 @@ def boxes(
 
 
 def as_model(found: LabelledImages, names: Sequence[str], data: Path) -> LabelledImages:
-    """The images with their classes numbered as by the model.
+    """Return the images with their classes numbered as by the model.
 
     Classes are matched by name if the model knows the names of all objects in the images, and
     otherwise by number if the data has as many classes as the model. Raises TaskError if neither
@@ -197,15 +197,15 @@ def as_model(found: LabelledImages, names: Sequence[str], data: Path) -> Labelle
 
 
 def coco(data: Path, images: Path | None = None, form: LabelForm = BOXES) -> LabelledImages:
-    """The images of COCO annotations, which lie beside the file or in a folder `images` beside
-    it."""
+    """Return the images of COCO annotations, which lie beside the file or in a folder `images`
+    beside it."""
     file = data if data.suffix == ".json" else data / ANNOTATIONS
     return coco_images(file, images or images_of(file), form)
 
 
 def images_of(annotations: Path) -> Path:
-    """The folder with the images of COCO annotations: `images` beside them, or the folder that
-    holds them."""
+    """Return the folder with the images of COCO annotations: `images` beside them, or the folder
+    that holds them."""
     beside = annotations.parent / "images"
     if beside.is_dir():
         return beside
@@ -213,8 +213,8 @@ def images_of(annotations: Path) -> Path:
 
 
 def folders(data: Path) -> Images:
-    """The images of a folder with one folder per class. Of a folder with a part for training, only
-    the part to measure is read."""
+    """Return the images of a folder with one folder per class. Of a folder with a part for
+    training, only the part to measure is read."""
     if not (data / "train").is_dir():
         return images_by_class(data)
     parts = filter(Path.is_dir, (data / name for name in PARTS))
@@ -222,8 +222,8 @@ def folders(data: Path) -> Images:
 
 
 def sizes_of(n: int, set_aside: int, shares: Mapping[str, float] = SIZES) -> Mapping[str, float]:
-    """The size of each split of n samples, as counts or shares. "calib" comes first if samples are
-    set aside.
+    """Return the size of each split of n samples, as counts or shares. "calib" comes first if
+    samples are set aside.
 
     set_aside: samples to set aside for calibration; at most a fifth of all are. 0 sets none aside.
     shares: share of each split in the other samples.
@@ -238,7 +238,7 @@ def sizes_of(n: int, set_aside: int, shares: Mapping[str, float] = SIZES) -> Map
 
 
 def calibration_images(source: Path, samples: int, seed: int | None = None) -> list[Path]:
-    """At most `samples` image files, drawn at random, the same for the same seed.
+    """Return at most `samples` image files, drawn at random, the same for the same seed.
 
     source: COCO annotations, a data YAML, whose train part is used, or a folder, of which all
         images are used.

@@ -52,7 +52,8 @@ class Exported:
         return LabelForm()
 
     def part(self, size: Size, *, chosen: bool) -> Part | None:
-        """The masks or key points that the model gives with each box; None if it gives boxes alone.
+        """Return the masks or key points that the model gives with each box; None if it gives boxes
+        alone.
 
         size: side of the square input in pixels, or (height, width).
         chosen: whether the model chooses its boxes itself.
@@ -98,7 +99,7 @@ def exported_by_ultralytics(metadata: Mapping[str, str], file: str) -> Exported:
 
 
 def _literal(text: str) -> Any:
-    """The value of a Python literal; None for text that is not one."""
+    """Return the value of a Python literal; None for text that is not one."""
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError, MemoryError, RecursionError):

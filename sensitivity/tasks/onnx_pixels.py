@@ -54,7 +54,7 @@ class PixelChoices:
         return self != AS_USUAL
 
     def scale(self, usual: Scale, dtype: str) -> Scale:
-        """The scale that the user chose, with the usual values where nothing was chosen.
+        """Return the scale that the user chose, with the usual values where nothing was chosen.
 
         dtype: numpy's name of the type that the file takes.
         Raises TaskError for a mean or deviation with a file that takes integers.
@@ -71,7 +71,7 @@ class PixelChoices:
         return Scale(self.top or likely_top, mean, std)
 
     def _without_mean(self, usual: Scale, dtype: str) -> Scale:
-        """The scale if the user says neither a mean nor a deviation."""
+        """Return the scale if the user says neither a mean nor a deviation."""
         if self.top is not None:
             return Scale(self.top)
         if whole_numbers(dtype):
@@ -100,7 +100,7 @@ class Scale:
         return any(self.mean) or set(self.std) != {1.0}
 
     def ordered(self, colours: Colours) -> Scale:
-        """This scale, whose `mean` and `std` are in the order of RGB, for a file of another
+        """Return this scale, whose `mean` and `std` are in the order of RGB, for a file of another
         order."""
         if colours == "rgb":
             return self
@@ -110,7 +110,7 @@ class Scale:
         return Scale(self.top, mean, std)
 
     def __call__(self, levels: NDArray[Any]) -> NDArray[np.float32]:
-        """The values float32[..., 3] of levels [..., 3] in the file's order of colours."""
+        """Return the values float32[..., 3] of levels [..., 3] in the file's order of colours."""
         pixels = levels.astype(np.float32)
         if not self.moves:
             return np.asarray(pixels * np.float32(self.top / 255))
@@ -129,8 +129,8 @@ AROUND_ZERO = Scale(1.0, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 
 def scale_between(low: float, high: float) -> Scale | None:
-    """The usual scale whose black and white are `low` and `high`, up to two of 256 levels; None if
-    no usual scale fits.
+    """Return the usual scale whose black and white are `low` and `high`, up to two of 256 levels;
+    None if no usual scale fits.
 
     >>> scale_between(-1.0, 0.9921875).std
     (0.5, 0.5, 0.5)
@@ -159,7 +159,7 @@ class Pixels:
     dtype: str = "float32"
 
     def __call__(self, images: NDArray[np.uint8]) -> NDArray[Any]:
-        """RGB images uint8[n, h, w, 3] in the form that the file takes."""
+        """Return RGB images uint8[n, h, w, 3] in the form that the file takes."""
         scaled = in_type(self.scale(in_order(images, self.colours)), self.dtype)
         if self.layout == "nchw":
             scaled = scaled.transpose(0, 3, 1, 2)
@@ -200,7 +200,7 @@ RGB_TO_ONE = Pixels()
 
 
 def channels(name: str, given: str | float | Sequence[float] | None) -> Channels | None:
-    """Three numbers, one for each channel; None for None.
+    """Return three numbers, one for each channel; None for None.
 
     name: the option that messages name; one with "std" in it must be above 0.
     given: numbers, text with commas, or one number for all channels.
@@ -228,19 +228,19 @@ def channels(name: str, given: str | float | Sequence[float] | None) -> Channels
 
 
 def in_order(pixels: NDArray[Any], colours: Colours) -> NDArray[Any]:
-    """RGB pixels [..., 3] with their colours in this order."""
+    """Return RGB pixels [..., 3] with their colours in this order."""
     if colours == "rgb":
         return pixels
     return pixels[..., ::-1]
 
 
 def in_type(pixels: NDArray[np.float32], dtype: str) -> NDArray[Any]:
-    """Pixels in the type of a file's input, rounded if that is an integer type."""
+    """Return pixels in the type of a file's input, rounded if that is an integer type."""
     if whole_numbers(dtype):
         pixels = np.rint(pixels)
     return pixels.astype(dtype)
 
 
 def whole_numbers(dtype: str) -> bool:
-    """Whether this is the name of an integer type."""
+    """Return whether this is the name of an integer type."""
     return np.dtype(dtype).kind in "iu"

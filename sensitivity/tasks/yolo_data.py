@@ -36,7 +36,7 @@ def labelled(
     folder: Path | None = None,
     form: LabelForm = BOXES,
 ) -> LabelledImages:
-    """The labelled images of a data set, which must have the classes of the model.
+    """Return the labelled images of a data set, which must have the classes of the model.
 
     data: a data YAML as ultralytics takes it; a COCO JSON file; or a folder with `images` and
         `labels` (YOLO text files).
@@ -58,7 +58,7 @@ def labelled(
 
 
 def calibration_files(data: Path, *, folder: Path | None = None) -> list[Path]:
-    """The image files to calibrate with, from data in any of the forms of `labelled`.
+    """Return the image files to calibrate with, from data in any of the forms of `labelled`.
 
     Labels are not needed. Of a YAML, the train part is taken. Raises TaskError if there are no
     images.
@@ -73,7 +73,7 @@ def calibration_files(data: Path, *, folder: Path | None = None) -> list[Path]:
 
 
 def _image_files(data: Path, folder: Path | None) -> list[Path]:
-    """The image files of data in any of the forms. Of a YAML, the train part is taken."""
+    """Return the image files of data in any of the forms. Of a YAML, the train part is taken."""
     if data.is_dir():
         return image_files(data)
     if data.suffix in YAML:
@@ -86,20 +86,21 @@ def _image_files(data: Path, folder: Path | None) -> list[Path]:
 
 
 def _no_form(option: str, data: Path, missing: str) -> TaskError:
-    """The error for data in none of the forms. missing: words for a path at which nothing is."""
+    """Return the error for data in none of the forms. missing: words for a path at which nothing
+    is."""
     got = "another kind of file" if data.exists() else missing
     return TaskError(f"Expected {option} to be {FORMS}, got {data}: {got}.")
 
 
 def names_in(data: Path) -> tuple[str, ...]:
-    """The class names in a data YAML; empty if it has none. Raises TaskError if it cannot be
+    """Return the class names in a data YAML; empty if it has none. Raises TaskError if it cannot be
     read."""
     file = _find_yaml(data)
     return _names_of(_read_yaml(file).get("names"), file)
 
 
 def measured_split(data: Path) -> str:
-    """The part of a data YAML that is measured by default: "val", or "test" if there is only
+    """Return the part of a data YAML that is measured by default: "val", or "test" if there is only
     that."""
     if data.suffix not in YAML:
         return "val"
@@ -109,14 +110,14 @@ def measured_split(data: Path) -> str:
 
 
 def train_apart(data: Path, measured: Collection[Path]) -> bool:
-    """Whether this is a data YAML whose train part exists and holds none of these images."""
+    """Return whether this is a data YAML whose train part exists and holds none of these images."""
     if not has_train_images(data):
         return False
     return set(measured).isdisjoint(calibration_files(data))
 
 
 def has_train_images(data: Path) -> bool:
-    """Whether this is a data YAML whose train part exists."""
+    """Return whether this is a data YAML whose train part exists."""
     if data.suffix not in YAML:
         return False
     try:
@@ -159,8 +160,8 @@ def _linked(image: LabelledImage, path: Path) -> Path:
 
 
 def _label_text(image: LabelledImage) -> str:
-    """The labels of an image in YOLO's form: a line for each object, with its class, centre and
-    size in fractions of the image."""
+    """Return the labels of an image in YOLO's form: a line for each object, with its class, centre
+    and size in fractions of the image."""
     width, height = image.size or image_size(image.file)
     rows = []
     objects = zip(image.boxes, image.classes, image.crowd, strict=True)
@@ -174,7 +175,7 @@ def _label_text(image: LabelledImage) -> str:
 
 
 def _yaml_text(path: Path, splits: Sequence[str], names: Sequence[str]) -> str:
-    """The data YAML of a data set in this folder, with a list of images for each split."""
+    """Return the data YAML of a data set in this folder, with a list of images for each split."""
     # ultralytics requires train and val, whichever part is read, and finds the lists of other parts
     # by their full path only.
     parts = {"train": splits[0], "val": splits[0]} | dict(zip(splits, splits, strict=True))
@@ -184,7 +185,7 @@ def _yaml_text(path: Path, splits: Sequence[str], names: Sequence[str]) -> str:
 
 
 def holds_labels(folder: Path) -> bool:
-    """Whether a folder holds images with YOLO text files at the places where they are looked
+    """Return whether a folder holds images with YOLO text files at the places where they are looked
     for."""
     parts = (folder / "images", folder / "labels")
     if all(map(Path.is_dir, parts)):
@@ -193,12 +194,13 @@ def holds_labels(folder: Path) -> bool:
 
 
 def _label_files(images: Sequence[Path]) -> list[Path]:
-    """Where ultralytics looks for the labels of these images."""
+    """Return where ultralytics looks for the labels of these images."""
     return [label_file(image.absolute()) for image in images]
 
 
 def _of_folder(data: Path, names: Sequence[str], split: str, form: LabelForm) -> LabelledImages:
-    """The images of a folder. If the folder has a part for this split, only that part is read."""
+    """Return the images of a folder. If the folder has a part for this split, only that part is
+    read."""
     images, labels = data / "images", data / "labels"
     of_split = (images / split, labels / split)
     if all(map(Path.is_dir, of_split)):
@@ -213,7 +215,7 @@ def _of_folder(data: Path, names: Sequence[str], split: str, form: LabelForm) ->
 
 
 def _from_yaml(data: Path, names: Sequence[str], split: str, form: LabelForm) -> LabelledImages:
-    """The images of one split of a data YAML."""
+    """Return the images of one split of a data YAML."""
     file = _find_yaml(data)
     content = _read_yaml(file)
     own = _names_of(content.get("names"), file)
@@ -225,8 +227,8 @@ def _from_yaml(data: Path, names: Sequence[str], split: str, form: LabelForm) ->
 
 
 def _names_of(declared: Any, file: Path) -> tuple[str, ...]:
-    """The class names of a data YAML; empty if it has none. declared: a list, or number -> name in
-    any order."""
+    """Return the class names of a data YAML; empty if it has none. declared: a list, or number ->
+    name in any order."""
     if not isinstance(declared, Mapping):
         return tuple(map(str, declared or ()))
     for number in declared:
@@ -240,8 +242,8 @@ def _names_of(declared: Any, file: Path) -> tuple[str, ...]:
 
 
 def split_files(content: Mapping[str, Any], file: Path, split: str) -> list[Path]:
-    """The image files that a data YAML lists for a split. Raises TaskError if a folder or a list is
-    missing."""
+    """Return the image files that a data YAML lists for a split. Raises TaskError if a folder or a
+    list is missing."""
     entries = content.get(split)
     if not entries:
         parts = ", ".join(filter(content.get, ("train", "val", "test")))
@@ -259,15 +261,15 @@ def split_files(content: Mapping[str, Any], file: Path, split: str) -> list[Path
 
 
 def _in_list(entries: str | Sequence[Any]) -> Sequence[Any]:
-    """The entries of a data YAML, which may hold a single entry in place of a list."""
+    """Return the entries of a data YAML, which may hold a single entry in place of a list."""
     if isinstance(entries, str):
         return [entries]
     return entries
 
 
 def label_file(image: Path) -> Path:
-    """The file in which ultralytics looks for the labels of an image. The last `images` of the path
-    is replaced by `labels`.
+    """Return the file in which ultralytics looks for the labels of an image. The last `images` of
+    the path is replaced by `labels`.
 
     >>> label_file(Path("/data/images/val/7.jpg")).as_posix()
     '/data/labels/val/7.txt'
@@ -279,7 +281,7 @@ def label_file(image: Path) -> Path:
 
 
 def _place(root: str, entry: str, file: Path, split: str) -> Path:
-    """The folder or list that an entry means.
+    """Return the folder or list that an entry means.
 
     A relative `path` is looked for beside the YAML file, then in the current folder, and then in
     its folder `datasets`. ultralytics looks for it in its own folder of data sets.
@@ -298,7 +300,7 @@ def _place(root: str, entry: str, file: Path, split: str) -> Path:
 
 
 def _listed(place: Path) -> list[Path]:
-    """The image files that a text file lists, one a line."""
+    """Return the image files that a text file lists, one a line."""
     lines = filter(None, map(str.strip, place.read_text().splitlines()))
     files = [place.parent / line for line in lines]  # An absolute path stays as it is.
     missing = list(filterfalse(Path.is_file, files))
@@ -311,8 +313,8 @@ def _listed(place: Path) -> list[Path]:
 
 
 def _find_yaml(data: Path) -> Path:
-    """The given file. If it does not exist and only a name is given, it is the file of that name
-    that comes with ultralytics."""
+    """Return the given file. If it does not exist and only a name is given, it is the file of that
+    name that comes with ultralytics."""
     candidates = [data]
     package = find_spec("ultralytics") if data.parent == Path() else None
     if package is not None and package.origin is not None:

@@ -98,8 +98,8 @@ def prepare(settings: YoloSettings) -> RunSettings:
 
 
 def task_file(choices: YoloChoices) -> str:
-    """The text of a task file with these choices. Choices that have their default are left out,
-    and paths are made absolute."""
+    """Return the text of a task file with these choices. Choices that have their default are left
+    out, and paths are made absolute."""
     lines = []
     for field in fields(YoloChoices):
         value = getattr(choices, field.name)
@@ -113,7 +113,7 @@ def task_file(choices: YoloChoices) -> str:
 
 
 def task(weights: str | Path, data: str | Path, **choices: Any) -> Task | EvaluateTask:
-    """The task of a weights file on labelled images.
+    """Return the task of a weights file on labelled images.
 
     weights: a weights file of ultralytics, ending in .pt.
     data: a data YAML, COCO JSON, or a folder of labelled images.
@@ -187,7 +187,7 @@ def _rotated_task(
     yolo: Yolo,
     settings: YoloChoices,
 ) -> Task:
-    """The task of a model that detects rotated boxes."""
+    """Return the task of a model that detects rotated boxes."""
     decode = partial(decode_rotated, classes=len(yolo.names))
     rule = rotated_rule(chain.from_iterable(splits.values()), suppress=not yolo.end2end)
     score = RotatedScore(yolo.names, decode, rule)
@@ -199,7 +199,8 @@ def _rotated_task(
 
 
 def reported_part(yolo: Yolo, settings: YoloChoices) -> Part | None:
-    """The masks or key points that the model gives with each box; None if it gives boxes alone."""
+    """Return the masks or key points that the model gives with each box; None if it gives boxes
+    alone."""
     classes = len(yolo.names)
     if yolo.kind == "segment":
         return Masks(classes, settings.imgsz)
@@ -210,7 +211,7 @@ def reported_part(yolo: Yolo, settings: YoloChoices) -> Part | None:
 
 
 def label_form(yolo: Yolo) -> LabelForm:
-    """What to read from the labels for a model of this kind."""
+    """Return what to read from the labels for a model of this kind."""
     if yolo.kind == "segment":
         return LabelForm("outlines")
     if yolo.kind == "pose":
@@ -221,8 +222,8 @@ def label_form(yolo: Yolo) -> LabelForm:
 
 
 def _decode(yolo: Yolo, settings: YoloChoices) -> Decode:
-    """The function that turns the model's outputs into boxes and confidences. With --output raw,
-    the model is changed to give raw outputs."""
+    """Return the function that turns the model's outputs into boxes and confidences. With --output
+    raw, the model is changed to give raw outputs."""
     if settings.output == "raw":
         give_raw(yolo)
         strides = tuple(int(step) for step in yolo.head.stride)
@@ -237,7 +238,7 @@ def _decode(yolo: Yolo, settings: YoloChoices) -> Decode:
 def splits_of(
     images: Sequence[LabelledImage], settings: YoloChoices
 ) -> tuple[dict[str, tuple[LabelledImage, ...]], list[LabelledImage]]:
-    """The images of "rank", "confirm" and "holdout", and the images to calibrate with.
+    """Return the images of "rank", "confirm" and "holdout", and the images to calibrate with.
 
     Calibration uses the images that the settings name, or else the train part of a data YAML. Where
     there are neither, a share of `images` is set aside for it.
@@ -263,7 +264,8 @@ def splits_of(
 
 
 def _drawn(images: Sequence[LabelledImage], limit: int | None) -> tuple[LabelledImage, ...]:
-    """At most `limit` of the images, drawn at random, in their order. None draws all of them."""
+    """Return at most `limit` of the images, drawn at random, in their order. None draws all of
+    them."""
     if limit is None or limit >= len(images):
         return tuple(images)
     drawn = random_parts(len(images), {"drawn": limit})["drawn"]
@@ -271,8 +273,8 @@ def _drawn(images: Sequence[LabelledImage], limit: int | None) -> tuple[Labelled
 
 
 def _classifier(yolo: Yolo, settings: YoloChoices) -> Task:
-    """The task of a classifier on a folder with one folder per class, whose images are prepared as
-    by ultralytics. Its metric is top-1."""
+    """Return the task of a classifier on a folder with one folder per class, whose images are
+    prepared as by ultralytics. Its metric is top-1."""
     root = settings.data
     if not root.is_dir():
         raise TaskError(f"Expected --data to be a folder with one folder per class, got {root}.")
@@ -289,7 +291,8 @@ def _classifier(yolo: Yolo, settings: YoloChoices) -> Task:
 
 
 def _absolute(path: Path) -> Path:
-    """The absolute path. The bare name of a data set that comes with ultralytics stays as it is."""
+    """Return the absolute path. The bare name of a data set that comes with ultralytics stays as it
+    is."""
     is_bare_name = path.parent == Path() and not path.exists()
     if is_bare_name:
         return path

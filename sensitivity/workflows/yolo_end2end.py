@@ -74,8 +74,8 @@ def with_best_boxes(
 
 
 def chosen_best(rows: NDArray[Any], candidates: NDArray[Any], classes: int, most: int) -> bool:
-    """Whether these rows are the most confident pairs of anchor and class, the most confident
-    first. Of several equally confident pairs at the end, any may be chosen.
+    """Return whether these rows are the most confident pairs of anchor and class, the most
+    confident first. Of several equally confident pairs at the end, any may be chosen.
 
     rows: [most, 6 + more], the chosen boxes of one image.
     candidates: [anchors, 4 + classes + more], the candidates of the same image.
@@ -97,7 +97,7 @@ def chosen_best(rows: NDArray[Any], candidates: NDArray[Any], classes: int, most
 
 
 def _sorted(rows: NDArray[Any]) -> NDArray[Any]:
-    """The same rows in an order that depends on their values alone."""
+    """Return the same rows in an order that depends on their values alone."""
     return rows[np.lexsort(rows.T)]
 
 

@@ -68,7 +68,7 @@ def quantized(
 
 
 def config(method: CalibrationMethod, dfl: bool) -> dict[str, Any]:
-    """ModelOpt's configuration of the rules that `quantized` describes."""
+    """Return ModelOpt's configuration of the rules that `quantized` describes."""
     calibrator = "max" if method == "max" else "histogram"
     rules: list[dict[str, Any]] = [{"quantizer_name": "*", "enable": False}]
     for kind, axis in CHANNEL_AXES.items():
@@ -100,7 +100,7 @@ def _calibrate(model: Any, forward: Any, method: CalibrationMethod) -> None:
 
 
 def _range(calibrator: Any, method: CalibrationMethod) -> Any:
-    """The largest absolute value (amax) of the range, from a histogram of absolute values.
+    """Return the largest absolute value (amax) of the range, from a histogram of absolute values.
 
     The search by squared error of ModelOpt 0.47 is faulty, and its search by entropy is slow; see
     `ranges`.
@@ -117,7 +117,7 @@ def _range(calibrator: Any, method: CalibrationMethod) -> Any:
 
 
 def _quantizers(model: Any) -> list[Any]:
-    """The enabled quantizers of the model."""
+    """Return the enabled quantizers of the model."""
     from modelopt.torch.quantization.nn import TensorQuantizer
 
     return [

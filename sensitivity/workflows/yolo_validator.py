@@ -25,7 +25,8 @@ from sensitivity.workflows.yolo_weights import Yolo
 def validator_task(
     model: Any, yolo: Yolo, splits: Mapping[str, Sequence[LabelledImage]], settings: YoloChoices
 ) -> EvaluateTask:
-    """A task whose metric is mAP50-95 as `DetectionValidator` of ultralytics computes it, 0..1.
+    """Return a task whose metric is mAP50-95 as `DetectionValidator` of ultralytics computes it,
+    0..1.
 
     model: the quantized and calibrated model.
     yolo: the model that was loaded.
@@ -89,7 +90,7 @@ class Validator:
     folder: Path
 
     def __call__(self, model: Any, split: str) -> float:
-        """mAP50-95 of a model, or of an exported file, on one split."""
+        """Return mAP50-95 of a model, or of an exported file, on one split."""
         from ultralytics.models.yolo.detect import DetectionValidator
 
         settings = {

@@ -74,7 +74,7 @@ class Yolo:
 
 
 def load_yolo(weights: Path, *, end2end: bool = False, trust: bool = False) -> Yolo:
-    """The model in a weights file of ultralytics.
+    """Return the model in a weights file of ultralytics.
 
     weights: a file ending in .pt.
     end2end: whether to keep the one-to-one head (v10, 26) instead of the one-to-many head.
@@ -144,8 +144,8 @@ def prepared(model: Any, name: str, *, end2end: bool = False) -> Yolo:
 
 
 def _kind(model: Any, name: str) -> str:
-    """What the model does. Raises TaskError for a head that is not in `KINDS`, and for images that
-    are not RGB."""
+    """Return what the model does. Raises TaskError for a head that is not in `KINDS`, and for
+    images that are not RGB."""
     head_class = type(model.model[-1]).__name__
     kind = KINDS.get(head_class)
     if kind is None:
@@ -193,13 +193,14 @@ def _raw_forward(head: Any, x: Any) -> tuple[Any, Any]:
 
 
 def _every_candidate(candidates: Any) -> Any:
-    """[n, anchors, 4 + classes] -> [n, 4 + classes, anchors], the form of the other heads."""
+    """Turn [n, anchors, 4 + classes] into [n, 4 + classes, anchors], the form of the other
+    heads."""
     return candidates.permute(0, 2, 1)
 
 
 def _every_query(boxes: Any, scores: Any) -> Any:
-    """[n, queries, 4] and [n, queries, classes] -> [n, 4 + classes, queries], the form of a
-    YOLO."""
+    """Turn [n, queries, 4] and [n, queries, classes] into [n, 4 + classes, queries], the form of
+    a YOLO."""
     return optional.torch.cat([boxes, scores], dim=2).permute(0, 2, 1)
 
 
@@ -219,7 +220,7 @@ def ultralytics() -> Any:
 
 
 def _checkpoint(weights: Path, trust: bool) -> dict[str, Any]:
-    """The content of a weights file; a model that was saved alone is under "model"."""
+    """Return the content of a weights file; a model that was saved alone is under "model"."""
     load: Any = ultralytics().nn.tasks.torch_safe_load
     _check_file(weights)
     classes = _classes(weights)
@@ -260,8 +261,8 @@ def _check_file(weights: Path) -> None:
 
 
 def _classes(weights: Path) -> list[str]:
-    """Names of the classes and functions that the file needs besides torch's own tensors; none if
-    the file is damaged."""
+    """Return the names of the classes and functions that the file needs besides torch's own
+    tensors; none if the file is damaged."""
     from torch.serialization import get_unsafe_globals_in_checkpoint
 
     try:
@@ -275,7 +276,7 @@ KNOWN_PACKAGES = frozenset({"ultralytics", "torch", "numpy", "builtins"})
 
 
 def _unreadable(weights: Path, error: Exception, classes: list[str], trust: bool) -> TaskError:
-    """The error for a file that could not be loaded. classes: the names that it needs."""
+    """Return the error for a file that could not be loaded. classes: the names that it needs."""
     foreign = [name for name in classes if name.partition(".")[0] not in KNOWN_PACKAGES]
     if not trust and foreign:
         return TaskError(
@@ -292,7 +293,7 @@ def _unreadable(weights: Path, error: Exception, classes: list[str], trust: bool
 
 
 def _content(checkpoint: dict[str, Any]) -> str:
-    """What a checkpoint holds in place of a model, for a message."""
+    """Return what a checkpoint holds in place of a model, for a message."""
     is_state = all(hasattr(value, "shape") for value in checkpoint.values())
     if checkpoint and is_state:
         return f"a state of {len(checkpoint)} tensors without the model"
@@ -301,7 +302,7 @@ def _content(checkpoint: dict[str, Any]) -> str:
 
 
 def _names(model: Any) -> list[str]:
-    """The class names in the order of their numbers."""
+    """Return the class names in the order of their numbers."""
     names = model.names
     if isinstance(names, dict):
         return [names[number] for number in sorted(names)]
