@@ -1,2 +1,4 @@
-"""A float ONNX file to a calibrated Q/DQ file: the step before all others, for users who have no
-calibrated model yet."""
+"""Quantizes a float ONNX file to a calibrated Q/DQ file.
+
+This step comes before all others, for users who have no calibrated model yet.
+"""

@@ -1,4 +1,4 @@
-"""quantized.onnx in a run directory: made once, found again by --resume, and never half there."""
+"""quantized.onnx in a run directory: made once, reused by --resume, and always written whole."""
 
 from __future__ import annotations
 
@@ -40,13 +40,16 @@ from sensitivity.tasks.onnx_data import Calibration
 
 FILE, RECORD = "quantized.onnx", "quantized.json"
 METHOD: CalibrationMethod = "percentile"
-"""How ranges are found where nobody says it: see docs/decisions.md."""
+"""Default calibration method; docs/decisions.md says why."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """What makes quantized.onnx what it is. model, calib: digests of the float file and of the
-    first batch that calibrates. shape: as it was given."""
+    """Everything that quantized.onnx depends on.
+
+    model, calib: digests of the float file and of the first calibration batch.
+    shape: as given on the command line.
+    """
 
     model: str
     for_: QuantizeFor
@@ -58,8 +61,12 @@ class Options:
 
 @dataclass(frozen=True)
 class Quantized:
-    """quantized.json. sha256: of quantized.onnx. by: the tool and its version. opset: of the float
-    file, then of quantized.onnx."""
+    """Contents of quantized.json.
+
+    sha256: digest of quantized.onnx.
+    by: the tool and its version.
+    opset: opsets of the float file and of quantized.onnx.
+    """
 
     sha256: str
     options: Options
@@ -69,8 +76,11 @@ class Quantized:
 
 @dataclass(frozen=True)
 class Job:
-    """A float file that is to be quantized. file: with the shapes in the settings. calib: the
-    samples."""
+    """A float file that is to be quantized.
+
+    file: the float file with the shapes in the settings.
+    calib: the calibration samples.
+    """
 
     settings: TaskChoices
     file: FloatFile
@@ -78,6 +88,7 @@ class Job:
 
     @cached_property
     def options(self) -> Options:
+        """Everything that the result depends on."""
         inputs, _ = next(iter(self.calib))
         return Options(
             model=digest(self.file.path),
@@ -90,11 +101,13 @@ class Job:
 
 
 def quantized_file(settings: TaskChoices, out: Path) -> Path:
-    """quantized.onnx in the run directory, made from the float file in the settings; that of an
-    earlier run where it was made in the same way.
+    """Return the path of quantized.onnx in the run directory, made from the float file in the
+    settings.
+
+    The file of an earlier run is reused if it was made in the same way.
 
     Raises TaskError for data that the file cannot take, OnnxFileError for a file that cannot be
-    quantized, JournalMismatch where measurements are of a file that was made in another way.
+    quantized, JournalMismatch if measurements exist of a file that was made in another way.
     """
     job = job_of(settings)
     run_dir, file = RunDir(out), out / FILE
@@ -118,7 +131,7 @@ def quantized_file(settings: TaskChoices, out: Path) -> Path:
 
 
 def job_of(settings: TaskChoices) -> Job:
-    """The float file and the samples that calibrate it. Raises TaskError where there are none."""
+    """Return the float file and its calibration samples. Raises TaskError if there are none."""
     if settings.float_model is not None:
         raise TaskError(
             f"Expected no --float-model with {settings.task}, which is a float file and is "
@@ -138,8 +151,11 @@ def job_of(settings: TaskChoices) -> Job:
 
 
 def sized_file(settings: TaskChoices) -> FloatFile:
-    """The float file with the shapes that --shape gives it; of images whose sides are open with
-    those of --imgsz, else those in ultralytics' metadata."""
+    """Return the float file with the shapes that --shape gives it.
+
+    Without --shape, images whose sides are open get those of --imgsz, or else those in ultralytics'
+    metadata.
+    """
     path, shapes = Path(settings.task), shapes_of(settings.shape)
     file = float_file(path, shapes)
     inputs, size = ports(file), size_of(settings, file)
@@ -155,20 +171,20 @@ def sized_file(settings: TaskChoices) -> FloatFile:
 
 
 def samples_of(settings: TaskChoices) -> int:
-    """How many samples calibrate at most."""
+    """Return the largest number of calibration samples."""
     return settings.calib_samples or CALIBRATION_SAMPLES
 
 
 def target_of(settings: TaskChoices) -> QuantizeFor:
-    """The runtime by whose rules a float file is quantized."""
+    """Return the runtime by whose rules a float file is quantized."""
     runtime = getattr(settings, "runtime", None)
     return settings.for_ or RUNTIMES.get(str(runtime), "onnxruntime")
 
 
 def shapes_of(given: tuple[str, ...]) -> dict[str, tuple[int | str, ...]]:
-    """Name of an input -> its sides, "" where none is named.
+    """Return name of an input -> its sides, with the name "" if none is given.
 
-    Raises SensitivityError for sides that are no numbers above 0 and no words.
+    Raises SensitivityError for sides that are neither numbers above 0 nor words.
 
     >>> shapes_of(("1,3,640,640", "mask=n,640"))
     {'': (1, 3, 640, 640), 'mask': ('n', 640)}
@@ -188,7 +204,8 @@ def shapes_of(given: tuple[str, ...]) -> dict[str, tuple[int | str, ...]]:
 
 
 def _side(word: str) -> int | str:
-    """A number above 0 as such, or a word. Raises ValueError for anything else."""
+    """Return a word as it is, and a number above 0 as an int. Raises ValueError for anything
+    else."""
     if word.isidentifier():
         return word
     if not word.isdecimal() or int(word) == 0:
@@ -197,6 +214,7 @@ def _side(word: str) -> int | str:
 
 
 def _quantized(job: Job) -> onnx.ModelProto:
+    """Return the quantized model, with the metadata of the float file."""
     name, options = job.file.path.name, job.options
     rules = RULES[options.for_]
     inputs = [value.name for value in job.file.get_inputs()]
@@ -214,7 +232,7 @@ def _inputs(batches: Batches) -> Iterator[Any]:
 
 
 def _changed(earlier: Quantized, options: Options, file: Path) -> str | None:
-    """What is not as it was when quantized.onnx was made, in words; None where all is."""
+    """Return what has changed since quantized.onnx was made, in words; None if nothing has."""
     if not file.is_file() or _sha(file.read_bytes()) != earlier.sha256:
         return "a file that is no more as it was written"
     for item in fields(Options):
@@ -228,7 +246,7 @@ WORDS = {
     "model": "another float file",
     "calib": "other samples to calibrate on",
 }
-"""How options that are digests are told."""
+"""Names of options that are digests, for messages."""
 
 
 def _sha(content: bytes) -> str:

@@ -1,4 +1,4 @@
-"""What `sensitivity check` says of a float file."""
+"""Describes what `run` and `scan` do with a float file, for `sensitivity check`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sensitivity.records import Finding
 
 def float_findings(settings: TaskChoices) -> tuple[Finding, ...]:
     """Return a note on what `run` and `scan` do with a float file first; nothing for a quantized
-    one.
+    file.
 
     Raises OnnxFileError for a file that cannot be read or run.
     """

@@ -1,4 +1,4 @@
-"""A float file in the form that a quantizer can take, which computes the same."""
+"""Brings a float file into the form that a quantizer takes, without changing what it computes."""
 
 from __future__ import annotations
 
@@ -22,24 +22,25 @@ from sensitivity.quantizers.onnx.float_model import distance, run_batch, toleran
 from sensitivity.quantizers.onnx.model import optimized, session
 
 FIRST_OPSET = 13
-"""The first opset with a scale for each channel. For earlier ones ONNX Runtime's quantizer writes
-files that are not valid."""
+"""First opset with a scale per channel. For earlier ones, ONNX Runtime's quantizer writes invalid
+files."""
 
 SAME = 1e-4
-"""Largest difference of outputs as a part of their spread, as a rule: sums are taken in another
-order."""
+"""Usual limit on the difference of outputs, as a fraction of their spread, since sums are taken in
+another order."""
 
 WITH_BIAS = ("Conv", "ConvTranspose", "Gemm")
 """Operations whose third input is a bias."""
 
 HALF = {onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16}
+"""Types of half precision."""
 
 
 class FloatFile:
-    """A float ONNX file. path: of the file. model: as it is there, or with other shapes; weights in
-    memory.
+    """A float ONNX file that ONNX Runtime can run.
 
-    Raises OnnxFileError where ONNX Runtime refuses it.
+    model: the model as it is in the file, or with other shapes; its weights are in memory.
+    Raises OnnxFileError if ONNX Runtime refuses it.
     """
 
     def __init__(self, path: Path, model: onnx.ModelProto) -> None:
@@ -48,14 +49,16 @@ class FloatFile:
         self.session = session(model.SerializeToString(), path.name)
 
     def get_inputs(self) -> Sequence[Any]:
+        """Return the inputs as InferenceSession does."""
         return list(self.session.get_inputs())
 
     def get_outputs(self) -> Sequence[Any]:
+        """Return the outputs as InferenceSession does."""
         return list(self.session.get_outputs())
 
     @property
     def metadata(self) -> dict[str, str]:
-        """What the file says of itself, by key."""
+        """The metadata of the file by key."""
         return {item.key: item.value for item in self.model.metadata_props}
 
     @property
@@ -65,10 +68,10 @@ class FloatFile:
 
 
 def is_float(path: Path) -> bool:
-    """Return whether no operation of the file has anything to do with integers of a quantizer.
+    """Return whether no operation of the file belongs to a quantizer.
 
-    Files that are quantized in part are calibrated already. Raises OnnxFileError for a file that
-    cannot be read.
+    Files that are quantized in part are calibrated already.
+    Raises OnnxFileError for a file that cannot be read.
     """
     model = load_model(path)
     bodies = (function.all_nodes() for function in model.functions.values())
@@ -77,15 +80,17 @@ def is_float(path: Path) -> bool:
 
 
 def _is_of_quantizer(node: ir.Node) -> bool:
+    """Return whether the operation is part of a pair or quantized in another way."""
     return node.op_type in PAIR or is_quantized_otherwise(node) or is_fake_quant(node)
 
 
 def float_file(path: Path, shapes: Mapping[str, Sequence[int | str]]) -> FloatFile:
     """Return the file with these shapes of its inputs.
 
-    shapes: name of an input, or "" for the only one -> its sides, a word for one of any length.
-    Raises OnnxFileError for a file in half precision, which the quantizer takes for none, and for
-    one that cannot be run; SensitivityError for shapes that are none of its inputs'.
+    shapes: name of an input, or "" for the only one -> its sides, with a word for a side of any
+        length.
+    Raises OnnxFileError for a file in half precision, which the quantizer does not take, and for
+    one that cannot be run; SensitivityError for shapes that do not fit its inputs.
     """
     loaded = load_model(path)
     ir.external_data.load_to_model(loaded)
@@ -103,11 +108,11 @@ def float_file(path: Path, shapes: Mapping[str, Sequence[int | str]]) -> FloatFi
 
 
 def prepared(file: FloatFile, example: Arrays) -> onnx.ModelProto:
-    """Return the model with opset 13 or later, constants and BatchNorm folded, every operation
-    named.
+    """Return the model with opset 13 or later, constants and BatchNorm folded, and a name for every
+    operation.
 
-    example: inputs of one batch, on which it gives what the file gives. Raises OnnxFileError where
-    it cannot be lifted, or gives something else.
+    example: inputs of one batch, on which the result is compared with the file.
+    Raises OnnxFileError if it cannot be converted, or computes something else.
     """
     lifted = _lifted(file)
     made: onnx.ModelProto = ir.to_proto(optimized(lifted.SerializeToString(), file.path.name))
@@ -120,8 +125,7 @@ def prepared(file: FloatFile, example: Arrays) -> onnx.ModelProto:
 
 
 def flatten_biases(graph: onnx.GraphProto) -> None:
-    """Give each constant bias of a Gemm one axis with a number for each output, as the quantizer
-    takes it."""
+    """Give each constant bias of a Gemm the shape [outputs], as the quantizer needs it."""
     constants = {tensor.name: tensor for tensor in graph.initializer}
     for node in graph.node:
         names = list(filter(constants.__contains__, node.input[1:3]))
@@ -130,15 +134,18 @@ def flatten_biases(graph: onnx.GraphProto) -> None:
         weight, bias = (onnx.numpy_helper.to_array(constants[name]) for name in names)
         outputs = weight.shape[_output_axis(node)]
         is_flat = bias.shape == (outputs,)
-        is_row = set(bias.shape[:-1]) <= {1}  # the same for all samples
+        is_row = set(bias.shape[:-1]) <= {1}  # the same values for all samples
         if is_row and not is_flat:
             flat = np.broadcast_to(bias.reshape(-1), outputs).copy()
             _give_bias(graph, node, onnx.numpy_helper.from_array(flat))
 
 
 def separate_biases(graph: onnx.GraphProto) -> None:
-    """Give each operation a bias of its own. ONNX Runtime's quantizer does too, but calls the copy
-    of `conv_25` `conv_252`, even where that is the name of a tensor."""
+    """Give each operation a bias of its own.
+
+    ONNX Runtime's quantizer does so too, but names the copy of `conv_25` `conv_252`, even if a
+    tensor has this name.
+    """
     constants = {tensor.name: tensor for tensor in graph.initializer}
     seen = set[str]()
     for node in graph.node:
@@ -161,7 +168,7 @@ def _give_bias(graph: onnx.GraphProto, node: onnx.NodeProto, bias: onnx.TensorPr
 
 
 def _output_axis(gemm: onnx.NodeProto) -> int:
-    """Return the axis of a Gemm's weight that has an entry for each output."""
+    """Return the axis of a Gemm's weight that has one entry per output."""
     numbers = {attribute.name: attribute.i for attribute in gemm.attribute}
     return 0 if numbers.get("transB") else 1
 
@@ -173,7 +180,8 @@ def opset_of(model: onnx.ModelProto) -> int:
 
 
 def name_nodes(graph: onnx.GraphProto) -> None:
-    """Give operations without a name, or with one that is taken, one of their type and output."""
+    """Give each operation that has no name, or shares one with others, a name made of its type and
+    output."""
     seen = Counter(node.name for node in graph.node)
     for node in graph.node:
         is_taken = seen[node.name] > 1
@@ -183,11 +191,12 @@ def name_nodes(graph: onnx.GraphProto) -> None:
 
 
 def _lifted(file: FloatFile) -> onnx.ModelProto:
+    """Return the model with opset 13 or later. Raises OnnxFileError if it cannot be converted."""
     if file.opset >= FIRST_OPSET:
         return file.model
     try:
         made: onnx.ModelProto = onnx.version_converter.convert_version(file.model, FIRST_OPSET)
-    except Exception as error:  # of C++, without a public base class
+    except Exception as error:  # raised in C++, without a public base class
         said = " ".join(str(error).split())[:200]
         raise OnnxFileError(
             f"Expected {file.path.name} of opset {file.opset} to be lifted to opset {FIRST_OPSET}, "
@@ -199,6 +208,7 @@ def _lifted(file: FloatFile) -> onnx.ModelProto:
 
 
 def _check_same(file: FloatFile, made: onnx.ModelProto, example: Arrays) -> None:
+    """Raise OnnxFileError if the result does not compute what the file does."""
     names = [value.name for value in file.get_outputs()]
     theirs = run_batch(file.session, example, names)
     ours = run_batch(session(made.SerializeToString(), file.path.name), example, names)
@@ -215,9 +225,11 @@ def _check_same(file: FloatFile, made: onnx.ModelProto, example: Arrays) -> None
 
 
 def _drop_overridable(model: onnx.ModelProto) -> None:
-    """Take constants out of the inputs, where files before IR version 4 list them too: what is an
-    input is not folded and not quantized as a weight."""
-    # Before version 4 every constant had to be an input too, and the converter looks there for it.
+    """Remove constants from the inputs, among which files before IR version 4 list them too.
+
+    An input is neither folded nor quantized as a weight.
+    """
+    # Before version 4 every constant had to be an input, and the converter looks for it there.
     model.ir_version = max(model.ir_version, 4)
     graph = model.graph
     constants = {tensor.name for tensor in graph.initializer}
@@ -227,7 +239,8 @@ def _drop_overridable(model: onnx.ModelProto) -> None:
 
 
 def _only_used_opsets(model: onnx.ModelProto) -> None:
-    """ONNX Runtime declares all domains that it knows; other runtimes ask what they are for."""
+    """Remove unused domains. ONNX Runtime declares all that it knows, and other runtimes would look
+    for them."""
     used = {""}
     for node in ir.from_proto(model).graph.all_nodes():
         used.add(node.domain)
@@ -239,7 +252,7 @@ def _only_used_opsets(model: onnx.ModelProto) -> None:
 def _fix_shapes(
     model: onnx.ModelProto, shapes: Mapping[str, Sequence[int | str]], path: Path
 ) -> None:
-    """Give inputs these shapes, as `float_file` says."""
+    """Give inputs these shapes, as `float_file` describes."""
     inputs = {value.name: value for value in model.graph.input}
     only = list(inputs) if len(inputs) == 1 else [""]
     for name, sides in shapes.items():
@@ -265,10 +278,10 @@ def _fix_shapes(
 
 
 def _infer_other_shapes(model: onnx.ModelProto) -> None:
-    """Let every shape follow from those of the inputs."""
+    """Infer all other shapes from those of the inputs."""
     del model.graph.value_info[:]
     for value in model.graph.output:
-        for side in value.type.tensor_type.shape.dim:  # how many there are must be told
+        for side in value.type.tensor_type.shape.dim:  # the rank must stay
             side.Clear()
     inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
     model.graph.CopyFrom(inferred.graph)

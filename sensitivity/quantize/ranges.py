@@ -15,13 +15,14 @@ from sensitivity.quantizers.onnx.batches import feed, fixed_batch, length, piece
 from sensitivity.quantizers.onnx.model import session
 
 LEVELS = 255
+"""Number of steps between the levels of 8 bits."""
 METHODS: Mapping[CalibrationMethod, str] = {
     "max": "max",
     "percentile": "percentile 99.99",
     "entropy": "entropy",
     "mse": "mse",
 }
-"""What `Histogram` calls them."""
+"""Calibration method -> its name in `Histogram`."""
 
 
 class Extremes:
@@ -31,24 +32,29 @@ class Extremes:
         self.low = self.high = 0.0
 
     def add(self, values: NDArray[Any]) -> None:
-        """values: of any shape; what is not finite counts for nothing."""
+        """Take values into account.
+
+        values: of any shape. Values that are not finite are ignored.
+        """
         finite = values[np.isfinite(values)]
         if finite.size:
             self.low = min(self.low, float(finite.min()))
             self.high = max(self.high, float(finite.max()))
 
     def ranges(self, levels: int, *, symmetric: bool) -> dict[str, Ends]:
-        """Return the only one that it knows, as `Histogram.ranges` gives others."""
+        """Return the only range that it knows, in the form of `Histogram.ranges`."""
         return {"max": (self.low, self.high)}
 
 
 def ranges(
     model: onnx.ModelProto, batches: Iterable[Any], method: CalibrationMethod, *, symmetric: bool
 ) -> dict[str, Ends]:
-    """Float tensor of the main graph -> the range that calibration finds for it.
+    """Return float tensor of the main graph -> the range that calibration finds for it.
 
-    model: with the types of its tensors. batches: inputs. max: all that was seen; the others as for
-    recalibration. symmetric: the grid has as many levels on both sides of 0.
+    model: a model with the types of its tensors.
+    batches: inputs.
+    method: "max" takes all values; the others are as for recalibration.
+    symmetric: whether the grid has as many levels on both sides of 0.
     """
     kind = Extremes if method == "max" else Histogram
     seen: dict[str, Any] = {name: kind() for name in float_tensors(model.graph)}
@@ -62,8 +68,7 @@ def ranges(
 
 
 def float_tensors(graph: onnx.GraphProto) -> list[str]:
-    """Return the names of the float tensors that inputs give or operations compute, in their
-    order."""
+    """Return the names of the float tensors that are inputs or computed, in their order."""
     floats = set[str]()
     for value in (*graph.input, *graph.value_info, *graph.output):
         if value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT:
@@ -80,8 +85,10 @@ def forward(
     names: Collection[str],
     see: Callable[[str, NDArray[Any]], None],
 ) -> None:
-    """Run the model one sample at a time, or as many as its fixed batch has, and show these
-    tensors."""
+    """Run the model one sample at a time, or in its fixed batch size, and show these tensors.
+
+    see: called with the name of a tensor and its values.
+    """
     runner = session(_giving(model, names), "the float file")
     inputs = [value.name for value in runner.get_inputs()]
     asked = [name for name in names if name not in inputs]
@@ -90,14 +97,14 @@ def forward(
         given = feed(batch, inputs)
         samples = length(given) or size
         for start, part in enumerate(pieces(given, size)):
-            fresh = samples - start * size  # the last piece may be filled up
+            fresh = samples - start * size  # the last piece may be padded
             found = {**part, **dict(zip(asked, runner.run(asked, dict(part)), strict=True))}
             for name in names:
                 see(name, without_filling(found[name], size, fresh))
 
 
 def _giving(model: onnx.ModelProto, names: Collection[str]) -> bytes:
-    """Return the model with these tensors as further outputs."""
+    """Return the model with these tensors as additional outputs."""
     watched = onnx.ModelProto()
     watched.CopyFrom(model)
     own = {value.name for value in (*watched.graph.output, *watched.graph.input)}

@@ -1,4 +1,4 @@
-"""What each runtime wants in INT8, as options of ONNX Runtime's quantizer."""
+"""What each runtime needs in INT8, as options of ONNX Runtime's quantizer."""
 
 from __future__ import annotations
 
@@ -19,17 +19,18 @@ RUNTIMES: Mapping[str, QuantizeFor] = {
     "tensorrt_rtx": "tensorrt",
     "trtexec": "tensorrt",
 }
-"""Runtime that latency is measured in -> whose rules its files follow."""
+"""Runtime in which latency is measured -> the runtime whose rules its files follow."""
 
 
 @dataclass(frozen=True)
 class Rules:
-    """How files for one runtime are quantized; weights always are signed, symmetric and have a
+    """How files for one runtime are quantized. Weights are always signed and symmetric, with a
     range per output channel.
 
-    signed: whether activations are, around 0; else they are unsigned and asymmetric. operations:
-    types that are quantized; empty for all that the quantizer knows. options: `extra_options` of
-    the quantizer.
+    signed: whether activations are signed and symmetric; otherwise they are unsigned and
+        asymmetric.
+    operations: types of operations that are quantized; empty for all that the quantizer knows.
+    options: `extra_options` of the quantizer.
     """
 
     signed: bool
@@ -38,7 +39,7 @@ class Rules:
 
     @property
     def in_words(self) -> str:
-        """For messages: what is quantized, and how."""
+        """What is quantized and how, for messages."""
         grid = "signed symmetric" if self.signed else "unsigned asymmetric"
         what = ", ".join(self.operations) or "every operation that ONNX Runtime has in INT8"
         return f"{what}; {grid} activations per tensor, weights per channel"
@@ -57,9 +58,9 @@ RULES: Mapping[QuantizeFor, Rules] = {
             "OpTypesToExcludeOutputQuantization": list(WEIGHTED),
         },
     ),
-    # Its integer kernels need pairs on both sides of an operation.
+    # ONNX Runtime's integer kernels need pairs on both sides of an operation.
     "onnxruntime": Rules(signed=False),
-    # It passes integers on by itself, and pairs on outputs cost accuracy.
+    # OpenVINO passes integers on by itself, and pairs on outputs would cost accuracy.
     "openvino": Rules(
         signed=False,
         operations=WEIGHTED,
@@ -71,10 +72,10 @@ RULES: Mapping[QuantizeFor, Rules] = {
 def kept_float(graph: onnx.GraphProto, rules: Rules) -> list[str]:
     """Return the names of operations that stay float although their type is quantized.
 
-    Where all types are, those behind the last weighted operation: they turn values into boxes or
-    probabilities, whose parts are of other sizes and would share one grid, for little time.
-    Elsewhere grouped transposed convolutions, which TensorRT takes no quantized ones of, and
-    products of two activations, which attention has in float.
+    If all types are quantized, these are the operations behind the last weighted one. They turn
+    values into boxes or probabilities, whose parts differ in size and would share one grid, and
+    they take little time. Otherwise they are grouped transposed convolutions, which TensorRT does
+    not take quantized, and products of two activations, which stay float in attention.
     """
     if not rules.operations:
         return _behind_weighted(graph)
@@ -95,6 +96,7 @@ def _behind_weighted(graph: onnx.GraphProto) -> list[str]:
 
 
 def _is_kept(node: onnx.NodeProto, constants: Collection[str]) -> bool:
+    """Return whether this is a grouped transposed convolution, or a product of two activations."""
     if node.op_type == "ConvTranspose":
         numbers: dict[str, int] = {attribute.name: attribute.i for attribute in node.attribute}
         return numbers.get("group", 1) > 1

@@ -1,4 +1,4 @@
-"""ONNX Runtime's quantizer, with ranges of our own."""
+"""Runs ONNX Runtime's quantizer with ranges of our own."""
 
 from __future__ import annotations
 
@@ -22,9 +22,10 @@ def quantized(
 ) -> onnx.ModelProto:
     """Return the model with Q/DQ pairs by these rules.
 
-    model: as `prepare.prepared` gives it; it is changed. found: the range of each float tensor.
-    name: of the file. Raises OnnxFileError where nothing of it is quantized, or the result is not
-    valid.
+    model: as `prepare.prepared` returns it; it is changed.
+    found: float tensor -> its range.
+    name: name of the file.
+    Raises OnnxFileError if nothing of it is quantized, or the result is not valid.
     """
     everything = sorted({*QLinearOpsRegistry, *QDQRegistry})
     quantizer = QDQQuantizer(
@@ -49,7 +50,7 @@ def quantized(
         try:
             quantizer.quantize_model()
             quantizer.model.topological_sort()
-        except Exception as error:  # whatever a graph that it does not expect leads to
+        except Exception as error:  # any type, for a graph that the quantizer does not expect
             said = " ".join(str(error).split())[:200]
             raise OnnxFileError(
                 f"Expected ONNX Runtime's quantizer to take {name}, got {type(error).__name__}: "
@@ -62,7 +63,7 @@ def quantized(
 
 @contextmanager
 def _without_advice() -> Iterator[None]:
-    """Silence what the quantizer logs for those who call it themselves."""
+    """Silence the quantizer's log messages, which are meant for those who call it themselves."""
     logger = logging.getLogger()
     logger.addFilter(_is_no_advice)
     try:
@@ -72,10 +73,12 @@ def _without_advice() -> Iterator[None]:
 
 
 def _is_no_advice(record: logging.LogRecord) -> bool:
+    """Return whether the message is more severe than a warning."""
     return record.levelno > logging.WARNING
 
 
 def _check(made: onnx.ModelProto, name: str) -> None:
+    """Raise OnnxFileError if nothing is quantized, or ONNX's checker refuses the result."""
     if not any(node.op_type in PAIR for node in made.graph.node):
         kinds = sorted({node.op_type for node in made.graph.node})
         raise OnnxFileError(
@@ -85,7 +88,7 @@ def _check(made: onnx.ModelProto, name: str) -> None:
         )
     try:
         onnx.checker.check_model(made, full_check=True)
-    except Exception as error:  # of C++, without a public base class
+    except Exception as error:  # raised in C++, without a public base class
         said = " ".join(str(error).split())[:200]
         raise OnnxFileError(
             f"Expected ONNX Runtime's quantizer to write a valid file from {name}, got: {said}; "

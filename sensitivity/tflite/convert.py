@@ -1,4 +1,4 @@
-"""The way in: a .tflite file becomes an ONNX file in the run directory."""
+"""Converts a .tflite file to an ONNX file in the run directory."""
 
 from __future__ import annotations
 
@@ -10,18 +10,21 @@ from sensitivity.tflite.read import read_tflite
 
 
 def onnx_from_tflite(path: Path) -> bytes:
-    """Return the file as ONNX: with Q/DQ pairs where its tensors are quantized, tensors and
-    operators by its names. Inputs and outputs are the real numbers, in float32, that quantized ones
-    stand for.
+    """Return the file as ONNX, with Q/DQ pairs for its quantized tensors, and with its names of
+    tensors and operators.
 
-    Raises MissingPackage, and TfliteFileError for what cannot be read or translated.
+    Inputs and outputs are in float32: the real numbers that quantized ones stand for.
+
+    Raises MissingPackage without LiteRT's package, and TfliteFileError for what cannot be read or
+    translated.
     """
     content: bytes = translated(read_tflite(path)).model().SerializeToString(deterministic=True)
     return content
 
 
 def onnx_file(path: Path, folder: Path) -> Path:
-    """Return the ONNX form of a .tflite file, written into the folder under its name."""
+    """Write the ONNX form of a .tflite file into the folder, under its name, and return its
+    path."""
     made = folder / f"{path.stem}.onnx"
     write_whole(made, onnx_from_tflite(path))
     return made

@@ -1,4 +1,4 @@
-"""Operators with a weight."""
+"""Translates operators with a weight."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from sensitivity.tflite.model import Operator
 from sensitivity.tflite.translation import Translation
 
 CHANNELS_IN_FRONT = (0, 3, 1, 2)
-"""[out, height, width, in] as ONNX has it."""
+"""Permutation of [out, height, width, in] to the order of ONNX."""
 
 Sides = tuple[int, int]
+"""Two numbers, for height and for width."""
 
 
 def conv_2d(made: Translation, operator: Operator) -> None:
-    """Its weight is [out, height, width, in of one group]."""
+    """Translate CONV_2D, whose weight is [out, height, width, in of one group]."""
     image, weight = (made.tensor(index) for index in operator.inputs[:2])
     groups = image.shape[3] // weight.shape[3]
     kernel = made.weight(operator.inputs[1], CHANNELS_IN_FRONT)
@@ -24,7 +25,8 @@ def conv_2d(made: Translation, operator: Operator) -> None:
 
 
 def depthwise_conv_2d(made: Translation, operator: Operator) -> None:
-    """Its weight is [1, height, width, out], and each channel is a group."""
+    """Translate DEPTHWISE_CONV_2D, whose weight is [1, height, width, out], and in which each
+    channel is a group."""
     kernel = made.weight(operator.inputs[1], (3, 0, 1, 2))
     _convolution(made, operator, kernel, made.tensor(operator.inputs[0]).shape[3])
 
@@ -47,7 +49,8 @@ def _convolution(made: Translation, operator: Operator, kernel: str, groups: int
 
 
 def transpose_conv(made: Translation, operator: Operator) -> None:
-    """Its inputs are the sides of the output, the weight, the image and perhaps a bias."""
+    """Translate TRANSPOSE_CONV, whose inputs are the sides of the output, the weight, the image and
+    perhaps a bias."""
     _, weight, image, *_ = operator.inputs
     kernel = made.weight(weight, (3, 0, 1, 2))  # [in, out, height, width]
     sides, strides = made.tensor(weight).shape[1:3], _strides(operator)
@@ -81,7 +84,8 @@ def _cut(
 
 
 def fully_connected(made: Translation, operator: Operator) -> None:
-    """The input's last axes are flattened to the rows that the weight takes."""
+    """Translate FULLY_CONNECTED. The input's last axes are flattened to the rows that the weight
+    takes."""
     image, weight, *_ = operator.inputs
     outputs, inputs = made.tensor(weight).shape
     shape = made.tensor(image).shape
@@ -100,7 +104,7 @@ def fully_connected(made: Translation, operator: Operator) -> None:
 
 
 def batch_matmul(made: Translation, operator: Operator) -> None:
-    """Two tensors, each perhaps with its last two axes turned."""
+    """Translate BATCH_MATMUL of two tensors, whose last two axes may be swapped."""
     values = []
     for at, option in enumerate(("adjX", "adjY")):
         value = made.take(operator.inputs[at])
@@ -113,14 +117,14 @@ def batch_matmul(made: Translation, operator: Operator) -> None:
 
 
 def name_of(made: Translation, operator: Operator) -> str:
-    """Return what an operator is called: as its first output, which converters name it by."""
+    """Return the name of an operator: that of its first output, which converters use too."""
     return made.tensor(operator.outputs[0]).name
 
 
 def pads_of(
     made: Translation, operator: Operator, sides: Any, strides: Sides, dilations: Sides = (1, 1)
 ) -> list[int]:
-    """Padding of a window, first before height and width, then behind."""
+    """Return the padding of a window: in front of height and width, then behind them."""
     if operator.options["padding"] != "SAME":
         return [0, 0, 0, 0]
     given = made.tensor(operator.inputs[0]).shape[1:3]

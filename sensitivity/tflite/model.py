@@ -1,4 +1,4 @@
-"""What a .tflite file holds, as plain records that need no package."""
+"""Contents of a .tflite file as plain records that need no package."""
 
 from __future__ import annotations
 
@@ -17,9 +17,11 @@ QUANTIZED = ("INT8", "UINT8", "INT16")
 
 @dataclass(frozen=True, eq=False)
 class Grid:
-    """What the numbers of a quantized tensor mean: (number - zero point) * scale.
+    """The meaning of a quantized tensor's numbers: (number - zero point) * scale.
 
-    scales: float32[n]. zero_points: int64[n]. axis: of the n channels; 0 where n is 1.
+    scales: float32[n].
+    zero_points: int64[n].
+    axis: axis of the n channels; 0 if n is 1.
     """
 
     scales: Array
@@ -41,8 +43,13 @@ class Grid:
 
 @dataclass(frozen=True, eq=False)
 class Tensor:
-    """name: unique, and as in the file wherever that is. type: as in the schema, "INT8". grid: None
-    for numbers that mean themselves. values: of a constant, in `shape`; None for any other."""
+    """A tensor of the file.
+
+    name: unique name, the file's own if that is unique.
+    type: type as in the schema, such as "INT8".
+    grid: None for numbers that stand for themselves.
+    values: values of a constant, in `shape`; None for any other tensor.
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -53,9 +60,13 @@ class Tensor:
 
 @dataclass(frozen=True, eq=False)
 class Operator:
-    """kind: as in the schema, "CONV_2D"; of a custom operator "CUSTOM:" and its code. inputs,
-    outputs: indices of tensors; -1 for an input that is left out. options: by their names in the
-    schema, paddings and activations as words. place: number in the file, from 0."""
+    """An operator of the file.
+
+    kind: kind as in the schema, such as "CONV_2D"; "CUSTOM:" and its code for a custom operator.
+    inputs, outputs: indices of tensors; -1 for an input that is left out.
+    options: name in the schema -> value, with paddings and activations as words.
+    place: number of the operator in the file, from 0.
+    """
 
     kind: str
     inputs: tuple[int, ...]
@@ -66,7 +77,11 @@ class Operator:
 
 @dataclass(frozen=True, eq=False)
 class Graph:
-    """file: its name, for messages. inputs, outputs: indices of tensors."""
+    """The subgraph of a .tflite file.
+
+    file: its name, for messages.
+    inputs, outputs: indices of tensors.
+    """
 
     file: str
     tensors: tuple[Tensor, ...]

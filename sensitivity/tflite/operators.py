@@ -1,4 +1,4 @@
-"""Which function translates which operator of TFLite."""
+"""Maps each operator of TFLite to the function that translates it."""
 
 from __future__ import annotations
 
@@ -64,12 +64,13 @@ OPERATORS: dict[str, Callable[[Translation, Operator], None]] = {
     "SPLIT_V": shapes.split_v,
     "GATHER": shapes.gather,
 } | {word: pointwise.clamp(word) for word in ACTIVATIONS}
+"""Operator of TFLite -> function that adds its translation to a graph."""
 
 
 def translated(graph: Graph) -> Translation:
-    """Return the whole graph, operator by operator.
+    """Return the translation of the whole graph.
 
-    Raises TfliteFileError that names each kind of operator that is not translated, and one of it.
+    Raises TfliteFileError that names each kind of operator without a translation, with one example.
     """
     made = Translation(graph)
     unknown = {each.kind: each for each in graph.operators if each.kind not in OPERATORS}

@@ -1,4 +1,4 @@
-"""Operators that compute each number by itself, or of two tensors number by number."""
+"""Translates operators that compute each number by itself, or from two tensors number by number."""
 
 from __future__ import annotations
 
@@ -12,10 +12,15 @@ from sensitivity.tflite.model import Operator
 from sensitivity.tflite.translation import Layout, Translation
 
 Function = Callable[[Translation, Operator], None]
+"""Function that adds the translation of an operator to a graph."""
 
 
 def unary(kind: str, **attributes: Any) -> Function:
-    """Return an operator of ONNX that takes the tensor in any layout."""
+    """Return the translation to an operator of ONNX that takes the tensor in any layout.
+
+    kind: name of the ONNX operator.
+    attributes: attributes of the ONNX operator.
+    """
 
     def translate(made: Translation, operator: Operator) -> None:
         layout = made.layout(operator.inputs[0])
@@ -26,7 +31,10 @@ def unary(kind: str, **attributes: Any) -> Function:
 
 
 def clamp(word: str) -> Function:
-    """Return an activation by itself. word: as fused ones are called."""
+    """Return the translation of an activation that is an operator of its own.
+
+    word: name of the activation when it is fused.
+    """
 
     def translate(made: Translation, operator: Operator) -> None:
         layout = made.layout(operator.inputs[0])
@@ -37,7 +45,10 @@ def clamp(word: str) -> Function:
 
 
 def binary(kind: str) -> Function:
-    """Return an operator of ONNX on two tensors, the smaller of which is spread over the larger."""
+    """Return the translation to an operator of ONNX on two tensors, which broadcast.
+
+    kind: name of the ONNX operator.
+    """
 
     def translate(made: Translation, operator: Operator) -> None:
         values, layout = in_one_layout(made, operator)
@@ -47,8 +58,10 @@ def binary(kind: str) -> Function:
 
 
 def in_one_layout(made: Translation, operator: Operator) -> tuple[list[str], Layout]:
-    """Return the inputs, so that their axes stand for the same. Channels come first where one has
-    them so and each of the others can."""
+    """Return the inputs in one layout, and that layout.
+
+    Channels come first if some input is held so; the others are converted.
+    """
     if "first" not in map(made.layout, operator.inputs):
         return list(map(made.take, operator.inputs)), "last"
     rank = max(len(made.tensor(index).shape) for index in operator.inputs)
@@ -57,8 +70,10 @@ def in_one_layout(made: Translation, operator: Operator) -> tuple[list[str], Lay
 
 
 def _with_channels_first(made: Translation, index: int, rank: int, name: str) -> str:
-    """Return a tensor with its channels first; one of fewer axes as one of this rank, [c] as [1, c,
-    1, 1]."""
+    """Return a tensor with its channels first.
+
+    rank: a tensor of lower rank is expanded to it, such as [c] to [1, c, 1, 1].
+    """
     shape = made.tensor(index).shape
     missing = rank - len(shape)
     if not shape or not missing:
@@ -73,12 +88,13 @@ def _with_channels_first(made: Translation, index: int, rank: int, name: str) ->
 
 
 def leaky_relu(made: Translation, operator: Operator) -> None:
-    """Its slope below zero is an attribute."""
+    """Translate LEAKY_RELU, whose slope below zero is an attribute."""
     unary("LeakyRelu", alpha=operator.options["alpha"])(made, operator)
 
 
 def gelu(made: Translation, operator: Operator) -> None:
-    """The exact one, x * (1 + erf(x / sqrt 2)) / 2, or the one by tanh that comes near it."""
+    """Translate GELU: the exact one, x * (1 + erf(x / sqrt 2)) / 2, or the approximation by
+    tanh."""
     layout = made.layout(operator.inputs[0])
     value, name = made.take(operator.inputs[0], layout), name_of(made, operator)
 
@@ -98,20 +114,20 @@ def gelu(made: Translation, operator: Operator) -> None:
 
 
 def prelu(made: Translation, operator: Operator) -> None:
-    """Its slopes below zero are a tensor, as a rule one for each channel."""
+    """Translate PRELU, whose slopes below zero are a tensor, usually one per channel."""
     values, layout = in_one_layout(made, operator)
     made.give(operator, made.emit("PRelu", values, name_of(made, operator)), layout)
 
 
 def squared(made: Translation, operator: Operator) -> None:
-    """ONNX has no operator of its own for it."""
+    """Translate SQUARE to a product, since ONNX has no operator for it."""
     layout = made.layout(operator.inputs[0])
     value = made.take(operator.inputs[0], layout)
     made.give(operator, made.emit("Mul", [value, value], name_of(made, operator)), layout)
 
 
 def squared_difference(made: Translation, operator: Operator) -> None:
-    """As a difference times itself."""
+    """Translate SQUARED_DIFFERENCE to the square of a difference."""
     values, layout = in_one_layout(made, operator)
     name = name_of(made, operator)
     apart = made.emit("Sub", values, f"{name}/Sub")
@@ -119,7 +135,7 @@ def squared_difference(made: Translation, operator: Operator) -> None:
 
 
 def rsqrt(made: Translation, operator: Operator) -> None:
-    """As one divided by a root."""
+    """Translate RSQRT to the reciprocal of a root."""
     layout = made.layout(operator.inputs[0])
     value, name = made.take(operator.inputs[0], layout), name_of(made, operator)
     root = made.emit("Sqrt", [value], f"{name}/Sqrt")
@@ -127,7 +143,7 @@ def rsqrt(made: Translation, operator: Operator) -> None:
 
 
 def softmax(made: Translation, operator: Operator) -> None:
-    """Over the last axis, of the input times beta."""
+    """Translate SOFTMAX over the last axis of the input times beta."""
     value, name = made.take(operator.inputs[0]), name_of(made, operator)
     beta = operator.options["beta"]
     if beta != 1:
@@ -137,13 +153,14 @@ def softmax(made: Translation, operator: Operator) -> None:
 
 
 def log_softmax(made: Translation, operator: Operator) -> None:
-    """Over the last axis."""
+    """Translate LOG_SOFTMAX over the last axis."""
     value = made.take(operator.inputs[0])
     made.give(operator, made.emit("LogSoftmax", [value], name_of(made, operator), axis=-1))
 
 
 def requantized(made: Translation, operator: Operator) -> None:
-    """QUANTIZE and DEQUANTIZE: the real numbers stay, what the tensor is rounded to changes."""
+    """Translate QUANTIZE and DEQUANTIZE. The real numbers stay, and only the grid that they are
+    rounded to changes."""
     index, output = operator.inputs[0], operator.outputs[0]
     if made.tensor(index).values is not None and made.keeps_grid(operator):
         made.stand_for(output, index)

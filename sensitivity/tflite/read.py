@@ -1,4 +1,4 @@
-"""Read a .tflite file with the schema that LiteRT ships."""
+"""Reads a .tflite file with the schema that LiteRT ships."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sensitivity.errors import MissingPackage, TfliteFileError
 from sensitivity.tflite.model import Array, Graph, Grid, Operator, Tensor
 
 IDENTIFIER = b"TFL3"
-"""Stands behind the first four bytes of every file."""
+"""Bytes 4 to 7 of every .tflite file."""
 
 DTYPES: dict[str, Any] = {
     "FLOAT32": np.float32,
@@ -33,19 +33,20 @@ DTYPES: dict[str, Any] = {
     "UINT64": np.uint64,
     "BOOL": np.bool_,
 }
+"""Type in the schema -> type of numpy."""
 
 DAMAGED = (struct.error, ValueError, TypeError, IndexError, AttributeError, KeyError, MemoryError)
-"""What reading raises where offsets lead out of the file."""
+"""Exceptions that reading raises if offsets lead out of the file."""
 
 WORDS = {"padding": "Padding", "fusedActivationFunction": "ActivationFunctionType"}
-"""Options that are read as the words of an enumeration."""
+"""Options that are read as words of an enumeration -> that enumeration."""
 
 
 def read_tflite(path: Path) -> Graph:
-    """The only subgraph of a .tflite file.
+    """Return the only subgraph of a .tflite file.
 
     Raises MissingPackage without LiteRT's package, TfliteFileError for a file that is missing, cut
-    short or none of TFLite's, or that has several subgraphs, sparse tensors or blocks of scales.
+    short or not TFLite, or that has several subgraphs, sparse tensors or blocks of scales.
     """
     content = _content(path)
     schema = _schema()
@@ -102,7 +103,8 @@ def _graph(model: Any, content: bytes, file: str) -> Graph:
 
 
 def _bytes(buffer: Any, content: bytes) -> bytes:
-    """Of a buffer in the file's tables, or behind them where the file is large."""
+    """Return the bytes of a buffer, which lie in the file's tables, or behind them in a large
+    file."""
     if buffer.offset > 1:
         return content[buffer.offset : buffer.offset + buffer.size]
     data = buffer.data
@@ -112,7 +114,8 @@ def _bytes(buffer: Any, content: bytes) -> bytes:
 
 
 def _unique_names(tensors: Sequence[Any]) -> list[str]:
-    """Their names; a tensor without one, or with that of another, gets its number too."""
+    """Return the names of the tensors. If a name is empty or shared, the tensor's number is
+    appended."""
     given = [_text(tensor.name) for tensor in tensors]
     count = Counter(given)
     names = []
@@ -125,7 +128,7 @@ def _unique_names(tensors: Sequence[Any]) -> list[str]:
 
 
 def _text(found: bytes | None) -> str:
-    """A text of the file; "" for none."""
+    """Return a text of the file; "" for None."""
     return (found or b"").decode(errors="replace")
 
 
@@ -154,7 +157,7 @@ def _values(data: bytes, kind: str, shape: tuple[int, ...], name: str, file: str
 
 
 def _half_bytes(data: bytes, shape: tuple[int, ...]) -> Array:
-    """Two numbers of four bits in each byte, the lower half first, as int8."""
+    """Return two 4-bit numbers of each byte, the lower half first, as int8."""
     packed = np.frombuffer(data, np.int8)
     low = (packed << 4) >> 4
     both = np.stack([low, packed >> 4], axis=-1).reshape(-1)
@@ -180,12 +183,12 @@ def _grid(made: Any, name: str, file: str) -> Grid | None:
 
 
 def _array(found: Any, dtype: Any) -> Array:
-    """Numbers of the file; empty for none."""
+    """Return numbers of the file as an array; an empty one for None."""
     return np.asarray(() if found is None else found, dtype)
 
 
 def _operator(made: Any, code: Any, place: int) -> Operator:
-    # files before 2020 have the number in a field of one byte, later ones in both
+    # Files before 2020 have the number in a field of one byte only, later ones in both fields.
     number = max(code.builtinCode, code.deprecatedBuiltinCode)
     kind = _word("BuiltinOperator", number)
     if kind == "CUSTOM":
@@ -201,7 +204,8 @@ def _indices(found: Any) -> tuple[int, ...]:
 
 
 def _word(enumeration: str, number: int) -> str:
-    """Name of a value in an enumeration of the schema; its number where the schema is older."""
+    """Return the name of a value in an enumeration of the schema, or its number if the schema is
+    older."""
     known = vars(getattr(_schema(), enumeration))
     words = filter(str.isupper, known)
     found = (word for word in words if known[word] == number)

@@ -1,4 +1,4 @@
-"""Operators that move numbers and compute none."""
+"""Translates operators that move numbers and compute none."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from sensitivity.tflite.pointwise import in_one_layout
 from sensitivity.tflite.translation import Layout, Translation, axes_to, axis_in
 
 END = np.iinfo(np.int64).max
-"""Behind the end of every axis."""
+"""Number behind the end of every axis."""
 
 
 def reshape(made: Translation, operator: Operator) -> None:
-    """RESHAPE, SQUEEZE and EXPAND_DIMS: the same numbers in the sides of the output."""
+    """Translate RESHAPE, SQUEEZE and EXPAND_DIMS: the same numbers in the shape of the output."""
     index, name = operator.inputs[0], name_of(made, operator)
     shape = made.tensor(index).shape
-    # an image of one pixel has the same numbers in the same order with channels first
+    # The numbers of an image of one pixel have the same order with channels first.
     is_pixel = len(shape) == 4 and shape[1:3] == (1, 1)
     value = made.take(index, made.layout(index) if is_pixel else "last")
     sides = made.number(np.array(made.tensor(operator.outputs[0]).shape), f"{name}/sides")
@@ -26,7 +26,10 @@ def reshape(made: Translation, operator: Operator) -> None:
 
 
 def transpose(made: Translation, operator: Operator) -> None:
-    """One that only turns channels makes no node: the tensor is held so already."""
+    """Translate TRANSPOSE.
+
+    If it only moves the channels, no node is added, since the other layout is held already.
+    """
     index, output = operator.inputs[0], operator.outputs[0]
     perm = made.integers(operator, 1).tolist()
     rank, name = len(perm), name_of(made, operator)
@@ -42,7 +45,8 @@ def transpose(made: Translation, operator: Operator) -> None:
 
 
 def _moved(made: Translation, operator: Operator, value: str) -> None:
-    """Give what has the numbers of the input, without another pair where the grid is the same."""
+    """Store an output with the numbers of the input, without another pair if the grid is the
+    same."""
     if made.keeps_grid(operator):
         made.hold(operator.outputs[0], value, "last")
     else:
@@ -50,7 +54,7 @@ def _moved(made: Translation, operator: Operator, value: str) -> None:
 
 
 def concatenation(made: Translation, operator: Operator) -> None:
-    """Along an axis that is given as the file counts it."""
+    """Translate CONCATENATION, whose axis is one of the file's layout."""
     values, layout = in_one_layout(made, operator)
     rank = len(made.tensor(operator.outputs[0]).shape)
     axis = axis_in(layout, operator.options["axis"], rank)
@@ -58,7 +62,7 @@ def concatenation(made: Translation, operator: Operator) -> None:
 
 
 def pack(made: Translation, operator: Operator) -> None:
-    """Each input gets an axis of its own, along which they are put together."""
+    """Translate PACK: each input gets a new axis, along which all are joined."""
     name = name_of(made, operator)
     axis = operator.options["axis"] % len(made.tensor(operator.outputs[0]).shape)
     axes = made.number(np.array([axis]), f"{name}/axis")
@@ -70,7 +74,7 @@ def pack(made: Translation, operator: Operator) -> None:
 
 
 def unpack(made: Translation, operator: Operator) -> None:
-    """Each output is one place of the axis, which is gone."""
+    """Translate UNPACK: each output is one entry of the axis, which is dropped."""
     index, axis = operator.inputs[0], operator.options["axis"]
     value, axis = made.take(index), axis % len(made.tensor(index).shape)
     for at, output in enumerate(operator.outputs):
@@ -80,7 +84,7 @@ def unpack(made: Translation, operator: Operator) -> None:
 
 
 def pad(made: Translation, operator: Operator) -> None:
-    """PAD and PADV2: with zero, or with the constant that is the third input."""
+    """Translate PAD and PADV2, which pad with zero or with the constant in the third input."""
     index, name = operator.inputs[0], name_of(made, operator)
     layout = made.layout(index)
     rank = len(made.tensor(index).shape)
@@ -92,14 +96,14 @@ def pad(made: Translation, operator: Operator) -> None:
 
 
 def slice_(made: Translation, operator: Operator) -> None:
-    """From a start on; a size of -1 goes to the end."""
+    """Translate SLICE from a start on. A size of -1 reaches to the end."""
     begin, size = (made.integers(operator, at) for at in (1, 2))
     ends = np.where(size < 0, END, begin + size)
     _slice(made, operator, begin, ends, np.ones_like(begin))
 
 
 def strided_slice(made: Translation, operator: Operator) -> None:
-    """Bits of the masks open a start or an end, or drop the axis."""
+    """Translate STRIDED_SLICE. Bits of the masks open a start or an end, or drop the axis."""
     options = operator.options
     if options["ellipsisMask"] or options["newAxisMask"] or options["offset"]:
         raise TfliteFileError(
@@ -110,7 +114,7 @@ def strided_slice(made: Translation, operator: Operator) -> None:
     masks = ("beginMask", "endMask", "shrinkAxisMask")
     from_start, to_end, is_dropped = (_bits(options[mask], len(begin)) for mask in masks)
     backwards = step < 0
-    # An axis that is dropped is read at its start alone. Behind -1 comes the end.
+    # A dropped axis is read at its start alone. The place behind -1 is the end.
     behind = np.where(begin == -1, END, begin + 1)
     end = np.where(to_end, np.where(backwards, -END, END), end)
     end = np.where(is_dropped, behind, end)
@@ -119,7 +123,8 @@ def strided_slice(made: Translation, operator: Operator) -> None:
 
 
 def _bits(mask: int, axes: int) -> Array:
-    """bool[axes]: which axes a mask has its bit set for, the first axis in the lowest one."""
+    """Return bool[axes]: whether a mask has the bit of an axis set, the lowest bit for the first
+    axis."""
     return np.asarray((mask >> np.arange(axes)) & 1, np.bool_)
 
 
@@ -139,12 +144,12 @@ def _slice(made: Translation, operator: Operator, begin: Array, end: Array, step
 
 
 def split(made: Translation, operator: Operator) -> None:
-    """Its first input is the axis."""
+    """Translate SPLIT, whose first input is the axis."""
     _split(made, operator, operator.inputs[1], int(made.integers(operator, 0)[0]))
 
 
 def split_v(made: Translation, operator: Operator) -> None:
-    """Its inputs are the tensor, the sizes and the axis."""
+    """Translate SPLIT_V, whose inputs are the tensor, the sizes and the axis."""
     _split(made, operator, operator.inputs[0], int(made.integers(operator, 2)[0]))
 
 
@@ -162,7 +167,7 @@ def _split(made: Translation, operator: Operator, index: int, axis: int) -> None
 
 
 def gather(made: Translation, operator: Operator) -> None:
-    """Places of one axis, which may be computed."""
+    """Translate GATHER from one axis, with indices that may be computed."""
     index, places = operator.inputs
     if operator.options["batchDims"]:
         raise TfliteFileError(

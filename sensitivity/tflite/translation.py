@@ -1,8 +1,8 @@
-"""An ONNX graph in the making: which ONNX value holds which tensor of the .tflite file.
+"""An ONNX graph under construction, with the ONNX value that holds each tensor of the .tflite file.
 
-A tensor is held with its channels last, as the file has it, or first, as ONNX's convolutions take
-it; a Transpose is made where the other order is asked for, and only once. Quantized tensors are
-held as the real numbers behind their pair.
+A tensor is held with channels last, as in the file, or with channels first, as ONNX's convolutions
+take it. If the other layout is asked for, a Transpose is added, but only once. Quantized tensors
+are held as the real numbers behind their pair.
 """
 
 from __future__ import annotations
@@ -20,12 +20,14 @@ from sensitivity.tflite.model import QUANTIZED, Array, Graph, Grid, Operator, Te
 from sensitivity.tflite.read import DTYPES
 
 Layout = Literal["last", "first"]
+"""Whether channels are on the last axis or on the first one behind the batch."""
 
 FLOATS = ("FLOAT32", "FLOAT16", "BFLOAT16")
 OPSET, OPSET_OF_16_BITS = 17, 21
-"""Of the file that is made: pairs of 16 bits are newer."""
+"""Opsets of the result: pairs of 16 bits need the newer one."""
 
 IR_VERSION = {OPSET: 8, OPSET_OF_16_BITS: 10}
+"""Opset -> version of the ONNX format."""
 
 ACTIVATIONS: dict[str, tuple[str, tuple[float, ...]]] = {
     "RELU": ("Relu", ()),
@@ -33,12 +35,13 @@ ACTIVATIONS: dict[str, tuple[str, tuple[float, ...]]] = {
     "RELU_N1_TO_1": ("Clip", (-1.0, 1.0)),
     "RELU_0_TO_1": ("Clip", (0.0, 1.0)),
 }
-"""Activations that clamp: their operator in ONNX, and the limits of a Clip, none for a Relu."""
+"""Activations that clamp -> their operator in ONNX and the limits of a Clip, which a Relu does not
+have."""
 
 
 class Translation:
-    """Takes operators one after the other: `take` what they read, `emit` nodes, `give` what they
-    make."""
+    """Adds operators one after the other: `take` returns what they read, `emit` adds nodes, `give`
+    stores their outputs."""
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
@@ -49,22 +52,26 @@ class Translation:
         self._names = {tensor.name for tensor in graph.tensors if tensor.values is None}
         self._held: dict[int, dict[Layout, str]] = {}
         self._node_names: set[str] = set()
-        self._loose: dict[str, Any] = {}  # value that no tensor is held as yet -> its node
-        self._behind: dict[int, int] = {}  # tensor -> the constant that it is
+        self._loose: dict[str, Any] = {}  # value that holds no tensor yet -> its node
+        self._behind: dict[int, int] = {}  # tensor -> the constant that it equals
         self._inputs = [self._input(index) for index in graph.inputs]
 
     def tensor(self, index: int) -> Tensor:
-        """As the file has it."""
+        """Return a tensor of the file."""
         return self.graph.tensors[index]
 
     def layout(self, index: int) -> Layout:
-        """Return how a tensor can be had without another Transpose; first where both can."""
+        """Return the layout in which a tensor needs no other Transpose: "first" if it is held so,
+        else "last"."""
         if "first" in self._held.get(index, {}):
             return "first"
         return "last"
 
     def take(self, index: int, layout: Layout = "last") -> str:
-        """Return the ONNX value of a tensor in this layout."""
+        """Return the ONNX value of a tensor in this layout.
+
+        Raises TfliteFileError if nothing computes the tensor before it is read.
+        """
         index = self._behind.get(index, index)
         tensor = self.tensor(index)
         if index not in self._held and tensor.values is None:
@@ -85,15 +92,18 @@ class Translation:
         return held[layout]
 
     def weight(self, index: int, perm: Sequence[int]) -> str:
-        """Return a weight with its axes in another order, and its channels of scales with them."""
+        """Return a weight with its axes, and the axis of its scales, in another order."""
         tensor = self.tensor(self._behind.get(index, index))
         if tensor.values is not None:
             return self._stored(tensor, tensor.values, perm, tensor.name)
         return self.emit("Transpose", [self.take(index)], f"{tensor.name}/moved", perm=list(perm))
 
     def integers(self, operator: Operator, at: int) -> Array:
-        """Return the constant that an operator reads as axes, sides or paddings. Raises
-        TfliteFileError where it is none."""
+        """Return the constant that an operator reads as axes, sides or paddings.
+
+        at: index of the input.
+        Raises TfliteFileError if the input is not a constant.
+        """
         found = self.tensor(operator.inputs[at])
         if found.values is None:
             raise TfliteFileError(
@@ -103,13 +113,13 @@ class Translation:
         return found.values.reshape(-1).astype(np.int64)
 
     def number(self, values: Any, name: str) -> str:
-        """Return a constant of the ONNX file."""
+        """Add a constant to the ONNX file and return its name."""
         name = unique(name, self._names)
         self.constants.append(numpy_helper.from_array(np.asarray(values), name))
         return name
 
     def emit(self, kind: str, inputs: Sequence[str], name: str, **attributes: Any) -> str:
-        """Add a node of this name, and return the name of its output."""
+        """Add a node and return the name of its output."""
         output = unique(f"{name}/output", self._names)
         name = unique(name, self._node_names)
         node = helper.make_node(kind, list(inputs), [output], name=name, **attributes)
@@ -118,15 +128,21 @@ class Translation:
         return output
 
     def give(self, operator: Operator, value: str, layout: Layout = "last", *, at: int = 0) -> None:
-        """Let an ONNX value be the operator's output, behind its activation and its pair."""
+        """Let an ONNX value be the operator's output, behind its activation and its pair.
+
+        at: index of the output.
+        """
         index = operator.outputs[at]
         value = self._activated(operator, value)
         value = self._paired(value, self.tensor(index), operator)
         self.hold(index, value, layout)
 
     def hold(self, index: int, value: str, layout: Layout) -> None:
-        """Let an ONNX value be a tensor as it is. It gets the tensor's name where nothing else has
-        it, that of an output of the graph with its channels last."""
+        """Let an ONNX value hold a tensor in this layout.
+
+        The value takes the tensor's name unless another value has it. For an output of the graph,
+        the value with channels last has the name.
+        """
         name, held = self.tensor(index).name, self._held.setdefault(index, {})
         is_output = index in self.graph.outputs
         has_own_name = layout == "last" if is_output else not held
@@ -138,24 +154,24 @@ class Translation:
         held[layout] = value
 
     def stand_for(self, index: int, constant: int) -> None:
-        """Let a tensor be a constant of the file, whatever is asked of it."""
+        """Let a tensor equal a constant of the file from now on."""
         self._behind[index] = constant
 
     def keeps_grid(self, operator: Operator) -> bool:
-        """Return whether its output is real, or quantized as its input is, so that it needs no
-        pair."""
+        """Return whether the operator's output needs no pair, because it is float or has the grid
+        of the input."""
         given, wanted = self.tensor(operator.inputs[0]), self.tensor(operator.outputs[0])
         if wanted.grid is None:
             return True
         return wanted.type == given.type and wanted.grid.same_as(given.grid)
 
     def where(self, operator: Operator) -> str:
-        """Return an operator in words."""
+        """Return the operator in words."""
         made = self.tensor(operator.outputs[0]).name
         return f"{operator.kind} number {operator.place} of {self.graph.file}, which makes {made}"
 
     def model(self) -> onnx.ModelProto:
-        """Return the ONNX model of all that was given."""
+        """Return the ONNX model of everything that was added."""
         outputs = [self._output(index) for index in self.graph.outputs]
         made = helper.make_graph(self.nodes, "tflite", self._inputs, outputs, self.constants)
         model = helper.make_model(made, opset_imports=[helper.make_opsetid("", self.opset)])
@@ -164,7 +180,7 @@ class Translation:
         return onnx.shape_inference.infer_shapes(model)
 
     def _codes(self) -> dict[str, str]:
-        """Return what is kept of the numbers that quantized inputs take in the .tflite file."""
+        """Return metadata about the integers that quantized inputs have in the .tflite file."""
         kept = {}
         for index in self.graph.inputs:
             tensor = self.tensor(index)
@@ -180,7 +196,7 @@ class Translation:
         return _value_info(tensor)
 
     def _output(self, index: int) -> Any:
-        """Return an output of the graph, which has the tensor's own name."""
+        """Return an output of the graph under the tensor's own name."""
         tensor = self.tensor(index)
         value = self.take(index)
         if value != tensor.name:
@@ -201,7 +217,7 @@ class Translation:
             return self.number(moved.astype(np.float32), name)
         if grid is None:
             return self.number(moved, name)
-        if moved.dtype == np.int64:  # the bias of a layer of 16 bits: ONNX has no pair for it
+        if moved.dtype == np.int64:  # ONNX has no pair for the bias of a 16-bit layer
             return self.number((moved * grid.scales.astype(np.float64)).astype(np.float32), name)
         axis = list(perm).index(grid.axis) if grid.per_channel else 0
         return self._dequantized(self.number(moved, name), grid, moved.dtype, axis, name)
@@ -232,13 +248,13 @@ class Translation:
         return self.clamped(value, word, f"{self.tensor(operator.outputs[0]).name}/{word}")
 
     def clamped(self, value: str, word: str, name: str) -> str:
-        """Return an activation out of `ACTIVATIONS`."""
+        """Return the output of an activation in `ACTIVATIONS`."""
         kind, limits = ACTIVATIONS[word]
         given = [self.number(np.float32(limit), f"{name}/limit") for limit in limits]
         return self.emit(kind, [value, *given], name)
 
     def _paired(self, value: str, tensor: Tensor, operator: Operator | None) -> str:
-        """Return the value behind the pair of its tensor, if that is quantized."""
+        """Return the value behind the pair of its tensor, if the tensor is quantized."""
         if tensor.grid is None:
             return value
         if tensor.type not in QUANTIZED or tensor.grid.per_channel:
@@ -254,7 +270,7 @@ class Translation:
 
 
 def _value_info(tensor: Tensor) -> Any:
-    """Return an input or output of the ONNX file, of real numbers where the tensor is quantized."""
+    """Return an input or output of the ONNX file, in float if the tensor is quantized."""
     is_real = tensor.grid is not None or tensor.type in FLOATS
     dtype = np.float32 if is_real else DTYPES[tensor.type]
     kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
@@ -262,7 +278,7 @@ def _value_info(tensor: Tensor) -> Any:
 
 
 def unique(name: str, taken: set[str]) -> str:
-    """Return the name, numbered where it is taken; it is from now on."""
+    """Return the name, with a number if it is taken, and add it to `taken`."""
     free, number = name, 1
     while free in taken:
         free, number = f"{name}_{number}", number + 1
@@ -271,8 +287,10 @@ def unique(name: str, taken: set[str]) -> str:
 
 
 def axes_to(layout: Layout, rank: int, *, back: bool = False) -> list[int]:
-    """Where each axis of a tensor in this layout comes from in the file's, whose channels are last;
-    back: the other way.
+    """Return, for each axis of a tensor in this layout, the axis of the file, whose channels are
+    last.
+
+    back: the other way round.
 
     >>> axes_to("first", 4), axes_to("first", 4, back=True)
     ([0, 3, 1, 2], [0, 2, 3, 1])
@@ -285,7 +303,9 @@ def axes_to(layout: Layout, rank: int, *, back: bool = False) -> list[int]:
 
 
 def axis_in(layout: Layout, axis: int, rank: int) -> int:
-    """Return an axis of the file, also one counted from behind, as the layout has it.
+    """Return the position in this layout of an axis of the file.
+
+    axis: may be negative to count from the end.
 
     >>> axis_in("first", -1, 4)
     1

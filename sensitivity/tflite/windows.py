@@ -1,4 +1,4 @@
-"""Operators over the height and width of images, or over whole axes."""
+"""Translates operators over the height and width of images, or over whole axes."""
 
 from __future__ import annotations
 
@@ -11,10 +11,15 @@ from sensitivity.tflite.model import Operator
 from sensitivity.tflite.translation import Translation, axis_in
 
 Function = Callable[[Translation, Operator], None]
+"""Function that adds the translation of an operator to a graph."""
 
 
 def pool(kind: str) -> Function:
-    """Return a pooling operator of ONNX. An average is of what is inside the image."""
+    """Return the translation to a pooling operator of ONNX. An average leaves out what is outside
+    the image.
+
+    kind: name of the ONNX operator.
+    """
 
     def translate(made: Translation, operator: Operator) -> None:
         options = operator.options
@@ -34,15 +39,18 @@ def pool(kind: str) -> Function:
 
 
 def reduce(kind: str, *, since: int = 18) -> Function:
-    """Return a reduction of ONNX over constant axes. since: opset from which on these are an
-    input."""
+    """Return the translation to a reduction of ONNX over constant axes.
+
+    kind: name of the ONNX operator.
+    since: first opset in which the axes are an input.
+    """
 
     def translate(made: Translation, operator: Operator) -> None:
         index, rank = operator.inputs[0], len(made.tensor(operator.inputs[0]).shape)
         keeps = bool(operator.options["keepDims"])
         axes = made.integers(operator, 1)
         over_places = sorted(axes % rank) == list(range(1, rank - 1))
-        # Without other axes, those that stay are in the file's order only where channels were last.
+        # If other axes are dropped, the rest is in the file's order only with channels last.
         layout = made.layout(index) if keeps or over_places else "last"
         moved = [axis_in(layout, axis, rank) for axis in axes.tolist()]
         name, inputs = name_of(made, operator), [made.take(index, layout)]
@@ -57,12 +65,12 @@ def reduce(kind: str, *, since: int = 18) -> Function:
 
 
 def resize_bilinear(made: Translation, operator: Operator) -> None:
-    """Where pixels lie is as the options say."""
+    """Translate RESIZE_BILINEAR, with the positions of pixels as in its options."""
     _resize(made, operator, mode="linear")
 
 
 def resize_nearest_neighbor(made: Translation, operator: Operator) -> None:
-    """Places halfway between two pixels are those of the later one."""
+    """Translate RESIZE_NEAREST_NEIGHBOR. Half way between two pixels, the later one is taken."""
     options = operator.options
     rounds = options["alignCorners"] or options["halfPixelCenters"]
     rounding = "round_prefer_ceil" if rounds else "floor"
@@ -88,12 +96,13 @@ def _resize(made: Translation, operator: Operator, **attributes: str) -> None:
 
 
 def depth_to_space(made: Translation, operator: Operator) -> None:
-    """A pixel of depth becomes a block, the depth within it varying slowest."""
+    """Translate DEPTH_TO_SPACE: a pixel of depth becomes a block, the depth within it varying
+    slowest."""
     _blocks(made, operator, "DepthToSpace")
 
 
 def space_to_depth(made: Translation, operator: Operator) -> None:
-    """A block becomes one pixel of depth."""
+    """Translate SPACE_TO_DEPTH: a block becomes one pixel of depth."""
     _blocks(made, operator, "SpaceToDepth")
 
 

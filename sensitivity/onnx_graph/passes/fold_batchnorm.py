@@ -222,7 +222,7 @@ def _take_over(output: ir.Value, norm: ir.Node) -> None:
     marks."""
     normed = norm.outputs[0]
     after = module_outputs(normed)
-    # With another BatchNorm folded in, the value is no longer the output of an earlier one.
+    # A module that has a BatchNorm folded in already cannot name a second one: it is dropped.
     single = [given for given in module_outputs(output) if given.then is None]
     before = [replace(given, then=after[0].module) for given in single] if after else []
     normed_name = normed.name

@@ -47,7 +47,7 @@ class UnsignedActivations(RewriteInTurn[ir.Node, _Signed]):
         twice amax.
     ranges: name of a value -> its smallest and largest value. A tensor keeps the zero point 0 only
         if its range ends near the end of the grid, so that clipping later changes next to nothing.
-        None: the sign alone decides.
+        With None, the sign alone decides.
     """
 
     def __init__(

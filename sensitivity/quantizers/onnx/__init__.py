@@ -1,1 +1,1 @@
-"""The pairs of QuantizeLinear and DequantizeLinear of an ONNX file as quantizers."""
+"""Q/DQ pairs of an ONNX file as quantizers."""

@@ -1,4 +1,5 @@
-"""A batch of arrays by name and in pieces, and the outputs of the pieces as of one batch."""
+"""Splits a batch of arrays into pieces, and joins the outputs of the pieces into those of one
+batch."""
 
 from __future__ import annotations
 
@@ -11,13 +12,15 @@ from numpy.typing import NDArray
 from sensitivity.errors import TaskError
 
 Arrays = Mapping[str, NDArray[Any]]
+"""Arrays of a batch by the names of the inputs."""
 
 
 def feed(inputs: Any, names: Sequence[str]) -> dict[str, NDArray[Any]]:
-    """Return the inputs of a batch by name: an array for a model with one input, a tuple in the
-    file's order, or a dict.
+    """Return the inputs of a batch by name.
 
-    Raises TaskError where number or names differ from the file's.
+    inputs: an array for a model with one input, a tuple in the file's order, or a dict.
+    names: names of the file's inputs.
+    Raises TaskError if number or names differ from the file's.
     """
     if isinstance(inputs, Mapping):
         given = dict(zip(map(str, inputs), inputs.values(), strict=True))
@@ -34,15 +37,14 @@ def feed(inputs: Any, names: Sequence[str]) -> dict[str, NDArray[Any]]:
 
 
 def _array(value: Any) -> NDArray[Any]:
-    """Return a tensor of torch, or what numpy takes for an array, as a contiguous array."""
+    """Return a torch tensor, or anything that numpy can convert, as a contiguous array."""
     if hasattr(value, "detach"):
         value = value.detach().cpu().numpy()
     return np.ascontiguousarray(value)
 
 
 def fixed_batch(model: Any) -> int | None:
-    """Return the batch size that a session (or an `OnnxModel`) is made for; None where it takes
-    any."""
+    """Return the fixed batch size of a session (or an `OnnxModel`); None if it takes any size."""
     for value in model.get_inputs():
         sizes = value.shape or [None]
         if isinstance(sizes[0], int):
@@ -51,8 +53,8 @@ def fixed_batch(model: Any) -> int | None:
 
 
 def length(arrays: Arrays) -> int | None:
-    """Return the samples in a batch: the first axis of its first array that has one; None where
-    none has."""
+    """Return the number of samples in a batch: the first axis of its first array that has one; None
+    if none has."""
     for array in arrays.values():
         if array.ndim:
             return len(array)
@@ -60,8 +62,11 @@ def length(arrays: Arrays) -> int | None:
 
 
 def of_samples(arrays: Arrays, rows: slice | NDArray[np.integer]) -> Arrays:
-    """Return the batch with these of its samples only; an array without an entry for each sample
-    stays as it is. rows: which samples."""
+    """Return the batch with only these of its samples. An array without one entry per sample is
+    left unchanged.
+
+    rows: which samples.
+    """
     samples = length(arrays)
     chosen = {}
     for name, array in arrays.items():
@@ -71,8 +76,10 @@ def of_samples(arrays: Arrays, rows: slice | NDArray[np.integer]) -> Arrays:
 
 
 def pieces(arrays: Arrays, size: int | None) -> list[Arrays]:
-    """Return the batch `size` samples at a time, the last piece filled up with its last sample;
-    whole for None."""
+    """Return the batch in pieces of `size` samples. The last piece is padded with its last sample.
+
+    size: None to return the batch as one piece.
+    """
     samples = length(arrays)
     if size is None or samples is None:
         return [arrays]
@@ -84,31 +91,34 @@ def pieces(arrays: Arrays, size: int | None) -> list[Arrays]:
 
 
 def without_filling(array: NDArray[Any], size: int, samples: int) -> NDArray[Any]:
-    """Return what is of so many samples in a batch of `size` that others only fill up; an array
-    without an entry for each sample as it is."""
+    """Return the first `samples` entries of a piece, without its padding.
+
+    An array without one entry per sample of the piece is returned unchanged.
+
+    size: number of samples of the piece with its padding.
+    """
     has_samples = array.shape[:1] == (size,)
     return array[:samples] if has_samples else array
 
 
 def nested(outputs: Sequence[Any]) -> Any:
-    """Return what a model gives: its output, or a tuple of several."""
+    """Return the outputs of a model: the only one, or a tuple of several."""
     return outputs[0] if len(outputs) == 1 else tuple(outputs)
 
 
 def joined(parts: Sequence[Sequence[NDArray[Any]]], samples: int | None) -> Any:
-    """Return the outputs of all pieces as of one batch, without those of samples that only filled
-    the last piece."""
+    """Return the outputs of all pieces as those of one batch, without those of padding."""
     if len(parts) == 1:
         whole = list(parts[0])
     else:
         whole = list(map(np.concatenate, zip(*parts, strict=True)))
-    # `[:None]` takes all of an array.
+    # `[:None]` takes the whole array.
     return nested([output[:samples] if output.ndim else output for output in whole])
 
 
 def difference(one: Any, other: Any) -> float:
-    """Return the largest difference as a part of the largest value of its output; inf where shapes
-    or types differ."""
+    """Return the largest difference relative to the largest value of its output; inf if shapes or
+    types differ."""
     if not isinstance(one, tuple):
         return _array_difference(one, other)
     return max(map(_array_difference, one, other), default=0.0)

@@ -1,5 +1,5 @@
-"""What makes it doubtful that a Q/DQ file with everything unquantized is its float model, where
-nobody gave that."""
+"""Reasons to doubt that a Q/DQ file with everything unquantized is its float model, if that was not
+given."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from sensitivity.quantizers.onnx.model import OnnxModel, session
 from sensitivity.records import Finding, names_of
 
 MUCH = 0.05
-"""Part of a tensor's float values beyond its pair's range, from which on that is no matter of
-calibration: clipping by percentile or entropy leaves some tenths of a percent out."""
+"""Fraction of a tensor's float values beyond its pair's range above which calibration does not
+explain it. Clipping by percentile or entropy leaves out some tenths of a percent."""
 
 
 def float_doubts(model: OnnxModel, inputs: Any) -> tuple[Finding, ...]:
-    """Return one warning with everything that speaks against it; nothing where nothing does.
-    inputs: a batch.
+    """Return one warning with all reasons, or nothing if there are none.
 
-    Raises TaskError where the batch does not fit the file.
+    inputs: one batch.
+    Raises TaskError if the batch does not fit the file.
     """
     reasons = [*_integer_weights(model), *_clamping(model), *_beyond(model, inputs)]
     if not reasons:
@@ -51,6 +51,7 @@ def float_doubts(model: OnnxModel, inputs: Any) -> tuple[Finding, ...]:
 
 
 def _integer_weights(model: OnnxModel) -> Iterator[str]:
+    """Yield a reason if the file has weights as integers only."""
     weights, _ = weights_and_activations(model.uses)
     stored = {use.pair.source.name for use in weights if use.pair.is_compact}
     if stored:
@@ -58,6 +59,7 @@ def _integer_weights(model: OnnxModel) -> Iterator[str]:
 
 
 def _clamping(model: OnnxModel) -> Iterator[str]:
+    """Yield a reason if pairs clamp at 0."""
     if model.clamps:
         yield (
             f"{len(model.clamps)} pairs clamp at 0 ({listed(sorted(model.clamps))}): a Relu stays "
@@ -66,7 +68,7 @@ def _clamping(model: OnnxModel) -> Iterator[str]:
 
 
 def _beyond(model: OnnxModel, inputs: Any) -> Iterator[str]:
-    """Pairs through which much of the float values does not fit."""
+    """Yield a reason if many of the float values are beyond the range of their pair."""
     off = model.without(frozenset(names_of(model.uses)))
     ranges = _ranges_of_computed(model, off)
     if not ranges:
@@ -88,7 +90,7 @@ def _beyond(model: OnnxModel, inputs: Any) -> Iterator[str]:
 
 
 def _ranges_of_computed(model: OnnxModel, off: ir.Model) -> dict[str, tuple[float, float]]:
-    """`_ranges` without the tensors that no operation of the unquantized graph computes."""
+    """Return `_ranges` for the tensors that an operation of the unquantized graph computes."""
     ranges = _ranges(model)
     computed: set[str] = set()
     for node in off.graph:
@@ -97,8 +99,7 @@ def _ranges_of_computed(model: OnnxModel, off: ir.Model) -> dict[str, tuple[floa
 
 
 def _ranges(model: OnnxModel) -> dict[str, tuple[float, float]]:
-    """Return tensor in front of a pair of one scale -> smallest and largest value of the pair's
-    grid."""
+    """Return tensor -> smallest and largest value of its pair's grid, for pairs with one scale."""
     _, activations = weights_and_activations(model.uses)
     found = {}
     for use in activations:
@@ -115,7 +116,8 @@ def _ranges(model: OnnxModel) -> dict[str, tuple[float, float]]:
 def _share_beyond(
     values: NDArray[Any], name: str, model: OnnxModel, ends: tuple[float, float]
 ) -> float:
-    """Part of the values beyond the ends; what the Relu that stays clamps is not counted."""
+    """Return the fraction of the values beyond the ends. What a remaining Relu clamps is not
+    counted."""
     if not values.size:
         return 0.0
     low, high = ends

@@ -1,5 +1,5 @@
-"""Is a Q/DQ file with everything unquantized the float model? Compared with the user's, or else
-what makes it doubtful."""
+"""Checks whether a Q/DQ file with everything unquantized is the float model, by comparison with the
+user's file."""
 
 from __future__ import annotations
 
@@ -31,26 +31,26 @@ from sensitivity.seeds import generator
 Array = NDArray[Any]
 
 SAMPLES, LARGEST_INPUT = 8, 4_000_000
-"""How many samples of the batch both models are run on at most, and how many numbers these may have
-together, for it is to take seconds."""
+"""Largest number of samples that both models run on, and largest number of values in these samples,
+so that it takes seconds."""
 
 TOLERANCE = 1e-4
-"""How far outputs may be from each other, as a part of their spread: rounding alone adds up to some
-1e-6 in a deep network."""
+"""Largest difference of outputs, as a fraction of their spread. Rounding alone adds up to some 1e-6
+in a deep network."""
 
 TOLERANCES: dict[ir.DataType | None, float] = {
     ir.DataType.FLOAT16: 2e-2,
     ir.DataType.BFLOAT16: 1e-1,
 }
-"""`TOLERANCE` for models that compute something in one of these types, in which rounding adds up
-to some 1e-3 and 1e-2."""
+"""`TOLERANCE` for models that compute something in one of these types, in which rounding adds up to
+some 1e-3 and 1e-2."""
 
 LAST_BITS = 2.0**-22
-"""Part of a number in FP32 that rounding may change."""
+"""Fraction of an FP32 number that rounding may change."""
 
 TIMES_ROUNDING, ILL_CONDITIONED = 10, 1e-2
-"""Two forms of a model may differ by so many times what its inputs' last bits do, up to a hundredth
-of the spread of an output."""
+"""Two forms of a model may differ by this multiple of the change that the last bits of its inputs
+cause, up to this fraction of an output's spread."""
 
 ONLY_ROUNDING = (
     "on this batch they are rounding and no more: they move by a thousandth of their spread where "
@@ -64,18 +64,19 @@ FLOAT_TYPES: dict[str, type[np.floating]] = {
     "tensor(float16)": np.float16,
     "tensor(double)": np.float64,
 }
-"""Floating-point types by the names that ONNX Runtime has for them."""
+"""ONNX Runtime's name of a floating-point type -> numpy type."""
 
 FULL_CHANNEL = 64
-"""Values in a channel from which its own spread can be told: then it is compared by that, for
-pixels drown probabilities in one output."""
+"""Smallest number of values in a channel for which its own spread is known. Such channels are
+compared by their own spread, since pixel coordinates would hide probabilities in the same
+output."""
 
 
 def compare_with_float(model: OnnxModel, inputs: Any) -> tuple[Finding, ...]:
-    """Return what speaks for and against the file with everything unquantized being its float
-    model, run on a batch.
+    """Return findings on whether the file with everything unquantized is its float model, compared
+    on a batch.
 
-    Raises TaskError where the batch does not fit the file.
+    Raises TaskError if the batch does not fit the file.
     """
     known = model.float
     assert known is not None
@@ -111,18 +112,19 @@ def compare_with_float(model: OnnxModel, inputs: Any) -> tuple[Finding, ...]:
 
 
 class FloatInputError(TaskError):
-    """Why a file cannot be given the batch."""
+    """The batch cannot be given to the file, and why."""
 
 
 def tolerances(
     model: Any, arrays: Arrays, outputs: Mapping[str, Array], usual: float
 ) -> dict[str, float]:
-    """Return how far each output of a float model may be from what another form of it gives:
-    `usual`, or some times as far as it moves where each number of its inputs moves by its last
-    bits.
+    """Return output -> its largest allowed distance between two forms of a float model.
 
-    outputs: what the model, a session, gives for the batch. An output is left out where it moves so
-    far that this is all it shows: nothing can be compared there.
+    It is `usual`, or a multiple of the output's change if the last bits of the inputs change. An
+    output that changes too much is left out, because nothing could be compared there.
+
+    model: a session.
+    outputs: outputs of the model for the batch.
     """
     moved = run_batch(model, _nudged(arrays), list(outputs))
     allowed: dict[str, float] = {}
@@ -134,8 +136,8 @@ def tolerances(
 
 
 def _nudged(arrays: Arrays) -> Arrays:
-    """Return the arrays with each float number moved by its last bits, at random but always the
-    same."""
+    """Return the arrays with each float number changed in its last bits, randomly but the same in
+    each call."""
     rng = generator(0)
 
     def nudge(array: Array) -> Array:
@@ -148,11 +150,11 @@ def _nudged(arrays: Arrays) -> Arrays:
 
 
 def distance(own: Array, theirs: Array) -> float:
-    """Return the largest difference of two outputs as a part of their spread: the standard
-    deviation of `theirs`.
+    """Return the largest difference of two outputs as a fraction of the spread of `theirs`, its
+    standard deviation.
 
-    The spread is that of each channel (of the second or the last axis) where it has enough values.
-    inf where shapes differ, or where only one of them is not finite.
+    The spread is taken per channel, of the second or the last axis, if channels have enough values.
+    Returns inf if shapes differ, or if a value is not finite in only one of them.
     """
     if own.shape != theirs.shape:
         return float("inf")
@@ -170,8 +172,8 @@ def distance(own: Array, theirs: Array) -> float:
 
 
 def _full_axes(output: Array) -> list[int]:
-    """Return the axes that may be channels, the second and the last, along which each has enough
-    values to tell its spread."""
+    """Return the axes that may be channels (the second and the last) and have enough values per
+    entry."""
     if output.ndim <= 2:
         return []
     enough = output.size // FULL_CHANNEL
@@ -179,8 +181,11 @@ def _full_axes(output: Array) -> list[int]:
 
 
 def _spread(values: Array, axis: int | None) -> Array:
-    """Return the standard deviation, by channel of this axis; of channels that hardly vary, a part
-    of their values."""
+    """Return the standard deviation per channel of this axis, plus a fraction of the values for
+    channels that hardly vary.
+
+    axis: None for the whole array.
+    """
     whole = values.std() + 1e-30
     if axis is None:
         return np.asarray(whole + 0.02 * np.abs(values).max())
@@ -190,25 +195,29 @@ def _spread(values: Array, axis: int | None) -> Array:
 
 
 def _few_samples(arrays: Arrays) -> Arrays:
+    """Return as many samples as `SAMPLES` and `LARGEST_INPUT` allow, at least one."""
     numbers = sum(array.size for array in first_samples(arrays, 1).values())
     return first_samples(arrays, min(SAMPLES, max(1, LARGEST_INPUT // max(numbers, 1))))
 
 
 def first_samples(arrays: Arrays, samples: int) -> Arrays:
-    """Return the first samples of every array that has one entry for each sample; others stay
+    """Return the first samples of every array that has one entry per sample; others are left
     whole."""
     return of_samples(arrays, slice(samples))
 
 
 def sample_sizes(model: OnnxModel, batch: Any) -> dict[str, tuple[int, ...]]:
-    """Return input -> the shape of one sample of a batch, as `feed` takes it; the whole one
-    where an array has no entry for each sample."""
+    """Return input -> shape of one sample of a batch, or the whole shape if an array has no entry
+    per sample.
+
+    batch: as `feed` takes it.
+    """
     given = feed(batch, [value.name for value in model.get_inputs()])
     return {name: array.shape for name, array in first_samples(given, 1).items()}
 
 
 def _comparable_outputs(graph: ir.Model, known: FloatModel) -> dict[str, str]:
-    """Return the output of the Q/DQ file -> that of the float model: all of them, or none."""
+    """Return output of the Q/DQ file -> output of the float model: for all outputs, or for none."""
     own, theirs = ports(graph.graph.outputs, known.original.graph.outputs)
     if len(own) < len(graph.graph.outputs):
         return {}
@@ -216,8 +225,11 @@ def _comparable_outputs(graph: ir.Model, known: FloatModel) -> dict[str, str]:
 
 
 def float_runner(model: OnnxModel) -> Callable[[Any], list[Array]]:
-    """Return what gives the float model's outputs for the inputs of a batch, in the order of those
-    of the Q/DQ file. Raises TaskError where its float model is not known, or has other outputs."""
+    """Return a function from the inputs of a batch to the float model's outputs, in the order of
+    the Q/DQ file's.
+
+    Raises TaskError if the float model is not known, or has other outputs.
+    """
     known = model.float
     if known is None:
         raise TaskError(
@@ -240,8 +252,11 @@ def float_runner(model: OnnxModel) -> Callable[[Any], list[Array]]:
 
 
 def run_batch(model: Any, arrays: Arrays, names: Sequence[str]) -> dict[str, Array]:
-    """Return some outputs of a session (or an `OnnxModel`) for a batch, whose inputs are by name or
-    by position."""
+    """Return some outputs of a session (or an `OnnxModel`) for a batch.
+
+    arrays: inputs by the names of the model, or by position.
+    Raises FloatInputError if the batch does not fit the inputs.
+    """
     wanted = model.get_inputs()
     given = _given(arrays, names_of(wanted))
     typed = {value.name: _as(given[value.name], value.type) for value in wanted}
@@ -268,8 +283,10 @@ def _given(arrays: Arrays, names: Sequence[str]) -> Arrays:
 
 
 def _as(array: Array, kind: str) -> Array:
-    """Return the floating-point numbers in the type of an input, which ONNX Runtime calls
-    `kind`."""
+    """Return floating-point values in the type of an input; other arrays are returned unchanged.
+
+    kind: ONNX Runtime's name of the type.
+    """
     wanted = FLOAT_TYPES.get(kind)
     if wanted is None or array.dtype.kind != "f":
         return array
@@ -277,13 +294,17 @@ def _as(array: Array, kind: str) -> Array:
 
 
 def with_outputs(model: ir.Model, outputs: Sequence[str] = ()) -> bytes:
-    """Return the model as ONNX Runtime reads it. outputs: tensors that it is to give too."""
+    """Return the model as bytes for ONNX Runtime.
+
+    outputs: tensors that become additional outputs.
+    """
     proto = ir.to_proto(model)
     proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in outputs)
     return bytes(proto.SerializeToString())
 
 
 def _tolerance(own: ir.Model, theirs: ir.Model) -> float:
+    """Return the tolerance for the types that the two models compute in."""
     values = [*_values(own), *_values(theirs)]
     return max(TOLERANCES.get(value.dtype, TOLERANCE) for value in values)
 
@@ -314,8 +335,8 @@ def _first_difference(model: OnnxModel, known: FloatModel, arrays: Arrays, toler
 
 
 def _common_tensors(own: ir.Graph, theirs: ir.Graph) -> dict[str, str]:
-    """Return tensor -> the same in the float model, in the order of the graph, without
-    constants and the graphs' outputs."""
+    """Return tensor -> its counterpart in the float model, in the order of the graph, without
+    constants and outputs."""
     aligned, named = align(own, theirs).values, _inner_values(theirs)
     known = set(named.values())
     found = {}
@@ -327,7 +348,7 @@ def _common_tensors(own: ir.Graph, theirs: ir.Graph) -> dict[str, str]:
 
 
 def _inner_values(graph: ir.Graph) -> dict[str, ir.Value]:
-    """Return name -> value, of all that operations give and the graph does not give on, in its
+    """Return name -> value for all computed values that are not outputs of the graph, in its
     order."""
     found = {}
     for node in graph:
@@ -346,7 +367,7 @@ def _told(known: FloatModel) -> str:
 
 
 def _weights(model: OnnxModel, known: FloatModel) -> tuple[Finding, ...]:
-    """Return a warning that names the weights which are not in the float model; nothing where all
+    """Return a warning that names the weights which are not in the float model; nothing if all
     are."""
     if not known.missing:
         return ()

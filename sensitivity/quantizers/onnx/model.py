@@ -32,22 +32,25 @@ from sensitivity.quantizers.recent import Recent
 from sensitivity.records import names_of
 
 Watcher = Callable[[str, NDArray[Any]], None]
+"""Function of a tensor's name and its values."""
 
 SESSIONS = 2
-"""How many variants keep their session: an evaluator asks for one again and again, then never
-more."""
+"""Number of variants that keep their session. An evaluator runs one variant many times and then
+never again."""
 
 
 class OnnxModel:
-    """A Q/DQ file; run, get_inputs, get_outputs and get_providers are those of an InferenceSession.
+    """A Q/DQ file whose uses of pairs can be switched.
 
-    path: a Q/DQ file from any toolkit. float_path: the file it was made from; its weights, biases
-    and activations are what a skipped operation gets. Without it weights stay what their pairs
-    give.
+    run, get_inputs, get_outputs and get_providers are those of an InferenceSession. All graph
+    optimizations are off, so that the results are those of the file itself, without the fusions of
+    a runtime.
+
+    path: a Q/DQ file from any toolkit.
+    float_path: the file that it was made from, whose weights, biases and activations a skipped
+        operation gets. With None, weights stay what their pairs give.
     custom_ops: a library for ONNX Runtime's `register_custom_ops_library`.
-    Every graph optimization is off, so that the numbers are those of the Q/DQ file itself and of no
-    runtime's fusions. Raises OnnxFileError for a file that cannot be read, or whose quantizers
-    cannot be switched.
+    Raises OnnxFileError for a file that cannot be read, or whose quantizers cannot be switched.
     """
 
     def __init__(
@@ -89,29 +92,32 @@ class OnnxModel:
         input_feed: Mapping[str, Any],
         run_options: Any = None,
     ) -> list[Any]:
-        """Return the outputs as numpy arrays, with the uses skipped that are skipped at this
-        moment."""
+        """Return the outputs as numpy arrays, without the uses that are skipped at this moment."""
         if self._watched is not None:
             return self._run_watched(output_names, dict(input_feed), *self._watched)
         result: list[Any] = self._session().run(output_names, dict(input_feed), run_options)
         return result
 
     def get_inputs(self) -> list[Any]:
+        """Return the inputs as InferenceSession does."""
         return list(self._session().get_inputs())
 
     def get_outputs(self) -> list[Any]:
+        """Return the outputs as InferenceSession does."""
         return list(self._session().get_outputs())
 
     def get_providers(self) -> list[str]:
+        """Return the execution providers as InferenceSession does."""
         return ["CPUExecutionProvider"]
 
     @property
     def metadata(self) -> Mapping[str, str]:
-        """What the file says of itself, by key."""
+        """The metadata of the file by key."""
         return dict(self.graph.metadata_props)
 
     @property
     def skipped(self) -> frozenset[str]:
+        """Uses that are left out at this moment."""
         return self._skipped
 
     @contextmanager
@@ -126,15 +132,16 @@ class OnnxModel:
 
     @property
     def grids(self) -> Mapping[str, NewGrid]:
-        """Use -> the grid that it has in place of its own at this moment."""
+        """Use -> the grid that replaces its own at this moment."""
         return self._grids
 
     @contextmanager
     def on_grids(self, grids: Mapping[str, NewGrid]) -> Iterator[None]:
-        """Give uses of pairs these grids inside the `with`, besides those that others have already.
+        """Give uses of pairs these grids inside the `with`, in addition to those that are replaced
+        already.
 
-        The integer bias of an operation whose input or weight gets one is float: its steps were
-        those of the old one.
+        If the input or the weight of an operation gets a new grid, its integer bias becomes float,
+        because its integers are on the old grid.
         """
         before = self._grids
         self._grids = {**before, **grids}
@@ -145,14 +152,14 @@ class OnnxModel:
 
     @cached_property
     def biases(self) -> Mapping[str, str]:
-        """Use of an operation's input or weight -> use of its bias, stored as integers in steps of
-        both their scales."""
+        """Use of an operation's input or weight -> use of its bias, if that is stored as INT32 on a
+        grid made of both scales."""
         return integer_biases(self.paths)
 
     @cached_property
     def bias_places(self) -> Mapping[str, BiasPlace]:
-        """Use of a weight -> where the bias of its operation stands, for those of the main graph
-        whose bias can be changed."""
+        """Use of a weight -> bias input of its operation, for operations of the main graph whose
+        bias can be changed."""
         places: dict[str, BiasPlace] = {}
         for path in self.paths:
             if path.graph is not self.graph.graph:
@@ -163,8 +170,7 @@ class OnnxModel:
         return places
 
     def float_bias(self, place: BiasPlace) -> NDArray[Any] | None:
-        """Return what the bias is where its weight has another grid, or none; None where there is
-        none."""
+        """Return the bias for a weight that has another grid, or none; None if there is no bias."""
         value = place.value
         if value is None:
             return None
@@ -179,15 +185,19 @@ class OnnxModel:
 
     @property
     def freed(self) -> frozenset[str]:
-        """Uses of biases that are float at this moment, since a grid that their steps are of has
+        """Uses of biases that are float at this moment, because a grid that theirs is made of has
         changed."""
         changed = self.biases.keys() & self._grids
         return frozenset(map(self.biases.__getitem__, changed))
 
     @contextmanager
     def watching(self, names: Sequence[str], see: Watcher) -> Iterator[None]:
-        """Inside the `with`, the model runs unquantized, one sample at a time, and `see` is called
-        for each of these tensors of the main graph with its name and its values."""
+        """Run unquantized inside the `with`, one sample at a time, and call `see` for each of these
+        tensors.
+
+        names: tensors of the main graph.
+        see: called with the name of a tensor and its values.
+        """
         before = self._watched
         self._watched = (tuple(names), see)
         try:
@@ -197,8 +207,8 @@ class OnnxModel:
 
     @contextmanager
     def in_one_thread(self) -> Iterator[None]:
-        """Run in one thread inside the `with`: several add in another order, which turns roundings
-        over."""
+        """Run in one thread inside the `with`. Several threads add in another order, which can
+        change roundings."""
         before = self._threads
         self._threads = 1
         try:
@@ -207,19 +217,19 @@ class OnnxModel:
             self._threads = before
 
     def without(self, names: frozenset[str]) -> ir.Model:
-        """Return the graph with these uses of pairs left out and the grids of this moment, all else
-        as in the file."""
+        """Return the graph without these uses of pairs, and with the grids of this moment."""
         model = self.graph.clone()
         if names or self._grids:
             SkipUses(names | self.freed, self.weights, self.clamps, self._grids)(model)
         return model
 
     def branches_not_taken(self, inputs: Any) -> set[ir.Graph]:
-        """Return the bodies of the If nodes of the main graph, and all in them, that a run on these
-        inputs does not enter.
+        """Return the bodies of the main graph's If nodes that a run on these inputs does not enter,
+        with all graphs in them.
 
-        inputs: as `feed` takes them. Other bodies (of Loop and Scan, and in bodies) count as
-        entered.
+        Bodies of Loop and Scan, and of an If in a body, count as entered.
+
+        inputs: as `feed` takes them.
         """
         choices: dict[ir.Node, str] = {}
         for node in self.graph.graph:
@@ -270,14 +280,15 @@ class OnnxModel:
         found = []
         for start, part in enumerate(pieces(given, size)):
             values = {**part, **dict(zip(asked, runner.run(asked, part), strict=True))}
-            fresh = samples - start * size  # the last piece may be filled up
+            fresh = samples - start * size  # the last piece may be padded
             for name in names:
                 see(name, without_filling(values[name], size, fresh))
             found.append([values[name] for name in outputs])
         return list(map(_joined, zip(*found, strict=True)))
 
     def _giving_float(self, names: Sequence[str]) -> ir.Model:
-        """Return the unquantized model with these tensors of its main graph as further outputs."""
+        """Return the unquantized model with these tensors of its main graph as additional
+        outputs."""
         model = self.graph.clone()
         outputs = model.graph.outputs
         inner = set(names).difference(map(value_name, outputs))
@@ -290,20 +301,22 @@ class OnnxModel:
 
 
 def _joined(parts: Sequence[NDArray[Any]]) -> NDArray[Any]:
-    """Return one output of all pieces of a batch; that of the first piece where it has no axis."""
+    """Return one output of all pieces of a batch, or of the first piece if the output has no
+    axis."""
     return np.concatenate(parts) if parts[0].ndim else parts[0]
 
 
 def with_pairs(model: ir.Model) -> ir.Model:
-    """Return the same with a Q/DQ pair in place of each fake-quant operation of TensorFlow. Raises
-    OnnxFileError for one that no pair can stand for."""
+    """Replace each fake-quant operation of TensorFlow by a Q/DQ pair, and return the model.
+
+    Raises OnnxFileError for an operation that no pair can replace.
+    """
     FakeQuantPairs()(model)
     return model
 
 
 def float_forms(path: Path, custom_ops: str | Path | None = None) -> list[Form]:
-    """Return the ways to write a float model that compute the same: a tool may have quantized any
-    of them."""
+    """Return equivalent ways to write a float model, any of which a tool may have quantized."""
     original = _loaded(path)
 
     def optimized_original() -> ir.Model:
@@ -317,8 +330,11 @@ def float_forms(path: Path, custom_ops: str | Path | None = None) -> list[Form]:
 
 
 def optimized(content: bytes | str, name: str, custom_ops: str | Path | None = None) -> ir.Model:
-    """Return what the preprocessing of ONNX Runtime's quantizer makes of a model. content: bytes,
-    or the path of a file. Raises OnnxFileError where ONNX Runtime refuses it."""
+    """Return what the preprocessing of ONNX Runtime's quantizer makes of a model.
+
+    content: bytes, or the path of a file.
+    Raises OnnxFileError if ONNX Runtime refuses the model.
+    """
     options = _options()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     with tempfile.TemporaryDirectory() as folder:
@@ -336,10 +352,12 @@ def session(
     threads: int = 0,
     shared: bool = False,
 ) -> Any:
-    """Return an InferenceSession without graph optimizations. threads: 0 for all cores.
+    """Return an InferenceSession without graph optimizations.
 
-    shared: memory from the allocator that all such sessions share. Raises OnnxFileError where it is
-    refused.
+    name: name of the file, for messages.
+    threads: 0 for all cores.
+    shared: whether memory comes from the allocator that all such sessions share.
+    Raises OnnxFileError if ONNX Runtime refuses the model.
     """
     options = _options()
     options.intra_op_num_threads = threads
@@ -373,7 +391,7 @@ def _made_session(
 
 
 def _giving(model: ir.Model, names: Sequence[str]) -> bytes:
-    """Return the model with copies of these booleans of its main graph as further outputs."""
+    """Return the model with copies of these booleans of its main graph as additional outputs."""
     proto = ir.to_proto(model)
     for name in names:
         node = onnx.helper.make_node("Identity", [name], [_copied(name)])

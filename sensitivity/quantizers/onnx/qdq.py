@@ -1,8 +1,8 @@
-"""Q/DQ ONNX files of any toolkit: ONNX Runtime's quantize_static, ModelOpt ONNX, tf2onnx, this
-project's own exports.
+"""Q/DQ ONNX files as quantized models: files of ONNX Runtime's quantize_static, ModelOpt ONNX,
+tf2onnx and of this project.
 
 A quantizer is one Q/DQ pair as one operation uses it, so that each operation can be left
-unquantized alone. Layers are the operations, weighted or not, and the graph's outputs.
+unquantized alone. Layers are the operations, with and without weights, and the graph's outputs.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ NO_FLOAT_WEIGHTS = (
 
 
 class OnnxQdqModel:
-    """An `OnnxModel`, seen as a `QuantizedModel`."""
+    """An `OnnxModel` as a `QuantizedModel`."""
 
     source = "onnx_qdq"
     form = "onnx"
@@ -133,8 +133,8 @@ class OnnxQdqModel:
         return Grid(scale, int(new.zero_point.reshape(-1)[0]), *limits, axis=new.axis)
 
     def range(self, name: str) -> Range:
-        """Return the range that a quantizer has now. Raises ModelError where it has none that could
-        be changed."""
+        """Return the current range of a quantizer. Raises ModelError if it has none that could be
+        changed."""
         self.grid(name)
         new = self.model.grids.get(name)
         if new is not None:
@@ -147,7 +147,7 @@ class OnnxQdqModel:
             yield
 
     def new_grids(self, ranges: Iterable[Range]) -> dict[str, NewGrid]:
-        """Use -> the grid that it gets with this range. Errors as in `with_ranges`."""
+        """Return use -> its new grid for these ranges. Raises as `with_ranges`."""
         ranges = tuple(ranges)
         for one in ranges:
             self.range(one.quantizer)
@@ -201,8 +201,8 @@ class OnnxQdqModel:
         self.model.run(None, feed(inputs, names))
 
     def related(self) -> tuple[tuple[UnitKind, tuple[str, ...]], ...]:
-        """Return what an engine wants in one precision. What shares a range does so in the file
-        already."""
+        """Return units that an engine wants in one precision. Units that share a range do so in the
+        file already."""
         found = belonging(self.model.graph.graph, self.model.paths)
         return tuple((together.kind, together.units) for together in found)
 
@@ -222,8 +222,8 @@ class OnnxQdqModel:
         return (*left, *(_integer_output(name) for name, _ in rounded_outputs(plain)))
 
     def executed(self, inputs: Any) -> frozenset[str]:
-        """Return the quantizers whose values reach an output and do not stand in a branch that an
-        If did not take on these inputs."""
+        """Return the quantizers whose values reach an output, without those in a branch that an If
+        did not take on these inputs."""
         live = reaching_outputs(self.model.graph.graph)
         idle = self.model.branches_not_taken(inputs)
         executed: set[str] = set()
@@ -233,8 +233,11 @@ class OnnxQdqModel:
         return frozenset(executed & self._uses.keys())
 
     def float_findings(self, inputs: Any) -> tuple[Finding, ...]:
-        """Return whether the file with everything unquantized is its float model: compared on this
-        batch, or doubted."""
+        """Return findings on whether the file with everything unquantized is its float model.
+
+        The two are compared on this batch if the float model was given; otherwise doubts are
+        returned.
+        """
         if self.model.float is None:
             return float_doubts(self.model, inputs)
         return compare_with_float(self.model, inputs)

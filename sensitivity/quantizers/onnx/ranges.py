@@ -1,4 +1,4 @@
-"""Other ranges for Q/DQ files: what grid a range gives, and which ranges calibration samples and
+"""Other ranges for Q/DQ files: the grid of a range, and the ranges that calibration samples and
 float weights suggest."""
 
 from __future__ import annotations
@@ -29,25 +29,26 @@ from sensitivity.quantizers.torch.tensor_quantizer import scales_of
 from sensitivity.records import Range, names_of
 
 TYPES = {"INT8", "UINT8", "INT16", "UINT16"}
-"""Types of quantized values whose range can be changed: smaller ones are stored in blocks, and
+"""Types of quantized values whose range can be changed. Smaller types are stored in blocks, and
 larger ones are biases."""
 
 PER_CHANNEL = "per channel"
+"""Method name of a range per output channel."""
 
 HALF_OF_LEVELS = 0.55
-"""Part of the levels up to which the largest weight comes where a tool has left half of them out:
-just more than a half."""
+"""Largest fraction of the levels that weights use if a tool has left half of the levels out: just
+above a half."""
 
 ON_GRID = 1e-3
-"""Steps by which values that were rounded to a grid miss it at most."""
+"""Largest distance from a grid, in steps, of values that were rounded to it."""
 
 Tensor = tuple[str, Limits]
-"""A value of the graph and what reaches a pair of it: its name, the smallest and the largest."""
+"""Name of a value, and the limits within which it reaches a pair."""
 
 
 def own_range(name: str, use: Use) -> Range:
-    """Return the range that the file gives this use. Raises ModelError where it has none that could
-    be changed."""
+    """Return the range that the file gives this use. Raises ModelError if it has none that could be
+    changed."""
     pair, scale = use.pair, use.pair.scale
     kind = stored_type(pair).name
     if kind not in TYPES or scale is None or scale.ndim > 1:
@@ -71,8 +72,11 @@ def own_range(name: str, use: Use) -> Range:
 def new_grids(
     model: OnnxModel, uses: Mapping[str, Use], ranges: Iterable[Range]
 ) -> dict[str, NewGrid]:
-    """Use -> the grid with this range, of the type and sign that the pair has. Uses of one pair
-    with equal ranges get the same. Raises ModelError for a bias where none can be changed."""
+    """Return use -> the grid for its range, of the type and sign of its pair.
+
+    Uses of one pair with equal ranges get the same grid.
+    Raises ModelError for a bias that cannot be changed, and for a range with a rounding.
+    """
     made: dict[Any, NewGrid] = {}
     found = {}
     for one in ranges:
@@ -86,7 +90,7 @@ def new_grids(
 
 
 def _check_can_have(model: OnnxModel, use: Use, wanted: Range) -> None:
-    """Raise ModelError where the use cannot have what the range brings with it."""
+    """Raise ModelError if the use cannot have the bias or the rounding of the range."""
     if wanted.bias is not None and use.name not in model.bias_places:
         raise ModelError(
             "Expected a change of the bias for the weight of an operation that adds a constant "
@@ -100,6 +104,7 @@ def _check_can_have(model: OnnxModel, use: Use, wanted: Range) -> None:
 
 
 def _new_grid(model: OnnxModel, use: Use, wanted: Range) -> NewGrid:
+    """Return the grid for this range."""
     pair, own_scale = use.pair, qdq.known(use.pair.dequantize.inputs[1])
     is_weight = use.role == "weight"
     whole, (low, high) = _levels(pair, wanted.bits)
@@ -125,8 +130,11 @@ def _new_grid(model: OnnxModel, use: Use, wanted: Range) -> NewGrid:
 
 
 def _levels(pair: qdq.Pair, bits: int | None) -> tuple[np.dtype[Any], tuple[int, int]]:
-    """Return the type of a pair's levels with so many bits, signed as they are, and the smallest
-    and the largest. bits: None for as many as they have."""
+    """Return the type of a pair's levels and the smallest and the largest level, with the pair's
+    sign.
+
+    bits: number of bits; None for the pair's own.
+    """
     stored = stored_type(pair)
     if bits is None:
         return np.dtype(stored.numpy()), integer_limits(pair)
@@ -135,15 +143,13 @@ def _levels(pair: qdq.Pair, bits: int | None) -> tuple[np.dtype[Any], tuple[int,
 
 
 def _is_own(use: Use, one: Range) -> bool:
-    """Return whether this is the range that the pair has, whatever it is called and adds to the
-    bias."""
+    """Return whether this is the pair's own range, whatever its method and its bias are."""
     own = own_range(use.name, use)
     return replace(own, method=one.method) == replace(one, bias=None)
 
 
 def _requantized(model: OnnxModel, use: Use, grid: NewGrid) -> NDArray[Any]:
-    """Return what the pair of a weight reads: the float weight where it has a Q, the integers where
-    not."""
+    """Return what the pair of a weight reads: the float weight if it has a Q, else the integers."""
     values, stored = _known_weight(model, use), qdq.known(use.pair.source)
     if not use.pair.is_compact:
         return values.astype(stored.dtype)
@@ -167,8 +173,11 @@ def weight_on_grid(use: Use, grid: NewGrid) -> NDArray[Any]:
 
 
 def float_weight(model: OnnxModel, use: Use) -> NDArray[Any] | None:
-    """Return the weight before it was quantized, or what the pair gives where the float model is
-    not known; None for what is no constant."""
+    """Return the weight before it was quantized, or the pair's output if the float model is not
+    known.
+
+    Returns None if it is not a constant.
+    """
     pair = use.pair
     name = value_name(pair.source)
     if name in model.weights:
@@ -179,7 +188,7 @@ def float_weight(model: OnnxModel, use: Use) -> NDArray[Any] | None:
 
 
 def _known_weight(model: OnnxModel, use: Use) -> NDArray[Any]:
-    """As `float_weight`, of a weight that is a constant for sure."""
+    """Return the same as `float_weight` for a weight that the caller knows to be a constant."""
     values = float_weight(model, use)
     assert values is not None
     return values
@@ -188,11 +197,13 @@ def _known_weight(model: OnnxModel, use: Use) -> NDArray[Any]:
 def other_ranges(
     model: OnnxModel, uses: Mapping[str, Use], names: Iterable[str], forward: Callable[[], None]
 ) -> tuple[Range, ...]:
-    """Return the ranges for these uses, in the order of `names`.
+    """Return ranges for these uses, in the order of `names`.
 
-    Activations with one range per tensor: percentiles, MSE and entropy of what reaches them in
-    float. Weights with one range per tensor whose float values are known: one per output channel.
-    All else gets nothing. forward: runs the model on the calibration data.
+    Activations with one range per tensor get those by percentile, MSE and entropy of their float
+    values. Weights with one range per tensor, and with known float values, get one per output
+    channel. All others get none.
+
+    forward: runs the model on the calibration data.
     """
     asked = map(uses.__getitem__, dict.fromkeys(names))
     wanted = list(filter(_has_one_range, asked))
@@ -207,11 +218,14 @@ def other_ranges(
 
 
 def sharing(model: OnnxModel, uses: Mapping[str, Use]) -> tuple[tuple[str, ...], ...]:
-    """Uses that keep one range together: those of one pair, and of equal pairs that see the same
-    values, or parts of what one Concat joins, which engines pass on as integers."""
+    """Return the groups of uses that keep one range together.
+
+    These are uses of one pair, and of equal pairs that see the same values, or parts of what one
+    Concat joins, because engines pass these on as integers.
+    """
     _, activations = weights_and_activations(filter(_has_one_range, uses.values()))
     readers = [(use.pair.source, use.name) for use in activations]
-    # Use -> its meeting with others, where it has one.
+    # Use -> its meeting with others, if it has one.
     meeting: dict[str, Any] = {}
     for met in groups.met(model.graph.graph, readers, _passes_integers):
         meeting.update(dict.fromkeys(met.quantizers, met))
@@ -229,8 +243,10 @@ def _passes_integers(node: ir.Node) -> bool:
 
 
 def lacks_float_weights(model: OnnxModel, uses: Mapping[str, Use]) -> bool:
-    """Return whether weights have one range per tensor, and one per channel gains nothing since
-    only integers of them are known."""
+    """Return whether weights have one range per tensor, and ranges per channel would gain nothing.
+
+    They gain nothing if only the integers of the weights are known.
+    """
     weights, _ = weights_and_activations(filter(_has_one_range, uses.values()))
     for use in weights:
         can_have_channels = output_axis(model, use) is not None
@@ -240,6 +256,7 @@ def lacks_float_weights(model: OnnxModel, uses: Mapping[str, Use]) -> bool:
 
 
 def _has_one_range(use: Use) -> bool:
+    """Return whether the use has a range per tensor that can be changed."""
     try:
         return len(own_range(use.name, use).amax) == 1
     except ModelError:
@@ -247,7 +264,7 @@ def _has_one_range(use: Use) -> bool:
 
 
 def _zero_point(pair: qdq.Pair) -> int:
-    """Raises ModelError where channels have different ones."""
+    """Return the zero point of the pair. Raises ModelError if channels have different ones."""
     values = pair.zero_points
     if len(values) > 1:
         raise ModelError(
@@ -264,8 +281,11 @@ def _is_symmetric(pair: qdq.Pair) -> bool:
 
 
 def _per_channel(model: OnnxModel, use: Use) -> tuple[Range, ...]:
-    """Return one range per output channel, with as many levels as the largest weight has now: some
-    tools leave the outer half of them out, for processors that add products of 8 bits in 16."""
+    """Return one range per output channel, with as many levels as the largest weight has now.
+
+    Some tools leave the outer half of the levels out, for processors that add products of 8 bits in
+    16 bits.
+    """
     axis = output_axis(model, use)
     if axis is None or not _is_known(model, use) or not _is_symmetric(use.pair):
         return ()
@@ -282,8 +302,8 @@ def _per_channel(model: OnnxModel, use: Use) -> tuple[Range, ...]:
 
 
 def output_axis(model: OnnxModel, use: Use) -> int | None:
-    """Return the axis of a weight's output channels, where every operation that reads it can have
-    scales along it; None elsewhere."""
+    """Return the axis of a weight's output channels if every operation that reads it can have
+    scales along it, else None."""
     source = use.pair.source
     weight = qdq.constant(source)
     if weight is None or weight.ndim < 2 or not can_be_per_channel(model.graph):
@@ -296,8 +316,11 @@ def output_axis(model: OnnxModel, use: Use) -> int | None:
 
 
 def _axis_of(path: Path, rank: int) -> int | None:
-    """Return the axis of the output channels of the weight in which a path ends; None where
-    something stands between the pair and the operation, and for grouped transposed convolutions."""
+    """Return the axis of the output channels of the weight in which a path ends.
+
+    Returns None if something stands between the pair and the operation, and for grouped transposed
+    convolutions.
+    """
     node = path.user
     if node is None or not path.is_weight:
         return None
@@ -310,8 +333,11 @@ def _axis_of(path: Path, rank: int) -> int | None:
 
 
 def _is_known(model: OnnxModel, use: Use) -> bool:
-    """Return whether the float values of a weight are known: given, or in the file and not rounded
-    to the pair's own grid."""
+    """Return whether the float values of a weight are known.
+
+    They are if the float model was given, or if the file has them and they are not rounded to the
+    pair's grid.
+    """
     pair = use.pair
     if value_name(pair.source) in model.weights:
         return True
@@ -325,8 +351,11 @@ def _is_known(model: OnnxModel, use: Use) -> bool:
 def _calibrated(
     model: OnnxModel, uses: list[Use], forward: Callable[[], None]
 ) -> dict[str, tuple[Range, ...]]:
-    """Use -> the ranges that each method finds in what reaches its pair on the calibration data;
-    uses in bodies, and those that nothing reaches, are left out."""
+    """Return use -> the ranges that each method finds in what reaches its pair on the calibration
+    data.
+
+    Uses in bodies, and uses that nothing reaches, are left out.
+    """
     tensors = roots(model)
     watched: dict[Use, Tensor] = {}
     for use in uses:
@@ -354,8 +383,7 @@ def _calibrated(
 def _histograms(
     model: OnnxModel, tensors: Iterable[Tensor], forward: Callable[[], None]
 ) -> dict[Tensor, Histogram]:
-    """Return how often values occur in each of these tensors on the calibration data, within its
-    limits."""
+    """Return tensor -> histogram of its values on the calibration data, within its limits."""
     histograms = {tensor: Histogram() for tensor in tensors}
     by_name: defaultdict[str, list[tuple[Limits, Histogram]]] = defaultdict(list)
     for (name, limits), histogram in histograms.items():
@@ -371,6 +399,7 @@ def _histograms(
 
 
 def _as_range(name: str, method: str, ends: tuple[float, float], symmetric: bool) -> Range:
+    """Return the ends as a range."""
     low, high = np.asarray(ends, np.float32).tolist()
     if symmetric:
         return Range(name, method, (high,))
@@ -378,8 +407,8 @@ def _as_range(name: str, method: str, ends: tuple[float, float], symmetric: bool
 
 
 def roots(model: OnnxModel) -> dict[str, str]:
-    """Use in the main graph -> the tensor whose values its pair gets: movers on the way change none
-    of them."""
+    """Return use in the main graph -> the tensor whose values reach its pair. Movers on the way
+    change no value."""
     found: dict[str, str] = {}
     for path in model.paths:
         if path.graph is model.graph.graph:
@@ -388,8 +417,8 @@ def roots(model: OnnxModel) -> dict[str, str]:
 
 
 def _limits(model: OnnxModel, use: Use) -> Limits:
-    """Return what reaches the pair: what its own activation leaves, and no values on the side that
-    its grid does not have."""
+    """Return the limits of what reaches the pair: those of its own activation, and 0 for a side
+    that its grid does not have."""
     own = own_range(use.name, use)
     low, high = model.clamps.get(value_name(use.pair.source), UNLIMITED)
     is_asymmetric = own.low is not None
