@@ -205,18 +205,18 @@ def task_of(model: File, data: Path, reading: Reading) -> Task:
 
 def _usual_task(model: File, data: Path, reading: Reading) -> Task:
     """Return the task with the usual metric of its data."""
-    told = exported_by_ultralytics(model.metadata, model.path.name)
-    reading = replace(reading, size=reading.size or told.size)
+    exported = exported_by_ultralytics(model.metadata, model.path.name)
+    reading = replace(reading, size=reading.size or exported.size)
     kind = onnx_data.data_kind(data)
-    _check_kind(kind, told, model.path.name)
+    _check_kind(kind, exported, model.path.name)
     if kind == "boxes":
-        form = LabelForm() if reading.evaluator is not None else told.form
-        labels = onnx_data.boxes(data, told.names, reading.images, form)
-        return _detection(model, labels, _with_train(reading, data, labels), told)
+        form = LabelForm() if reading.evaluator is not None else exported.form
+        labels = onnx_data.boxes(data, exported.names, reading.images, form)
+        return _detection(model, labels, _with_train(reading, data, labels), exported)
     if kind == "folders":
-        return _folders(model, onnx_data.folders(data), reading, told)
+        return _folders(model, onnx_data.folders(data), reading, exported)
     if kind == "images":
-        return _unlabelled_images(model, data, reading, told)
+        return _unlabelled_images(model, data, reading, exported)
     if reading.pixels.any:
         raise TaskError(
             f"Expected colours, top, mean and std with images, got one of them with {data}, whose "
@@ -225,16 +225,16 @@ def _usual_task(model: File, data: Path, reading: Reading) -> Task:
     return _arrays(model, data, reading)
 
 
-def _check_kind(kind: str, told: Exported, name: str) -> None:
+def _check_kind(kind: str, exported: Exported, name: str) -> None:
     """Raise TaskError for labels of another kind than the model's metadata asks for."""
-    if not told.task or kind in ("arrays", "images"):
+    if not exported.task or kind in ("arrays", "images"):
         return
-    is_classifier, has_folders = told.task == "classify", kind == "folders"
+    is_classifier, has_folders = exported.task == "classify", kind == "folders"
     if is_classifier != has_folders:
         wanted, got = LABELS[is_classifier], LABELS[has_folders]
         raise TaskError(
             f"Expected --data with {wanted} for {name}, by its metadata a model of ultralytics for "
-            f"{told.task}, got {got}; give the data that it is validated on."
+            f"{exported.task}, got {got}; give the data that it is validated on."
         )
 
 
@@ -257,23 +257,23 @@ def _with_train(reading: Reading, data: Path, labels: LabelledImages) -> Reading
 
 
 def _arrays(model: File, data: Path, reading: Reading) -> Task:
-    taken = ports(model)
+    model_ports = ports(model)
     x: onnx_arrays.Inputs
     y: onnx_arrays.Inputs
-    is_unlabelled = reading.evaluator is None and onnx_arrays.holds_only_inputs(data, taken)
+    is_unlabelled = reading.evaluator is None and onnx_arrays.holds_only_inputs(data, model_ports)
     if is_unlabelled:
-        x = onnx_arrays.inputs_alone(data, taken)
+        x = onnx_arrays.inputs_alone(data, model_ports)
         y = np.zeros(onnx_arrays.count(x), np.int64)
     elif reading.evaluator is None:
-        x, y = onnx_arrays.arrays(data, taken, _classes(model))
+        x, y = onnx_arrays.arrays(data, model_ports, _classes(model))
     else:
-        x, y = onnx_arrays.samples(data, taken)
+        x, y = onnx_arrays.samples(data, model_ports)
     splits: dict[str, Any] = dict(
         onnx_arrays.split_arrays(x, y, CLASSIFICATION_BATCH, set_aside=reading.set_aside)
     )
     if reading.calibration is not None and reading.source is not None:
         samples = reading.calibration.samples
-        inputs = onnx_arrays.calibration_inputs(reading.source, taken, samples)
+        inputs = onnx_arrays.calibration_inputs(reading.source, model_ports, samples)
         first = next(iter(inputs.values())) if isinstance(inputs, dict) else inputs
         labels = _no_labels(first)
         splits["calib"] = onnx_arrays.ArrayBatches(inputs, labels, CLASSIFICATION_BATCH)
@@ -298,10 +298,10 @@ def _codes(model: File, name: str) -> Codes | None:
 
     Returns None if it does not.
     """
-    found = model.metadata.get(CODES.format(name))
-    if found is None:
+    text = model.metadata.get(CODES.format(name))
+    if text is None:
         return None
-    dtype, scale, zero_point = found.split()
+    dtype, scale, zero_point = text.split()
     return Codes(dtype, float(scale), int(zero_point))
 
 
@@ -332,8 +332,8 @@ def image_input(model: File, size: Size | None = None) -> ImageInput:
     size: size of the images, for a file that leaves their sides open.
     Raises TaskError if there is no such input, or if its size is unknown.
     """
-    found = ports(model)
-    layout = image_layout(found)
+    all_ports = ports(model)
+    layout = image_layout(all_ports)
     listed = ", ".join(f"{item.name} {list(item.shape)}" for item in model.get_inputs())
     if layout is None:
         raise TaskError(
@@ -341,7 +341,7 @@ def image_input(model: File, size: Size | None = None) -> ImageInput:
             f"[n, 3, height, width] or [n, height, width, 3], got {listed}; give its inputs as "
             "they are in an .npz, or write a task file, see docs/onnx.md."
         )
-    shape = found[0].shape
+    shape = all_ports[0].shape
     height, width = shape[2:] if layout == "nchw" else shape[1:3]
     has_open_side = height is None or width is None
     if has_open_side and size is not None:
@@ -351,7 +351,7 @@ def image_input(model: File, size: Size | None = None) -> ImageInput:
             f"Expected to know the size of the images that {model.path.name} takes, got {listed}, "
             "whose sides are open; give it with --imgsz, as in 640 or 384,640 (height, width)."
         )
-    return ImageInput((height, width), layout, found[0].dtype, _told_scale(found[0].codes))
+    return ImageInput((height, width), layout, all_ports[0].dtype, _told_scale(all_ports[0].codes))
 
 
 def _told_scale(codes: Codes | None) -> Scale | None:
@@ -361,14 +361,14 @@ def _told_scale(codes: Codes | None) -> Scale | None:
     return scale_between(*codes.ends)
 
 
-def image_layout(found: Sequence[Port]) -> Layout | None:
+def image_layout(inputs: Sequence[Port]) -> Layout | None:
     """Return the position of the colours in the only input of a file.
 
     Returns None if the file takes no colour images.
     """
-    if len(found) != 1 or len(found[0].shape) != 4:
+    if len(inputs) != 1 or len(inputs[0].shape) != 4:
         return None
-    _, first, _, last = found[0].shape
+    _, first, _, last = inputs[0].shape
     if first == 3:
         return "nchw"
     return "nhwc" if last == 3 else None
@@ -384,7 +384,7 @@ def _agreement(model: File, splits: Mapping[str, Batches]) -> Task:
     return Task(model, judged, agreement, metric=METRIC)
 
 
-def _unlabelled_images(model: File, data: Path, reading: Reading, told: Exported) -> Task:
+def _unlabelled_images(model: File, data: Path, reading: Reading, exported: Exported) -> Task:
     if reading.evaluator is not None:
         raise TaskError(
             f"Expected labels in --data {data} for --evaluator to compare outputs with, got a "
@@ -392,7 +392,7 @@ def _unlabelled_images(model: File, data: Path, reading: Reading, told: Exported
             "stand for them."
         )
     files = image_files(data)
-    splits, _ = _image_splits(model, Images(files, _no_labels(files)), reading, told)
+    splits, _ = _image_splits(model, Images(files, _no_labels(files)), reading, exported)
     return _agreement(model, splits)
 
 
@@ -400,24 +400,24 @@ def _no_labels(samples: Sized) -> Labels:
     return np.zeros(len(samples), np.int64)
 
 
-def _folders(model: File, found: Images, reading: Reading, told: Exported) -> Task:
-    splits, given = _image_splits(model, found, reading, told)
-    score = Top1(found.classes, f"{given} {SAY_OTHERWISE}")
+def _folders(model: File, samples: Images, reading: Reading, exported: Exported) -> Task:
+    splits, description = _image_splits(model, samples, reading, exported)
+    score = Top1(samples.classes, f"{description} {SAY_OTHERWISE}")
     return Task(model, splits, score, metric="top-1", soft=answer_lost)
 
 
 def _image_splits(
-    model: File, found: Images, reading: Reading, told: Exported
+    model: File, samples: Images, reading: Reading, exported: Exported
 ) -> tuple[dict[str, Batches], str]:
     """Return the images by split, as the model takes them, and a sentence on their pixels."""
     image, choices = image_input(model, reading.size), reading.pixels
     colours = choices.colours or "rgb"
     # ultralytics classifies images without normalization, and scales the shorter side to the crop.
-    usual, resize = (Scale(), 1.0) if told.task else (IMAGENET.ordered(colours), RESIZE)
+    usual, resize = (Scale(), 1.0) if exported.task else (IMAGENET.ordered(colours), RESIZE)
     scale = choices.scale(image.told or usual, image.dtype)
     transform = ClassifierPixels(image.size, colours, scale, image.dtype, resize)
     splits = onnx_data.split_folders(
-        found, transform, image.layout, CLASSIFICATION_BATCH, set_aside=reading.set_aside
+        samples, transform, image.layout, CLASSIFICATION_BATCH, set_aside=reading.set_aside
     )
     files = _calibration_images(reading)
     if files:
@@ -444,25 +444,27 @@ def pixels_in_words(colours: Colours, scale: Scale) -> str:
     return f"It was given pixels in {colours.upper()} from 0 to {scale.top:g}{moved}."
 
 
-def _detection(model: File, labels: LabelledImages, reading: Reading, told: Exported) -> Task:
+def _detection(model: File, labels: LabelledImages, reading: Reading, exported: Exported) -> Task:
     image = image_input(model, reading.size)
     shapes = [output.shape for output in model.get_outputs()]
-    name = reading.decode or ("rtdetr" if told.is_rtdetr else None)
+    name = reading.decode or ("rtdetr" if exported.is_rtdetr else None)
     if reading.evaluator is not None:
         name = name or "yolo"  # whose pixels are usual; it decodes the outputs itself
     if name is None:
-        name = onnx_decode.decode_name(shapes, image.size, len(labels.names), more=told.has_more)
+        name = onnx_decode.decode_name(
+            shapes, image.size, len(labels.names), more=exported.has_more
+        )
     usual = onnx_decode.PIXELS[name]
     colours = reading.pixels.colours or usual.colours
     scale = reading.pixels.scale(image.told or usual.scale, image.dtype)
     pixels = Pixels(colours, scale, image.layout, image.dtype)
     splits = _detection_splits(labels, reading)
-    taken = "" if reading.decode or told.task else onnx_decode.reading(name, shapes)
-    given = f"{taken} {pixels_in_words(colours, pixels.scale)} {SAY_OTHERWISE}".strip()
+    read_as = "" if reading.decode or exported.task else onnx_decode.reading(name, shapes)
+    description = f"{read_as} {pixels_in_words(colours, pixels.scale)} {SAY_OTHERWISE}".strip()
     meaning = onnx_decode.Decode(name, image.size, len(labels.names))
-    score, more = DetectionScore(labels.names, meaning, meaning.rule, given), None
+    score, more = DetectionScore(labels.names, meaning, meaning.rule, description), None
     if reading.evaluator is None:
-        score, more = _with_more(score, told, labels, chosen=name == "end2end")
+        score, more = _with_more(score, exported, labels, chosen=name == "end2end")
     batches = {
         split: onnx_data.DetectionBatches(
             part, image.size, DETECTION_BATCH, more, pixels=pixels, stretched=name == "rtdetr"
@@ -473,19 +475,19 @@ def _detection(model: File, labels: LabelledImages, reading: Reading, told: Expo
 
 
 def _with_more(
-    score: DetectionScore, told: Exported, labels: LabelledImages, *, chosen: bool
+    score: DetectionScore, exported: Exported, labels: LabelledImages, *, chosen: bool
 ) -> tuple[DetectionScore, MoreTruth | None]:
     """Return the score for all outputs of an ultralytics file, and the truth it needs besides
     boxes.
 
     chosen: whether the file selects its boxes itself.
     """
-    if told.task == "obb":
+    if exported.task == "obb":
         decode = partial(decode_rotated, classes=len(labels.names), chosen=chosen)
         rule = rotated_rule(labels.images, suppress=not chosen)
         return RotatedScore(labels.names, decode, rule, score.reading), Corners()
     assert isinstance(score.decode, onnx_decode.Decode)
-    part = told.part(score.decode.size, chosen=chosen)
+    part = exported.part(score.decode.size, chosen=chosen)
     return replace(score, part=part), part
 
 
@@ -548,16 +550,16 @@ def data_of(settings: TaskChoices) -> Path:
 
 def _arguments(settings: TaskChoices) -> dict[str, str]:
     """Return the arguments of `onnx_task` as source text, without those that have the default."""
-    given = {
+    paths = {
         "path": Path(settings.task),
         "data": data_of(settings),
         "float_path": settings.float_model,
         "calib": settings.calib,
     }
     arguments = {
-        name: repr(str(_absolute(value))) for name, value in given.items() if value is not None
+        name: repr(str(_absolute(value))) for name, value in paths.items() if value is not None
     }
-    told: dict[str, Any] = {
+    values: dict[str, Any] = {
         "decode": settings.decode,
         "imgsz": settings.imgsz,
         "colours": settings.colours,
@@ -568,8 +570,8 @@ def _arguments(settings: TaskChoices) -> dict[str, str]:
     }
     if settings.evaluator is not None:
         evaluator = load_evaluator(settings.evaluator)
-        told |= {"evaluator": evaluator.place, "evaluator_code": evaluator.code}
-    return arguments | {name: repr(value) for name, value in told.items() if value is not None}
+        values |= {"evaluator": evaluator.place, "evaluator_code": evaluator.code}
+    return arguments | {name: repr(value) for name, value in values.items() if value is not None}
 
 
 def _absolute(path: Path) -> Path:

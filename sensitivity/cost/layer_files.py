@@ -122,12 +122,12 @@ class _Build:
             axis = 0
         levels = np.clip(_noise(self.shape.weight) * 40, -127, 127).astype(np.int8)
         channels = self.shape.weight[axis] if len(self.shape.weight) > 1 else 1
-        given = [
+        inputs = [
             self.constant("w.levels", levels),
             self.constant("w.scale", np.full(channels, 0.01, np.float32)),
             self.constant("w.zero", np.zeros(channels, np.int8)),
         ]
-        return self.node("DequantizeLinear", given, "w", axis=axis)
+        return self.node("DequantizeLinear", inputs, "w", axis=axis)
 
     def layer(self, value: str, weight: str) -> str:
         attributes = json.loads(self.shape.attributes)

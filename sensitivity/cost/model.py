@@ -34,11 +34,11 @@ def unit_of_layer(layers: Sequence[Layer], units: Sequence[Unit]) -> dict[str, t
     owner = dict[str, str]()
     for unit in units:
         owner |= dict.fromkeys(unit.quantizers, unit.name)
-    found = {}
+    units_of = {}
     for layer in layers:
         owners = filter(None, map(owner.get, layer.quantizers))
-        found[layer.node] = tuple(dict.fromkeys(owners))
-    return found
+        units_of[layer.node] = tuple(dict.fromkeys(owners))
+    return units_of
 
 
 def work_cost(work: Work, units: Sequence[Unit]) -> CostModel:

@@ -206,8 +206,8 @@ class _WithInputs:
 
 
 def _stored(file: Path, place: str) -> Table:
-    found = next((table for table in _tables(file) if table.place == place), None)
-    return found or Table(place, {}, {})
+    table = next((table for table in _tables(file) if table.place == place), None)
+    return table or Table(place, {}, {})
 
 
 def _store(file: Path, table: Table) -> None:

@@ -353,14 +353,14 @@ def task_of(path: Path) -> Any:
 
     Raises RunDirError.
     """
-    opened, told = None, None
+    opened, changed = None, None
     for record in read_records(path):
         match record:
             case Opened():
                 opened = record.head.get(TASK)
             case TaskTold():
-                told = record.task
-    return opened if told is None else told
+                changed = record.task
+    return opened if changed is None else changed
 
 
 def _damaged(path: Path, number: int, error: Damaged) -> RunDirError:
@@ -377,8 +377,8 @@ def check_head(path: Path, first: Record, head: Head) -> None:
     """Raise JournalMismatch if the journal is of another model, data set, configuration or seed."""
     assert isinstance(first, Opened), "checked while reading"
     old, new = dict(first.head), dict(head)
-    for told in (old, new):
-        told.pop(TASK, None)
+    for contents in (old, new):
+        contents.pop(TASK, None)
     begun_with, seed = old.get("seed", 0), new.get("seed", 0)
     if begun_with != seed:
         raise JournalMismatch(
@@ -403,11 +403,11 @@ def differences(old: Any, new: Any, where: str = "") -> list[str]:
         return []
     if not isinstance(old, Mapping) or not isinstance(new, Mapping):
         return [f"{where} was {_short(old)}, is {_short(new)}"]
-    found = []
+    phrases = []
     for key in sorted({*old, *new}):
         inside = f"{where}.{key}".removeprefix(".")
-        found += differences(old.get(key), new.get(key), inside)
-    return found
+        phrases += differences(old.get(key), new.get(key), inside)
+    return phrases
 
 
 def _short(value: Any) -> str:

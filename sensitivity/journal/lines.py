@@ -122,11 +122,11 @@ def made_range(record: RangeTried) -> Range:
 
     Raises Damaged if its key belongs to another range.
     """
-    told = msgspec.structs.asdict(record)
-    made = Range(**{field: told[field] for field in Range.__dataclass_fields__})
-    if made.key != record.key:
+    fields = msgspec.structs.asdict(record)
+    range_ = Range(**{field: fields[field] for field in Range.__dataclass_fields__})
+    if range_.key != record.key:
         raise Damaged("the key is of another range")
-    return made
+    return range_
 
 
 def made_variant(record: VariantMade, ranges: dict[str, Range]) -> Variant:
@@ -139,10 +139,10 @@ def made_variant(record: VariantMade, ranges: dict[str, Range]) -> Variant:
     if unknown:
         raise Damaged(f"the range {unknown[0]!r} is unknown")
     own = frozenset(ranges[key] for key in record.ranges)
-    made = Variant(record.label, frozenset(record.disabled), own)
-    if made.key != record.key:
+    variant = Variant(record.label, frozenset(record.disabled), own)
+    if variant.key != record.key:
         raise Damaged("the key is of another variant")
-    return made
+    return variant
 
 
 def packed(scores: Scores) -> str:

@@ -21,7 +21,7 @@ def check(session: Session, target: Target | None = None) -> tuple[Finding, ...]
 
     target: what a plan must meet; None if it is not known yet.
     """
-    found = [
+    findings = [
         *check_model(session.source, session.example),
         *task_float_findings(session),
         *unexecuted(session.unexecuted),
@@ -29,7 +29,7 @@ def check(session: Session, target: Target | None = None) -> tuple[Finding, ...]
         *metric_findings(session, target),
         *(data_findings(session.task, target) if session.has_samples else ()),
     ]
-    return by_severity(found)
+    return by_severity(findings)
 
 
 def check_model(source: QuantizedModel, example: Any) -> Iterator[Finding]:
@@ -76,10 +76,10 @@ def refuse_errors(findings: Sequence[Finding], *, force: bool = False) -> None:
     if force or not errors:
         return
     first, *others = errors
-    said = f"{sentence(first)} To go on all the same, add --force."
+    message = f"{sentence(first)} To go on all the same, add --force."
     if others:
-        said += f" ({len(others)} more: see sensitivity check.)"
-    raise CheckError(said)
+        message += f" ({len(others)} more: see sensitivity check.)"
+    raise CheckError(message)
 
 
 def sentence(finding: Finding) -> str:

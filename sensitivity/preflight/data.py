@@ -80,17 +80,17 @@ def sample_digests(inputs: Any) -> Iterator[str]:
 
     Raises TaskError for an input without a sample axis.
     """
-    found = [np.ascontiguousarray(as_numpy(value)) for value in arrays(inputs)]
-    for array in found:
+    contiguous = [np.ascontiguousarray(as_numpy(value)) for value in arrays(inputs)]
+    for array in contiguous:
         if array.ndim == 0 or array.dtype.hasobject:
             raise TaskError(
                 "Expected every input of a batch to have the sample as its first axis, got a "
                 "single number."
             )
-    for at in range(batch_size(inputs)):
+    for index in range(batch_size(inputs)):
         digest = hashlib.blake2b(digest_size=8)
-        for array in found:
-            digest.update(array[at].tobytes())
+        for array in contiguous:
+            digest.update(array[index].tobytes())
         yield digest.hexdigest()
 
 

@@ -126,21 +126,21 @@ def _difference(source: QuantizedModel, file: Path, inputs: Any) -> float:
     expected = flat_outputs(outputs_of(source, inputs, names_of(source.quantizers)))
     with OnnxRuntime(optimize=False).build(file, threads=1) as engine:
         try:
-            found = list(run(engine, inputs).values())
+            outputs = list(run(engine, inputs).values())
         except OnnxFileError as error:
-            said = " ".join(str(error.__cause__ or error).split())
+            reason = " ".join(str(error.__cause__ or error).split())
             raise _other_batch(
-                batch_size(inputs), f"an error of ONNX Runtime (...{said[-100:]})"
+                batch_size(inputs), f"an error of ONNX Runtime (...{reason[-100:]})"
             ) from error
-    if list(map(np.shape, found)) != list(map(np.shape, expected)):
+    if list(map(np.shape, outputs)) != list(map(np.shape, expected)):
         return float("inf")
-    return max(map(_rms, found, expected), default=0.0)
+    return max(map(_rms, outputs, expected), default=0.0)
 
 
-def _rms(found: np.ndarray, expected: np.ndarray) -> float:
+def _rms(outputs: np.ndarray, expected: np.ndarray) -> float:
     """Return the RMS of the difference, relative to that of `expected` unless that is 0."""
     power = float(np.sqrt(np.mean(np.square(expected, dtype=np.float64))))
-    error = float(np.sqrt(np.mean(np.square(found.astype(np.float64) - expected))))
+    error = float(np.sqrt(np.mean(np.square(outputs.astype(np.float64) - expected))))
     return error / (power or 1.0)
 
 

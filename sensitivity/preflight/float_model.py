@@ -39,55 +39,55 @@ def task_float_findings(session: Session) -> Iterator[Finding]:
 
     Yields nothing if the task gives no float model, and a warning if it cannot be compared.
     """
-    given = session.loaded.float_model if session.loaded else None
-    if given is None:
+    float_model = session.loaded.float_model if session.loaded else None
+    if float_model is None:
         return
-    reason = not_comparable(session.source, given, session.example)
+    reason = not_comparable(session.source, float_model, session.example)
     if reason:
         message = f"The task's float_model was not compared: {reason}."
         yield Finding("float-not-compared", "warning", "", message, "")
         return
     try:
-        yield compared(session.source, given, session.example)
+        yield compared(session.source, float_model, session.example)
     except SensitivityError as error:
         message = f"The task's float_model cannot be compared: {error}"
         yield Finding("float-differs", "error", "", message, "")
 
 
-def not_comparable(source: QuantizedModel, given: Any, example: Any) -> str | None:
+def not_comparable(source: QuantizedModel, float_model: Any, example: Any) -> str | None:
     """Return why the two cannot be compared; None if they can."""
     if example is None:
         return "the task has no example_inputs"
     if isinstance(source, WithFloat):
         return f"{name_in_words(source)} is compared with {source.float_model_from}"
-    if isinstance(given, type):
-        return f"it is the class {given.__name__}, and no model of it"
-    if not hasattr(given, "named_modules"):
-        return f"it is a {type(given).__name__}, and no torch model"
+    if isinstance(float_model, type):
+        return f"it is the class {float_model.__name__}, and no model of it"
+    if not hasattr(float_model, "named_modules"):
+        return f"it is a {type(float_model).__name__}, and no torch model"
     return None
 
 
-def compared(source: QuantizedModel, given: nn.Module, example: Any) -> Finding:
+def compared(source: QuantizedModel, float_model: nn.Module, example: Any) -> Finding:
     """Return a note if the two models compute the same, otherwise an error.
 
-    given: the user's float model.
+    float_model: the user's float model.
     Raises ModelError if it is the quantized model itself or in training mode, and TaskError if it
     refuses the batch.
     """
-    if given is source.model:
+    if float_model is source.model:
         raise ModelError(
             "Expected float_model to be another object than model, got the same one: toolkits "
             "quantize in place; give copy.deepcopy(model) from before it was quantized."
         )
-    if given.training:
+    if float_model.training:
         raise ModelError(
             "Expected float_model in eval mode, got training mode; call float_model.eval()."
         )
-    wanted, found = _outputs(given, example), _float_outputs(source, example)
+    wanted, found = _outputs(float_model, example), _float_outputs(source, example)
     shapes, others = _shapes_of(wanted), _shapes_of(found)
     if shapes != others:
         return _differs("", f"outputs of shapes {_shapes(others)} and not {_shapes(shapes)}")
-    difference, tolerance = furthest(found, wanted), tolerance_of(source.model, given)
+    difference, tolerance = furthest(found, wanted), tolerance_of(source.model, float_model)
     if difference <= tolerance:
         message = (
             "With everything disabled the model computes what float_model computes, to "
@@ -95,7 +95,7 @@ def compared(source: QuantizedModel, given: nn.Module, example: Any) -> Finding:
         )
         return Finding("float-proved", "note", "", message, "")
     got = f"outputs that differ by {difference:.2g} of their spread (allowed: {tolerance:g})"
-    where = first_difference(source, given, example, tolerance)
+    where = first_difference(source, float_model, example, tolerance)
     return _differs(where, f"{got}, first at {where}" if where else got)
 
 
@@ -116,7 +116,7 @@ def furthest(found: Arrays, wanted: Arrays) -> float:
 
 
 def first_difference(
-    source: QuantizedModel, given: nn.Module, example: Any, tolerance: float
+    source: QuantizedModel, float_model: nn.Module, example: Any, tolerance: float
 ) -> str:
     """Return the name of the first module, in execution order, that both models have and whose
     outputs differ.
@@ -124,7 +124,7 @@ def first_difference(
     Returns "" if there is none.
     """
     inputs = first_samples(example, SAMPLES)
-    shared = set(dict(given.named_modules())) & set(dict(source.model.named_modules())) - {""}
+    shared = set(dict(float_model.named_modules())) & set(dict(source.model.named_modules())) - {""}
     wanted = dict[str, Arrays]()
     different = list[str]()
 
@@ -139,8 +139,8 @@ def first_difference(
         if not alike or furthest(outputs, other) > tolerance:
             different.append(name)
 
-    with _seen(given, shared, keep):
-        _outputs(given, inputs)
+    with _seen(float_model, shared, keep):
+        _outputs(float_model, inputs)
     with _seen(source.model, shared, compare):
         _float_outputs(source, inputs)
     return next(iter(different), "")

@@ -67,46 +67,48 @@ def metric_findings(session: Session, target: Target | None = None) -> Iterator[
     if not session.has_samples:
         return
     try:
-        found = judged(session)
-        value = session.measurer.aggregate(found.scores)
+        judgement = judged(session)
+        value = session.measurer.aggregate(judgement.scores)
     except TaskError as error:
         yield Finding("metric-fails", "error", "rank", str(error), "")
         return
-    yield from _value_findings(session, found, value)
+    yield from _value_findings(session, judgement, value)
     if target is not None:
-        yield from target_findings(found.scores, value, target, session.task.metric)
+        yield from target_findings(judgement.scores, value, target, session.task.metric)
 
 
-def _value_findings(session: Session, found: Judged, value: float) -> Iterator[Finding]:
+def _value_findings(session: Session, judgement: Judged, value: float) -> Iterator[Finding]:
     """Yield what speaks against float's metric on these samples."""
-    n, task = len(found.scores), session.task
-    if _is_nothing(found.scores, value, task):
+    n, task = len(judgement.scores), session.task
+    if _is_nothing(judgement.scores, value, task):
         yield _at_chance(
-            f"{value:.2g} on the first {n} samples of rank", task, _severity(found.scores, value)
+            f"{value:.2g} on the first {n} samples of rank",
+            task,
+            _severity(judgement.scores, value),
         )
-    elif _counts(found.scores, value) and found.classes and value <= 1 / found.classes:
+    elif _counts(judgement.scores, value) and judgement.classes and value <= 1 / judgement.classes:
         yield _at_chance(
             f"{value:.4g} on the first {n} samples of rank, and guessing has "
-            f"{1 / found.classes:.4g}",
+            f"{1 / judgement.classes:.4g}",
             task,
         )
-    elif _is_luck(found, value):
+    elif _is_luck(judgement, value):
         yield _at_chance(
-            f"{found.own:.4g} on {found.n} samples of rank, and {max(found.shuffled):.4g} with the "
-            "answers given for other samples",
+            f"{judgement.own:.4g} on {judgement.n} samples of rank, and "
+            f"{max(judgement.shuffled):.4g} with the answers given for other samples",
             task,
         )
 
 
-def _is_luck(found: Judged, value: float) -> bool:
+def _is_luck(judgement: Judged, value: float) -> bool:
     """Return whether the answers are no better than when they are given to other samples.
 
     Returns False if every answer is right: then most samples of a batch have the same target.
     """
-    if found.own is None or found.n < FEWEST:
+    if judgement.own is None or judgement.n < FEWEST:
         return False
-    is_perfect = value == 1 and _counts(found.scores, value)
-    is_no_better = found.own <= max(found.shuffled)
+    is_perfect = value == 1 and _counts(judgement.scores, value)
+    is_no_better = judgement.own <= max(judgement.shuffled)
     return is_no_better and not is_perfect
 
 
@@ -122,10 +124,10 @@ def measured_findings(session: Session) -> Iterator[Finding]:
     classes = _classes_of(session)
     if not classes or not _counts(scores, value):
         return
-    found = mean_estimate(scores)
-    if found.low is not None and found.low <= 1 / classes:
+    estimate = mean_estimate(scores)
+    if estimate.low is not None and estimate.low <= 1 / classes:
         yield _at_chance(
-            f"{value:.4g} {on_all}; its interval begins at {found.low:.4g}), and guessing has "
+            f"{value:.4g} {on_all}; its interval begins at {estimate.low:.4g}), and guessing has "
             f"{1 / classes:.4g}",
             task,
         )
@@ -196,7 +198,7 @@ class _Shuffles:
         n = len(scores)
         if not self.possible or n < 4 or _alike(targets, n):
             return
-        made = []
+        shuffled_scores = []
         for number in range(SHUFFLES):
             order = generator(offset=number).permutation(n)
             try:
@@ -207,9 +209,9 @@ class _Shuffles:
             if not _looks_at_targets(shuffled, scores, order):
                 self.possible = False
                 return
-            made.append(shuffled)
+            shuffled_scores.append(shuffled)
         self.own.append(scores)
-        for others, shuffled in zip(self.others, made, strict=True):
+        for others, shuffled in zip(self.others, shuffled_scores, strict=True):
             others.append(shuffled)
 
     def metrics(self, session: Session) -> tuple[float | None, tuple[float, ...]]:
@@ -248,8 +250,8 @@ def _taken(outputs: Any, order: NDArray[np.int64]) -> Any:
     take = partial(_taken, order=order)
     if isinstance(outputs, Mapping):
         names = map(str, outputs)
-        taken = map(take, outputs.values())
-        return type(outputs)(**dict(zip(names, taken, strict=True)))
+        values = map(take, outputs.values())
+        return type(outputs)(**dict(zip(names, values, strict=True)))
     if not isinstance(outputs, (tuple, list)):
         raise _NotBySample
     return sequence_of(type(outputs), list(map(take, outputs)))
@@ -271,7 +273,7 @@ def _alike(targets: Any, n: int) -> bool:
     """Return whether all samples of a batch have the same target, or their targets cannot be
     separated."""
     try:
-        rows = [targets[at] for at in range(n)]
+        rows = [targets[index] for index in range(n)]
     except (TypeError, KeyError, IndexError):
         return True
     digests = {batch_digest(None, row) for row in rows}

@@ -130,8 +130,8 @@ def _band_rows(band: Sequence[Effect], data: ReportData) -> list[Row]:
         return rows
     ranks = [effect.rank for effect in band]
     what = "order" if len(rows) == 2 else "whole order"
-    told = f"Ranks {min(ranks)} to {max(ranks)}: the data does not settle the {what} of "
-    return [replace(row, place="", band=f"{told}these {len(rows)} layers") for row in rows]
+    remark = f"Ranks {min(ranks)} to {max(ranks)}: the data does not settle the {what} of "
+    return [replace(row, place="", band=f"{remark}these {len(rows)} layers") for row in rows]
 
 
 def _effect_unit(data: ReportData) -> str:
@@ -146,12 +146,12 @@ def _effect_unit(data: ReportData) -> str:
 def parts_of(data: ReportData) -> dict[str, str]:
     """Return unit -> what it is: part of a detection head, a RepVGG block, or layers in one
     group."""
-    found = {}
+    parts = {}
     for unit in data.units:
         kind = kind_of(unit)
         if kind:
-            found[unit.name] = kind
-    return found
+            parts[unit.name] = kind
+    return parts
 
 
 def effect_tone(effect: Effect, skip: Collection[str]) -> Tone:

@@ -102,8 +102,8 @@ class ChoiceChart:
     @property
     def line(self) -> tuple[Mark, ...]:
         """The marks of the options, from left to right."""
-        found = [mark for mark in self.marks if mark.kind == "option"]
-        return tuple(sorted(found, key=attrgetter("x", "y")))
+        options = [mark for mark in self.marks if mark.kind == "option"]
+        return tuple(sorted(options, key=attrgetter("x", "y")))
 
 
 @dataclass(frozen=True)
@@ -157,10 +157,10 @@ class _Sets:
     @cached_property
     def times_ms(self) -> dict[str, float]:
         """Median latency of each variant that was timed."""
-        found = dict[str, float]()
+        times = dict[str, float]()
         for timing in self.data.timings:
-            found |= dict.fromkeys(timing.variants, timing.median_ms)
-        return found
+            times |= dict.fromkeys(timing.variants, timing.median_ms)
+        return times
 
     @cached_property
     def across(self) -> Across:
@@ -193,14 +193,14 @@ class _Sets:
         for place in places:
             ends = (place.level.low, place.level.high)
             drawn += [place.level.value, *(end for end in ends if end is not None)]
-        ticks, at = self.horizontal([place.across for place in places])
+        ticks, positions = self.horizontal([place.across for place in places])
         own = [index for index, choice in enumerate(self.shown) if self.is_plan(choice.point)]
         return ChoiceChart(
             up=axis_around(map(metric.shown, drawn), zero=False),
             up_unit=f"{metric.level_label} on confirm",
             across_unit=self.across_words,
             ticks=ticks,
-            marks=tuple(self.mark(place, at[place.across]) for place in places),
+            marks=tuple(self.mark(place, positions[place.across]) for place in places),
             options=tuple(map(self.option, self.shown)),
             float_line=(metric.shown(float_), f"float {metric.level(float_)}"),
             target_line=(metric.shown(floor), f"target {metric.level(floor)}"),
@@ -224,8 +224,8 @@ class _Sets:
 
     def cost(self, choice: Choice) -> float:
         """Return the position of a set on the horizontal axis, in its unit."""
-        found = {"ms": self.latency_ms(choice.point), "work": choice.work}.get(self.across)
-        return cost_of(choice.point.names, None) if found is None else found
+        known_cost = {"ms": self.latency_ms(choice.point), "work": choice.work}.get(self.across)
+        return cost_of(choice.point.names, None) if known_cost is None else known_cost
 
     def cost_words(self, choice: Choice) -> str:
         """Return the cost of a set with its unit and how it is known; "" if it is unknown."""
@@ -259,7 +259,7 @@ class _Sets:
     def option(self, choice: Choice) -> Option:
         """Return a set as a row of the table."""
         point, metric = choice.point, self.metric
-        drop, level, held = point.best_drop, self.level(point), point.holdout
+        drop, level, holdout = point.best_drop, self.level(point), point.holdout
         is_plan = self.is_plan(point)
         every = count(max(self.data.layers, len(point.names)), "layer")
         return Option(
@@ -268,7 +268,9 @@ class _Sets:
             accuracy=f"{metric.level(level.value)} {metric.interval(level)}".rstrip(),
             drop=f"{metric.change(drop.value, sign=False)} {metric.interval(drop)}".rstrip(),
             cost=self.cost_words(choice),
-            holdout="" if held is None else f"{metric.level(held.value)} {metric.interval(held)}",
+            holdout=""
+            if holdout is None
+            else f"{metric.level(holdout.value)} {metric.interval(holdout)}",
             command="" if is_plan else choice.command,
             allowed=None if choice.allowed is None else metric.shown(choice.allowed),
             is_plan=is_plan,
@@ -278,14 +280,14 @@ class _Sets:
     def state(self, choice: Choice) -> str:
         """Return how likely a set meets the target by `confirm`, and what all samples say about the
         plan."""
-        point, found = choice.point, verdict_in(self.data)
+        point, verdict = choice.point, verdict_in(self.data)
         chance = chance_words(point, self.plan)
         is_met = self.level(point).value >= self.plan.floor
         state = "met on confirm" if is_met else "missed on confirm"
         if chance:
             state = f"{chance} by {judged_on(point.best_drop, self.plan)} alone"
-        if self.is_plan(point) and found is not None:
-            return f"{state}, which chose it; {found.accuracy} on all samples"
+        if self.is_plan(point) and verdict is not None:
+            return f"{state}, which chose it; {verdict.accuracy} on all samples"
         return state
 
     def place(self, choice: Choice) -> _Place:
@@ -320,9 +322,9 @@ class _Sets:
             return []
         if cost is None:
             return []
-        found = self.plan.metric.quantized
-        title = f"INT8 as calibrated: {self.metric.level(found.value)}"
-        return [_Place("int8", cost, Estimate(found.value, None, None, found.n), title)]
+        quantized = self.plan.metric.quantized
+        title = f"INT8 as calibrated: {self.metric.level(quantized.value)}"
+        return [_Place("int8", cost, Estimate(quantized.value, None, None, quantized.n), title)]
 
     def horizontal(
         self, costs: Sequence[float]
@@ -334,8 +336,8 @@ class _Sets:
         if self.across == "layers":
             slots = sorted(set(costs))
             middles = (np.arange(len(slots)) + 0.5) / len(slots)
-            at = dict(zip(slots, middles.tolist(), strict=True))
-            return tuple((at[cost], f"{cost:g}") for cost in slots), at
+            positions = dict(zip(slots, middles.tolist(), strict=True))
+            return tuple((positions[cost], f"{cost:g}") for cost in slots), positions
         axis = axis_around(costs, zero=True)
         ticks = tuple((axis.at(tick), axis.label(tick)) for tick in axis.ticks)
         return ticks, {cost: axis.at(cost) for cost in costs}
@@ -348,15 +350,15 @@ class _Sets:
 
 def _of_plan(plan: Plan) -> Choice:
     """Return the plan's own set, for a search that left no sets."""
-    found = plan.metric
+    measured = plan.metric
     return Choice(
         FrontierPoint(
             plan.skip,
-            found.confirm,
-            found.confirm_drop or found.counted_drop,
-            found.holdout,
-            found.holdout_drop,
-            true_drop=found.true_drop,
+            measured.confirm,
+            measured.confirm_drop or measured.counted_drop,
+            measured.holdout,
+            measured.holdout_drop,
+            true_drop=measured.true_drop,
             wide=plan.wide,
         )
     )

@@ -107,18 +107,18 @@ def facts(runs: Sequence[ComparedRun]) -> tuple[Fact, ...]:
     layers."""
     is_same = {"Same metric": partial(_same_metric, first=runs[0])}
     readers = IDENTITY | is_same | RESULTS
-    made = [Fact(title, tuple(map(read, runs))) for title, read in readers.items()]
-    shown = [fact for fact in made if set(fact.cells) != {USUAL_CELLS.get(fact.title)}]
+    every_fact = [Fact(title, tuple(map(read, runs))) for title, read in readers.items()]
+    shown = [fact for fact in every_fact if set(fact.cells) != {USUAL_CELLS.get(fact.title)}]
     return (*shown, *_latencies(runs))
 
 
 def verdict_facts(runs: Sequence[ComparedRun]) -> tuple[Fact, ...]:
     """Return accuracy, speed and what to do in a word or two, with the sentence as the detail."""
-    found = []
+    rows = []
     for lines in zip(*map(attrgetter("lines"), runs), strict=True):
         cells = tuple(Cell(line.status, line.sentence) for line in lines)
-        found.append(Fact(lines[0].title, cells))
-    return tuple(found)
+        rows.append(Fact(lines[0].title, cells))
+    return tuple(rows)
 
 
 def _same_metric(run: ComparedRun, first: ComparedRun) -> Cell:
@@ -237,10 +237,10 @@ USUAL_CELLS = {
 
 
 def _all_runtimes(runs: Sequence[ComparedRun]) -> list[str]:
-    found = dict[str, None]()
+    runtimes = dict[str, None]()
     for run in runs:
-        found |= dict.fromkeys(run.runtimes)
-    return list(found)
+        runtimes |= dict.fromkeys(run.runtimes)
+    return list(runtimes)
 
 
 def _latencies(runs: Sequence[ComparedRun]) -> Iterator[Fact]:
@@ -264,7 +264,7 @@ def _best_rank(row: LayerRow) -> float:
 
 
 def _run_row(run: ComparedRun, first: ComparedRun, runtimes: Sequence[str]) -> dict[str, object]:
-    plan, found = run.plan, run.plan.metric
+    plan, measured = run.plan, run.plan.metric
     row: dict[str, object] = {
         "run": run.name,
         "directory": run.directory,
@@ -279,8 +279,8 @@ def _run_row(run: ComparedRun, first: ComparedRun, runtimes: Sequence[str]) -> d
         "layers_in_16_bits": len(plan.widened),
         "layers_repaired": len(plan.recalibrated),
     }
-    estimates = {title.lower().replace(", ", "_"): read(found) for title, read in LEVELS.items()}
-    estimates |= {"holdout_drop": found.holdout_drop, "true_drop": found.true_drop}
+    estimates = {title.lower().replace(", ", "_"): read(measured) for title, read in LEVELS.items()}
+    estimates |= {"holdout_drop": measured.holdout_drop, "true_drop": measured.true_drop}
     for name, estimate in estimates.items():
         row |= _columns(name.replace(" ", "_"), estimate)
     for line in run.lines:
@@ -337,6 +337,6 @@ def _effect_columns(effect: Effect | None) -> dict[str, object]:
         return columns
     columns["rank"] = effect.rank
     if effect.is_measured:
-        found = effect.effect
-        columns |= {"effect": found.value, "low": found.low, "high": found.high}
+        estimate = effect.effect
+        columns |= {"effect": estimate.value, "low": estimate.low, "high": estimate.high}
     return columns

@@ -109,11 +109,11 @@ def detection_section(data: ReportData) -> DetectionSection | None:
     if detail is None:
         return None
     metric = MetricFormat(data.metric, data.full_scale)
-    classes = tuple(_class_row(found, metric) for found in detail.classes)
+    classes = tuple(_class_row(result, metric) for result in detail.classes)
     return DetectionSection(
         detail.n,
         tuple(COLUMNS.values()),
-        tuple(_metric_row(name, found, metric) for name, found in detail.metrics.items()),
+        tuple(_metric_row(name, result, metric) for name, result in detail.metrics.items()),
         classes[:CLASSES_SHOWN],
         classes[CLASSES_SHOWN:],
         _image_rows(detail, metric),
@@ -121,15 +121,15 @@ def detection_section(data: ReportData) -> DetectionSection | None:
     )
 
 
-def _metric_row(name: str, found: Mapping[str, Estimate], metric: MetricFormat) -> MetricRow:
-    levels = {key: estimate.value for key, estimate in found.items()}
-    shown = [(metric.level(levels[key]), metric.interval(found[key])) for key in COLUMNS]
+def _metric_row(name: str, estimates: Mapping[str, Estimate], metric: MetricFormat) -> MetricRow:
+    levels = {key: estimate.value for key, estimate in estimates.items()}
+    shown = [(metric.level(levels[key]), metric.interval(estimates[key])) for key in COLUMNS]
     return MetricRow(name, tuple(shown), _drops(levels, metric))
 
 
-def _class_row(found: ClassResult, metric: MetricFormat) -> ClassRow:
-    values = tuple(metric.number(found.precision[key]) for key in COLUMNS)
-    return ClassRow(found.name, found.boxes, values, _drops(found.precision, metric))
+def _class_row(result: ClassResult, metric: MetricFormat) -> ClassRow:
+    values = tuple(metric.number(result.precision[key]) for key in COLUMNS)
+    return ClassRow(result.name, result.boxes, values, _drops(result.precision, metric))
 
 
 def _drops(values: Mapping[str, float], metric: MetricFormat) -> tuple[str, str]:
@@ -139,26 +139,26 @@ def _drops(values: Mapping[str, float], metric: MetricFormat) -> tuple[str, str]
     )
 
 
-def _threshold_rows(found: ThresholdResult | None) -> tuple[ThresholdRow, ...]:
-    if found is None:
+def _threshold_rows(result: ThresholdResult | None) -> tuple[ThresholdRow, ...]:
+    if result is None:
         return ()
     rows = []
     for key, title in COLUMNS.items():
         shift = ("", "")
-        if key in found.shift:
-            shift = _hundredths(found.shift[key], sign=True)
-        threshold = _hundredths(found.threshold[key])
-        f1, f1_kept = f"{100 * found.f1[key]:.1f}", f"{100 * found.f1_kept[key]:.1f}"
+        if key in result.shift:
+            shift = _hundredths(result.shift[key], sign=True)
+        threshold = _hundredths(result.threshold[key])
+        f1, f1_kept = f"{100 * result.f1[key]:.1f}", f"{100 * result.f1_kept[key]:.1f}"
         rows.append(ThresholdRow(title, threshold, shift, f1, f1_kept))
     return tuple(rows)
 
 
-def _hundredths(found: Estimate, *, sign: bool = False) -> tuple[str, str]:
+def _hundredths(estimate: Estimate, *, sign: bool = False) -> tuple[str, str]:
     """Return a confidence, or the difference of two, and its interval."""
-    value = signed(f"{found.value:.2f}", plus=sign)
-    if not found.has_interval:
+    value = signed(f"{estimate.value:.2f}", plus=sign)
+    if not estimate.has_interval:
         return value, ""
-    low, high = (signed(f"{end:.2f}", plus=False) for end in found.ends)
+    low, high = (signed(f"{end:.2f}", plus=False) for end in estimate.ends)
     return value, f"[{low}, {high}]"
 
 

@@ -44,13 +44,13 @@ def _tags(data: ReportData) -> dict[str, str]:
 
 
 def _metrics(data: ReportData) -> dict[str, float | None]:
-    found: dict[str, float | None] = {"layers": data.layers}
+    metrics: dict[str, float | None] = {"layers": data.layers}
     if data.plan is not None:
-        found |= _accuracy(data.plan)
+        metrics |= _accuracy(data.plan)
     for timing in data.timings:
         for variant in timing.variants:
-            found |= {f"{variant}_ms": timing.median_ms, f"{variant}_speedup": timing.ratio.value}
-    return found
+            metrics |= {f"{variant}_ms": timing.median_ms, f"{variant}_speedup": timing.ratio.value}
+    return metrics
 
 
 def _accuracy(plan: Plan) -> dict[str, float | None]:
@@ -62,16 +62,16 @@ def _accuracy(plan: Plan) -> dict[str, float | None]:
         "drop": measured.holdout_drop,
         "true_drop": measured.true_drop,
     }
-    found: dict[str, float | None] = {
+    metrics: dict[str, float | None] = {
         "layers_out": len(plan.skip),
         "layers_in_16_bits": len(plan.widened),
         "met": plan.met,
     }
     for name, estimate in estimates.items():
         if estimate is not None:
-            found |= {
+            metrics |= {
                 name: estimate.value,
                 f"{name}_low": estimate.low,
                 f"{name}_high": estimate.high,
             }
-    return found
+    return metrics

@@ -27,12 +27,13 @@ def write_report(data: ReportData, out: Path) -> None:
     if path is not None and len(path.points) > 1:
         figures["path"] = path_figure(path, titles["path"])
     for name, figure in figures.items():
-        made = (
+        description = (
             f"{data.title}. Made by sensitivity {sensitivity.__version__} with: "
             f"{'; '.join(data.command.splitlines())}"
         )
         write_whole(
-            out / "figures" / f"{name}.svg", in_format(svg(figure, made), data.format).encode()
+            out / "figures" / f"{name}.svg",
+            in_format(svg(figure, description), data.format).encode(),
         )
     write_whole(out / "report.html", in_format(render(data), data.format).encode())
 

@@ -36,19 +36,19 @@ class NextStep:
 def next_step(data: ReportData) -> NextStep:
     """Return what a reader who believes the verdict types next."""
     directory = shlex.quote(data.directory)
-    found = verdict_in(data)
-    if found is None:
+    verdict = verdict_in(data)
+    if verdict is None:
         return NextStep(
             "Choose the layers that stay out of INT8:",
             (f"sensitivity plan {directory} --max-drop 1pt",),
         )
-    return _after(found, data, directory)
+    return _after(verdict, data, directory)
 
 
-def _after(found: Verdict, data: ReportData, directory: str) -> NextStep:
+def _after(verdict: Verdict, data: ReportData, directory: str) -> NextStep:
     assert data.plan
     partial = timing_of("partial", data.timings)
-    match found.action:
+    match verdict.action:
         case "bench":
             exported = data.verification is not None
             commands = [f"sensitivity export {_of_plan(data)}"] * (not exported)
@@ -71,7 +71,9 @@ def _after(found: Verdict, data: ReportData, directory: str) -> NextStep:
         case "lower" if partial:
             return _lowered(partial, _of_plan(data))
         case _:
-            still = "" if found.accuracy == "met" else f", with the target still {found.accuracy}"
+            still = (
+                "" if verdict.accuracy == "met" else f", with the target still {verdict.accuracy}"
+            )
             return NextStep(
                 f"Another runtime may be faster{still}. Time it there:",
                 _elsewhere(partial, _of_plan(data)),
@@ -129,11 +131,11 @@ def _planned(directory: str, target: str) -> tuple[str, ...]:
 
 def _held(plan: Plan, data: ReportData, directory: str) -> NextStep:
     """Return the alternatives to taking the risk, with the drop that the plan does meet."""
-    held = limit_held(evidence_of(plan, data.judged).drop, plan.target.confidence)
-    if plan.target.metric is not None or held is None:
+    limit = limit_held(evidence_of(plan, data.judged).drop, plan.target.confidence)
+    if plan.target.metric is not None or limit is None:
         return _to_be_surer(plan, data, directory)
     clause, commands = _surer(plan, data, directory)
-    drop = MetricFormat(data.metric, data.full_scale).change(held, sign=False)
+    drop = MetricFormat(data.metric, data.full_scale).change(limit, sign=False)
     sentence = f"If a drop of {drop} is good enough, nothing is left to do. If not, {clause}:"
     return NextStep(sentence, commands)
 

@@ -67,11 +67,11 @@ def planned_quantizers(quantizers: Iterable[Quantizer], plan: Plan | None) -> li
     """Return the quantizers with the bits that a plan gives them; unchanged without a plan."""
     if plan is None:
         return list(quantizers)
-    found = {quantizer.name: quantizer for quantizer in quantizers}
+    by_name = {quantizer.name: quantizer for quantizer in quantizers}
     for wide in plan.wide_ranges:
-        own = found[wide.quantizer]
-        found[own.name] = replace(own, bits=wide.bits or own.bits, format=f"INT{wide.bits}")
-    return list(found.values())
+        own = by_name[wide.quantizer]
+        by_name[own.name] = replace(own, bits=wide.bits or own.bits, format=f"INT{wide.bits}")
+    return list(by_name.values())
 
 
 def _most_common(formats: Iterable[str]) -> str:

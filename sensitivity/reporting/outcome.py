@@ -124,35 +124,35 @@ def evidence_of(plan: Plan, measured: RuntimeAccuracy | None = None) -> Evidence
 
     measured: accuracy of the benched file, used for `holdout`; None if it was not measured.
     """
-    found, target = plan.metric, plan.target
+    results, target = plan.metric, plan.target
     differs = measured is not None and measured.differs
-    if found.true_drop is not None and not differs:
-        return _soft_evidence(found, target, found.true_drop)
-    level, drop, where = found.holdout, found.holdout_drop, "holdout"
+    if results.true_drop is not None and not differs:
+        return _soft_evidence(results, target, results.true_drop)
+    level, drop, where = results.holdout, results.holdout_drop, "holdout"
     if measured is not None:
         level, drop = measured.level, measured.drop
         where = f"holdout in {called(measured.runtime)}"
     levels, drops = [level], [drop]
-    missing = [shortfall(target, found.holdout_float, level, drop)]
-    if found.confirm_drop is not None and not differs:
-        chosen = corrected_level(found.confirm, found.float, found.confirm_drop)
+    missing = [shortfall(target, results.holdout_float, level, drop)]
+    if results.confirm_drop is not None and not differs:
+        chosen = corrected_level(results.confirm, results.float, results.confirm_drop)
         levels.append(chosen)
-        drops.append(found.confirm_drop)
-        missing.append(shortfall(target, found.float, chosen, found.confirm_drop))
+        drops.append(results.confirm_drop)
+        missing.append(shortfall(target, results.float, chosen, results.confirm_drop))
         corrected = " (corrected for the luck of the choice)" if len(plan.path) > 1 else ""
         where = f"{where} and confirm{corrected}"
     shown = levels if target.metric is not None else drops
     return Evidence(combined(shown), combined(missing), combined(drops), where)
 
 
-def _soft_evidence(found: PlanMetric, target: Target, drop: Estimate) -> Evidence:
-    float_ = combined([found.float, found.holdout_float])
+def _soft_evidence(results: PlanMetric, target: Target, drop: Estimate) -> Evidence:
+    float_ = combined([results.float, results.holdout_float])
     level = less(float_, drop)
     missing = shortfall(target, float_, level, drop)
     shown = level if target.metric is not None else drop
-    spread = spread_of(found.holdout_drop)
+    spread = spread_of(results.holdout_drop)
     # Plans of an earlier release do not count the labels of `rank`.
-    with_rank = drop.n > found.confirm.n + found.holdout.n
+    with_rank = drop.n > results.confirm.n + results.holdout.n
     where = "rank, confirm and holdout" if with_rank else "confirm and holdout"
     where = f"{where}, counting how sure float is of each"
     return Evidence(shown, missing, drop, where, spread)
@@ -248,18 +248,18 @@ def _drop_words(plan: Plan, evidence: Evidence, metric: MetricFormat) -> str:
     shown, target = evidence.shown, plan.target
     where = f"{samples(shown)} of {evidence.splits}"
     if target.metric is not None:
-        found = (
+        sentence = (
             f"The plan's {metric.name} is {metric.level(shown.value)} {metric.interval(shown)} "
             f"{where}"
         )
-        return f"{found}; the target asks for {metric.level(target.metric)}."
+        return f"{sentence}; the target asks for {metric.level(target.metric)}."
     float_ = plan.metric.holdout_float.value
     allowed = metric.change(float_ - target.floor(float_), sign=False)
-    found = (
+    sentence = (
         f"The plan is {metric.change(shown.value, sign=False)} {metric.interval(shown)} under "
         f"float {where}"
     )
-    return f"{found}; {allowed} is allowed."
+    return f"{sentence}; {allowed} is allowed."
 
 
 def _doubt(evidence: Evidence, confidence: float) -> str:
@@ -339,11 +339,11 @@ def _speed_words(speed: SpeedStatus, partial: Timing | None, bench: BenchResult 
             f"timed is not written for {called(partial.runtime)}."
         )
     times = f"{milliseconds(partial.median_ms)} against {milliseconds(float_.median_ms)}"
-    said = (
+    sentence = (
         f"{ratio(partial.ratio)} the speed of float in {called(partial.runtime)} on this "
         f"machine ({times})."
     )
-    return said + _beside_int8(bench, partial) + _few_in_int8(bench, partial)
+    return sentence + _beside_int8(bench, partial) + _few_in_int8(bench, partial)
 
 
 def _beside_int8(bench: BenchResult, partial: Timing) -> str:
@@ -420,15 +420,15 @@ def _prove_words(file: str, evidence: Evidence, plan: Plan, metric: MetricFormat
     if not evidence.shown.has_interval:
         return f"Before you rely on {file}, judge it by a task of samples, which gives an interval."
     confidence = plan.target.confidence
-    held = limit_held(evidence.shown, confidence)
-    if plan.target.metric is not None or held is None:
+    limit = limit_held(evidence.shown, confidence)
+    if plan.target.metric is not None or limit is None:
         risk = f"{metric.name} may be as low as {metric.level(low)}"
     else:
         risk = (
-            f"the drop is at most {metric.change(held, sign=False)} with a chance of "
+            f"the drop is at most {metric.change(limit, sign=False)} with a chance of "
             f"{confidence:.0%}, and may be up to {metric.change(high, sign=False)} (95 % interval)"
         )
-    said = f"Use {file} only if you can take the risk: {risk}."
+    sentence = f"Use {file} only if you can take the risk: {risk}."
     if _cannot_be_proven(evidence, confidence):
-        return said
-    return f"{said} To be sure, judge it on about {_more(evidence, confidence):,} more samples."
+        return sentence
+    return f"{sentence} To be sure, judge it on about {_more(evidence, confidence):,} more samples."

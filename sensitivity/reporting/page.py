@@ -57,7 +57,7 @@ def render(data: ReportData) -> str:
     choices = choice_chart(data, whole=False)
     rows = row_charts(data)
     graph = picture_of(data)
-    seen = {unit: list(map(asdict, found)) for unit, found in seen_by_unit(data).items()}
+    seen = {unit: list(map(asdict, drawn)) for unit, drawn in seen_by_unit(data).items()}
     options = list(map(asdict, choices.options)) if choices else []
     by_rank = sorted(data.effects, key=attrgetter("rank"))
     judged = [effect for effect in by_rank if effect.judged]
@@ -223,39 +223,42 @@ def level_table(data: ReportData) -> LevelTable:
     """Return what the answer is based on, part by part."""
     metric = MetricFormat(data.metric, data.full_scale)
     if data.plan is None:
-        known = [(BASELINES[key], (_level(one, metric),)) for key, one in data.baselines.items()]
+        known = [
+            (BASELINES[key], (_level(estimate, metric),))
+            for key, estimate in data.baselines.items()
+        ]
         return LevelTable(_heads(data, "rank"), tuple(known))
-    found = data.plan.metric
+    results = data.plan.metric
     shown = evidence_of(data.plan, data.judged).shown
     is_level = data.plan.target.metric is not None
     rows = [
-        ("Float", _level(found.float, metric), _level(found.holdout_float, metric), NONE),
+        ("Float", _level(results.float, metric), _level(results.holdout_float, metric), NONE),
         (
             BASELINES["quantized"],
-            _level(found.quantized, metric),
-            _level(found.holdout_quantized, metric),
+            _level(results.quantized, metric),
+            _level(results.holdout_quantized, metric),
             NONE,
         ),
         (
             "The plan",
-            _level(found.confirm, metric),
-            _level(found.holdout, metric),
+            _level(results.confirm, metric),
+            _level(results.holdout, metric),
             _level(shown, metric) if is_level else NONE,
         ),
         (
             "Drop of the plan",
             _change(_plain_drop(data, data.plan), metric),
-            _change(found.holdout_drop, metric),
+            _change(results.holdout_drop, metric),
             NONE if is_level else _change(shown, metric),
         ),
     ]
     luck = ""
-    if found.true_drop is None and found.confirm_drop is not None and len(data.plan.path) > 1:
-        corrected = _change(found.confirm_drop, metric)
+    if results.true_drop is None and results.confirm_drop is not None and len(data.plan.path) > 1:
+        corrected = _change(results.confirm_drop, metric)
         rows.append(("Drop, corrected for luck", corrected, NONE, NONE))
         luck = LUCK
     heads = (*_heads(data, "confirm", "holdout"), f"the verdict, {count(shown.n, 'sample')}")
-    caption = COUNTED if found.true_drop is None else SOFT
+    caption = COUNTED if results.true_drop is None else SOFT
     return LevelTable(heads, tuple((name, tuple(cells)) for name, *cells in rows), caption + luck)
 
 

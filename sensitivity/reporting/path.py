@@ -95,7 +95,7 @@ def path_chart(plan: Plan, full_scale: float) -> PathChart:
 
 def changes(plan: Plan) -> tuple[str, ...]:
     """Return for each try what it left out and put back compared with the one before, in words."""
-    told, before = [], frozenset[str]()
+    sentences, before = [], frozenset[str]()
     for step in plan.path:
         now = frozenset(step.names)
         out = tuple(name for name in step.names if name not in before)
@@ -105,9 +105,9 @@ def changes(plan: Plan) -> tuple[str, ...]:
             words.append(f"out: {listing(out, most=3)}")
         if back:
             words.append(f"back: {listing(back, most=3)}")
-        told.append("; ".join(words))
+        sentences.append("; ".join(words))
         before = now
-    return tuple(told)
+    return tuple(sentences)
 
 
 def _tried(plan: Plan) -> dict[frozenset[str], tuple[float, bool, tuple[int, ...]]]:

@@ -59,9 +59,9 @@ def seen_by_unit(data: ReportData) -> dict[str, list[Seen]]:
         return {}
     new = dict[str, Range]()
     for repair in data.ranges:
-        for old, found in repair.pairs:
-            if is_moved(old, found):
-                new[found.quantizer] = found
+        for old, new_range in repair.pairs:
+            if is_moved(old, new_range):
+                new[new_range.quantizer] = new_range
     return {unit.name: _of_unit(unit, known, new) for unit in data.units}
 
 
@@ -72,13 +72,13 @@ def _of_unit(unit: Unit, known: dict[str, Distribution], new: dict[str, Range]) 
     return [_seen(values, new.get(values.quantizer)) for values in own]
 
 
-def _seen(values: Distribution, found: Range | None) -> Seen:
+def _seen(values: Distribution, new_range: Range | None) -> Seen:
     """Return what the page draws for one quantizer.
 
-    found: the range after a repair; None if it did not change.
+    new_range: the range after a repair; None if it did not change.
     """
     own = None if values.on_grid is None else values.on_grid.ends
-    repaired = None if found is None else ends_of(found)
+    repaired = None if new_range is None else ends_of(new_range)
     known: list[float] = [values.low, values.high, *(own or ()), *(repaired or ())]
     left = min(known)
     width = (max(known) - left) or 1.0
@@ -97,7 +97,7 @@ def _seen(values: Distribution, found: Range | None) -> Seen:
         place=(share(values.low), share(values.high)),
         own=shares(own),
         found=shares(repaired),
-        sentences=tuple(_sentences(values, found)),
+        sentences=tuple(_sentences(values, new_range)),
         channels=tuple(round(channel / largest, 3) for channel in values.channels),
     )
 
@@ -114,23 +114,23 @@ def bars(counts: Sequence[int]) -> str:
     return "".join(map(DIGITS.__getitem__, heights))
 
 
-def ends_of(found: Range) -> Ends:
+def ends_of(range_: Range) -> Ends:
     """Return the smallest and the largest value that does not clip in any channel."""
-    largest = max(found.amax)
-    if found.low is None:
+    largest = max(range_.amax)
+    if range_.low is None:
         return -largest, largest
-    return found.low, largest
+    return range_.low, largest
 
 
-def _sentences(values: Distribution, found: Range | None) -> Iterator[str]:
+def _sentences(values: Distribution, new_range: Range | None) -> Iterator[str]:
     yield f"Values from {_number(values.low)} to {_number(values.high)}."
     if values.on_grid is None:
         yield "Its format has no integer grid."
         return
     yield f"Range {_between(values.on_grid.ends)}, {_steps(values.on_grid.step)}."
     yield from _losses(values, values.on_grid)
-    if found is not None:
-        yield _after_repair(values, values.on_grid, found)
+    if new_range is not None:
+        yield _after_repair(values, values.on_grid, new_range)
 
 
 def _losses(values: Distribution, own: OnGrid) -> Iterator[str]:
@@ -146,23 +146,23 @@ def _losses(values: Distribution, own: OnGrid) -> Iterator[str]:
         yield f"In the median channel {percent(own.median_channel)} of its own power is lost."
 
 
-def _after_repair(values: Distribution, own: OnGrid, found: Range) -> str:
+def _after_repair(values: Distribution, own: OnGrid, new_range: Range) -> str:
     """Return a sentence on what another range does to the same values.
 
     A step twice as coarse loses four times as much by rounding.
     """
     levels = (own.ends[1] - own.ends[0]) / own.step[1]
-    low, high = ends_of(found)
-    largest = np.array(found.amax)
-    lowest = -largest if found.low is None else found.low
+    low, high = ends_of(new_range)
+    largest = np.array(new_range.amax)
+    lowest = -largest if new_range.low is None else new_range.low
     steps = (largest - lowest) / levels
     coarser = float(np.mean(steps**2) / np.mean(np.square(own.step)))
     rounding = f"about {percent(own.rounding * coarser)} is lost by rounding"
-    told = f"After the repair ({found.method}) {_between((low, high))}, "
-    told += _steps((steps.min(), steps.max()))
-    if len(found.amax) > 1:
-        return f"{told}: {rounding}."
-    return f"{told}: about {percent(beyond(values, (low, high)))} clips, {rounding}."
+    sentence = f"After the repair ({new_range.method}) {_between((low, high))}, "
+    sentence += _steps((steps.min(), steps.max()))
+    if len(new_range.amax) > 1:
+        return f"{sentence}: {rounding}."
+    return f"{sentence}: about {percent(beyond(values, (low, high)))} clips, {rounding}."
 
 
 def beyond(values: Distribution, ends: Ends) -> float:

@@ -82,35 +82,35 @@ def words_of(data: ReportData) -> Words:
         headline, *rest = scan_sentences(data) or ("Nothing has been measured yet.",)
         return Words("scan", (), headline, (*rest, *latency))
     metric = MetricFormat(data.metric, data.full_scale)
-    found = plan.verdict or verdict_of(plan, None, metric)
+    verdict = plan.verdict or verdict_of(plan, None, metric)
     sentences = (
-        *_plan_sentences(plan, found, metric),
+        *_plan_sentences(plan, verdict, metric),
         *_weights_alone(data, plan),
         *_why_out(data, plan, metric),
         *_why_these(data, plan, metric),
         *latency,
     )
-    headline = _plan_headline(plan, found.accuracy, data.layers, metric)
-    accuracy, speed, act = lines_of(found)
-    chance = _chance_words(found, plan.target.confidence)
+    headline = _plan_headline(plan, verdict.accuracy, data.layers, metric)
+    accuracy, speed, act = lines_of(verdict)
+    chance = _chance_words(verdict, plan.target.confidence)
     accuracy = replace(accuracy, sentence=accuracy.sentence + chance)
-    if found.action in ("use", "prove", "risk"):
+    if verdict.action in ("use", "prove", "risk"):
         act = replace(act, sentence=act.sentence + _equal_words(data, plan))
     levels = tuple(_levels(plan, metric))
-    return Words(found.tone, (accuracy, speed, act), headline, sentences, levels)
+    return Words(verdict.tone, (accuracy, speed, act), headline, sentences, levels)
 
 
-def _chance_words(found: Verdict, confidence: float) -> str:
+def _chance_words(verdict: Verdict, confidence: float) -> str:
     """Return how likely the target holds; "" if it is missed, or if that is unknown.
 
     >>> verdict = Verdict("not proven", "", "faster", "", "prove", "", chance=0.784)
     >>> _chance_words(verdict, 0.8)
     ' It is 78% likely that the target holds; 80% is asked for.'
     """
-    if found.chance is None or found.accuracy == "missed":
+    if verdict.chance is None or verdict.accuracy == "missed":
         return ""
-    asked = "" if found.accuracy == "met" else f"; {confidence:.0%} is asked for"
-    return f" It is {sure(found.chance)} likely that the target holds{asked}."
+    asked = "" if verdict.accuracy == "met" else f"; {confidence:.0%} is asked for"
+    return f" It is {sure(verdict.chance)} likely that the target holds{asked}."
 
 
 def verdict_in(data: ReportData) -> Verdict | None:
@@ -121,22 +121,22 @@ def verdict_in(data: ReportData) -> Verdict | None:
     return data.plan.verdict or verdict_of(data.plan, None, metric)
 
 
-def lines_of(found: Verdict) -> tuple[Line, Line, Line]:
+def lines_of(verdict: Verdict) -> tuple[Line, Line, Line]:
     """Return the lines on accuracy, speed and what to do.
 
     The tone of the accuracy is never better than that of what to do.
     """
-    accuracy = TONES[found.accuracy]
+    accuracy = TONES[verdict.accuracy]
     if accuracy == "good":
-        accuracy = found.tone
-    speed: Tone = "good" if found.speed == "faster" else "open"
-    speed_words = SPEED_WORDS.get(found.speed, found.speed)
-    if found.action == "lower":
+        accuracy = verdict.tone
+    speed: Tone = "good" if verdict.speed == "faster" else "open"
+    speed_words = SPEED_WORDS.get(verdict.speed, verdict.speed)
+    if verdict.action == "lower":
         speed_words += " so far"
     return (
-        Line("Accuracy", found.accuracy, found.accuracy_sentence, accuracy),
-        Line("Speed", speed_words, found.speed_sentence, speed),
-        Line("What to do", TITLES[found.action], found.action_sentence, found.tone),
+        Line("Accuracy", verdict.accuracy, verdict.accuracy_sentence, accuracy),
+        Line("Speed", speed_words, verdict.speed_sentence, speed),
+        Line("What to do", TITLES[verdict.action], verdict.action_sentence, verdict.tone),
     )
 
 
@@ -167,11 +167,11 @@ def scan_sentences(data: ReportData) -> tuple[str, ...]:
 
 def _repair_words(plan: Plan) -> str:
     """Return what the units of a plan were given so that they can stay in INT8."""
-    found = set[str]()
+    repairs = set[str]()
     for unit in plan.recalibrated:
         for old, new in unit.pairs:
-            found.update(_given(old, new))
-    return listing(tuple(sorted(found, reverse=True)), last="and")
+            repairs.update(_given(old, new))
+    return listing(tuple(sorted(repairs, reverse=True)), last="and")
 
 
 def _given(old: Range, new: Range) -> Iterator[str]:
@@ -231,23 +231,23 @@ ENDINGS: dict[AccuracyStatus, str] = {
 
 def _levels(plan: Plan, metric: MetricFormat) -> Iterator[str]:
     """Yield the metric on `confirm` and on `holdout`, one sentence each."""
-    found = plan.metric
+    results = plan.metric
     yield (
-        f"On confirm, where the plan was chosen: {_level(found.confirm, metric)}; the target asks "
-        f"for {metric.level(plan.floor)}, float has {metric.level(found.float.value)}, "
-        f"INT8 as it was calibrated {metric.level(found.quantized.value)}."
+        f"On confirm, where the plan was chosen: {_level(results.confirm, metric)}; the target "
+        f"asks for {metric.level(plan.floor)}, float has {metric.level(results.float.value)}, "
+        f"INT8 as it was calibrated {metric.level(results.quantized.value)}."
     )
     int8 = ""
-    if found.holdout_quantized is not None:
-        int8 = f", INT8 as it was calibrated {_level(found.holdout_quantized, metric)}"
+    if results.holdout_quantized is not None:
+        int8 = f", INT8 as it was calibrated {_level(results.holdout_quantized, metric)}"
     yield (
-        f"On holdout, samples that no choice has seen: {_level(found.holdout, metric)}; float has "
-        f"{metric.level(found.holdout_float.value)} there{int8}, so the drop is "
-        f"{_change(found.holdout_drop, metric)}."
+        f"On holdout, samples that no choice has seen: {_level(results.holdout, metric)}; float "
+        f"has {metric.level(results.holdout_float.value)} there{int8}, so the drop is "
+        f"{_change(results.holdout_drop, metric)}."
     )
 
 
-def _plan_sentences(plan: Plan, found: Verdict, metric: MetricFormat) -> Iterator[str]:
+def _plan_sentences(plan: Plan, verdict: Verdict, metric: MetricFormat) -> Iterator[str]:
     """Yield what the plan is, what it costs, and what else to try."""
     if plan.skip:
         yield f"Left out: {listing(plan.skip)}."
@@ -263,7 +263,7 @@ def _plan_sentences(plan: Plan, found: Verdict, metric: MetricFormat) -> Iterato
     if plan.try_next:
         steps = "; ".join(step.rstrip(".") for step in plan.try_next)
         yield f"What else to try: {_sentence(steps)}"
-    if plan.advice and plan.advice.choice in WORTH_SAYING[found.accuracy]:
+    if plan.advice and plan.advice.choice in WORTH_SAYING[verdict.accuracy]:
         yield " ".join(plan.advice.sentences)
     yield from plan.notes
 
@@ -296,7 +296,7 @@ def _why_out(data: ReportData, plan: Plan, metric: MetricFormat) -> Iterator[str
     why = f"Why anything is left out: with everything in INT8{_also_repaired(plan)}"
     whole = data.whole_choice
     if whole is None:
-        yield from (f"{why} {told}" for told in _tried_whole(plan, metric))
+        yield from (f"{why} {sentence}" for sentence in _tried_whole(plan, metric))
         return
     drop = whole.point.best_drop
     chance = chance_words(whole.point, plan)
@@ -355,16 +355,16 @@ def _needed_words(data: ReportData, plan: Plan, needed: tuple[str, ...]) -> str:
 
     needed: these layers.
     """
-    told = (
+    sentence = (
         "Why these: the search left layers out until the target held, and put back those that "
         f"it could. With {listing(needed, last='or')} put back, it did not hold."
     )
     untried = tuple(unit for unit in plan.skip if unit not in needed)
     if untried:
-        told += f" That was not tried with {listing(untried, last='or')}."
+        sentence += f" That was not tried with {listing(untried, last='or')}."
     if data.mode == "disable":
-        told += ALONE
-    return told
+        sentence += ALONE
+    return sentence
 
 
 def needed_units(plan: Plan) -> tuple[str, ...]:
@@ -505,10 +505,10 @@ def _whole_loss(data: ReportData, metric: MetricFormat) -> str:
         for part in ("weights", "activations")
         if f"{part} only" in data.baselines
     }
-    told = [f"{metric.change(lost, sign=False)} with only {part}" for part, lost in alone.items()]
+    losses = [f"{metric.change(lost, sign=False)} with only {part}" for part, lost in alone.items()]
     adds_up = metric.number(sum(alone.values())) == metric.number(loss)
     ending = "" if adds_up else "; they need not add up"
-    more = f" ({', '.join(told)}{ending})" if told else ""
+    more = f" ({', '.join(losses)}{ending})" if losses else ""
     before, after = metric.level(float_.value), metric.level(quantized.value)
     cost = f"INT8 as calibrated costs {metric.change(loss, sign=False)} of {metric.name}{more}"
     is_most = data.mode == "disable" and quantized.value < float_.value / 2

@@ -54,8 +54,8 @@ def reasons(data: ReportData) -> tuple[Why, ...]:
     worst = _worst(order)
     others = [effect for effect in order if effect not in worst]
     left_out = [effect for effect in others if effect.unit in data.skip]
-    found = map(partial(_why, data), (*worst, *left_out[:SHOWN]))
-    return tuple(why for why in found if why.sentences)
+    explained = map(partial(_why, data), (*worst, *left_out[:SHOWN]))
+    return tuple(why for why in explained if why.sentences)
 
 
 def _in_order_of_charts(data: ReportData) -> list[Effect]:
@@ -177,19 +177,19 @@ def _clipped(old: Range, new: Range) -> Iterator[str]:
     )
 
 
-def _width(found: Range) -> float:
+def _width(range_: Range) -> float:
     """Return the width of a range for a whole tensor, between its clipping limits."""
-    low, high = ends_of(found)
+    low, high = ends_of(range_)
     return high - low
 
 
-def _ends(found: Range) -> str:
+def _ends(range_: Range) -> str:
     """Return the ends of a range for a whole tensor, in words.
 
     >>> _ends(Range("a", "mse", (2.5,), low=-0.25))
     '[-0.25, 2.5]'
     """
-    high = f"{found.amax[0]:.3g}"
-    if found.low is None:
+    high = f"{range_.amax[0]:.3g}"
+    if range_.low is None:
         return high
-    return f"[{found.low:.3g}, {high}]"
+    return f"[{range_.low:.3g}, {high}]"

@@ -174,11 +174,11 @@ def refused(file: Path, runtime: str, error: Exception) -> OnnxFileError:
     """Return the error for a file that a runtime cannot load, with the first line of its
     message."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    said = next(
+    message = next(
         (line for line in lines if not line.startswith(WHERE_THEY_FAILED)), type(error).__name__
     )
     return OnnxFileError(
-        f"Expected {file.name} to be an ONNX model that {runtime} can load, got: {said[:300]}; "
+        f"Expected {file.name} to be an ONNX model that {runtime} can load, got: {message[:300]}; "
         "check it with 'sensitivity lint', or export it again."
     )
 

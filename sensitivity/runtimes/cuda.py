@@ -99,8 +99,8 @@ def open_cuda() -> Cuda:
     """
     for package, path in PACKAGES.items():
         if _installed(package) and _load(path).problem() is None:
-            made: Cuda = _load(path)()
-            return made
+            cuda: Cuda = _load(path)()
+            return cuda
     raise RuntimeUnavailable(
         f"Expected a CUDA device, got: {cuda_problem()}; install torch with CUDA or cuda-bindings, "
         "and the driver."

@@ -171,8 +171,8 @@ def _weight_type(layer: Mapping[str, Any]) -> str:
 def _onnx_candidates(name: str, metadata: str) -> tuple[str, ...]:
     """Return the names of ONNX nodes from the metadata, otherwise the parts of a fused layer's
     name."""
-    found = ONNX_LAYER.findall(metadata)
-    if not found:
+    names = ONNX_LAYER.findall(metadata)
+    if not names:
         joined = re.sub(r"PWN\(|\)", "", name)
-        found = [piece.strip() for piece in re.split(r" \+ |, ", joined)]
-    return tuple(dict.fromkeys(filter(None, found)))
+        names = [piece.strip() for piece in re.split(r" \+ |, ", joined)]
+    return tuple(dict.fromkeys(filter(None, names)))

@@ -60,8 +60,8 @@ class OnnxNames:
 
     def known(self, names: Iterable[str]) -> tuple[str, ...]:
         """Return the nodes that these names belong to, each once, in the file's order."""
-        found = set(map(self.find, names))
-        return tuple(node.name for node in self.nodes if node in found)
+        matched = set(map(self.find, names))
+        return tuple(node.name for node in self.nodes if node in matched)
 
 
 def onnx_names(file: Path) -> OnnxNames:

@@ -65,8 +65,8 @@ class OpenVinoEngine(Closing):
         self._names = onnx_names(file)
         self._compiled = _compile(file, self._settings)
         self._request: Any = self._compiled.create_infer_request()
-        told = str(self._compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name())
-        self.precision = _precision(told)
+        type_name = str(self._compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name())
+        self.precision = _precision(type_name)
 
     def run(self, inputs: Tensors) -> dict[str, NDArray[np.generic]]:
         self._request.infer(self._feed(inputs))
@@ -212,14 +212,14 @@ def _step(name: str, about: dict[str, str], inputs: tuple[Port, ...], names: Onn
 
 def _port(name: str, about: dict[str, str]) -> Port:
     """Return the first output of a node."""
-    made, *_ = about["outputPrecisions"].split(",")
+    precision, *_ = about["outputPrecisions"].split(",")
     layout, *_ = about["outputLayouts"].split(",")
-    return Port(name, _precision(made), layout)
+    return Port(name, _precision(precision), layout)
 
 
-def _precision(told: str) -> str:
+def _precision(name: str) -> str:
     """Return the precision in the names that other runtimes share."""
-    return PRECISION.get(told, told)
+    return PRECISION.get(name, name)
 
 
 def _in_file(name: str, names: OnnxNames) -> str:

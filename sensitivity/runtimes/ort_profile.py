@@ -41,8 +41,8 @@ def _layer_run(name: str, seen: list[Mapping[str, Any]], names: OnnxNames, skip:
     node = _node_of(name, op, names)
     origin = _origin(op, node)
     onnx = () if node is None or origin == "reformat" else (node.name,)
-    took, made = _tensors(args["input_type_shape"]), _tensors(args["output_type_shape"])
-    precision, *_ = (*took, "?")  # the first input decides which kernel runs
+    inputs, outputs = _tensors(args["input_type_shape"]), _tensors(args["output_type_shape"])
+    precision, *_ = (*inputs, "?")  # the first input decides which kernel runs
     microseconds = [float(event["dur"]) for event in seen]
     steady = microseconds[skip:] or microseconds[:1]
     return LayerRun(
@@ -52,8 +52,8 @@ def _layer_run(name: str, seen: list[Mapping[str, Any]], names: OnnxNames, skip:
         ms=statistics.median(steady) / 1000,
         onnx=onnx,
         origin=origin,
-        inputs=tuple(Port("", kind) for kind in took[:1]),
-        outputs=tuple(Port("", kind) for kind in made[:1]),
+        inputs=tuple(Port("", kind) for kind in inputs[:1]),
+        outputs=tuple(Port("", kind) for kind in outputs[:1]),
     )
 
 
@@ -83,9 +83,9 @@ def _tensors(shapes: Iterable[Mapping[str, Any]]) -> list[str]:
 
     For example, QLinearConcat takes its scales before its tensors.
     """
-    found = []
+    precisions = []
     for item in shapes:
         for kind, shape in item.items():
             if shape:
-                found.append(PRECISION.get(kind, kind))
-    return found
+                precisions.append(PRECISION.get(kind, kind))
+    return precisions

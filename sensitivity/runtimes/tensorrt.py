@@ -159,12 +159,12 @@ class TensorRtEngine(Closing):
         return self._outputs(self._context)
 
     def _run_one_by_one(self, inputs: Tensors, samples: int) -> dict[str, NDArray[np.generic]]:
-        found = defaultdict[str, list[NDArray[np.generic]]](list)
+        collected = defaultdict[str, list[NDArray[np.generic]]](list)
         for index in range(samples):
             sample = {name: array[[index]] for name, array in inputs.items()}
             for name, output in self.run(sample).items():
-                found[name].append(output)
-        return {name: np.concatenate(outputs) for name, outputs in found.items()}
+                collected[name].append(output)
+        return {name: np.concatenate(outputs) for name, outputs in collected.items()}
 
     def time_ms(self, inputs: Tensors, repeats: int) -> NDArray[np.float64]:
         launch = self._prepared(inputs)
@@ -228,13 +228,13 @@ class TensorRtEngine(Closing):
     def _tensor_names(self, *, inputs: bool) -> list[str]:
         """Return the names of the engine's inputs, or of its outputs."""
         engine = self._engine
-        found = []
+        names = []
         for index in range(engine.num_io_tensors):
             name = engine.get_tensor_name(index)
             is_input = engine.get_tensor_mode(name) == self._trt.TensorIOMode.INPUT
             if is_input is inputs:
-                found.append(name)
-        return found
+                names.append(name)
+        return names
 
     def _dtype(self, name: str) -> np.dtype[Any]:
         try:

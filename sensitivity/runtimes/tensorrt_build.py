@@ -183,8 +183,8 @@ def _parser_error(error: Any) -> str:
         read = getattr(error, name, str)
         words.append(read())
     where = " ".join(filter(None, words))
-    said = str(error.desc())
-    return f"{where}: {said}" if where else said
+    message = str(error.desc())
+    return f"{where}: {message}" if where else message
 
 
 def plan_file(trt: Any, file: Path, settings: TensorRtSettings, device: str) -> Path | None:

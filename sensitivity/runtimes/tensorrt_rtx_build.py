@@ -151,8 +151,8 @@ def _build(answer: dict[str, Any], sm: int, ended: str | None) -> Build:
         )
         return Build(version, sm, ok=False, parsed=False, errors=errors or (_unnamed(answer),))
     part = "parser" if stage == "parse" else "builder"
-    told = f"the {part} of TensorRT-RTX {version} {ended or f'says: {_said(answer)}'}"
-    return Build(version, sm, ok=False, parsed=stage == "build", ended=told)
+    reason = f"the {part} of TensorRT-RTX {version} {ended or f'says: {_said(answer)}'}"
+    return Build(version, sm, ok=False, parsed=stage == "build", ended=reason)
 
 
 def _unnamed(answer: dict[str, Any]) -> ParserError:

@@ -34,8 +34,10 @@ def main(file: str, sm: str, answer_path: str) -> None:
     parser = trt.OnnxParser(network, logger)
     if not parser.parse_from_file(file):
         errors = [parser.get_error(index) for index in range(parser.num_errors)]
-        told = [(error.node_name(), error.node_operator(), error.desc()) for error in errors]
-        _write(answer_path, answer | {"parser_errors": told, "errors": logger.errors})
+        parser_errors = [
+            (error.node_name(), error.node_operator(), error.desc()) for error in errors
+        ]
+        _write(answer_path, answer | {"parser_errors": parser_errors, "errors": logger.errors})
         return
     answer["stage"] = "build"
     _write(answer_path, answer)

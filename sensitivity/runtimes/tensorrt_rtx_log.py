@@ -83,15 +83,15 @@ def engine_layers(text: str, version: str) -> tuple[Layer, ...]:
 
 
 def _layer(line: str, version: str) -> Layer:
-    found = LINE.fullmatch(line)
-    if found is None:
+    match = LINE.fullmatch(line)
+    if match is None:
         raise _unreadable(line[:100], version)
-    names = (name.removeprefix(UNNAMED) for name in ONNX_LAYER.findall(found["rest"]))
+    names = (name.removeprefix(UNNAMED) for name in ONNX_LAYER.findall(match["rest"]))
     inputs, constants, outputs = (
-        _tensors(found[key]) for key in ("inputs", "constants", "outputs")
+        _tensors(match[key]) for key in ("inputs", "constants", "outputs")
     )
     return Layer(
-        found["name"], found["kind"], tuple(dict.fromkeys(names)), inputs, constants, outputs
+        match["name"], match["kind"], tuple(dict.fromkeys(names)), inputs, constants, outputs
     )
 
 

@@ -27,16 +27,16 @@ def version_from_banner(text: str) -> Version:
     >>> version_from_banner("&&&& RUNNING TensorRT.trtexec [TensorRT v8601] # trtexec --help")
     (8, 6)
     """
-    found = re.search(r"TensorRT v([\d.]+)", text)
-    if not found:
+    match = re.search(r"TensorRT v([\d.]+)", text)
+    if not match:
         raise RuntimeUnavailable(
             f"Expected trtexec to print its TensorRT version, got {text[:80]!r}; give its full "
             "path."
         )
-    if "." in found[1]:
-        first, second, *_ = found[1].split(".")
+    if "." in match[1]:
+        first, second, *_ = match[1].split(".")
         return int(first), int(second)
-    number = int(found[1])
+    number = int(match[1])
     step = 10_000 if number >= 100_000 else 1_000  # 8.6.1 is 8601, 10.16.0 is 101600
     return number // step, number % step // 100
 

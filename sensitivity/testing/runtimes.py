@@ -30,14 +30,14 @@ def small_model(path: Path) -> Path:
     for index, channels in enumerate((3, 4)):
         weight = rng.normal(size=(4, channels, 3, 3)).astype(np.float32)
         constants.append(numpy_helper.from_array(weight, f"weight{index}"))
-        made = "y" if index else "relu0"
+        output = "y" if index else "relu0"
         nodes.append(
             helper.make_node(
                 "Conv", [x, f"weight{index}"], [f"conv{index}"], f"Conv_{index}", pads=[1] * 4
             )
         )
-        nodes.append(helper.make_node("Relu", [f"conv{index}"], [made], f"Relu_{index}"))
-        x = made
+        nodes.append(helper.make_node("Relu", [f"conv{index}"], [output], f"Relu_{index}"))
+        x = output
     ends = [
         helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, c, 8, 8])
         for name, c in (("x", 3), ("y", 4))

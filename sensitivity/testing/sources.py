@@ -170,8 +170,8 @@ class SourceConformance:
             unit for unit in layers(source.quantizers) if unit.name in self.layers
         )
         for simulator in self.simulators(source):
-            found = self._outputs(simulator, variants)
-            closest = min(starmap(distance, combinations(found, 2)))
+            outputs = self._outputs(simulator, variants)
+            closest = min(starmap(distance, combinations(outputs, 2)))
             assert closest > 0, simulator.name
 
     def test_all_simulators_give_the_same_in_any_order(self, source: QuantizedModel) -> None:
@@ -179,10 +179,10 @@ class SourceConformance:
         forward, backward = variants, variants[::-1]
         reference = None
         for simulator in self.simulators(source):
-            found = self._outputs(simulator, forward)
-            reference = reference or found
+            outputs = self._outputs(simulator, forward)
+            reference = reference or outputs
             turned = self._outputs(simulator, backward)[::-1]
-            furthest = max(map(distance, [*found, *turned], reference * 2))
+            furthest = max(map(distance, [*outputs, *turned], reference * 2))
             assert furthest <= self.own_tolerance, simulator.name
 
     def test_an_exception_inside_leaves_everything_as_it_was(
@@ -274,15 +274,15 @@ class SourceConformance:
     ) -> None:
         """Check the outputs of every simulator for one variant."""
         for simulator in self.simulators(source):
-            (found,) = self._outputs(simulator, [variant])
-            assert distance(found, expected) <= tolerance, simulator.name
+            (outputs,) = self._outputs(simulator, [variant])
+            assert distance(outputs, expected) <= tolerance, simulator.name
 
     def _outputs(self, simulator: Simulator, variants: Sequence[frozenset[str]]) -> list[Outputs]:
-        found = dict[int, Outputs]()
+        by_variant = dict[int, Outputs]()
         for index, outputs in simulator.outputs(self.inputs(1), variants):
-            found[index] = flat(outputs)
-        assert found.keys() == set(range(len(variants)))
-        return [found[index] for index in sorted(found)]
+            by_variant[index] = flat(outputs)
+        assert by_variant.keys() == set(range(len(variants)))
+        return [by_variant[index] for index in sorted(by_variant)]
 
 
 def flat(outputs: Any) -> Outputs:
@@ -351,8 +351,8 @@ def check_same_ranking(
     shared = list(filter(other.__contains__, one))
     assert len(shared) >= 3, f"only {shared} are units of both"
     values = np.array([(one[name], other[name]) for name in shared])
-    found = float(kendalltau(*values.T).statistic)
+    tau_b = float(kendalltau(*values.T).statistic)
     first, second = (shared[place] for place in values.argmax(axis=0))
     assert first == second, f"{first} comes first in one, {second} in the other"
-    assert found >= tau, f"Kendall's tau is {found:.3f}"
-    return found
+    assert tau_b >= tau, f"Kendall's tau is {tau_b:.3f}"
+    return tau_b

@@ -47,17 +47,17 @@ def build_structure(file: Path, *, sm: int = SM, plan: PlanNames | None = None) 
     Raises OnnxFileError if the parser refuses the file, RuntimeUnavailable if nothing can be built
     here or the builder gives up. Both quote the builder.
     """
-    made = build(file, sm=sm)
-    if not made.parsed and made.errors:
+    built = build(file, sm=sm)
+    if not built.parsed and built.errors:
         raise OnnxFileError(
             f"Expected {file.name} to be a model that TensorRT-RTX can parse, got: "
-            f"{str(made.problem).rstrip('.')}."
+            f"{str(built.problem).rstrip('.')}."
         )
-    if not made.ok:
+    if not built.ok:
         raise RuntimeUnavailable(
-            f"Expected TensorRT-RTX to build {file.name}, got: {str(made.problem).rstrip('.')}."
+            f"Expected TensorRT-RTX to build {file.name}, got: {str(built.problem).rstrip('.')}."
         )
-    return structure_of(made, file, None if plan is None else planned_float(plan))
+    return structure_of(built, file, None if plan is None else planned_float(plan))
 
 
 def build_or_say_why(file: Path, plan: PlanNames) -> EngineStructure | str:
@@ -81,15 +81,15 @@ def planned_float(plan: PlanNames) -> frozenset[str]:
 
 
 def structure_of(
-    made: Build, file: Path, in_float: Collection[str] | None = None
+    built: Build, file: Path, in_float: Collection[str] | None = None
 ) -> EngineStructure:
     """Compare the engine with what was planned.
 
-    made: the build of this very file, with an engine.
+    built: the build of this very file, with an engine.
     in_float: layers that a plan leaves in float; None without a plan. All others are planned as the
         file's own Q/DQ says.
     """
-    kernels = [layer for layer in made.layers if layer.outputs]
+    kernels = [layer for layer in built.layers if layer.outputs]
     in_int8 = set(quantized_nodes(file)) - set(in_float or ())
     layers = []
     for name in map(name_of, weighted_nodes(load_model(file).graph)):
@@ -98,8 +98,8 @@ def structure_of(
     requantizes = partial(only_requantizes, names=onnx_names(file))
     activations = chain.from_iterable(map(attrgetter("outputs"), kernels))
     return EngineStructure(
-        version=made.version,
-        sm=made.sm,
+        version=built.version,
+        sm=built.sm,
         layers=tuple(layers),
         kernels=len(kernels),
         requantize_kernels=sum(map(requantizes, kernels)),

@@ -79,8 +79,8 @@ def _cpu() -> dict[str, str]:
     }
 
 
-def _yes_or_no(found: set[str]) -> str:
-    if found:
+def _yes_or_no(present: set[str]) -> str:
+    if present:
         return "yes"
     return "no"
 
@@ -116,15 +116,15 @@ def _load() -> str:
 
 
 def _threads() -> dict[str, str]:
-    found = {
+    facts = {
         "cores": str(os.cpu_count()),
         "usable cores": str(usable_cores()),
         "cpu quota": _read("/sys/fs/cgroup/cpu.max") or UNKNOWN,
     }
     for name in THREAD_VARIABLES:
         if os.environ.get(name):
-            found[name] = os.environ[name]
-    return found
+            facts[name] = os.environ[name]
+    return facts
 
 
 def _gpu() -> dict[str, str]:
@@ -145,13 +145,13 @@ def _gpu() -> dict[str, str]:
 
 
 def _versions() -> dict[str, str]:
-    found = {}
+    versions = {}
     for package in PACKAGES:
         try:
-            found[package] = importlib.metadata.version(package)
+            versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
 def _read(path: str) -> str:

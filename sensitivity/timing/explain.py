@@ -146,20 +146,20 @@ def _precision_sentences(runs: Sequence[LayerRun], kept: Collection[str]) -> lis
 
 
 def _reformat_sentences(runs: Sequence[LayerRun]) -> list[str]:
-    found = reformats(runs)
-    if not found:
+    all_reformats = reformats(runs)
+    if not all_reformats:
         return ["No step only converts or copies."]
     total = sum(run.ms or 0.0 for run in runs)
-    spent = _ms(found)
+    spent = _ms(all_reformats)
     cost = ""
     if total:
         share = f"{spent / total:.0%} of the profiled time"
         cost = f", {spent:.3g} of {total:.3g} ms ({share})"
     by_cause = defaultdict[str, list[Reformat]](list)
-    for reformat in found:
+    for reformat in all_reformats:
         by_cause[reformat.cause].append(reformat)
     costliest = sorted(by_cause.values(), key=_ms, reverse=True)
-    whole = f"Conversions and copies: {len(found)} step{_s(found)}{cost}."
+    whole = f"Conversions and copies: {len(all_reformats)} step{_s(all_reformats)}{cost}."
     return [whole, *map(_cause_sentence, costliest)]
 
 
@@ -173,8 +173,8 @@ def _cause_sentence(alike: Sequence[Reformat]) -> str:
     return f"{WORDS[cause]}: {steps}. {ADVICE[cause]}."
 
 
-def _ms(found: Iterable[Reformat]) -> float:
-    return sum(reformat.step.ms or 0.0 for reformat in found)
+def _ms(group: Iterable[Reformat]) -> float:
+    return sum(reformat.step.ms or 0.0 for reformat in group)
 
 
 class _Neighbours:
@@ -204,14 +204,14 @@ class _Neighbours:
 
     def targets(self, port: Port) -> list[LayerRun]:
         """Return the steps that use this tensor, looking through reformats."""
-        found = list[LayerRun]()
+        steps = list[LayerRun]()
         for reader in self.readers[port.tensor]:
             is_reformat = reader.origin is not None
             if is_reformat and reader.outputs:
-                found += self.targets(reader.outputs[0])
+                steps += self.targets(reader.outputs[0])
             else:
-                found.append(reader)
-        return found
+                steps.append(reader)
+        return steps
 
     def mixed_adds(self, steps: Iterable[LayerRun]) -> list[LayerRun]:
         """Return those of the steps that add an input in float to one in INT8, each once."""

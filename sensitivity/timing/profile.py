@@ -66,16 +66,16 @@ def profile_files(
     canonical: files whose quantized layers should run in INT8. In a file that was lowered for the
         runtime, some of them may be in float.
     """
-    found = {}
+    profiles = {}
     try:
         for variant, file in files.items():
             profile = profile_file(file, runtime, inputs)
-            found[str(variant)] = replace(
+            profiles[str(variant)] = replace(
                 profile, kept=quantized_nodes(canonical.get(variant, file))
             )
     except RuntimeUnavailable:
         return {}
-    return found
+    return profiles
 
 
 def quantized_nodes(file: Path) -> tuple[str, ...]:

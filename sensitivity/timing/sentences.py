@@ -49,8 +49,8 @@ def bench_sentences(
     compared = dict(by_variant)
     if "fp16" in compared and compared["fp16"].precision != "fp16":
         del compared["fp16"]  # `_against_each_other` says what it ran in
-    told = filter(None, map(compared.get, ("partial", "int8", "fp16")))
-    sentences += map(_against_float, told)
+    compared_files = filter(None, map(compared.get, ("partial", "int8", "fp16")))
+    sentences += map(_against_float, compared_files)
     sentences += _against_each_other(by_variant)
     if _may_be_written_wrongly(timings, profiles) and base.runtime in WHY_SLOW:
         sentences.append(WHY_SLOW[base.runtime])
@@ -143,10 +143,10 @@ def _against_fp16(timing: Timing, ratio: Estimate) -> str:
     """
     interval = "" if ratio.low is None else f" ({ratio.low:.2f} to {ratio.high:.2f})"
     result = speed_from_ratio(ratio)
-    told = f"{NAMES[timing.variant]} {COMPARED[result]} FP16: {ratio.value:.2f} times its speed"
+    sentence = f"{NAMES[timing.variant]} {COMPARED[result]} FP16: {ratio.value:.2f} times its speed"
     if result == "faster":
-        return f"{told}{interval}."
+        return f"{sentence}{interval}."
     return (
-        f"{told}{interval}; as it is, FP16 is the better engine: have fewer boundaries "
+        f"{sentence}{interval}; as it is, FP16 is the better engine: have fewer boundaries "
         "between INT8 and float, quantize residual adds, or leave out fewer layers."
     )

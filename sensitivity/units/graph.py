@@ -19,14 +19,14 @@ def model_graph(source: QuantizedModel, traced: Any) -> ModelGraph | None:
     Returns None if the graph is unknown.
     """
     if isinstance(source, Connected):
-        found = source.connections()
+        graph = source.connections()
     elif traced is not None:
         together = tuple(meeting.quantizers for meeting in meetings(traced))
         owners = marked_owners(traced, source.quantizers)
-        found = connections(traced.graph, owners, together)
+        graph = connections(traced.graph, owners, together)
     else:
         return None
-    return replace(found, meetings=tuple(each for each in found.meetings if _differ(source, each)))
+    return replace(graph, meetings=tuple(each for each in graph.meetings if _differ(source, each)))
 
 
 def _differ(source: QuantizedModel, names: tuple[str, ...]) -> bool:

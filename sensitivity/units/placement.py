@@ -53,26 +53,26 @@ def unified_scales(
     shared: list[Range] = []
     for group in names:
         ranges = [_per_tensor(source.range(name)) for name in group]
-        largest = max(one.amax for one in ranges)
-        lower = [one for one in ranges if one.amax != largest]
+        largest = max(member.amax for member in ranges)
+        lower = [member for member in ranges if member.amax != largest]
         changed += lower
-        shared += [Range(one.quantizer, "shared", largest) for one in lower]
+        shared += [Range(member.quantizer, "shared", largest) for member in lower]
     with source.with_ranges(shared):
         yield tuple(changed)
 
 
-def has_one_amax(found: Range) -> bool:
+def has_one_amax(range_: Range) -> bool:
     """Return whether a range is per tensor, so that it can be shared."""
-    return found.axis is None and len(found.amax) == 1
+    return range_.axis is None and len(range_.amax) == 1
 
 
-def _per_tensor(one: Range) -> Range:
-    if not has_one_amax(one):
+def _per_tensor(range_: Range) -> Range:
+    if not has_one_amax(range_):
         raise ModelError(
-            f"Expected {one.quantizer} to have one amax to share with its group, got "
-            f"{len(one.amax)}; calibrate it per tensor."
+            f"Expected {range_.quantizer} to have one amax to share with its group, got "
+            f"{len(range_.amax)}; calibrate it per tensor."
         )
-    return one
+    return range_
 
 
 def add_residual_quantizers(source: QuantizedModel, batches: Sequence[Any]) -> tuple[str, ...]:
@@ -89,7 +89,11 @@ def add_residual_quantizers(source: QuantizedModel, batches: Sequence[Any]) -> t
     from sensitivity.quantizers.torch.sums import QuantizedSums, change_sums
 
     operands = groups.residual_operands(trace(source, batches[0], sums=True))
-    templates = [one.name for one in source.quantizers if one.role == "input" and one.axis is None]
+    templates = [
+        quantizer.name
+        for quantizer in source.quantizers
+        if quantizer.role == "input" and quantizer.axis is None
+    ]
     if not templates or not operands:
         return ()
     largest = _largest_operands(source, operands, batches)

@@ -69,27 +69,27 @@ def placed(source: QuantizedModel, example: Any, choices: UnitChoices) -> Placed
     example: as for `structure_of`.
     Raises NamesError for a --group that matches no layer.
     """
-    found = structure_of(source, example)
+    structure = structure_of(source, example)
     own = patterns(choices.group, source.quantizers)
-    units = units_of(source.quantizers, choices.unit, (*own, *found.relations))
-    scales = () if choices.separate_scales else found.scales
-    warnings = tuple(_warnings(found, choices, has_example=example is not None))
-    return Placed(units, scales, warnings, found.problem, found.traced)
+    units = units_of(source.quantizers, choices.unit, (*own, *structure.relations))
+    scales = () if choices.separate_scales else structure.scales
+    warnings = tuple(_warnings(structure, choices, has_example=example is not None))
+    return Placed(units, scales, warnings, structure.problem, structure.traced)
 
 
-def _warnings(found: Structure, choices: UnitChoices, *, has_example: bool) -> Iterator[str]:
+def _warnings(structure: Structure, choices: UnitChoices, *, has_example: bool) -> Iterator[str]:
     """Yield warnings about blocks that are not merged, and about a graph that could not be read.
 
     The latter is silent if neither an example nor the choice of units needs the graph.
     """
     wants_groups = choices.unit == "group"
-    if found.problem and (has_example or wants_groups):
+    if structure.problem and (has_example or wants_groups):
         what = "units are layers, and every" if wants_groups else "every"
-        problem = " ".join(found.problem.split())
+        problem = " ".join(structure.problem.split())
         yield NO_GRAPH.format(problem=problem, every=what)
-    if found.branched:
-        names = begun(found.branched)
-        yield BRANCHED.format(count=len(found.branched), names=names)
+    if structure.branched:
+        names = begun(structure.branched)
+        yield BRANCHED.format(count=len(structure.branched), names=names)
 
 
 def structure_of(source: QuantizedModel, example: Any) -> Structure:
@@ -124,7 +124,7 @@ def _module_relations(source: QuantizedModel) -> tuple[Relation, ...]:
     names = names_of(source.quantizers)
     merged = [Relation("repvgg", (layer,)) for layer in merged_blocks(source.model, layers)]
     heads = [Relation("head", part) for part in head_parts(source.model, layers)]
-    shared = [Relation("shared", held) for held in shared_objects(source.model, names)]
+    shared = [Relation("shared", members) for members in shared_objects(source.model, names)]
     return (*merged, *heads, *shared)
 
 
@@ -137,7 +137,7 @@ def _traced_structure(
     branched = [Relation("repvgg", block) for block in blocks]
     meetings = groups.meetings(traced)
     met = [_met(source, meeting) for meeting in meetings]
-    residual = [Relation("residual", found) for found in groups.residual_layers(traced, layers)]
+    residual = [Relation("residual", members) for members in groups.residual_layers(traced, layers)]
     together = [meeting.quantizers for meeting in meetings]
     return Structure(
         relations=(*branched, *of_modules, *met, *residual),

@@ -68,7 +68,10 @@ def _atoms(quantizers: Sequence[Quantizer], by: UnitName) -> Sequence[Unit]:
     """Return the smallest units: single quantizers, or layers."""
     if by != "quantizer":
         return layers(quantizers)
-    return [Unit(one.name, (one.name,), "quantizer", (one.layer,)) for one in quantizers]
+    return [
+        Unit(quantizer.name, (quantizer.name,), "quantizer", (quantizer.layer,))
+        for quantizer in quantizers
+    ]
 
 
 def patterns(groups: Iterable[str], quantizers: Iterable[Quantizer]) -> tuple[Relation, ...]:
@@ -81,10 +84,10 @@ def patterns(groups: Iterable[str], quantizers: Iterable[Quantizer]) -> tuple[Re
     for text in groups:
         name, wanted = _parsed(text)
         for pattern in wanted:
-            found = matching("--group", pattern, known)
-            members[name].update(dict.fromkeys(found))
+            matched = matching("--group", pattern, known)
+            members[name].update(dict.fromkeys(matched))
     _check_owners(members)
-    return tuple(Relation("pattern", tuple(found), name) for name, found in members.items())
+    return tuple(Relation("pattern", tuple(matched), name) for name, matched in members.items())
 
 
 def _parsed(text: str) -> tuple[str, list[str]]:
@@ -106,8 +109,8 @@ def _check_owners(members: Mapping[str, Iterable[str]]) -> None:
     members: layers by group.
     """
     owner: dict[str, str] = {}
-    for name, found in members.items():
-        for layer in found:
+    for name, own_layers in members.items():
+        for layer in own_layers:
             if layer in owner:
                 raise NamesError(
                     f"Expected each layer in one --group, got {layer} in {owner[layer]} and {name}."
@@ -123,10 +126,10 @@ def matching(option: str, pattern: str, names: Sequence[str]) -> list[str]:
     """
     if pattern in names:
         return [pattern]
-    found = [name for name in names if fnmatchcase(name, pattern)]
-    if not found:
+    matched = [name for name in names if fnmatchcase(name, pattern)]
+    if not matched:
         raise unmatched(option, pattern, names)
-    return found
+    return matched
 
 
 @dataclass(frozen=True)
@@ -142,14 +145,14 @@ def pins(skip: Iterable[str], keep: Iterable[str], units: Sequence[Unit]) -> Pin
 
     Raises NamesError for a pattern that matches nothing, or a unit that is pinned both ways.
     """
-    found = Pins(pinned("--skip", skip, units), pinned("--keep", keep, units))
-    both = [name for name in found.skip if name in found.keep]
+    chosen = Pins(pinned("--skip", skip, units), pinned("--keep", keep, units))
+    both = [name for name in chosen.skip if name in chosen.keep]
     if both:
         raise NamesError(
             f"Expected --skip and --keep to name different units, got {', '.join(both[:3])} in "
             "both; leave one out."
         )
-    return found
+    return chosen
 
 
 def pinned(option: str, wanted: Iterable[str], units: Sequence[Unit]) -> tuple[str, ...]:

@@ -52,8 +52,8 @@ def folded(graph: ModelGraph) -> tuple[Block, ...]:
     if len(graph.of_kind("layer")) > FLAT:
         folding.fold()
     members = defaultdict[str, list[int]](list)
-    for at, block in enumerate(folding.blocks):
-        members[block].append(at)
+    for position, block in enumerate(folding.blocks):
+        members[block].append(position)
     return tuple(_block(graph, name, nodes) for name, nodes in members.items())
 
 
@@ -62,7 +62,7 @@ def _block(graph: ModelGraph, name: str, nodes: Sequence[int]) -> Block:
 
     name: the common beginning of its layers' names, or any text that tells it from others.
     """
-    own = [graph.nodes[at] for at in nodes]
+    own = [graph.nodes[position] for position in nodes]
     layers = [node.name for node in own if node.kind == "layer"]
     is_beginning = all(layer.startswith(name) for layer in layers)
     if len(layers) < 2 or not is_beginning:
@@ -129,12 +129,12 @@ class _Folding:
         self.near = Neighbours(graph.edges)
         self.blocks = [f"{node.kind} {node.name}" for node in graph.nodes]
         self.alone = frozenset(self.of(graph.of_kind("join", "input", "output")))
-        for at in graph.of_kind("layer"):
-            self.blocks[at] = graph.nodes[at].name
+        for position in graph.of_kind("layer"):
+            self.blocks[position] = graph.nodes[position].name
 
     def of(self, nodes: Iterable[int]) -> list[str]:
         """Return the blocks of these nodes."""
-        return [self.blocks[at] for at in nodes]
+        return [self.blocks[position] for position in nodes]
 
     def fold(self) -> None:
         """Join the layers by their names if these have parts, otherwise by the graph."""
@@ -143,51 +143,51 @@ class _Folding:
         if not by_name:
             self.merge()
             return
-        for at in layers:
-            self.blocks[at] = by_name[self.blocks[at]]
+        for position in layers:
+            self.blocks[position] = by_name[self.blocks[position]]
         self.take_joins()
 
     def take_joins(self) -> None:
         """Put joins into blocks of layers."""
         joins = self.graph.of_kind("join")
-        for at in joins:
-            self._take_join(at, self.near.before[at])
-        for at in reversed(joins):
-            self._take_join(at, self.near.after[at])
-        for at in joins:
-            if self.graph.nodes[at].operation in RESIDUAL:
-                self._take_sum(at)
+        for position in joins:
+            self._take_join(position, self.near.before[position])
+        for position in reversed(joins):
+            self._take_join(position, self.near.after[position])
+        for position in joins:
+            if self.graph.nodes[position].operation in RESIDUAL:
+                self._take_sum(position)
 
-    def _take_join(self, at: int, around: Sequence[int]) -> None:
+    def _take_join(self, position: int, around: Sequence[int]) -> None:
         """Put a join that is still alone into the block of all nodes on one side of it.
 
         around: these nodes.
         """
-        found = set(self.of(around))
-        if self.blocks[at] in self.alone and len(found) == 1:
-            self._put(at, found.pop())
+        neighbours = set(self.of(around))
+        if self.blocks[position] in self.alone and len(neighbours) == 1:
+            self._put(position, neighbours.pop())
 
-    def _take_sum(self, at: int) -> None:
+    def _take_sum(self, position: int) -> None:
         """Put a sum that is still alone into the block of its last term, if that makes no cycle."""
-        if self.blocks[at] in self.alone:
-            *others, last = self.of(self.near.before[at])
+        if self.blocks[position] in self.alone:
+            *others, last = self.of(self.near.before[position])
             if self._behind(last).isdisjoint(others):
-                self._put(at, last)
+                self._put(position, last)
 
-    def _put(self, at: int, block: str) -> None:
+    def _put(self, position: int, block: str) -> None:
         """Put a node into a block, unless that has no layers."""
         if block not in self.alone:
-            self.blocks[at] = block
+            self.blocks[position] = block
 
     def _behind(self, block: str) -> set[str]:
         """Return all blocks that depend on a block, without itself."""
-        found = set[int]()
-        ready = [at for at, own in enumerate(self.blocks) if own == block]
+        reached = set[int]()
+        ready = [position for position, own in enumerate(self.blocks) if own == block]
         while ready:
-            new = set(self.near.after[ready.pop()]) - found
-            found |= new
+            new = set(self.near.after[ready.pop()]) - reached
+            reached |= new
             ready += new
-        return set(self.of(found)) - {block}
+        return set(self.of(reached)) - {block}
 
     def merge(self) -> None:
         """Join blocks to their only neighbour on one side, the smallest first, which makes no

@@ -80,11 +80,11 @@ def left_to_right(sizes: Sequence[Point], edges: Sequence[Edge], width: float) -
     if whole.width <= width:
         return whole
     for aspect in ASPECTS:
-        found = _layout(sizes, edges, {"wrap": {"viewport_aspect": aspect}, "tuning": WRAPPING})
-        if found.width > width:
+        wrapped = _layout(sizes, edges, {"wrap": {"viewport_aspect": aspect}, "tuning": WRAPPING})
+        if wrapped.width > width:
             continue
-        if _is_clear(found, sizes):
-            return found
+        if _is_clear(wrapped, sizes):
+            return wrapped
         break
     return _in_rows(sizes, edges, width)
 
@@ -92,9 +92,9 @@ def left_to_right(sizes: Sequence[Point], edges: Sequence[Edge], width: float) -
 def narrow(sizes: Sequence[Point], edges: Sequence[Edge]) -> Layout:
     """Return the layout for a phone: from top to bottom if that fits, otherwise in rows with
     signs."""
-    found = _layout(sizes, edges, {"direction": "topbottom"})
-    if found.width <= NARROW:
-        return found
+    column = _layout(sizes, edges, {"direction": "topbottom"})
+    if column.width <= NARROW:
+        return column
     return _in_rows(sizes, edges, NARROW)
 
 
@@ -123,17 +123,17 @@ def _layout(sizes: Sequence[Point], edges: Sequence[Edge], options: dict[str, An
         graph.node(width=width, height=height)
     for before, after in edges:
         graph.edge(before, after)
-    found = optional.graphlay.layout(graph, options={"spacing": SPACING, **options})
-    corner, end = found.bounds["min"], found.bounds["max"]
+    result = optional.graphlay.layout(graph, options={"spacing": SPACING, **options})
+    corner, end = result.bounds["min"], result.bounds["max"]
 
-    def point(at: dict[str, float]) -> Point:
-        return round(at["x"] - corner["x"], 1), round(at["y"] - corner["y"], 1)
+    def point(place: dict[str, float]) -> Point:
+        return round(place["x"] - corner["x"], 1), round(place["y"] - corner["y"], 1)
 
     return Layout(
         end["x"] - corner["x"],
         end["y"] - corner["y"],
-        tuple(point(node["center"]) for node in found.nodes),
-        tuple((tuple(map(point, edge["points"])),) for edge in found.edges),
+        tuple(point(node["center"]) for node in result.nodes),
+        tuple((tuple(map(point, edge["points"])),) for edge in result.edges),
     )
 
 
@@ -198,9 +198,9 @@ class _Row:
         givers = _others(map(itemgetter(0), touching), own)
         self.boxes = list(boxes)
         self.signs = [*readers, *givers]
-        at = _numbered(boxes, 0)
-        self._last_at = at | _numbered(readers, len(boxes))
-        self._first_at = at | _numbered(givers, len(boxes) + len(readers))
+        positions = _numbered(boxes, 0)
+        self._last_at = positions | _numbered(readers, len(boxes))
+        self._first_at = positions | _numbered(givers, len(boxes) + len(readers))
         self.edges = {edge: self._ends(edge) for edge in touching}
         row_sizes = [sizes[box] for box in boxes] + [SIGN] * len(self.signs)
         self.layout = _layout(row_sizes, list(self.edges.values()), {})

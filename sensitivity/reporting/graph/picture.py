@@ -213,7 +213,7 @@ class _Drawing:
 
     def layers_in(self, block: Block) -> tuple[str, ...]:
         """Return the names of a block's layers."""
-        return tuple(self.layers[at] for at in self.places_in(block))
+        return tuple(self.layers[position] for position in self.places_in(block))
 
     def whole(self) -> View:
         """Return the model in blocks."""
@@ -234,12 +234,12 @@ class _Drawing:
         boxes += map(self._port, ports)
         return View(block.name, tuple(boxes), self._lines(touching, _box_of(shown)))
 
-    def _named_within(self, block: Block, at: int) -> Box:
+    def _named_within(self, block: Block, position: int) -> Box:
         """Return a node of a block without the beginning of its name, which all of them share."""
-        box = self._box(at)
+        box = self._box(position)
         if box.kind != "layer":
             return box
-        within = re.sub(rf"^{re.escape(block.name)}[./]", "", self.layers[at])
+        within = re.sub(rf"^{re.escape(block.name)}[./]", "", self.layers[position])
         return replace(box, label=shortened(within))
 
     def facts(self) -> dict[str, LayerFacts]:
@@ -248,26 +248,26 @@ class _Drawing:
         view = dict[int, int]()
         for block in self.blocks:
             view |= dict.fromkeys(block.nodes, self.view_of.get(block.name, 0))
-        found = dict[str, LayerFacts]()
-        for at in sorted(self.layers):
-            name = self.layers[at]
-            found[name] = LayerFacts(
+        facts = dict[str, LayerFacts]()
+        for position in sorted(self.layers):
+            name = self.layers[position]
+            facts[name] = LayerFacts(
                 unit=self.units.get(name, [name])[0],
-                format=self.formats[at],
-                operation=self.graph.nodes[at].operation,
-                before=self._near(at, near.before),
-                after=self._near(at, near.after),
-                view=view[at],
+                format=self.formats[position],
+                operation=self.graph.nodes[position].operation,
+                before=self._near(position, near.before),
+                after=self._near(position, near.after),
+                view=view[position],
             )
-        return found
+        return facts
 
-    def _near(self, at: int, around: Mapping[int, list[int]]) -> tuple[str, ...]:
+    def _near(self, position: int, around: Mapping[int, list[int]]) -> tuple[str, ...]:
         """Return the layers on one side of a node, including those on the other side of one join.
 
         around: node -> its neighbours on that side.
         """
         reached = list[int]()
-        for neighbour in around[at]:
+        for neighbour in around[position]:
             is_join = self.graph.nodes[neighbour].kind == "join"
             reached += around[neighbour] if is_join else [neighbour]
         names = filter(None, map(self.layers.get, reached))
@@ -278,13 +278,13 @@ class _Drawing:
 
         box_of: node -> its box.
         """
-        found: dict[Edge, Border] = {}
+        borders: dict[Edge, Border] = {}
         for edge in edges:
             before, after = box_of[edge[0]], box_of[edge[1]]
             if before != after:
-                earlier = found.get((before, after), "")
-                found[before, after] = self.borders.get(edge, earlier)
-        return tuple(Line(*ends, border) for ends, border in found.items())
+                earlier = borders.get((before, after), "")
+                borders[before, after] = self.borders.get(edge, earlier)
+        return tuple(Line(*ends, border) for ends, border in borders.items())
 
     def _block(self, block: Block) -> Box:
         """Return a block as one box. A block of one layer is drawn as that layer, or as its first
@@ -292,7 +292,7 @@ class _Drawing:
         places = self.places_in(block)
         if block.name not in self.view_of:
             return self._box((places or block.nodes)[0])
-        formats = [self.formats[at] for at in places]
+        formats = [self.formats[position] for position in places]
         in_float = formats.count(FLOAT)
         what = note = count(len(places), "layer")
         if in_float:
@@ -308,22 +308,22 @@ class _Drawing:
         )
         return self._with_effect(box)
 
-    def _box(self, at: int) -> Box:
+    def _box(self, position: int) -> Box:
         """Return one node as a box."""
-        node = self.graph.nodes[at]
+        node = self.graph.nodes[position]
         if node.kind == "join":
             return Box("join", "", "", f"{node.operation}, where values of several layers meet")
-        if at not in self.layers:
+        if position not in self.layers:
             return Box("port", shortened(node.name), "", f"{node.kind} {node.name}")
-        said = self.formats[at]
-        what = {"": "", self.usual: USUAL}.get(said, said)
+        layer_format = self.formats[position]
+        what = {"": "", self.usual: USUAL}.get(layer_format, layer_format)
         box = Box(
             "layer",
             shortened(node.name),
-            note=FLOAT if said == FLOAT else "",
+            note=FLOAT if layer_format == FLOAT else "",
             title=f"{node.name}: {joined(node.operation, what)}",
             layers=(node.name,),
-            tone=self._tone([said]),
+            tone=self._tone([layer_format]),
         )
         return self._with_effect(box)
 
@@ -375,11 +375,11 @@ class _Drawing:
 
 def _units_of_layers(units: Iterable[Unit]) -> dict[str, list[str]]:
     """Return layer -> the names of the units that it is part of."""
-    found = defaultdict[str, list[str]](list)
+    units_of = defaultdict[str, list[str]](list)
     for unit in units:
         for layer in unit.layers or (unit.name,):
-            found[layer].append(unit.name)
-    return dict(found)
+            units_of[layer].append(unit.name)
+    return dict(units_of)
 
 
 def _layers_of(graph: ModelGraph, units: Collection[str]) -> dict[int, str]:
@@ -387,11 +387,11 @@ def _layers_of(graph: ModelGraph, units: Collection[str]) -> dict[int, str]:
 
     units: names of layers that are part of a unit.
     """
-    names = {at: graph.nodes[at].name for at in graph.of_kind("layer")}
-    for at in graph.of_kind("output"):
-        name = graph.nodes[at].name
+    names = {position: graph.nodes[position].name for position in graph.of_kind("layer")}
+    for position in graph.of_kind("output"):
+        name = graph.nodes[position].name
         if name in units:
-            names[at] = name
+            names[position] = name
     return names
 
 
@@ -400,10 +400,10 @@ def _box_of(boxes: Iterable[Iterable[int]]) -> dict[int, int]:
 
     boxes: the nodes of each box.
     """
-    found = dict[int, int]()
+    box_of = dict[int, int]()
     for number, nodes in enumerate(boxes):
-        found |= dict.fromkeys(nodes, number)
-    return found
+        box_of |= dict.fromkeys(nodes, number)
+    return box_of
 
 
 def _node_formats(data: ReportData, graph: ModelGraph) -> list[str]:
@@ -415,10 +415,10 @@ def _node_formats(data: ReportData, graph: ModelGraph) -> list[str]:
     formats = [of_layers.get(node.name, "") for node in graph.nodes]
     joins = graph.of_kind("join")
     near = Neighbours(graph.edges)
-    for at in reversed(joins):
-        formats[at] = _common(formats, near.after[at])
-    for at in joins:
-        formats[at] = formats[at] or _common(formats, near.before[at])
+    for position in reversed(joins):
+        formats[position] = _common(formats, near.after[position])
+    for position in joins:
+        formats[position] = formats[position] or _common(formats, near.before[position])
     return formats
 
 
@@ -453,27 +453,27 @@ def _borders(data: ReportData, graph: ModelGraph, formats: Sequence[str]) -> dic
     """
     uneven = _unevenly_read(data, graph)
     inputs, outputs = graph.of_kind("input"), graph.of_kind("output")
-    found: dict[Edge, Border] = {}
+    borders: dict[Edge, Border] = {}
     for before, after in graph.edges:
         both = {formats[before], formats[after]}
         if before in inputs or after in outputs:
             continue
         if len(both - {""}) == 2:
-            found[before, after] = "format"
+            borders[before, after] = "format"
         elif graph.nodes[after].name in uneven and FLOAT not in both:
-            found[before, after] = "range"
-    return found
+            borders[before, after] = "range"
+    return borders
 
 
 def _unevenly_read(data: ReportData, graph: ModelGraph) -> set[str]:
     """Return the layers that read a tensor with another range than other readers of it."""
     layer_of = {quantizer.name: quantizer.layer for quantizer in _enabled(data)}
-    found = set[str]()
+    uneven = set[str]()
     for names in graph.meetings:
         layers = {layer_of[name] for name in layer_of.keys() & names}
         if len(layers) > 1:
-            found |= layers
-    return found
+            uneven |= layers
+    return uneven
 
 
 def shortened(name: str, most: int = LABEL) -> str:

@@ -55,14 +55,14 @@ class Check:
 
 def checks(data: ReportData) -> tuple[Check, ...]:
     """Return the checks of accuracy, speed and what to do; all are open if there is no plan yet."""
-    found = verdict_in(data)
-    if found is None:
+    verdict = verdict_in(data)
+    if verdict is None:
         no_plan = "There is no plan yet: sensitivity plan makes one."
         return tuple(Check(name, "open", "no plan", no_plan) for name in RULES)
     missed_on_confirm = data.plan is not None and not data.plan.met
-    accuracy = "fail" if missed_on_confirm else ACCURACY[found.accuracy]
-    outcomes = (accuracy, SPEED[found.speed], ACTION[found.action])
+    accuracy = "fail" if missed_on_confirm else ACCURACY[verdict.accuracy]
+    outcomes = (accuracy, SPEED[verdict.speed], ACTION[verdict.action])
     return tuple(
         Check(name, outcome, line.status, in_format(line.sentence, data.format))
-        for name, outcome, line in zip(RULES, outcomes, lines_of(found), strict=True)
+        for name, outcome, line in zip(RULES, outcomes, lines_of(verdict), strict=True)
     )

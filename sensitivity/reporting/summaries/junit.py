@@ -15,17 +15,17 @@ UNWRITABLE = re.compile(r"[^\t\n\r\u0020-\uD7FF\uE000-\uFFFD\U00010000-\U0010FFF
 
 def render(data: ReportData) -> str:
     """Return one suite with a test for each check; open checks are skipped tests."""
-    found = checks(data)
-    counted = Counter(check.outcome for check in found)
+    all_checks = checks(data)
+    counted = Counter(check.outcome for check in all_checks)
     totals = {
-        "tests": str(len(found)),
+        "tests": str(len(all_checks)),
         "failures": str(counted["fail"]),
         "errors": "0",
         "skipped": str(counted["open"]),
     }
     suites = Xml.Element("testsuites", totals)
     suite = Xml.SubElement(suites, "testsuite", {"name": _clean(data.title), **totals})
-    for check in found:
+    for check in all_checks:
         _add_case(suite, check, data)
     Xml.indent(suites)
     text = Xml.tostring(suites, encoding="unicode")

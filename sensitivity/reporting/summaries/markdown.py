@@ -56,12 +56,12 @@ def _lines(data: ReportData) -> Iterator[str]:
 
 
 def _accuracy_rows(plan: Plan, metric: MetricFormat) -> Iterator[Sequence[str]]:
-    found = plan.metric
+    results = plan.metric
     yield (metric.name, "on confirm", "on holdout")
     levels: dict[str, tuple[Estimate, Estimate | None]] = {
-        "float": (found.float, found.holdout_float),
-        "INT8 as calibrated": (found.quantized, found.holdout_quantized),
-        "the plan": (found.confirm, found.holdout),
+        "float": (results.float, results.holdout_float),
+        "INT8 as calibrated": (results.quantized, results.holdout_quantized),
+        "the plan": (results.confirm, results.holdout),
     }
     for words, (on_confirm, on_holdout) in levels.items():
         yield (words, _level(on_confirm, metric), _level(on_holdout, metric))

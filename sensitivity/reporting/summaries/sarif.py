@@ -54,11 +54,11 @@ def _of_layers(data: ReportData, plan: Plan) -> Iterator[dict[str, Any]]:
     for rule, names in (("left-out", plan.skip), ("wide", wide), ("repaired", repaired)):
         words = in_format(LAYERS[rule], data.format)
         for name in names:
-            found = _result(data, rule, "note", f"{name}: {words}")
-            found["locations"][0]["logicalLocations"] = [
+            result = _result(data, rule, "note", f"{name}: {words}")
+            result["locations"][0]["logicalLocations"] = [
                 {"fullyQualifiedName": name, "kind": "element"}
             ]
-            yield found
+            yield result
 
 
 def _result(data: ReportData, rule: str, level: str, text: str) -> dict[str, Any]:
