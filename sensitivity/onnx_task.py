@@ -108,7 +108,7 @@ class File(Protocol):
 class Reading:
     """How a file takes images, what its outputs mean, and which samples calibrate it.
 
-    decode, pixels: None leaves it to the file; see `onnx_task`.
+    decode, pixels: see `onnx_task`; what is None follows from the file.
     size: size of the images, for a file that leaves their sides open.
     images: folder of the COCO images; None if they are beside the annotations.
     calibration: None if the task has no split "calib".

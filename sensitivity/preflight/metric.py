@@ -227,8 +227,10 @@ class _Shuffles:
 
 
 def _looks_at_targets(shuffled: Scores, scores: Scores, order: NDArray[np.int64]) -> bool:
-    """Return False if the scores only followed the answers, so that their targets changed
-    nothing."""
+    """Return whether the score depends on the targets.
+
+    It does not if the scores moved with the shuffled answers.
+    """
     if shuffled.shape != scores.shape:
         return False
     changed_nothing = np.array_equal(shuffled, scores)

@@ -56,7 +56,7 @@ class ReportData:
 
     metric: its name, such as "top-1".
     full_scale: the metric's largest value; a point is a hundredth of it.
-    command: command line that makes these numbers again; several ones are on lines of their own.
+    command: command line that makes these numbers again; several are on lines of their own.
     settings, environment: shown as they are.
     baselines: by the keys of `BASELINES`, all on the `rank` split.
     effects: one for each unit measured so far.

@@ -1,4 +1,4 @@
-"""Inputs to time a file with if only the file is available."""
+"""Generates inputs to time a file with, from the file alone."""
 
 from __future__ import annotations
 
