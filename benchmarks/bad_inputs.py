@@ -1,10 +1,10 @@
-"""Two hundred bad inputs: what was given, the sentence that came, and the exit code.
+"""Two hundred bad inputs: each input, the sentence that the command answers, and the exit code.
 
     python benchmarks/bad_inputs.py --out docs/bad_inputs.md  # the table; 1 if one is unclear
     python benchmarks/bad_inputs.py --only journal           # by name, with all that was printed
 
-Each command runs in a process of its own, in a folder with small valid files, a finished run and
-task files, each with one mistake.
+Each command runs in a separate process, in a folder with small valid files, a finished run, and
+task files that have one mistake each.
 """
 
 from __future__ import annotations
@@ -34,7 +34,11 @@ GOOD_CODES = (1, 2)
 
 @dataclass(frozen=True)
 class Case:
-    """words: the command behind `sensitivity`. before: what is done to the copied folder first."""
+    """One bad input.
+
+    words: the command line after `sensitivity`.
+    before: prepares the copied folder before the command runs.
+    """
 
     name: str
     words: str
@@ -42,7 +46,7 @@ class Case:
 
 
 def made(folder: Path) -> None:
-    """The files that the cases start from, in `folder`, which has to be the working folder."""
+    """Write the files that the cases start from into `folder`, which must be the working folder."""
     write(PAIRS, Path("int8.onnx"))
     write(BRANCH, Path("branch.onnx"))
     write(PAIRS, Path("external/model.onnx"), external=True)
@@ -105,7 +109,7 @@ def cut(path: str) -> Callable[[], object]:
 
 
 def flipped(path: str, part: float = 0.4) -> Callable[[], object]:
-    """One bit of the file at this part of its length."""
+    """Flip one bit of the file, at this fraction of its length."""
 
     def flip() -> None:
         content = bytearray(Path(path).read_bytes())
@@ -125,7 +129,7 @@ def replaced(path: str, old: str, new: str) -> Callable[[], object]:
 
 
 def record(path: str, **values: object) -> Callable[[], object]:
-    """Change keys of a JSON record on purpose, without its checksum."""
+    """Change keys of a JSON record on purpose, and drop its checksum."""
 
     def change() -> None:
         content = json.loads(Path(path).read_text())
@@ -136,7 +140,7 @@ def record(path: str, **values: object) -> Callable[[], object]:
 
 
 def coco(**values: object) -> Callable[[], object]:
-    """COCO annotations of one image, with some keys changed; the image itself is not there."""
+    """COCO annotations of one image, with some keys changed. The image itself does not exist."""
     whole: dict[str, object] = {
         "images": [{"id": 1, "file_name": "a.png", "width": 32, "height": 32}],
         "annotations": [
@@ -522,8 +526,8 @@ def cases() -> list[Case]:
 
 
 def sentence(ended: Ended) -> str:
-    """What was said behind "Error:", or the first error that `check` found; "" where that was not
-    one line."""
+    """The sentence after "Error:", or the first error that `check` found; "" if that was not one
+    line."""
     if ended.printed.startswith("error "):
         return str(FINDING.findall(ended.printed)[0])
     found = [

@@ -1,4 +1,4 @@
-"""Tasks with one mistake each, for `bad_inputs.py`: a function VERB__MISTAKE is given to that
+"""Task files with one mistake each, for `bad_inputs.py`. A function VERB__MISTAKE is given to that
 verb."""
 
 from __future__ import annotations
@@ -191,7 +191,7 @@ def scan__later_batch_of_another_shape() -> Task:
 
 
 class Broken(list[Any]):
-    """Batches whose second one cannot be read."""
+    """Batches of which the second cannot be read."""
 
     def __iter__(self) -> Iterator[Any]:
         yield self[0]
@@ -199,14 +199,14 @@ class Broken(list[Any]):
 
 
 class Short(list[Any]):
-    """Batches that are fewer than their len() says."""
+    """Fewer batches than len() says."""
 
     def __len__(self) -> int:
         return 5
 
 
 class Long(list[Any]):
-    """Batches that are more than their len() says."""
+    """More batches than len() says."""
 
     def __len__(self) -> int:
         return 1
@@ -236,7 +236,7 @@ def scan__len_that_raises() -> Task:
 
 
 class Other:
-    """Batches that are other ones each time."""
+    """Batches that are different on each pass."""
 
     def __init__(self) -> None:
         self.seed = 0

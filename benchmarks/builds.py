@@ -1,4 +1,4 @@
-"""Other builds of this project to compare with: the files of a commit, for as long as needed."""
+"""Builds of other commits of this project to compare with."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NEW = "this build"
 
 @contextmanager
 def checkout(commit: str) -> Iterator[Path]:
-    """The files of a commit, in a worktree of its own for as long."""
+    """The files of a commit, in a worktree that exists inside the `with`."""
     with tempfile.TemporaryDirectory() as folder:
         place = str(Path(folder) / "tree")
         git = ["git", "-C", str(ROOT), "worktree"]

@@ -21,7 +21,7 @@ from typing import Any
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 BROWSER = next(filter(None, map(shutil.which, NAMES)), None)
-"""Path of the browser; None where there is none."""
+"""Path of the browser; None if there is none."""
 
 FLAGS = (
     "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
@@ -47,12 +47,12 @@ os.dup2(int(sys.argv[1]), 3)
 os.dup2(int(sys.argv[2]), 4)
 os.execv(sys.argv[3], sys.argv[3:])
 """
-"""A program that becomes the browser, which reads from file 3 and writes to file 4."""
+"""A program that becomes the browser, which reads from file descriptor 3 and writes to 4."""
 
 
 @dataclass
 class Page:
-    """One tab, driven by methods of the DevTools protocol."""
+    """One tab, which is driven by methods of the DevTools protocol."""
 
     _to_browser: int
     _from_browser: int
@@ -60,10 +60,10 @@ class Page:
     _last: int = 0
     _rest: bytes = b""
     events: list[dict[str, Any]] = field(default_factory=list)
-    """What the browser told without being asked, such as errors of scripts."""
+    """Events that the browser sent unasked, such as errors of scripts."""
 
     def call(self, method: str, **parameters: Any) -> dict[str, Any]:
-        """The result of a method of the DevTools protocol. Raises RuntimeError where it fails."""
+        """The result of a method of the DevTools protocol. Raises RuntimeError if it fails."""
         self._last += 1
         message = {"id": self._last, "method": method, "params": parameters}
         if self._session:
@@ -87,7 +87,7 @@ class Page:
         return message
 
     def attach(self) -> None:
-        """Make a tab and take it."""
+        """Create a tab and attach to it."""
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
         answer = self.call("Target.attachToTarget", targetId=target, flatten=True)
         self._session = answer["sessionId"]
@@ -95,8 +95,8 @@ class Page:
             self.call(f"{domain}.enable")
 
     def show(self, width: int, height: int, *, dark: bool = False, printed: bool = False) -> None:
-        """Size of the window in pixels, the colour scheme that the reader prefers, and whether the
-        page is laid out as on paper."""
+        """Set the size of the window in pixels, the colour scheme that the reader prefers, and
+        whether the page is laid out as on paper."""
         self.call(
             "Emulation.setDeviceMetricsOverride",
             width=width, height=height, deviceScaleFactor=1, mobile=False,
@@ -113,8 +113,8 @@ class Page:
             self.events.append(self._next_message())
 
     def js(self, expression: str) -> Any:
-        """The value of an expression, as JSON can say it, or what its promise brings. Raises
-        RuntimeError for an exception."""
+        """The value of an expression as JSON holds it, or that to which its promise resolves.
+        Raises RuntimeError for an exception."""
         answer = self.call(
             "Runtime.evaluate",
             expression=expression, returnByValue=True, awaitPromise=True, userGesture=True,
@@ -124,14 +124,14 @@ class Page:
         return answer["result"].get("value")
 
     def press(self, *names: str) -> None:
-        """Press and release keys of `KEYS`, one after the other, on what has the focus."""
+        """Press and release keys of `KEYS`, one after the other, on the element with the focus."""
         for name in names:
             key = {"key": name, "code": name, "windowsVirtualKeyCode": KEYS[name]}
             self.call("Input.dispatchKeyEvent", type="rawKeyDown", **key)
             self.call("Input.dispatchKeyEvent", type="keyUp", **key)
 
     def type(self, text: str) -> None:
-        """Type a text into what has the focus."""
+        """Type a text into the element with the focus."""
         self.call("Input.insertText", text=text)
 
     def click(self, selector: str) -> None:
@@ -149,7 +149,7 @@ class Page:
             )  # fmt: skip
 
     def picture(self, file: Path, most: int) -> None:
-        """Write a PNG file of the page, at most so many pixels high."""
+        """Write a PNG file of the page, cut off below `most` pixels."""
         size = self.call("Page.getLayoutMetrics")["cssContentSize"]
         clip = size | {"height": min(size["height"], most), "scale": 1}
         answer = self.call("Page.captureScreenshot", captureBeyondViewport=True, clip=clip)
@@ -161,7 +161,8 @@ class Page:
 
     @property
     def errors(self) -> list[str]:
-        """What scripts raised and what the page's own policy refused, since it was opened."""
+        """Errors of scripts, and requests that the page's own policy refused, since the page was
+        opened."""
         told = []
         for event in self.events:
             found = event.get("params", {})
@@ -174,7 +175,8 @@ class Page:
 
 @contextmanager
 def browser() -> Iterator[Page]:
-    """A page of a new browser, which ends with the block. Raises RuntimeError without Chromium."""
+    """A page of a new browser, which is closed at the end of the `with`. Raises RuntimeError
+    without Chromium."""
     if BROWSER is None:
         raise RuntimeError(f"Expected one of {', '.join(NAMES)} on this machine, got none.")
     theirs, ours, to_browser, from_browser = _pipes()

@@ -1,13 +1,14 @@
-"""Do other tools find exactly the layers out that a plan leaves out?
+"""Whether other tools leave out exactly the layers that a plan leaves out.
 
-python benchmarks/configs.py --out benchmarks/results/configs.md
+    python benchmarks/configs.py --out benchmarks/results/configs.md
 
-About fifteen minutes with all tools. It needs those that are named with --tools: those that are not
-installed are refused. Each row is written as soon as it is there, beside those of earlier runs.
+It takes about fifteen minutes with all tools. The tools that --tools names must be installed, and
+one that is not is refused. Each row is written as soon as it is complete, beside the rows of
+earlier runs.
 
-Plans are drawn at random: some layers of a model, as many as chance says, are left out. For each
-plan the settings are written, the tool quantizes the float model with them, and the layers of its
-result are compared with the plan by name.
+Plans are drawn at random: each leaves out some layers of a model, and their number is random too.
+For each plan the settings are written, the tool quantizes the float model with them, and the layers
+of its result are compared with the plan by name.
 """
 
 from __future__ import annotations
@@ -44,8 +45,8 @@ PACKAGES = {
     "aimet": "aimet-onnx",
     "modelopt-onnx": "nvidia-modelopt",
 }
-"""Tool -> its package. ModelOpt ONNX is last, for it changes ONNX Runtime's quantizer for all that
-comes after it in a process."""
+"""Tool -> its package. ModelOpt ONNX comes last, since it changes ONNX Runtime's quantizer for all
+that follows in the process."""
 
 COLUMNS = ("tool", "version", "model", "layers", "plans", "same layers out", "first other")
 
@@ -54,7 +55,11 @@ MODELS = ("residual network, width 16", "MobileNetV1 x0.25")
 
 @dataclass(frozen=True)
 class Model:
-    """build: the float model, seeded, so that each call gives the same. inputs: one batch."""
+    """A float model.
+
+    build: returns the model, with the same seed and so the same weights in each call.
+    inputs: one batch.
+    """
 
     name: str
     build: Callable[[], torch.nn.Module]
@@ -62,7 +67,7 @@ class Model:
 
 
 def models() -> list[Model]:
-    """A network with shortcuts, and one of depthwise convolutions."""
+    """Two networks, one with shortcuts and one with depthwise convolutions."""
     from mobilenet import MobileNet
     from support.blocks import Residual
 
@@ -74,7 +79,7 @@ def models() -> list[Model]:
 
 
 def plans(names: Collection[str], count: int) -> list[list[str]]:
-    """Layers to leave out, for each plan between one and all but one of them."""
+    """The layers that each plan leaves out: at least one, and not all of them."""
     draw = np.random.default_rng(0)
     every = list(names)
     sizes = draw.integers(1, len(every), count)
@@ -82,7 +87,8 @@ def plans(names: Collection[str], count: int) -> list[list[str]]:
 
 
 def quantized_by_modelopt(model: Model, entries: Collection[dict[str, Any]]) -> set[str]:
-    """Layers with an enabled quantizer, after ModelOpt quantized with these entries."""
+    """The layers with an enabled quantizer after ModelOpt quantized the model with these
+    entries."""
     import modelopt.torch.quantization as mtq
     from support.models import seeded
 
@@ -93,7 +99,7 @@ def quantized_by_modelopt(model: Model, entries: Collection[dict[str, Any]]) -> 
 
 
 def kept_by(tool: str, model: Model, made: Exported, skip: Collection[str]) -> set[str]:
-    """Layers that the tool quantizes, with the settings of the plan that leaves out `skip`."""
+    """The layers that the tool quantizes with the settings of the plan that leaves out `skip`."""
     from support.configs import aimet_rounds, apply_config, in_int8
 
     plan = made.without(skip)
@@ -111,7 +117,7 @@ def kept_by(tool: str, model: Model, made: Exported, skip: Collection[str]) -> s
 
 
 def row(tool: str, model: Model, made: Exported, count: int) -> list[Any]:
-    """What came of all plans with one tool."""
+    """The results of all plans with one tool."""
     layers = {each.name for each in made.plan.operations if each.int8}
     others = []
     for skip in plans(sorted(layers), count):
@@ -155,7 +161,7 @@ def main() -> None:
 
 
 def write(out: Path, new: list[Any]) -> None:
-    """The table with a row more; an earlier one of the same tool and model is replaced."""
+    """The table with one more row, which replaces an earlier row of the same tool and model."""
     rows = {(cells[0], cells[2]): cells for cells in rows_in(out)}
     rows[new[0], new[2]] = [str(cell) for cell in new]
     tools = list(PACKAGES)
@@ -174,7 +180,7 @@ def write(out: Path, new: list[Any]) -> None:
 
 
 def rows_in(out: Path) -> list[list[str]]:
-    """The rows of an earlier table; none where there is none."""
+    """The rows of an earlier table; none if there is no such table."""
     lines = out.read_text().splitlines() if out.exists() else []
     cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
     return [row for row in cells if row and row[0] in PACKAGES]

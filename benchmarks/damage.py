@@ -1,12 +1,12 @@
-"""Damage files at random and see what the commands make of them: the same result, another one, or
-one sentence.
+"""Damage files at random, and see what the commands make of them: the same result, another result,
+or one sentence.
 
     python benchmarks/damage.py onnx --number 1000     # small valid ONNX files: lint, check and run
     python benchmarks/damage.py journal --number 1000  # a finished run's journal: plan --search
 
-Each command runs in a process of its own (forked, so that nothing is imported again): a crash, a
-hang and a traceback are told apart. What is neither a result nor one sentence is printed with its
-number, which `--only` repeats alone.
+Each command runs in a separate process, which is forked so that nothing is imported again. A crash,
+a hang and a traceback are told apart. An outcome that is neither a result nor one sentence is
+printed with its number, and `--only` repeats that one alone.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from sensitivity.cli.main import main as command_line
 
 LIMIT_S = 120
 FINDING = re.compile(r"^error \S+\n  (.+)$", re.MULTILINE)
-"""What `check` prints of an error."""
+"""How `check` prints an error."""
 RNG_SEED = 0
 KINDS = ("bit", "byte", "bytes", "cut", "zeros")
 TARGETS = ("tensorrt-10", "tensorrt-11", "openvino", "onnxruntime")
@@ -119,7 +119,7 @@ def constants(hidden: int) -> dict[str, np.ndarray]:
 
 
 def write(text: str, path: Path, *, hidden: int = 6, external: bool = False) -> Path:
-    """A valid Q/DQ file from ONNX's text form."""
+    """A valid Q/DQ file, written in ONNX's text form."""
     model = onnx.parser.parse_model(text)
     main_graph = text.partition('<opset_import: ["" : 17], domain')[0]
     used = set(re.findall(r"\w+", main_graph))
@@ -141,8 +141,8 @@ def write(text: str, path: Path, *, hidden: int = 6, external: bool = False) -> 
 
 
 def subjects(folder: Path) -> dict[str, Path]:
-    """Small valid files: pairs, a sub-graph, a local function, external data, and weights that take
-    most of the bytes."""
+    """Small valid files: Q/DQ pairs, a sub-graph, a local function, external data, and weights that
+    take most of the bytes."""
     return {
         "pairs": write(PAIRS, folder / "pairs/model.onnx"),
         "sub-graph": write(BRANCH, folder / "branch/model.onnx"),
@@ -153,8 +153,8 @@ def subjects(folder: Path) -> dict[str, Path]:
 
 
 def damaged(content: bytes, kind: str, rng: np.random.Generator) -> bytes:
-    """The content with one bit flipped, one or several bytes replaced, a run of zeros, or cut
-    short."""
+    """The content with one bit flipped, with one or several bytes replaced, with a run of zeros, or
+    cut short."""
     at = int(rng.integers(len(content)))
     if kind == "cut":
         return content[:at]
@@ -171,8 +171,12 @@ def damaged(content: bytes, kind: str, rng: np.random.Generator) -> bytes:
 
 @dataclass(frozen=True)
 class Ended:
-    """How a command ended. code: None for a hang, negative for a signal. said: its stderr. printed:
-    its stdout."""
+    """How a command ended.
+
+    code: its exit code; None for a hang, negative for a signal.
+    said: its stderr.
+    printed: its stdout.
+    """
 
     code: int | None
     said: str
@@ -194,7 +198,10 @@ class Ended:
 
 
 def forked(arguments: list[str], log: Path, modules: Path | None = None) -> Ended:
-    """Run the command line in a forked process. modules: where to list what it has imported."""
+    """Run the command line in a forked process.
+
+    modules: the file that lists the modules which it has imported.
+    """
     return waited(begun(arguments, log, modules), log)
 
 
@@ -204,7 +211,8 @@ def begun(
     modules: Path | None = None,
     prepare: Callable[[], object] | None = None,
 ) -> int:
-    """Begin it, and return the number of its process. prepare: called there first."""
+    """Start the command line in a forked process and return the process id. `prepare` is called in
+    that process first."""
     child = os.fork()
     if child == 0:
         if prepare:
@@ -214,7 +222,7 @@ def begun(
 
 
 def waited(child: int, log: Path) -> Ended:
-    """How the process ended; killed where it takes too long."""
+    """How the process ended. It is killed if it takes too long."""
     end = time.monotonic() + LIMIT_S
     while time.monotonic() < end:
         pid, status = os.waitpid(child, os.WNOHANG)
@@ -296,7 +304,7 @@ def of_onnx(folder: Path, numbers: list[int]) -> Iterator[tuple[int, str, Ended]
 
 
 def of_journal(folder: Path, numbers: list[int]) -> Iterator[tuple[int, str, Ended]]:
-    """Flip one bit in the journal of a finished run, and plan from it; a result has to be the same
+    """Flip one bit in the journal of a finished run, and plan from it. A result must be the same
     plan."""
     file = write(PAIRS, folder / "model.onnx")
     x = np.random.default_rng(2).normal(size=(200, 4)).astype(np.float32)

@@ -1,14 +1,14 @@
-"""A campaign against faults: what becomes of a run that is killed, or whose disk, memory, clock or
-directory fails it, and whether `--resume` ends with the numbers of an undisturbed run.
+"""What becomes of a run that is killed, or whose disk, memory, clock or directory fails, and
+whether `--resume` ends with the numbers of an undisturbed run.
 
     python benchmarks/faults.py kill --number 100   # SIGKILL at random moments
     python benchmarks/faults.py                     # every fault, a few times each
 
-The job is `run` of an ONNX file of two layers: its journal has a line for each batch, and its files
+The job is `run` of an ONNX file of two layers. Its journal has a line for each batch, and its files
 are written like those of any model. Each command runs in a forked process. After the fault the run
-is gone on with, and has to end with the same journal lines, scan.csv and plan as a run that nothing
-disturbed: nothing is lost, and nothing counted twice. "disk" and "read-only" mount a tmpfs, which
-needs the rights to do so.
+is resumed. It must end with the same journal lines, scan.csv and plan as a run that nothing
+disturbed: nothing is lost, and nothing is counted twice. "disk" and "read-only" mount a tmpfs,
+which needs the rights to do so.
 """
 
 from __future__ import annotations
@@ -35,12 +35,13 @@ from damage import PAIRS, Ended, begun, forked, waited, warm, write
 
 RNG_SEED = 0
 KILLS = 10
-"""In a row, of one run."""
+"""Kills in a row of one run."""
 DISK_MIB = 64
 MEMORY_MIB = 8
-"""Address space that the run may take at most besides that of the process it is forked from."""
+"""The most MiB of address space that the run may take beyond that of the process it is forked
+from."""
 OF_TIMINGS = ("measured_ms", "advice", "verdict", "checksum")
-"""What a plan says of latency, which no two runs have alike."""
+"""Keys of a plan that depend on latency, which differs between runs."""
 
 
 Result = tuple[list[bytes], bytes, str]
@@ -48,8 +49,12 @@ Result = tuple[list[bytes], bytes, str]
 
 @dataclass(frozen=True)
 class Job:
-    """The run that is disturbed. seconds: that it takes alone. right: what it ends with. used:
-    bytes of its directory."""
+    """The run that is disturbed.
+
+    seconds: the time that it takes undisturbed.
+    right: the result of an undisturbed run; None before there is one.
+    used: bytes of its directory.
+    """
 
     folder: Path
     seconds: float = 0.0
@@ -82,8 +87,13 @@ class Job:
 
 @dataclass(frozen=True)
 class Outcome:
-    """fault: how the disturbed command ended. after: how going on did; "equal" where it is as if
-    nothing had been. said: what is to be looked into. times: of the fault before going on."""
+    """The outcome of one fault.
+
+    fault: how the disturbed command ended.
+    after: how the resumed run ended; "equal" if its result is that of an undisturbed run.
+    said: the output to look into.
+    times: how many times the fault occurred before the run was resumed.
+    """
 
     fault: str
     after: str
@@ -92,7 +102,8 @@ class Outcome:
 
 
 def result_of(out: Path) -> Result:
-    """What a run measured and chose: its journal in no order, its ranking and its plan."""
+    """What a run measured and chose: the lines of its journal in any order, its ranking and its
+    plan."""
     plan = json.loads((out / "plan.json").read_bytes())
     chosen = {key: value for key, value in plan.items() if key not in OF_TIMINGS}
     lines = sorted((out / "journal.jsonl").read_bytes().splitlines())
@@ -100,9 +111,12 @@ def result_of(out: Path) -> Result:
 
 
 def is_right(job: Job, out: Path) -> bool:
-    """Whether ranking and plan are those of the undisturbed run, and the journal holds nothing
-    twice and nothing else. It may hold less: where recalibration.json is there already, the ranges
-    that were tried for it are not tried again."""
+    """Whether the ranking and the plan are those of the undisturbed run, and the journal holds its
+    lines and no line twice.
+
+    The journal may lack lines: if recalibration.json exists already, the ranges that were tried for
+    it are not tried again.
+    """
     lines, *found = result_of(out)
     assert job.right is not None
     right_lines, *right = job.right
@@ -110,7 +124,7 @@ def is_right(job: Job, out: Path) -> bool:
 
 
 def prepared(folder: Path) -> Job:
-    """The job, and what it gives undisturbed."""
+    """The job, with the result of an undisturbed run."""
     write(PAIRS, folder / "model.onnx")
     x = np.random.default_rng(2).normal(size=(200, 4)).astype(np.float32)
     np.savez(folder / "data.npz", x=x, y=np.arange(200) % 3)
@@ -127,14 +141,14 @@ def prepared(folder: Path) -> Job:
 
 
 def how(ended: Ended) -> str:
-    """The verdict, but for a process that a C library ended, as they do without memory: nothing in
-    the process can say a sentence then."""
+    """The verdict on a command. A process that a C library ended is named as such: that happens
+    without memory, when nothing in the process can print a sentence."""
     by_library = ended.code not in (None, 0, 1, 2) and "Traceback (most recent" not in ended.said
     return f"ended by a C library, code {ended.code}" if by_library else ended.verdict
 
 
 def after(job: Job, out: Path, ended: Ended, fault: str | None = None) -> Outcome:
-    """How the disturbed command ended, and what going on gives."""
+    """How the disturbed command ended, and what the resumed run gives."""
     fault = fault or how(ended)
     said = "" if fault in ("a result", "one sentence", "killed", "cut") else ended.said
     again = forked(job.command(out), job.log())
@@ -144,14 +158,15 @@ def after(job: Job, out: Path, ended: Ended, fault: str | None = None) -> Outcom
 
 
 def killed(job: Job, out: Path, rng: random.Random) -> Outcome:
-    """SIGKILL at random moments, each time of what goes on with the run."""
+    """SIGKILL at random moments, of the run and of each resumed run."""
     codes = [job.killed(out, rng).code for _ in range(KILLS)]
     found = after(job, out, Ended(0, ""), "killed")
     return replace(found, times=codes.count(-signal.SIGKILL))
 
 
 def disk_full(job: Job, out: Path, rng: random.Random) -> Outcome:
-    """A disk with room for a random part of what the run writes; then there is room again."""
+    """A disk with room for a random part of what the run writes; the resumed run has enough
+    room."""
     with tmpfs(job.folder / "disk") as disk:
         room = rng.randrange(int(1.5 * job.used))
         (disk / "ballast").write_bytes(bytes(DISK_MIB * 2**20 - room))
@@ -176,7 +191,7 @@ def small_files(job: Job, out: Path, rng: random.Random) -> Outcome:
 
 
 def out_of_memory(job: Job, out: Path, rng: random.Random) -> Outcome:
-    """A limit of address space that is reached at some time."""
+    """A limit of address space that the run reaches at some moment."""
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     most = pages * resource.getpagesize() + rng.randrange(MEMORY_MIB * 2**20)
 
@@ -187,7 +202,7 @@ def out_of_memory(job: Job, out: Path, rng: random.Random) -> Outcome:
 
 
 def clock_jumps(job: Job, out: Path, rng: random.Random) -> Outcome:
-    """The time of day is another one each time it is asked for, years ahead or back."""
+    """A clock that gives another time of day on each call, years ahead or back."""
     real_time, real_form = time.time, time.strftime
 
     def jumping() -> float:
@@ -201,8 +216,10 @@ def clock_jumps(job: Job, out: Path, rng: random.Random) -> Outcome:
 
 
 def two_at_once(job: Job, out: Path, rng: random.Random) -> Outcome:
-    """Two commands in one directory, the second while the first is at work. One is refused, and
-    told who the other is, which ends as if it were alone."""
+    """Two commands in one directory, the second while the first is at work.
+
+    One is refused and is told about the other, which ends as if it were alone.
+    """
     first = begun(job.command(out), job.log())
     time.sleep(rng.uniform(0, 0.9 * job.seconds))
     second = begun(job.command(out), job.log("second"))
@@ -219,7 +236,7 @@ def two_at_once(job: Job, out: Path, rng: random.Random) -> Outcome:
 
 
 def read_only(job: Job, out: Path, rng: random.Random) -> Outcome:
-    """A place that cannot be written: empty, or with a part of a run in it."""
+    """A directory that cannot be written, either empty or with a part of a run in it."""
     with tmpfs(job.folder / "disk") as disk:
         if rng.random() < 0.7:
             job.killed(disk / "run", rng)
@@ -230,8 +247,8 @@ def read_only(job: Job, out: Path, rng: random.Random) -> Outcome:
 
 
 def power_cut(job: Job, out: Path, rng: random.Random) -> Outcome:
-    """What a power cut may leave: the journal up to any byte, and any of the other files, each
-    whole or not there."""
+    """What a power cut may leave: the journal up to any byte, and each of the other files either
+    whole or missing."""
     shutil.copytree(job.undisturbed, out)
     journal = out / "journal.jsonl"
     os.truncate(journal, rng.randrange(journal.stat().st_size + 1))

@@ -1,11 +1,11 @@
-"""Is the accuracy of the exported files that of the simulated model, which every plan is chosen by?
+"""Whether exported files have the accuracy of the simulated model, from which every plan is chosen.
 
-python benchmarks/fidelity.py --json benchmarks/results/fidelity.json
+    python benchmarks/fidelity.py --json benchmarks/results/fidelity.json
 
-Full INT8 of the models of `examples/`, with shared scales, on all their images: the model with its
+The models of `examples/` in full INT8 with shared scales, on all their images: the model with its
 quantizers, the canonical file in ONNX Runtime without optimizations, and the files lowered for
-OpenVINO and ONNX Runtime in those runtimes. See README.md beside it. Needs SENSITIVITY_ASSETS;
-YOLOv8n is at 320 pixels unless YOLOV8N_SIZE says other.
+OpenVINO and ONNX Runtime in those runtimes. README.md beside this file explains the numbers. Needs
+SENSITIVITY_ASSETS. YOLOv8n is at 320 pixels unless YOLOV8N_SIZE gives another size.
 """
 
 from __future__ import annotations
@@ -55,7 +55,8 @@ RUNTIMES: dict[str, tuple[str, Callable[[], Runtime]]] = {
     "onnxruntime": ("int8.onnxruntime", OnnxRuntime),
 }
 PIECES_ON = 4
-"""Samples that the pieces of the canonical file are compared on: all values of each count."""
+"""Samples on which the pieces of the canonical file are compared; all values of each sample
+count."""
 
 COLUMNS = ("model", "file", "runtime", "images", "metric", "difference, "
                                                            "points", "interval", "of INT8's own "
@@ -65,7 +66,10 @@ COLUMNS = ("model", "file", "runtime", "images", "metric", "difference, "
 
 @dataclass(frozen=True)
 class Part:
-    """The first batches of a task's images, again and again. most: batches; None for all."""
+    """The first batches of a task's images, which can be iterated any number of times.
+
+    most: the number of batches; None for all.
+    """
 
     batches: Any
     most: int | None
@@ -75,7 +79,7 @@ class Part:
 
 
 def benchmark(name: str, most: int | None, folder: Path) -> list[dict[str, Any]]:
-    """One row for the simulated model, and one for each file in its runtime; JSON-able."""
+    """One row for the simulated model, and one for each file in its runtime, as JSON takes them."""
     task = load_task(str(EXAMPLES / MODELS[name]))
     source, part = quantized_model(task.model), Part(task.data["rank"], most)
     example = next(iter(part))[0]
@@ -108,7 +112,7 @@ def benchmark(name: str, most: int | None, folder: Path) -> list[dict[str, Any]]
 
 
 def scores_of(source: QuantizedModel, task: Task, part: Part) -> Scores:
-    """Of the user's own model with every quantizer on."""
+    """The scores of the user's own model with every quantizer on."""
     found = [
         np.asarray(task.score(outputs_of(source, inputs, ()), targets), np.float64)
         for inputs, targets in part
@@ -127,9 +131,13 @@ def outputs_in(runtime: Runtime, file: Path, inputs: Any) -> list[np.ndarray]:
 def row(
     model: str, file: str, runtime: str, task: Task, simulated: Scores, scores: Scores, share: float
 ) -> dict[str, Any]:
-    """difference_points: of the metric from the simulated model's, in hundredths of full scale,
-    with the 95 % interval of what other images would give. share_of_quantization: RMS of the
-    difference of outputs on the first batch, as a part of what quantization changes."""
+    """One row of the table.
+
+    difference_points: metric of the file minus that of the simulated model, in hundredths of full
+        scale, with the 95 % interval for other images.
+    share_of_quantization: RMS of the difference of outputs on the first batch, as a fraction of the
+        effect of quantization.
+    """
     points = 100 / task.full_scale
     effect = paired_effect(*(pseudo_values(each, task.aggregate) for each in (simulated, scores)))
     low, high = (None, None) if scores is simulated else (effect.low, effect.high)

@@ -1,9 +1,10 @@
-"""Each piece of an exported file between two quantizers, on the simulated model's own values.
+"""Each piece of an exported file between two quantizers, computed from the simulated model's
+values.
 
-In a deep model one value that rounds to the other side of a step moves others, and two computations
-that differ only in the order of their sums end up far apart. Here every quantizer of the file gets
-what the simulated model's quantizer got, so nothing adds up, and what is left is what the file
-itself computes otherwise.
+In a deep model one value that rounds to the other side of a step moves others, so two computations
+that differ only in the order of their sums end up far apart. Here every quantizer of the file is
+given what the simulated model's quantizer got. Differences then do not add up, and those that
+remain are due to the file itself.
 """
 
 from __future__ import annotations
@@ -28,11 +29,13 @@ Array = NDArray[Any]
 
 
 def forced_shares(source: QuantizedModel, file: Path, inputs: Any) -> dict[str, float]:
-    """Value of the file -> how far it is from the simulated model's, as a part of what quantization
-    changes there (RMS).
+    """The error of each value of a file: its distance from the simulated model's value (RMS), as a
+    fraction of the effect of quantization on that value.
 
-    Of all values that the canonical `file` of full INT8 quantizes, but for its inputs, and of its
-    outputs. inputs: one batch.
+    The values are the outputs of the canonical `file` of full INT8, and everything that it
+    quantizes except its inputs.
+
+    inputs: one batch.
     """
     expected, outputs = _simulated(source, inputs, ())
     unquantized, plain = _simulated(
@@ -57,7 +60,8 @@ def forced_shares(source: QuantizedModel, file: Path, inputs: Any) -> dict[str, 
 def _simulated(
     source: QuantizedModel, inputs: Any, disabled: Collection[str]
 ) -> tuple[dict[tuple[str, int], Array], list[Array]]:
-    """What each quantizer was given, by its name and number of call, and the model's outputs."""
+    """What each quantizer was given, by its name and the number of the call, and the model's
+    outputs."""
     given: dict[tuple[str, int], Array] = {}
     calls: dict[str, int] = {}
 
@@ -71,8 +75,10 @@ def _simulated(
 
 
 def _fed_by_quantizers(model: ir.Model) -> dict[str, tuple[tuple[str, int], str]]:
-    """Cut the graph before each quantizer of an activation. Name of the new input -> (quantizer and
-    call, value cut)."""
+    """Cut the graph before each quantizer of an activation.
+
+    Returns the name of each new input -> (quantizer and call, value that was cut).
+    """
     fed = {}
     for node in [node for node in model.graph if node.op_type == "QuantizeLinear"]:
         value = node.inputs[0]

@@ -1,12 +1,14 @@
-"""How fast our INT8 files are beside those of each runtime's own tool, timed in turn in a process.
+"""How fast our INT8 files are compared with those of each runtime's own tool, timed in turn in one
+process.
 
     python benchmarks/files.py --nncf PYTHON --json benchmarks/results/files.json
 
-The peer in ONNX Runtime is its `quantize_static`, behind its own pre-processing, with the types
-that its documentation advises on this processor (uint8 activations, int8 weights); in OpenVINO it
+In ONNX Runtime the tool is its `quantize_static`, behind its own pre-processing, with the types
+that its documentation advises for this processor (uint8 activations, int8 weights). In OpenVINO it
 is `nncf.quantize`, run by the Python at PYTHON, which has nncf and openvino (3.4.0 and 2026.4.1
-here). Both get the float file that our files were exported with, and the same calibration samples.
-Weights are random but for YOLOv8n, which needs SENSITIVITY_ASSETS: times do not depend on them.
+here). Both tools get the float file from which our files were exported, and the same calibration
+samples. Weights are random except those of YOLOv8n, which needs SENSITIVITY_ASSETS, since times do
+not depend on the weights.
 """
 
 from __future__ import annotations
@@ -47,7 +49,7 @@ PEERS: dict[LowerTarget, str] = {"onnxruntime": "quantize_static", "openvino": "
 WARM_UP = 5
 THREADS = 2
 SAMPLES = 8
-"""To calibrate on."""
+"""Calibration samples."""
 
 NNCF = """
 import sys, numpy, nncf, openvino
@@ -57,12 +59,16 @@ model = openvino.Core().read_model(float_file)
 made = nncf.quantize(model, nncf.Dataset(data), subset_size=len(data))
 openvino.save_model(made, out, compress_to_fp16=False)
 """
-"""In a process of its own: it wants other versions of what this project uses."""
+"""The program that runs NNCF in a separate process, since it needs other versions of packages that
+this project uses."""
 
 
 @dataclass(frozen=True)
 class Net:
-    """size: pixels of a side of its input."""
+    """A network to time.
+
+    size: side of its square input in pixels.
+    """
 
     build: Callable[[], nn.Module]
     size: int
@@ -102,7 +108,7 @@ def subject_of(name: str) -> Subject:
 
 
 def our_files(subject: Subject, folder: Path) -> dict[str, Path]:
-    """Variant -> canonical file, nothing left out."""
+    """Variant -> canonical file, with nothing left out."""
     source, units = subject.source, layers(subject.source.quantizers)
     example = subject.calibration[0]
     with unified_scales(source, scale_groups(source, example)):
@@ -118,7 +124,8 @@ def our_files(subject: Subject, folder: Path) -> dict[str, Path]:
 
 
 class NncfEngine(OpenVinoEngine):
-    """NNCF's file, which is in OpenVINO's own format, under the settings of an ONNX file."""
+    """An engine of the file that NNCF makes, which is in OpenVINO's own format, with the settings
+    of an engine of an ONNX file."""
 
     def __init__(self, file: Path, unquantized: Path) -> None:
         super().__init__(unquantized, THREADS, "fp32")
@@ -127,7 +134,7 @@ class NncfEngine(OpenVinoEngine):
 
 
 def peer_file(target: LowerTarget, unquantized: Path, samples: Path, nncf: str | None) -> Path:
-    """What the runtime's own tool makes of the float file."""
+    """The file that the runtime's own tool makes of the float file."""
     if target == "openvino":
         out = unquantized.with_name("peer.xml")
         words = [nncf or sys.executable, "-c", NNCF, *map(str, (unquantized, samples, out))]
@@ -167,7 +174,7 @@ def peer_file(target: LowerTarget, unquantized: Path, samples: Path, nncf: str |
 
 
 def rows_of(name: str, folder: Path, nncf: str | None, rounds: int) -> list[dict[str, Any]]:
-    """One row for each runtime; milliseconds of one sample on two threads, medians over rounds."""
+    """One row for each runtime, in milliseconds per sample on two threads, medians over rounds."""
     subject = subject_of(name)
     files = our_files(subject, folder)
     samples = folder / "samples.npy"

@@ -1,4 +1,4 @@
-"""Networks of `files.py`, with random weights: their times do not depend on them."""
+"""The networks of `files.py`. Their weights are random, since times do not depend on them."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ EFFICIENTNET_B0 = (
     (6, 192, 4, 2, 5),
     (6, 320, 1, 1, 3),
 )
-"""Expansion, channels, blocks, stride and, of the second, the kernel of each stage, as in Sandler
-et al. 2018 and Tan and Le 2019."""
+"""Expansion, channels, blocks and stride of each stage, and in the second table its kernel too, as
+in Sandler et al. 2018 and Tan and Le 2019."""
 
 
 def convolution(
@@ -52,7 +52,10 @@ class SqueezeExcite(nn.Module):
 
 
 class InvertedResidual(nn.Module):
-    """squeezed: channels between the two layers of its squeeze-and-excitation; 0 for none."""
+    """An inverted residual block.
+
+    squeezed: channels between the two layers of its squeeze-and-excitation; 0 for none.
+    """
 
     def __init__(
         self, shape: tuple[int, int, int, int, int], act: Callable[[], nn.Module], squeezed: int = 0
@@ -76,7 +79,10 @@ class InvertedResidual(nn.Module):
 
 
 class Classifier(nn.Module):
-    """blocks: what stands between the stem and the last convolution."""
+    """A classifier.
+
+    blocks: the layers between the stem and the last convolution.
+    """
 
     def __init__(self, blocks: list[nn.Module], last: int, act: Callable[[], nn.Module]) -> None:
         super().__init__()

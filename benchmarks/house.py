@@ -1,12 +1,12 @@
-"""Measure how the code reads: a table of figures, each of which should only go down.
+"""Measure how readable the code is: a table of figures, each of which should only go down.
 
     python benchmarks/house.py                    # the table
     python benchmarks/house.py --list dense       # what one figure counts, one place a line
     python benchmarks/house.py --json house.json
 
-`lines_over_100` looks at every Python file and document of the repository; all else looks at the
-package alone, by reading its source: nothing is imported. What each figure counts is said at the
-function that counts it.
+`lines_over_100` reads every Python file and document of the repository. All other figures read the
+source of the package alone, and nothing is imported. The function that counts a figure says what it
+counts.
 """
 
 from __future__ import annotations
@@ -53,14 +53,14 @@ class Module:
 
     @cached_property
     def code_lines(self) -> frozenset[int]:
-        """The numbers of the lines of code: blank lines, comments and docstrings are apart."""
+        """The numbers of the lines of code, without blank lines, comments and docstrings."""
         lines = enumerate(self.text.splitlines(), 1)
         written = {number for number, line in lines if line.strip() and line.strip()[0] != "#"}
         return frozenset(written - docstring_lines(self.tree))
 
     @property
     def functions(self) -> list[Function]:
-        """Every function and method, those inside others as well."""
+        """Every function and method, including those inside others."""
         return [node for node in ast.walk(self.tree) if isinstance(node, Function)]
 
 
@@ -74,7 +74,7 @@ def docstring_lines(tree: ast.Module) -> set[int]:
 
 
 def own_nodes(function: Function) -> Iterator[ast.AST]:
-    """The nodes of a function's body without those of functions defined in it."""
+    """The nodes of a function's body, without those of functions defined in it."""
     waiting: list[ast.AST] = list(function.body)
     while waiting:
         node = waiting.pop()
@@ -119,7 +119,7 @@ def spanned(node: Function | ast.Expr) -> set[int]:
 
 
 def complexity_per_line(modules: Iterable[Module]) -> float:
-    """The complexity of all functions over all lines of code, those outside functions as well."""
+    """The complexity of all functions over all lines of code, including lines outside functions."""
     modules = list(modules)
     branches = sum(complexity(function) for module in modules for function in module.functions)
     lines = sum(len(module.code_lines) for module in modules)
@@ -127,7 +127,7 @@ def complexity_per_line(modules: Iterable[Module]) -> float:
 
 
 def dense(modules: Iterable[Module]) -> list[str]:
-    """Functions of complexity 12 and more with under 1.4 lines of code a branch."""
+    """Functions of complexity 12 or more with fewer than 1.4 lines of code per branch."""
     found = []
     for module in modules:
         for function in module.functions:
@@ -138,10 +138,10 @@ def dense(modules: Iterable[Module]) -> list[str]:
 
 
 def many_arguments(modules: Iterable[Module]) -> list[str]:
-    """Functions that a caller must understand with more than five arguments.
+    """Functions with more than five arguments that a caller must understand.
 
-    `self`, `cls`, `*args`, `**kwargs` and keyword-only arguments with a default do not count; the
-    fields of a dataclass are no arguments.
+    `self`, `cls`, `*args`, `**kwargs` and keyword-only arguments with a default do not count. The
+    fields of a dataclass are not arguments.
     """
     found = []
     for module in modules:
@@ -167,7 +167,7 @@ def place(module: Module, node: Function | ast.Import | ast.ImportFrom) -> str:
 
 @dataclass(frozen=True)
 class Import:
-    """One import statement: where it stands, what it names, and whether a function holds it."""
+    """One import statement: its place, what it imports, and whether it is inside a function."""
 
     module: Module
     node: ast.Import | ast.ImportFrom
@@ -222,18 +222,18 @@ class Imports:
         return ".".join([*parts[:kept], *filter(None, [node.module])])
 
     def loaded_with(self, name: str) -> frozenset[str]:
-        """What importing `name` imports as well, by the imports at the top of files."""
+        """The modules that importing `name` imports, by the imports at the top of files."""
         return reachable(self.top_edges, name)
 
     def at_start(self) -> frozenset[str]:
-        """What `sensitivity --help` and `sensitivity VERB --help` import."""
+        """The modules that `sensitivity --help` and `sensitivity VERB --help` import."""
         verbs = (name for name, module in self.modules.items() if is_verb(module))
         return frozenset().union(*map(self.loaded_with, verbs))
 
     def circles(self) -> list[str]:
-        """Groups of modules that import each other, imports in functions included.
+        """Groups of modules that import each other, also by imports in functions.
 
-        That a module's package is imported before it makes no circle.
+        A module's package is imported before the module; that alone makes no circle.
         """
         graph = edges(self.statements)
         reached = {name: reachable(graph, name) for name in self.modules}
@@ -273,7 +273,8 @@ class Imports:
 
 
 def is_verb(module: Module) -> bool:
-    """Whether the file is that of a verb of the command line, or the one that knows them."""
+    """Whether the file is that of a verb of the command line, or the one that registers the
+    verbs."""
     tops = {node.name for node in module.tree.body if isinstance(node, Function)}
     return ".cli." in module.name and bool(tops & {"command", "main"})
 

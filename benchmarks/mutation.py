@@ -4,12 +4,12 @@
     python benchmarks/mutation.py --folder stats --number 20  # the first 20 changes of one folder
     python benchmarks/mutation.py --again                     # try what survived once more
 
-mutmut makes the changes; a random sample of each folder is tried, in an order that a seed fixes, so
-that a longer sample contains a shorter one. Each change runs in a forked process that reads the
-changed text in place of the file, and only with the tests that execute the changed line, the
-quickest first and `BUDGET_S` seconds of them: a change that only a slower test would notice counts
-as survived. Nothing is written beside `build/mutation`, where verdicts are kept: a run that is cut
-short goes on where it stopped.
+mutmut makes the changes. A random sample of each folder is tried, in an order that a seed fixes, so
+that a larger sample contains a smaller one. Each change runs in a forked process that reads the
+changed text in place of the file. It runs only the tests that execute the changed line, the
+quickest first, for at most `BUDGET_S` seconds, so a change that only a slower test would notice
+counts as survived. Only `build/mutation` is written, where the verdicts are kept; a run that is cut
+short continues where it stopped.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ EQUIVALENTS = ROOT / "benchmarks" / "mutation_equivalents.toml"
 SEED = 0
 NUMBER = 40
 BUDGET_S = 10.0
-"""Seconds of tests for one change, as they took without it."""
+"""Seconds of tests for one change, by the times that the tests take without it."""
 LIMIT_S = 90
-"""A change that makes its tests run longer than this is noticed."""
+"""A change that makes its tests run longer than this many seconds is noticed."""
 
 USAGE, NOTHING_RUN, NOT_LOADED = 4, 5, 70
-"""Exit codes that say nothing about a change: two of pytest, and one of ours."""
+"""Exit codes that say nothing about a change: two of pytest, and one of this script."""
 
 TESTS = {
     "planners": (
@@ -98,7 +98,8 @@ TESTS = {
 
 @dataclass(frozen=True)
 class Mutant:
-    """One changed place: the file's name from the root, its changed text, and what differs."""
+    """One changed place: the path of the file from the root, its changed text, and the
+    difference."""
 
     path: str
     line: int
@@ -112,7 +113,7 @@ class Mutant:
 
     @property
     def key(self) -> str:
-        """Another text of the file is another mutant."""
+        """A digest of the mutant; another text of the file is another mutant."""
         return hashlib.sha256(f"{self.path}\n{self.text}".encode()).hexdigest()[:16]
 
 
@@ -128,9 +129,9 @@ def sample(folder: str, number: int) -> list[Mutant]:
 
 
 def mutated_places(path: Path) -> list[tuple[Any, Any, Any]]:
-    """Module, node and changed node of each change: in functions, and in constants of the module.
+    """Module, node and changed node of each change, in functions and in constants of the module.
 
-    Left out: the words of errors that are raised, and fields and decorators of classes.
+    The texts of errors, and the fields and decorators of classes, are left out.
     """
     from mutmut.mutation.file_mutation import create_mutations
 
@@ -148,7 +149,7 @@ def mutated_places(path: Path) -> list[tuple[Any, Any, Any]]:
 
 
 def nodes(node: Any, kind: str | None = None) -> Iterator[Any]:
-    """The node and all below it, of one kind where a kind is named."""
+    """The node and all nodes below it; only those of one kind, if a kind is given."""
     if kind is None or type(node).__name__ == kind:
         yield node
     for child in node.children:
@@ -179,7 +180,7 @@ def mutant_at(path: Path, place: tuple[Any, Any, Any]) -> Mutant:
 
 
 class Changed(SourceFileLoader):
-    """A pytest plugin and a finder: loads one module from a text that is not its file's."""
+    """A pytest plugin and a finder that loads one module from a text in place of its file."""
 
     def __init__(self, mutant: Mutant) -> None:
         super().__init__(mutant.module, str(ROOT / mutant.path))
@@ -201,7 +202,7 @@ class Changed(SourceFileLoader):
 
 
 class Chosen:
-    """A pytest plugin: runs the named tests in their order, and no other."""
+    """A pytest plugin that runs the named tests in their order, and no others."""
 
     def __init__(self, names: Sequence[str]) -> None:
         self.order = {name: place for place, name in enumerate(names)}
@@ -212,9 +213,10 @@ class Chosen:
 
 
 class Covering:
-    """A pytest plugin: which lines each passing test executes, and how long it takes.
+    """A pytest plugin that records which lines each passing test executes, and how long it takes.
 
-    What a fixture executes counts for all tests of its file, since a later test may use it too.
+    Lines that a fixture executes count for all tests of its file, since a later test may use it
+    too.
     """
 
     def __init__(self) -> None:
@@ -237,7 +239,7 @@ class Covering:
             self.failed.add(report.nodeid)
 
     def facts(self) -> dict[str, Any]:
-        """Seconds of each test, and for each file and line the tests that execute it."""
+        """The seconds of each test, and the tests that execute each line of each file."""
         data = self.coverage.get_data()
         passing = {name: took for name, took in self.seconds.items() if name not in self.failed}
         lines = {
@@ -248,7 +250,8 @@ class Covering:
 
 
 def run_pytest(files: Iterable[str], *plugins: object) -> int:
-    """Pytest in this process, without what would write, spread or shrink."""
+    """Run pytest in this process, without plugins that would write files, spread over processes or
+    shrink examples."""
     import hypothesis
     import pytest
 
@@ -261,7 +264,7 @@ def run_pytest(files: Iterable[str], *plugins: object) -> int:
 
 
 def in_fork(work: Callable[[], int], limit_s: int) -> int | None:
-    """Exit code of `work` in a forked process that prints nothing; None if it was killed."""
+    """The exit code of `work` in a forked process that prints nothing; None if it was killed."""
     child = os.fork()
     if child == 0:
         signal.alarm(limit_s)
@@ -278,7 +281,7 @@ def in_fork(work: Callable[[], int], limit_s: int) -> int | None:
 
 
 def covered(test_file: str) -> dict[str, Any]:
-    """What `Covering` finds of one test file; kept until the file or the code changes."""
+    """The findings of `Covering` for one test file, kept until the file or the code changes."""
     texts = [ROOT / test_file, *(path for folder in TESTS for path in source_files(folder))]
     digest = hashlib.sha256(b"".join(path.read_bytes() for path in texts)).hexdigest()[:16]
     kept = KEPT / f"{Path(test_file).stem}_{digest}.json"
@@ -298,7 +301,7 @@ def covered(test_file: str) -> dict[str, Any]:
 
 
 class Judge:
-    """Which tests a mutant of one folder meets, and whether one of them fails."""
+    """Finds the tests that execute the changed line of a mutant, and whether one of them fails."""
 
     def __init__(self, folder: str) -> None:
         doctests = [path for path in source_files(folder) if ">>>" in path.read_text()]
@@ -308,7 +311,7 @@ class Judge:
         self.sound: set[str] = set()
 
     def tests_of(self, mutant: Mutant) -> list[str]:
-        """Names of the tests, the quickest first, as many as fit the budget."""
+        """The names of the tests, the quickest first, as many as fit the budget."""
         seconds: dict[str, float] = {}
         for facts in self.facts.values():
             lines = facts["lines"].get(mutant.path, {})
@@ -349,7 +352,7 @@ class Judge:
 
 
 class Verdicts:
-    """Which mutants survived, as lines of a file, one for each mutant that was tried."""
+    """The verdicts, as lines of a file: one for each mutant that was tried."""
 
     def __init__(self) -> None:
         KEPT.mkdir(parents=True, exist_ok=True)
@@ -377,13 +380,13 @@ def try_all(mutants: Sequence[Mutant], judge: Judge, verdicts: Verdicts, *, agai
 
 
 def reasons() -> dict[tuple[str, str, str], str]:
-    """Why no test can notice a change, by file, text before and text after."""
+    """The reason why no test can notice a change, by file, text before and text after."""
     entries = tomllib.loads(EQUIVALENTS.read_text())["equivalent"] if EQUIVALENTS.exists() else []
     return {(one["path"], one["before"], one["after"]): one["why"] for one in entries}
 
 
 def table(mutants: dict[str, list[Mutant]], verdicts: Verdicts) -> str:
-    """The score of each folder and all survivors, as Markdown."""
+    """The score of each folder, and all survivors, as Markdown."""
     # Not before the last fork, which loads a changed module itself.
     from sensitivity.stats.paired import mean_estimate
 
@@ -475,7 +478,7 @@ def main() -> None:
 
 
 def preload() -> None:
-    """Import what the tests need of others once, before the first fork."""
+    """Import other packages that the tests need once, before the first fork."""
     for name in PRELOADED:
         importlib.import_module(name)
 

@@ -1,27 +1,24 @@
-"""What a scan of a Q/DQ ONNX file costs: a naive loop, the exact scan and a raced scan, paired in
+"""What a scan of a Q/DQ ONNX file costs: a naive loop, the exact scan and a raced scan, in turn in
 one process.
 
-python benchmarks/onnx_scan.py --file yolox_nano.qdq.onnx --float-model yolox_nano.onnx --data
-coco/val \\
-    --json benchmarks/results/onnx_scan_yolox_nano.json
+    python benchmarks/onnx_scan.py --file yolox_nano.qdq.onnx --float-model yolox_nano.onnx \
+        --data coco/val --json benchmarks/results/onnx_scan_yolox_nano.json
 
-naive: for each operation the file without its pairs is written, a session is built, and all samples
-are read, run and
-    scored; the edit itself is not counted. Its session has the graph optimizations off, so that its
-    metrics are those of the file itself.
-fused: the same with ONNX Runtime's default optimizations, which change the numbers (integer
-kernels): for every
-    `--fused-every`th operation only, since it is for its time alone.
+naive: for each operation, the file is written without its pairs, a session is built, and all
+    samples are read, run and scored. The edit itself is not counted. The session has graph
+    optimizations off, so that its metrics are those of the file itself.
+fused: the naive loop with ONNX Runtime's default optimizations, whose integer kernels change the
+    numbers. It runs for every `--fused-every`th operation only, since only its time is of interest.
 exact: the project's own exact scan of the same variants, through a journal on disk.
-raced: its raced scan with the plan, everything from the first session on. The same samples rank and
-confirm, as in scan.py.
+raced: the project's raced scan with its plan, from the first session on. The same samples rank and
+    confirm, as in scan.py.
 
---every 30: the naive loop and the exact scan take every 30th operation, in the order of the file,
-and their times for all are
-    scaled from those: of the exact scan all but its setup, which it pays once. The raced scan is
-    always of all operations.
+With `--every 30` the naive loop and the exact scan take every 30th operation, in the order of the
+file, and their times are scaled up to all operations, except the setup of the exact scan, which is
+paid once. The raced scan always takes all operations.
 
-The loops take turns, so that what else the machine does slows all alike. See README.md beside it.
+The loops take turns, so that other work on the machine slows all of them alike. README.md beside
+this file explains the numbers.
 """
 
 from __future__ import annotations
@@ -57,7 +54,7 @@ from sensitivity.timing.environment import environment
 
 
 class NoDevice:
-    """A model that the clock finds no device for: everything runs on the CPU."""
+    """A model that has no device for the clock to wait for, since everything runs on the CPU."""
 
     def parameters(self) -> Iterator[Any]:
         return iter(())
@@ -74,7 +71,7 @@ def edited(model: OnnxModel, unit: Unit | None) -> bytes:
 def evaluated(
     model: OnnxModel, content: bytes, task: Task, clock: Clock, folder: Path, *, fused: bool
 ) -> Scores:
-    """Write the file, build a session, evaluate: what one writes by hand for each operation."""
+    """Write the file, build a session and evaluate it, as one does by hand for each operation."""
     import onnxruntime
 
     path = folder / "edited.onnx"
@@ -113,7 +110,7 @@ def naive_steps(
     *,
     fused: bool = False,
 ) -> Iterator[None]:
-    """One step per operation. found: gets its scores."""
+    """One step for each operation. `found` gets its scores."""
     with tempfile.TemporaryDirectory() as folder:
         for unit in units:
             # not in wall: by hand it may be done faster than `OnnxModel.without` does it
@@ -126,8 +123,8 @@ def naive_steps(
 
 
 def first(task: Task, samples: int | None) -> Task:
-    """The first samples of the largest split to rank and to confirm, read and letterboxed anew on
-    each pass; one batch held out."""
+    """The first samples of the largest split, to rank and to confirm, read and letterboxed anew on
+    each pass. One batch of them is the holdout."""
     batches: Any = max(task.data.values(), key=len)
     if not hasattr(batches, "images"):
         arrays = list(
@@ -141,10 +138,10 @@ def first(task: Task, samples: int | None) -> Task:
 
 
 class Forgetting(dict[Any, Any]):
-    """Keeps nothing: every image is read again on each pass."""
+    """Keeps nothing, so that every image is read again on each pass."""
 
     def __setitem__(self, key: Any, value: Any) -> None:
-        """Not kept."""
+        """Do not keep the outputs."""
 
 
 def benchmark(

@@ -1,12 +1,12 @@
-"""Samples forwarded to a confirmed plan at 70 units, in a simulated model whose true losses are
-known.
+"""How many samples are forwarded until a plan is confirmed, for 70 units, in a simulated model
+whose true losses are known.
 
-python benchmarks/plan_search.py    (about a minute)
+    python benchmarks/plan_search.py    (about a minute)
 
-A sample is right if its margin plus the noise of all quantized units is positive: six strong units
-and a tail of weak ones, float accuracy about 74 %, fully quantized about 65 %. Counted: the signal
-on 16 samples of every unit and of float, every skip-set judged on `confirm`, and float on all of
-it.
+A sample is right if its margin plus the noise of all quantized units is positive. There are six
+strong units and a tail of weak ones; float accuracy is about 74 %, fully quantized accuracy about
+65 %. Counted are the signal on 16 samples of every unit and of float, every skip set judged on
+`confirm`, and float on all of it.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ Values = NDArray[np.float64]
 
 
 def model(seed: int, confirm: int) -> tuple[Values, Values, Values]:
-    """Noise variance of each unit [units], margins [confirm], noise of each unit on each sample
-    [confirm, units]."""
+    """The noise variance of each unit [units], the margins [confirm], and the noise of each unit on
+    each sample [confirm, units]."""
     rng = np.random.default_rng(seed)
     weak = 0.1 / (UNITS - STRONG) * np.exp(rng.normal(size=UNITS - STRONG))
     variance = rng.permutation(np.concatenate([np.geomspace(0.8, 0.06, STRONG), weak]))
@@ -33,8 +33,8 @@ def model(seed: int, confirm: int) -> tuple[Values, Values, Values]:
 
 
 def judged(difference: Values, allowed: float) -> tuple[bool, int]:
-    """Whether the target is met, and on how many samples that was decided: met only on all, as
-    `scan.judge` does."""
+    """Whether the target is met, and the number of samples that decided it. As in `scan.judge`,
+    only all samples can decide that it is met."""
     size = difference.size
     for n in range(int(LEAST * size), size, BATCH):
         if is_at_least(difference[:n], -allowed, size, alpha=REJECT) == "below":
@@ -43,8 +43,8 @@ def judged(difference: Values, allowed: float) -> tuple[bool, int]:
 
 
 def search(seed: int, confirm: int, allowed: float) -> tuple[int, int, bool, int]:
-    """Units skipped, samples forwarded, whether the plan meets the target on all of confirm, the
-    shortest prefix that does."""
+    """The units skipped, the samples forwarded, whether the plan meets the target on all of
+    confirm, and the shortest prefix that does."""
     variance, margin, noise = model(seed, confirm)
     rng = np.random.default_rng(seed + 1000)
     signal = (variance * 0.6 * rng.standard_t(5, size=(SIGNAL_SAMPLES, UNITS)) ** 2).mean(axis=0)

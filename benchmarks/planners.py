@@ -1,8 +1,9 @@
-"""What each planner's skip-set costs and holds, beside the ways of peers, for several targets.
+"""Cost and accuracy of each planner's skip set, compared with the methods of other tools, for
+several targets.
 
     python benchmarks/planners.py --model demo --json benchmarks/results/planners_demo.json
 
-Every row is written as soon as it is there. See README.md.
+Every row is written as soon as it is complete. See README.md.
 """
 
 from __future__ import annotations
@@ -48,13 +49,16 @@ WORST = 300
 ROWS = "rows.json"
 
 BUILDS = 5
-"""Of every plan's engine, each timed: two builds of one file differ by some percent."""
+"""Builds of every plan's engine, each of which is timed: two builds of one file differ by some per
+cent."""
 
 
 @dataclass(frozen=True)
 class Found:
-    """One planner's plan for one target. samples: forwarded for it, the scans apart; what was known
-    costs nothing."""
+    """One planner's plan for one target.
+
+    samples: samples forwarded for it, without the scans. Results that were known cost nothing.
+    """
 
     planner: str
     skip: tuple[str, ...]
@@ -111,8 +115,8 @@ def write(file: Path, content: Mapping[str, Any]) -> None:
 
 
 def measure(session: Session, options: argparse.Namespace, head: Mapping[str, Any]) -> None:
-    """Plans for every target, then the latency of all of them in one interleaved run; written as it
-    goes."""
+    """Find the plans for every target, then time all of them in one interleaved run. Rows are
+    written as they are complete."""
     runtime = load("runtimes", options.runtime)()
     start = time.perf_counter()
     scans = {mode: scan(session.study, mode) for mode in ("disable", "enable")}
@@ -142,8 +146,8 @@ def measure(session: Session, options: argparse.Namespace, head: Mapping[str, An
 
 
 def kept_rows(out: Path) -> list[dict[str, Any]]:
-    """Rows of the same run before it was stopped: what they had to measure would cost nothing
-    now."""
+    """Rows of the same run before it was stopped. They are not measured again, since their results
+    are in the journal and would seem to cost nothing."""
     file = out / ROWS
     return json.loads(file.read_text()) if file.exists() else []
 
@@ -151,8 +155,8 @@ def kept_rows(out: Path) -> list[dict[str, Any]]:
 def ways(
     session: Session, scans: Mapping[str, Scan], points: float, cost: CostModel, probe: Prober
 ) -> dict[str, Callable[[], Found]]:
-    """By name, in the order in which they take their turn: the journal is shared, who comes later
-    pays less."""
+    """The planners by name, in the order in which they run. The journal is shared, so later ones
+    pay less."""
     target = Target(drop=points / 100 * session.task.full_scale)
     isolated = [effect.unit for effect in scans["enable"].effects]
     scanned, signal = scans["disable"], load("signals", "sqnr")
@@ -182,8 +186,8 @@ def ours(session: Session, scanned: Scan, target: Target, means: Means, cost: Co
 def recalibrated(
     session: Session, scanned: Scan, target: Target, means: Means, cost: CostModel
 ) -> Found:
-    """As `sensitivity plan` does: where layers are left out under other ranges, also with the
-    model's own ones."""
+    """Plan as `sensitivity plan` does: if layers are left out under other ranges, the search is
+    repeated with the model's own ranges."""
     start, before = time.perf_counter(), session.measurer.samples
     new, own = recalibration(session, scanned, target, ()), Recalibration("", (), scanned)
     ranges = (new, own) if new.units else (new,)
@@ -202,7 +206,7 @@ def chosen(session: Session, scanned: Scan, target: Target, means: Means) -> Pla
 def row_of(
     session: Session, plans: Sequence[Plan], best: int, before: int, start: float, cost: CostModel
 ) -> Found:
-    """The best of some plans, with what all of them took."""
+    """The best of some plans, with the samples and seconds of all of them."""
     spent, took = session.measurer.samples - before, time.perf_counter() - start
     tries = sum(len(plan.path) for plan in plans)
     return found(
@@ -247,8 +251,8 @@ def found(
 
 
 def worst_samples(session: Session) -> Any:
-    """The metric on the samples of `confirm` where everything in INT8 loses most against float;
-    ties in their order."""
+    """The metric on the samples of `confirm` where everything in INT8 loses most against float.
+    Ties are taken in the order of the samples."""
     base = session.study.baselines
     pair = session.measurer.scores([base["float"], base["quantized"]], "confirm", "worst samples")
     float_, quantized = (per_sample(scores, session.task.aggregate) for scores in pair)
@@ -272,8 +276,8 @@ def known(session: Session, split: str) -> Any:
 
 
 def measured(session: Session, rows: Sequence[Mapping[str, Any]], probe: Prober) -> dict[str, Any]:
-    """Every distinct skip-set in several builds, of all of INT8 and of float, a few engines in
-    turn."""
+    """Time every distinct skip set in several builds, beside all of INT8 and float, a few engines
+    in turn."""
     every = tuple(unit.name for unit in session.units)
     sets = list(dict.fromkeys([(), every, *(tuple(sorted(row["skip"])) for row in rows)]))
     int8_ms, ratios = probe.timed(sets, BUILDS)
@@ -288,7 +292,8 @@ def measured(session: Session, rows: Sequence[Mapping[str, Any]], probe: Prober)
 
 
 def instances(number: int) -> Iterator[dict[str, Any]]:
-    """Random small problems with interactions: the cost planner's plan against the best one."""
+    """Compare the cost planner's plan with the best plan, on random small problems with
+    interactions."""
     sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
     from support.planner_instances import instance
 

@@ -1,5 +1,5 @@
-"""How peers choose a skip-set, behind the project's own planner protocol, to stand beside it in the
-same table."""
+"""How other tools choose a skip set, written as planners of this project, so that both can be
+compared in one table."""
 
 from __future__ import annotations
 
@@ -8,14 +8,13 @@ from collections.abc import Callable, Sequence
 from sensitivity.planners.base import Choice, Goal, Judge, Search
 
 Worst = Callable[[tuple[str, ...]], float]
-"""The metric of a skip-set on the ranking subset: the samples on which quantization costs most."""
+"""The metric of a skip set on the ranking subset: the samples on which quantization costs most."""
 
 
 class PrefixPlanner:
-    """Layers in the order of a scan in isolation, one added at a time until the target is met; rows
-    are counted.
+    """Layers in the order of a scan in isolation, added one at a time until the target is met.
 
-    As in YOLOv6's and pytorch-quantization's sensitivity scripts.
+    This is what the sensitivity scripts of YOLOv6 and pytorch-quantization do. Rows are counted.
     """
 
     name = "ranked prefix"
@@ -29,12 +28,12 @@ class PrefixPlanner:
 
 
 class NncfPlanner:
-    """Accuracy control as NNCF does it: rank on the worst samples, revert one by one, undo and rank
-    again what hurts.
+    """Accuracy control as in NNCF: layers are ranked on the worst samples and reverted one by one.
 
-    worst: the metric on the ranking subset. After a revert that lowers the metric on the whole set
-    it is undone, that layer is not tried again, and the others are ranked anew with what has been
-    reverted so far.
+    If a revert lowers the metric on the whole set, it is undone, that layer is not tried again, and
+    the others are ranked anew with the layers reverted so far.
+
+    worst: the metric on the ranking subset.
     """
 
     name = "NNCF-style greedy"

@@ -63,8 +63,8 @@ def _row(row: Mapping[str, Any], ms: Sequence[float] | None, int8_ms: float | No
 
 
 def _gains(rows: Sequence[Mapping[str, Any]], measured: Sequence[Sequence[float]]) -> list[str]:
-    """Ours against each way of peers at the same target, where both meet it; intervals of 95 % over
-    builds."""
+    """Our planners against each method of other tools at the same target, where both meet it, with
+    95 % intervals over builds."""
     lines = []
     for points in dict.fromkeys(row["points"] for row in rows):
         times = {

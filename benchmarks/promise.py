@@ -1,14 +1,14 @@
-"""Does a plan hold what it promises? Its drop on images that no choice has seen.
+"""Whether a plan holds what it promises: its drop on images that no choice has used.
 
-python benchmarks/promise.py --model mobilenet_v1 --draws 12 --json promise_mobilenet_v1.json \
-    --against 37f9298
+    python benchmarks/promise.py --model mobilenet_v1 --draws 12 \
+        --json promise_mobilenet_v1.json --against 37f9298
 
-Each draw makes other splits from the labelled images. A build scans and plans on them, and the plan
-is scored on images in no split, where they are few on several views of each, against the user's own
-float model. `--against` does the same with the build of another commit, on the same draws. A file
-that is there already is gone on with.
-`--runs` keeps the run directories: the build of the other commit scans and plans first, and this
-one goes on from the same scan, as any later plan does, in half the time. Needs SENSITIVITY_ASSETS.
+Each draw makes other splits from the labelled images. A build scans and plans on them. The plan is
+then scored against the user's own float model on images that are in no split; if they are few, on
+several views of each. `--against` does the same with the build of another commit on the same draws.
+A file that exists already is continued. `--runs` keeps the run directories: the build of the other
+commit scans and plans first, and this one plans from the same scan, as any later plan does, in half
+the time. Needs SENSITIVITY_ASSETS.
 """
 
 from __future__ import annotations
@@ -39,7 +39,10 @@ Row = dict[str, Any]
 
 
 def drawn_rows(model: str, draw: int, targets: Sequence[str], tree: Path, out: Path) -> list[Row]:
-    """What the build in `tree` does with one draw, in a process of its own. out: run directory."""
+    """What the build in `tree` does with one draw, in a separate process.
+
+    out: the run directory.
+    """
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "rows.json"
         script = Path(__file__).with_name("promise_draw.py")
@@ -56,7 +59,7 @@ def _run(command: list[str], **variables: str) -> None:
 
 
 def judged(row: Row) -> Row:
-    """The row with its true drop and the 95 % interval of that, in the place of single samples."""
+    """The row with its true drop and the drop's 95 % interval in place of the single samples."""
     lost = np.asarray(row["lost"])
     drop = paired_effect(np.zeros(len(lost)), lost)
     return {name: value for name, value in row.items() if name != "lost"} | {
@@ -68,13 +71,16 @@ def judged(row: Row) -> Row:
 
 
 def allowed(target: str) -> float:
-    """A target in points as a part of 1."""
+    """A target in points as a fraction of 1."""
     return float(target.removesuffix("pt")) / 100
 
 
 def summaries(rows: Sequence[Row]) -> list[Row]:
-    """For each build and target: how far plans are over the target on average, which part keeps
-    it, and how many layers they leave out. met_kept_share: of those plans that are called met."""
+    """For each build and target: by how much plans miss the target on average, which share of them
+    keeps it, and how many layers they leave out.
+
+    met_kept_share: the share that keeps the target among plans that are called met.
+    """
     found = []
     for build, target in dict.fromkeys((row["build"], row["target"]) for row in rows):
         mine = [row for row in rows if (row["build"], row["target"]) == (build, target)]
@@ -166,7 +172,7 @@ def main(arguments: Sequence[str]) -> None:
 
 @contextmanager
 def run_folder(kept: Path | None, model: str, draw: int) -> Iterator[Path]:
-    """A run directory: that of the draw, which builds share, or a new one for each build."""
+    """A run directory: that of the draw, which the builds share, or a new one for each build."""
     if kept is not None:
         yield kept / f"{model}_{draw}"
         return

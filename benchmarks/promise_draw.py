@@ -1,8 +1,8 @@
 """One plan of `promise.py`: scan and plan on one draw of the splits, then score the plan on images
-in no split.
+that are in no split.
 
-It runs in a process of its own whose PYTHONPATH names the build, and uses only what is public and
-stable there, so that it can be given an old build as well.
+It runs in a separate process whose PYTHONPATH names the build. It uses only the public, stable API
+of the build, so that it can run with an old build too.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from typing import Any
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 MOBILENET_SIZES = {"rank": 250, "confirm": 250, "holdout": 50, "unseen": 250}
-"""Of the 800 images that were not calibrated on."""
+"""Sizes of the splits, out of the 800 images that are not used for calibration."""
 
 VIEWS = ((16, 16, False), (16, 16, True), (4, 24, False), (28, 8, True))
-"""Of each unseen image: top and left of the crop in its middle 256 pixels, and whether it is
-mirrored; the first is the usual crop. Of 250 images an eighth has other answers, so that a drop
-that is counted once on each is known to 3.6 points; each view is nearly another image."""
+"""Views of each unseen image: top and left of the crop in its middle 256 pixels, and whether it is
+mirrored. The first is the usual crop. An eighth of 250 images change their answer, so a drop that
+is counted once on each image is known to 3.6 points only; each view is nearly another image."""
 
 RESNET_SIZES = {"rank": 300, "confirm": 250, "holdout": 250, "unseen": 1200}
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """A task whose splits were drawn, the user's own float model, and the samples in no split:
-    batches of each view of them."""
+    """A task with drawn splits, the user's own float model, and the samples that are in no split as
+    batches of each view."""
 
     task: Any
     float_model: Any
@@ -89,10 +89,10 @@ MODELS: dict[str, Callable[[int], Drawn]] = {"mobilenet_v1": mobilenet_v1, "resn
 
 
 def rows(model: str, draw: int, targets: Sequence[str], out: Path) -> Iterator[dict[str, Any]]:
-    """One for each target. lost: float's score minus the plan's, for each sample in no split, the
-    mean of its views.
+    """One row for each target. Its `lost` is float's score minus the plan's for each sample in no
+    split, the mean of its views.
 
-    out: the run directory; a scan that is there already, of the same task, is planned from.
+    out: the run directory. If it holds a scan of the same task, that scan is planned from.
     """
     import sensitivity as sv
 
@@ -115,7 +115,7 @@ def rows(model: str, draw: int, targets: Sequence[str], out: Path) -> Iterator[d
 
 
 def evidence(found: Any) -> dict[str, Any]:
-    """What a plan says of itself."""
+    """The plan's own figures."""
     record = found.record
     return {
         "status": found.verdict.accuracy,
@@ -128,7 +128,7 @@ def evidence(found: Any) -> dict[str, Any]:
 
 
 def scores(drawn: Drawn, model: Any) -> list[float]:
-    """Of each sample in no split, the mean of its views."""
+    """The mean score of the views of each sample in no split."""
     import torch
 
     found: list[list[float]] = []

@@ -1,8 +1,8 @@
 """How many layers a plan skips with recalibration and without, on MobileNetV1 x0.25.
 
-python benchmarks/recalibration.py --json benchmarks/results/recalibration.json
+    python benchmarks/recalibration.py --json benchmarks/results/recalibration.json
 
-Each seed draws other splits from the 800 images that were not calibrated on. Needs
+Each seed draws other splits from the 800 images that are not used for calibration. Needs
 SENSITIVITY_ASSETS.
 """
 
@@ -45,7 +45,7 @@ Row = dict[str, Any]
 
 
 def rows(drops: Sequence[str], seeds: Sequence[int]) -> Iterator[Row]:
-    """One for each split, target, and way of planning."""
+    """One row for each split, target, and method of planning."""
     for seed in seeds:
         with tempfile.TemporaryDirectory() as name:
             file = Path(name) / "mobilenet_splits.py"

@@ -1,13 +1,14 @@
-"""What NVIDIA's TensorRT-RTX parser and builder make of the exported files: structure of the
-engine, and no time.
+"""What NVIDIA's TensorRT-RTX parser and builder make of the exported files: the structure of the
+engine, without times.
 
-python benchmarks/rtx.py
+    python benchmarks/rtx.py
 
 Five models, each in float, INT8 and partial, in the canonical form and lowered for TensorRT
-(strongly typed). Needs tensorrt-rtx and no GPU: nothing is executed. SENSITIVITY_ASSETS says where
-weights and images are, REPVGG_YOLO and SCENES where `examples/09_repvgg_yolo/train.py` left its
-own; a model whose files are missing is told and left out. Partial files leave out the layers of the
-plans in `reports/`; ResNet-20's, which has no report, its first and last.
+(strongly typed). Needs tensorrt-rtx and no GPU, since nothing is executed. SENSITIVITY_ASSETS says
+where weights and images are, REPVGG_YOLO and SCENES where `examples/09_repvgg_yolo/train.py` wrote
+its files. A model whose files are missing is named and left out. Partial files leave out the layers
+of the plans in `reports/`. ResNet-20 has no report, and its partial file leaves out the first and
+the last layer.
 """
 
 from __future__ import annotations
@@ -34,8 +35,11 @@ OUT = ROOT / "benchmarks" / "results" / "rtx.md"
 
 @dataclass(frozen=True)
 class Model:
-    """task: reference of its task, or what writes it into a folder. skip: layers that the partial
-    file leaves out."""
+    """One model.
+
+    task: the reference of its task, or a function that writes the task into a folder.
+    skip: the layers that the partial file leaves out.
+    """
 
     task: str | Callable[[Path], str]
     skip: Callable[[], list[str]]
@@ -43,7 +47,10 @@ class Model:
 
 @dataclass(frozen=True)
 class Row:
-    """One file. problem: why there is no engine; then there is no structure."""
+    """The engine of one file.
+
+    problem: why there is no engine; its structure is then missing.
+    """
 
     model: str
     form: str
@@ -93,7 +100,7 @@ def canonical_files(model: Model, folder: Path) -> dict[str, Path]:
 
 
 def rows(name: str, model: Model, folder: Path) -> Iterator[Row]:
-    """Both forms of the three files, built."""
+    """Build both forms of the three files."""
     canonical = canonical_files(model, folder)
     skip = model.skip()
     for form in ("canonical", "strongly typed"):
@@ -131,7 +138,7 @@ def main() -> None:
 
 
 def markdown(found: list[Row], missing: Mapping[str, str]) -> str:
-    """The table, with the versions it rests on in its head."""
+    """The table, whose head names the versions that it was made with."""
     versions = sorted(
         {f"{row.structure.version}, SM {row.structure.sm}" for row in found if row.structure}
     )

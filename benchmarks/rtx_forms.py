@@ -1,11 +1,11 @@
-"""Which Q/DQ form gives TensorRT-RTX's engine fewer kernels and bytes of activations, and what it
-costs in accuracy.
+"""Which Q/DQ form gives TensorRT-RTX's engine fewer kernels and fewer bytes of activations, and
+what it costs in accuracy.
 
-python benchmarks/rtx_forms.py
+    python benchmarks/rtx_forms.py
 
-Every form starts at the canonical INT8 file of `sensitivity export` and is lowered for TensorRT
-(strongly typed). Needs tensorrt-rtx and no GPU: nothing is executed by TensorRT-RTX; the metric is
-that of the form in ONNX Runtime, before it is lowered. SENSITIVITY_ASSETS says where weights and
+Every form starts from the canonical INT8 file of `sensitivity export` and is lowered for TensorRT
+(strongly typed). Needs tensorrt-rtx and no GPU: TensorRT-RTX executes nothing, and the metric is
+that of the form in ONNX Runtime before it is lowered. SENSITIVITY_ASSETS says where weights and
 images are.
 """
 
@@ -45,20 +45,24 @@ MODELS = {
     "ResNet-20": (f"{ROOT / 'examples' / '02_resnet20' / 'task.py'}:task", (False, True)),
     "YOLOv8n": (f"{ROOT / 'examples' / '03_yolov8n' / 'task.py'}:task", (False,)),
 }
-"""Task, and whether its skip connections are quantized: those of YOLOv8 meet a SiLU, with which no
-runtime fuses an Add, and get no quantizers."""
+"""Task, and whether its skip connections are quantized. Those of YOLOv8 get no quantizers: a SiLU
+follows them, and no runtime fuses an Add with it."""
 COMPARED = 4
-"""Samples that outputs are compared with the float file's on."""
+"""Samples on which outputs are compared with those of the float file."""
 MOST_RAISED = 256.0
-"""Channels are raised by no more, since what a convolution writes must stay in FP16's range."""
+"""The largest factor by which a channel is raised, since the output of a convolution must stay in
+the range of FP16."""
 
 Form = Callable[[ir.Model], ir.Model]
 
 
 @dataclass(frozen=True)
 class Row:
-    """distance: of the outputs from the float file's, relative RMS. metric: of the form in ONNX
-    Runtime; None where none was asked for."""
+    """One form of a model.
+
+    distance: of its outputs from those of the float file, relative RMS.
+    metric: of the form in ONNX Runtime; None if it was not asked for.
+    """
 
     model: str
     form: str
@@ -72,7 +76,7 @@ def as_it_is(model: ir.Model) -> ir.Model:
 
 
 def per_tensor_weights(model: ir.Model) -> ir.Model:
-    """The largest scale of each weight for all of its channels."""
+    """The largest scale of each weight, used for all of its channels."""
     for pair in _per_channel(model):
         assert pair.scale is not None
         _with_one_scale(model.graph, pair, float(pair.scale.max()))
@@ -80,8 +84,8 @@ def per_tensor_weights(model: ir.Model) -> ir.Model:
 
 
 def raised_channels(model: ir.Model) -> ir.Model:
-    """The levels of weights per channel on one scale: each channel of a convolution is raised to
-    the range of the largest, and a Mul behind it lowers what it gives again."""
+    """The levels of weights per channel with one scale: each channel of a convolution is raised to
+    the range of the largest, and a Mul behind the convolution lowers its output again."""
     pairs = {id(pair.output): pair for pair in _per_channel(model)}
     for node in [node for node in model.graph if node.op_type == "Conv"]:
         pair = pairs.get(id(node.inputs[1]))
@@ -146,7 +150,8 @@ def _raise_channels(graph: ir.Graph, node: ir.Node, pair: qdq.Pair) -> None:
 
 
 def _lower_output(graph: ir.Graph, node: ir.Node, factor: np.ndarray) -> None:
-    """A Mul behind the node, or behind the Relu that alone reads it, which it does not disturb."""
+    """Put a Mul behind the node, or behind the Relu that alone reads it, since that gives the same
+    values."""
     users = node.outputs[0].consumers()
     last = users[0] if len(users) == 1 and users[0].op_type == "Relu" else node
     value = last.outputs[0]
@@ -159,7 +164,10 @@ def _lower_output(graph: ir.Graph, node: ir.Node, factor: np.ndarray) -> None:
 
 
 def rows(name: str, task: str, residuals: bool, samples: int, folder: Path) -> Iterator[Row]:
-    """All forms of one model. samples: of holdout, for the metric; 0 for none."""
+    """All forms of one model.
+
+    samples: samples of holdout for the metric; 0 for none.
+    """
     place = folder / f"{name}-{residuals}"
     settings = ScanSettings(task=task, out=place, quantize_residuals=residuals)
     with open_session(task, place, resume=False, choices=settings) as session:
@@ -195,7 +203,7 @@ def _outputs(file: Path, inputs: Any) -> list[np.ndarray]:
 
 
 def _first(batches: Iterable[tuple[Any, Any]], samples: int) -> list[tuple[Any, Any]]:
-    """Whole batches, until there are as many samples."""
+    """Whole batches, until they hold this many samples."""
     taken: list[tuple[Any, Any]] = []
     for inputs, targets in batches:
         taken.append((inputs, targets))

@@ -1,9 +1,9 @@
 """What the parser and builder of TensorRT-RTX make of both examples of every lint rule.
 
-python benchmarks/rtx_rules.py
+    python benchmarks/rtx_rules.py
 
-Needs tensorrt-rtx and no GPU: nothing is executed. The tests compare the table with the version
-that is installed, and with what lint says for tensorrt-rtx.
+Needs tensorrt-rtx and no GPU, since nothing is executed. The tests compare the table with the
+installed version, and with what lint says for tensorrt-rtx.
 """
 
 from __future__ import annotations
@@ -22,20 +22,23 @@ from sensitivity.timing.engine_structure import structure_of
 
 OUT = Path(__file__).parent / "results" / "rtx_rules.md"
 NOT_BUILT = {"SQ204 bad"}
-"""Left out, since there is nothing to learn from the builder: the scale is no constant."""
+"""Rules whose scale is not a constant, from which nothing can be learned about the builder."""
 
 
 def examples() -> Iterator[tuple[str, Example]]:
-    """Every example, by code of its rule and "good" or "bad"."""
+    """Every example, by the code of its rule and "good" or "bad"."""
     for rule in RULES:
         yield f"{rule.code} bad", rule.bad
         yield f"{rule.code} good", rule.good
 
 
 def answer(example: Example, path: Path) -> str:
-    """ "refused", or types of the layers with a weight, each once, such as "int8" or "fp32, int8".
+    """ "refused", or the types of the layers with a weight, each once, such as "int8" or "fp32,
+    int8".
 
-    "built" where the engine names no such layer. path: where the file is written.
+    It is "built" if the engine names no such layer.
+
+    path: where the file is written.
     """
     onnx.save(example.proto(), path)
     made = build(path)
@@ -46,7 +49,8 @@ def answer(example: Example, path: Path) -> str:
 
 
 def answers() -> dict[str, str]:
-    """Of every example, "not built" for those in NOT_BUILT; about a second each."""
+    """The answer for every example, "not built" for those in NOT_BUILT. Each takes about a
+    second."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "example.onnx"
         return {

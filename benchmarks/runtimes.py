@@ -1,9 +1,9 @@
 """How fast the exported files run against float in the same runtime, and whether their values are
 right.
 
-python benchmarks/runtimes.py --json benchmarks/results/runtimes.json
+    python benchmarks/runtimes.py --json benchmarks/results/runtimes.json
 
-See README.md beside it for what each number means. YOLOv8n needs SENSITIVITY_ASSETS.
+README.md beside this file says what each number means. YOLOv8n needs SENSITIVITY_ASSETS.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ from sensitivity.units.placement import scale_groups, unified_scales
 
 RUNTIMES: tuple[LowerTarget, ...] = ("onnxruntime", "openvino")
 PLANS = {"skip-quarter": 0.25, "skip-half": 0.5}
-"""Partial plans: the share of the layers that they leave unquantized, those that a cheap signal
-ranks first."""
+"""Partial plans: the share of the layers that they leave unquantized, beginning with those that a
+cheap signal ranks first."""
 
 WARM_UP = 5
 PROFILED = 3
@@ -50,7 +50,10 @@ PROFILED = 3
 
 @dataclass(frozen=True)
 class Settings:
-    """accuracy: images that a metric is taken on, 0 for none."""
+    """What to time.
+
+    accuracy: images for the metric; 0 for none.
+    """
 
     rounds: int = 200
     threads: int = 2
@@ -58,8 +61,10 @@ class Settings:
 
 
 def benchmark(subject: Subject, settings: Settings, folder: Path) -> list[dict[str, Any]]:
-    """One row per file and runtime, JSON-able; see README.md. folder: where the files are
-    written."""
+    """One row for each file and runtime, as JSON takes them; see README.md.
+
+    folder: where the files are written.
+    """
     canonical = canonical_files(subject, folder)
     rows = []
     for name in RUNTIMES:
@@ -97,8 +102,8 @@ def canonical_files(subject: Subject, folder: Path) -> dict[str, Path]:
 def runtime_rows(
     subject: Subject, canonical: Mapping[str, Path], target: LowerTarget, settings: Settings
 ) -> list[dict[str, Any]]:
-    """Rows of one model in one runtime: float, the canonical file, and each quantized file lowered
-    for the runtime."""
+    """The rows of one model in one runtime: float, the canonical file, and each quantized file
+    lowered for the runtime."""
     runtime: Runtime = load("runtimes", target)()
     inputs = {"input": subject.calibration[0][:1].numpy()}
     origins = {"float": "float", "fp16": "float", "canonical int8": "int8"}
@@ -144,8 +149,8 @@ def runtime_rows(
 def _distances(
     file: Path, canonical: Path, unquantized: Path, runtime: Runtime, inputs: Tensors
 ) -> dict[str, float]:
-    """Of the file's outputs in this runtime, and of the float file's, from the canonical file's
-    reference numerics."""
+    """The distances of the file's outputs in this runtime, and of the float file's outputs, from
+    the canonical file's reference numerics."""
     reference = OnnxRuntime(optimize=False)
     expected, plain = (
         _outputs(canonical, reference, inputs),
@@ -166,8 +171,8 @@ def _outputs(file: Path, runtime: Runtime, inputs: Tensors) -> list[np.ndarray]:
 
 
 def _precisions(file: Path, runtime: Runtime, inputs: Tensors, threads: int) -> dict[str, int]:
-    """How many convolutions and matrix products the file holds quantized, and how many of those ran
-    in INT8."""
+    """The number of convolutions and matrix products that are quantized in the file, and how many
+    of them ran in INT8."""
     profile = profile_file(file, runtime, inputs, threads=threads, repeats=PROFILED)
     missed = not_in_int8(profile.runs, profile.kept)
     return {"quantized_layers": len(profile.kept), "ran_in_int8": len(profile.kept) - len(missed)}

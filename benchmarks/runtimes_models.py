@@ -1,5 +1,5 @@
-"""The models that `runtimes.py` times: calibrated, with skip connections quantized as engines want
-them."""
+"""The models that `runtimes.py` times. They are calibrated, and their skip connections are
+quantized as engines require."""
 
 from __future__ import annotations
 
@@ -42,7 +42,11 @@ INT8 = {
 
 @dataclass(frozen=True)
 class Judge:
-    """batches: (inputs, targets), again and again. score, aggregate: as in a task."""
+    """The data and the metric of a model.
+
+    batches: (inputs, targets), which can be iterated any number of times.
+    score, aggregate: as in a task.
+    """
 
     metric: str
     batches: Any
@@ -52,8 +56,11 @@ class Judge:
 
 @dataclass(frozen=True)
 class Subject:
-    """calibration: batches of inputs; the first is also what outputs are compared on. judge: None
-    without a metric."""
+    """A model to time.
+
+    calibration: batches of inputs. Outputs are compared on the first.
+    judge: None without a metric.
+    """
 
     name: str
     source: QuantizedModel
@@ -82,8 +89,8 @@ class Block(nn.Module):
 
 
 class ResNet18(nn.Module):
-    """The layers of He et al. 2015, "Deep residual learning", with 18 of them that have weights on
-    the longest path."""
+    """The layers of He et al. 2015, "Deep residual learning": 18 layers with weights on the longest
+    path."""
 
     def __init__(self, width: int = 64, classes: int = 1000) -> None:
         super().__init__()
@@ -104,8 +111,8 @@ class ResNet18(nn.Module):
 
 
 def resnet18(images: int = 0, *, width: int = 64, size: int = 224) -> Subject:
-    """Random weights, BatchNorm statistics of random images (`momentum=None` averages them); it has
-    no metric."""
+    """ResNet18 with random weights and the BatchNorm statistics of random images (`momentum=None`
+    averages them). It has no metric."""
     import modelopt.torch.quantization as mtq
 
     torch.manual_seed(0)
@@ -125,8 +132,8 @@ def resnet18(images: int = 0, *, width: int = 64, size: int = 224) -> Subject:
 
 
 def yolov8n(images: int) -> Subject:
-    """At 640 pixels, calibrated on COCO images; mAP on the first `images` others, without it for
-    0."""
+    """YOLOv8n at 640 pixels, calibrated on COCO images. Its metric is mAP on the first `images`
+    other images; it has none for 0."""
     example = yolo_example()
     task = example.task(YOLO_SIZE)
     photos = example.coco("calib").images[: example.CALIBRATION_IMAGES]
@@ -145,8 +152,8 @@ def yolov8n(images: int) -> Subject:
 
 
 def with_residuals(subject: Subject) -> Subject:
-    """Ranges come from the calibration of the other quantizers, so that those that see the same
-    values are equal."""
+    """Take ranges from the calibration of other quantizers, so that quantizers that see the same
+    values have equal ranges."""
     add_residual_quantizers(subject.source, subject.calibration)
     return replace(subject, source=quantized_model(subject.source.model))
 

@@ -1,9 +1,9 @@
-"""What a scan costs: a naive loop, the exact replay and a raced scan of the same model, paired in
+"""What a scan costs: a naive loop, the exact replay and a raced scan of the same model, in turn in
 one process.
 
-python benchmarks/scan.py --model mobilenet_v1 --json benchmarks/results/scan_mobilenet_v1.json
+    python benchmarks/scan.py --model mobilenet_v1 --json benchmarks/results/scan_mobilenet_v1.json
 
-See README.md beside it for what each number means. Needs SENSITIVITY_ASSETS.
+README.md beside this file says what each number means. Needs SENSITIVITY_ASSETS.
 """
 
 from __future__ import annotations
@@ -35,14 +35,18 @@ from sensitivity.tasks.base import Task, mean
 from sensitivity.timing.environment import environment
 
 MODEL_LAYERS, MODEL_SAMPLES = 70, 5000
-"""Of the model whose cost is computed from what was measured."""
+"""Layers and samples of the model whose cost is computed from what was measured."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """samples: of `rank` to use, None for all. seeds, large: orders of the data for the race, on
-    these samples and on MODEL_SAMPLES. memory: budgets in MiB; none for SHARES of what is held
-    without one. signal: as in `sensitivity scan --signal`."""
+    """What to measure.
+
+    samples: samples of `rank` to use; None for all.
+    seeds, large: orders of the data for the race, on these samples and on MODEL_SAMPLES.
+    memory: budgets in MiB. None takes SHARES of what is held without a budget.
+    signal: as in `sensitivity scan --signal`.
+    """
 
     samples: int | None = None
     seeds: int = 10
@@ -54,8 +58,11 @@ class Settings:
 
 @dataclass(frozen=True)
 class Subjected:
-    """A loaded subject and what was found of it. naive, exact: scores of each layer. metric: of any
-    skip-set."""
+    """A loaded subject and its results.
+
+    naive, exact: the scores of each layer.
+    metric: the metric of any skip set.
+    """
 
     task: Task
     source: QuantizedModel
@@ -69,8 +76,10 @@ class Subjected:
 def benchmark(
     subject: Subject, settings: Settings, keep: Callable[[dict[str, Any]], None] = lambda _: None
 ) -> dict[str, Any]:
-    """All numbers, JSON-able; see README.md. keep: gets what is known after each part, for a run
-    that is cut short."""
+    """All numbers, as JSON takes them; see README.md.
+
+    keep: is called with the numbers after each part, so that a run that is cut short leaves them.
+    """
     task = read_anew(loaded(subject.reference, settings.device), settings.samples)
     source = quantized_model(task.model)
     units = layers(source.quantizers)
@@ -136,8 +145,8 @@ def _warm_up(task: Task) -> None:
 def paired_loops(
     task: Task, source: QuantizedModel, units: Sequence[Unit], *others: tuple[int, Iterator[None]]
 ) -> tuple[dict[str, Any], dict[str, Scores], dict[str, Scores]]:
-    """Times of the naive loop, the exact replay and the floor, taken in turn; scores of each layer
-    by the first two.
+    """The times of the naive loop, the exact replay and the floor, taken in turn, and the scores of
+    each layer by the first two.
 
     others: more steps to take in turn with these; see `interleaved`.
     """
@@ -182,7 +191,8 @@ def paired_loops(
 
 
 def _metric(task: Task, known: dict[frozenset[str], float]) -> Metric:
-    """The metric of any set of disabled quantizers by a naive evaluation, each made once."""
+    """The metric of any set of disabled quantizers by a naive evaluation; each set is evaluated
+    once."""
 
     def metric(disabled: frozenset[str]) -> float:
         if disabled not in known:
@@ -195,8 +205,8 @@ def _metric(task: Task, known: dict[frozenset[str], float]) -> Metric:
 
 
 def _agreement(found: Subjected) -> dict[str, Any]:
-    """Whether both loops give each layer the same metric: counts for a mean, within 1e-6 for
-    mAP."""
+    """Whether both loops give each layer the same metric: the same count for a mean, within 1e-6
+    for mAP."""
     names = [unit.name for unit in found.units]
     aggregate = found.task.aggregate
     difference = max(
@@ -229,7 +239,7 @@ def _naive_plan(found: Subjected) -> dict[str, Any]:
 
 
 def _races(found: Subjected, runs: Sequence[Raced]) -> dict[str, Any]:
-    """What the raced scans took, each with its plan evaluated in full by the user's own modules."""
+    """The cost of the raced scans. The user's own modules evaluate each of their plans in full."""
     floor = found.target.floor(
         found.metric(frozenset(quantizer.name for quantizer in found.source.quantizers))
     )
@@ -264,8 +274,8 @@ def _races(found: Subjected, runs: Sequence[Raced]) -> dict[str, Any]:
 
 
 def _tau(found: Subjected, ranking: Sequence[str]) -> float:
-    """Kendall's tau-b of a ranking against the exact metrics, of which some may be equal; 0 where
-    all are."""
+    """Kendall's tau-b of a ranking against the exact metrics, some of which may be equal; 0 if all
+    are."""
     from scipy.stats import kendalltau
 
     exact = [found.task.aggregate(found.exact[name]) for name in ranking]

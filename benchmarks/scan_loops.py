@@ -2,13 +2,12 @@
 that times them.
 
 naive: for each layer its quantizers are disabled in the user's own model, all samples are read,
-decoded and evaluated,
-    and the quantizers are enabled again: what users write by hand.
+    decoded and evaluated, and the quantizers are enabled again. This is what users write by hand.
 exact: the project's own exact scan, batch by batch for all layers, through a journal on disk.
-floor: the float work of the exact scan alone: the same graph, schedule and micro-batches with every
-quantizer passing
-    its input through, less one whole forward per batch, from which all layers start. What is left
-    is, for each layer, the float forward of what lies downstream of its quantizers.
+floor: the float work of the exact scan alone. It is the same graph, schedule and micro-batches with
+    every quantizer passing its input through, minus one whole forward per batch, from which all
+    layers start. What remains is, for each layer, the float forward of the part downstream of its
+    quantizers.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ FLOOR = "it is the floor"
 
 
 class Clock:
-    """Seconds by name. On a GPU the device is waited for before each reading."""
+    """Seconds by name. On a GPU the clock waits for the device before each reading."""
 
     def __init__(self, model: Any) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
@@ -56,7 +55,7 @@ class Clock:
 
 
 class Timed:
-    """A simulator whose own time goes to `model` on a clock."""
+    """A simulator whose own time is counted as `model` on a clock."""
 
     def __init__(self, simulator: Simulator, clock: Clock) -> None:
         self.name, self.reason, self.smallest = simulator.name, simulator.reason, simulator.smallest
@@ -73,8 +72,8 @@ class Timed:
 
 
 def evaluated(model: Any, disabled: Sequence[str], task: Task, clock: Clock) -> Scores:
-    """Per-sample scores of one whole evaluation with these quantizers disabled, by the user's own
-    modules."""
+    """The scores of each sample from one whole evaluation with these quantizers disabled, by the
+    user's own modules."""
     import torch
 
     modules = [model.get_submodule(name) for name in disabled]
@@ -101,7 +100,7 @@ def evaluated(model: Any, disabled: Sequence[str], task: Task, clock: Clock) -> 
 def naive_steps(
     model: Any, units: Sequence[Unit], task: Task, clock: Clock, found: dict[str, Scores]
 ) -> Iterator[None]:
-    """One step per layer. found: gets its scores."""
+    """One step for each layer. `found` gets its scores."""
     for unit in units:
         with clock.on("wall"):
             found[unit.name] = evaluated(model, unit.quantizers, task, clock)
@@ -120,8 +119,8 @@ def exact_steps(
     memory: int | None,
     backends: list[Simulator],
 ) -> Iterator[None]:
-    """One step per batch, after one that makes the simulator. found: gets the scores of each layer
-    at the end."""
+    """One step for each batch, after one that makes the simulator. `found` gets the scores of each
+    layer at the end."""
     from sensitivity.simulators.choose import simulator_for
 
     with clock.on("wall"), clock.on("setup"):
@@ -149,8 +148,8 @@ def exact_steps(
 def floor_steps(
     source: QuantizedModel, units: Sequence[Unit], task: Task, clock: Clock
 ) -> Iterator[None]:
-    """One step per batch; "float replay" and "float forward" on the clock. None where the model
-    cannot be replayed."""
+    """One step for each batch, timed as "float replay" and "float forward" on the clock; None if
+    the model cannot be replayed."""
     replay = float_replay(source)
     everything = frozenset(quantizer.name for quantizer in source.quantizers)
     passes = {
@@ -169,8 +168,8 @@ def floor_steps(
 
 
 def float_replay(source: QuantizedModel) -> Simulator:
-    """Replay in which quantizers, enabled or not, pass their input through: the same steps without
-    quantization."""
+    """A replay in which every quantizer, enabled or not, passes its input through. It takes the
+    same steps without quantization."""
     from sensitivity.simulators.torch.replay import ReplaySimulator
 
     class PassThrough:
@@ -188,7 +187,7 @@ def float_replay(source: QuantizedModel) -> Simulator:
             self._own = False
 
         def _check(self, *what: Any) -> None:
-            """It does not give what the quantized model gives, and need not."""
+            """Check nothing: the outputs differ from those of the quantized model on purpose."""
 
     return FloatReplay()
 
@@ -199,10 +198,10 @@ def _exhaust(results: Iterator[Any]) -> None:
 
 
 def interleaved(*loops: tuple[int, Iterator[None]]) -> None:
-    """Take the steps of all loops in turn, so that what else the machine does slows all of them
+    """Take the steps of all loops in turn, so that other work on the machine slows all of them
     alike.
 
-    loops: (how many steps it has, about; the steps).
+    loops: (about how many steps it has, the steps) of each loop.
     """
     done = [0.0] * len(loops)
     running = set(range(len(loops)))

@@ -1,4 +1,4 @@
-"""Memory of a replay under a budget, each measured in a process of its own."""
+"""The memory of a replay under a budget. Each is measured in a separate process."""
 
 from __future__ import annotations
 
@@ -19,15 +19,16 @@ from sensitivity.tasks.base import Task
 
 MIB = 2**20
 BATCHES = 2
-"""Memory is that of one batch; the second shows that none is left over from the first."""
+"""Batches to replay. Memory is that of one batch; the second shows that nothing is left over from
+the first."""
 
 SHARES = (0.5, 0.75, 1.0)
-"""Budgets as parts of what would be held without one."""
+"""Budgets as fractions of what would be held without one."""
 
 
 def unlimited_mib(task: Task, source: QuantizedModel) -> float:
-    """What replaying all layers on the first batch would hold without a budget; 0 where the model
-    is not replayed."""
+    """The bytes that replaying all layers on the first batch would hold without a budget; 0 if the
+    model is not replayed."""
     from sensitivity.simulators.torch.replay import ReplaySimulator
     from sensitivity.simulators.torch.tracing import Untraceable
 
@@ -41,13 +42,18 @@ def unlimited_mib(task: Task, source: QuantizedModel) -> float:
 def memory_of(
     reference: str, samples: int | None, budget_mib: float, unlimited: float, device: str = "cpu"
 ) -> dict[str, Any]:
-    """What replaying all layers on the first batches holds, in a new process.
+    """The memory of replaying all layers on the first batches, in a new process.
 
-    planned_mib: what the schedule counts. held_mib: the most bytes that tensors made meanwhile had
-    at once, counted after every op. within: that is at most the budget. binds: the budget is under
-    `unlimited`. warned: the run says that the budget is not held. peak_mib: most memory over that
-    before the first batch, resident or, on a GPU, allocated; forward_mib: the same for one variant,
-    for which nothing is kept. digest: of all outputs.
+    planned_mib: what the schedule counts.
+    held_mib: the most bytes that tensors made during the replay had at once, counted after every
+        operation.
+    within: whether `held_mib` is at most the budget.
+    binds: whether the budget is below `unlimited`.
+    warned: whether the run says that the budget is not held.
+    peak_mib: the rise of memory above its level before the first batch, resident or, on a GPU,
+        allocated.
+    forward_mib: the same for one variant, for which nothing is kept.
+    digest: of all outputs.
     """
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         found = pool.submit(_measured, reference, samples, budget_mib, device).result()
@@ -93,8 +99,8 @@ def _measured(
 
 
 def most_held(simulator: Any, inputs: Any, variants: list[frozenset[str]]) -> int:
-    """The most bytes held at once by tensors that are made while these variants run, what ops need
-    inside left out."""
+    """The most bytes held at once by tensors that are made while these variants run. Memory inside
+    an operation is not counted."""
     import torch
     from torch.utils import _pytree as pytree
     from torch.utils._python_dispatch import TorchDispatchMode
@@ -140,8 +146,7 @@ def most_held(simulator: Any, inputs: Any, variants: list[frozenset[str]]) -> in
 def _peak(
     simulator: Any, batches: list[Any], variants: list[frozenset[str]], device: str
 ) -> tuple[float, str]:
-    """MiB over what was resident before, and a digest of all outputs in the order of the
-    variants."""
+    """The rise of memory in MiB, and a digest of all outputs in the order of the variants."""
     before = _reset_peak(device)
     found: dict[tuple[int, int], bytes] = {}
     for number, inputs in enumerate(batches):
@@ -163,7 +168,7 @@ def _digest(outputs: Any) -> bytes:
 
 
 def _reset_peak(device: str) -> float:
-    """Start a new count of the peak, and give what is held now, in MiB."""
+    """Restart the count of the peak, and return what is held now in MiB."""
     if device == "cpu":
         # what is free but not given back would hide a part of the peak
         ctypes.CDLL(None).malloc_trim(0)

@@ -1,5 +1,5 @@
-"""The models that `scan.py` measures, and their samples in another order, fewer of them, or read
-anew at each pass."""
+"""The models that `scan.py` measures, and their samples: in another order, fewer of them, or read
+anew on each pass."""
 
 from __future__ import annotations
 
@@ -20,8 +20,11 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 
 @dataclass(frozen=True)
 class Subject:
-    """reference: a task whose `rank` holds all images. points: the loss against float that a plan
-    may have, in hundredths of the metric's full scale."""
+    """A model to measure.
+
+    reference: a task whose `rank` holds all images.
+    points: the loss against float that a plan may have, in hundredths of the metric's full scale.
+    """
 
     name: str
     reference: str
@@ -49,7 +52,7 @@ def loaded(reference: str, device: str = "cpu") -> Task:
 
 @dataclass(frozen=True)
 class Anew:
-    """Batches of which nothing is kept from one pass to the next, as of a DataLoader over image
+    """Batches of which nothing is kept from one pass to the next, as with a DataLoader over image
     files."""
 
     batches: Any
@@ -63,18 +66,18 @@ class Anew:
 
 
 def read_anew(task: Task, samples: int | None) -> Task:
-    """The task with its first `samples` samples of `rank`, all of them for None."""
+    """The task with the first `samples` samples of its `rank`; None takes all of them."""
     return replace(
         task, data={**task.data, "rank": Anew(task.data["rank"], range(samples or count(task)))}
     )
 
 
 def reordered(task: Task, seed: int, samples: int) -> Task:
-    """`samples` samples of `rank` in a random order, to rank and to confirm; one batch of them as
-    holdout.
+    """`samples` samples of `rank` in a random order, to rank and to confirm, and one batch of them
+    as holdout.
 
-    The first ones where there are more; where there are fewer each comes again as often as it
-    takes. What has been decoded to rank is kept to confirm, as in a user's run.
+    If there are more samples, the first ones are used; if there are fewer, each is repeated as
+    often as needed. What has been decoded to rank is kept to confirm, as in a user's run.
     """
     order = np.random.default_rng(seed).permutation(np.arange(samples) % count(task))
     batches = taken(task.data["rank"], order.tolist())
@@ -93,8 +96,10 @@ def count(task: Task) -> int:
 
 
 def taken(batches: Any, order: Sequence[int]) -> Batches:
-    """These samples, in this order, with nothing decoded yet. batches: of the project's image
-    tasks, or of tensors."""
+    """These samples in this order, with nothing decoded yet.
+
+    batches: of one of the project's image tasks, or of tensors.
+    """
     if isinstance(batches, Anew):
         return taken(batches.batches, [batches.order[at] for at in order])
     if hasattr(batches, "images"):

@@ -1,4 +1,4 @@
-"""From a ranking to a plan, by hand and by a race; and what both cost at other sizes."""
+"""From a ranking to a plan, by hand and by a race, and what both would cost at other sizes."""
 
 from __future__ import annotations
 
@@ -25,8 +25,10 @@ Metric = Callable[[frozenset[str]], float]
 
 @dataclass(frozen=True)
 class Raced:
-    """What one raced scan plus plan took. setup_s: of the seconds, those in which the model was
-    traced and checked."""
+    """The cost of one raced scan with its plan.
+
+    setup_s: the seconds spent on tracing and checking the model, which are part of all seconds.
+    """
 
     seconds: float
     setup_s: float
@@ -44,7 +46,7 @@ def raced(
     signal: str,
     memory: int | None,
 ) -> Raced:
-    """Scan and plan as `sensitivity run` does with --signal, through a journal on disk, on a new
+    """Scan and plan as `sensitivity run` does with --signal, through a journal on disk, with a new
     simulator."""
     from sensitivity.simulators.choose import simulator_for
 
@@ -75,8 +77,8 @@ def raced(
 def naive_plan(
     ranking: Sequence[str], units: Sequence[Unit], metric: Metric, floor: float
 ) -> tuple[str, ...] | None:
-    """The shortest prefix of the ranking that meets the target, one layer added at a time; None
-    where none does."""
+    """The shortest prefix of the ranking that meets the target, found by adding one layer at a
+    time; None if no prefix does."""
     names = {unit.name: unit.quantizers for unit in units}
     for size in range(len(ranking) + 1):
         if metric(frozenset(name for unit in ranking[:size] for name in names[unit])) >= floor:
@@ -87,15 +89,16 @@ def naive_plan(
 def cost_model(
     layers: int, samples: int, at: Mapping[str, float], large: Sequence[Raced]
 ) -> dict[str, dict[str, float] | None]:
-    """Samples forwarded and seconds at another size, from what was measured.
+    """The samples forwarded and the seconds at another size, from what was measured.
+
+    The naive loop takes layers x samples, each as long as measured. The exact scan takes as many,
+    each as long as measured without the setup, and the setup once. The raced scan takes the mean of
+    what was measured, and the signal of the other layers with SIGNAL_SAMPLES samples each, since
+    the number of layers that race does not depend on how many there are; it is None without such
+    runs.
 
     at: naive_s, exact_s and exact_setup_s, measured with `units` layers on `samples` samples.
-    large: raced scans with their plans on as many samples as asked for, with `units` layers.
-
-    naive: layers x samples, each as long as measured. exact: the same count, each as long as
-    measured without the setup, and the setup once. raced: the mean of what was measured, and the
-    signal of the other layers, SIGNAL_SAMPLES samples of each; how many layers race does not depend
-    on how many there are. None without such runs.
+    large: raced scans with their plans on the wanted number of samples, with `units` layers.
     """
     measured = at["units"] * at["samples"]
     forwarded = layers * samples

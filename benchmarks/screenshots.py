@@ -2,8 +2,8 @@
 
     python benchmarks/screenshots.py [--out FOLDER] [FILE ...]
 
-Without files all reports/*/report.html are taken. What is cut off or wider than its window is an
-error.
+Without files, all reports/*/report.html are taken. A page that is cut off, or wider than its
+window, is an error.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ ROOT = Path(__file__).parents[1]
 WIDTHS = (1400, 800, 400)
 HEIGHTS = {1400: 1000, 800: 1100, 400: 800}
 MOST = 12_000
-"""Pixels of height beyond which a picture is cut: what follows are rows of the layer table."""
+"""Height in pixels at which a picture is cut. Below it are only rows of the layer table."""
 
 CUT_OFF = """
 [...document.querySelectorAll("body, .scroll, .choices")]
   .filter((part) => part.checkVisibility() && part.scrollWidth > part.clientWidth + 1)
   .map((part) => `${part.closest("[id]")?.id}: ${part.scrollWidth} > ${part.clientWidth}`)
 """
-"""What is wider than its place, each with its size."""
+"""The elements that are wider than their place, each with its size."""
 
 
 def main() -> int:
@@ -49,7 +49,7 @@ def main() -> int:
 
 
 def pictured(page: Page, file: Path, out: Path) -> bool:
-    """Write six pictures of a page. True where something of it is cut off."""
+    """Write six pictures of a page. Returns whether something of it is cut off."""
     wrong = False
     for width in WIDTHS:
         for dark in (False, True):

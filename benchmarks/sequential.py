@@ -1,10 +1,10 @@
-"""Intervals that may be looked at after every batch, compared: half widths and how often they fail
-at some look.
+"""Intervals that may be looked at after every batch, compared by their half widths and by how often
+they fail at some look.
 
-python benchmarks/sequential.py    (about a minute; the tables of docs/statistics.md)
+    python benchmarks/sequential.py    (about a minute; the tables of docs/statistics.md)
 
-Differences of right or wrong, 5 % gained and 3 % lost unless given, drawn without replacement, a
-look every 50 samples.
+The data are differences of right and wrong answers, by default 5 % gained and 3 % lost, drawn
+without replacement, with a look every 50 samples.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ def sequence(seen: Values, size: int, alpha: float, bound: float | None) -> floa
 
 
 def serfling(n: int, size: int, alpha: float) -> float:
-    """Hoeffding-Serfling (Serfling 1974), alpha shared by the looks."""
+    """Hoeffding-Serfling (Serfling 1974), with alpha shared among the looks."""
     return math.sqrt(2 * (1 - (n - 1) / size) * math.log(2 * looks(size) / alpha) / n)
 
 
 def bernstein(seen: Values, size: int, alpha: float) -> float:
-    """Empirical Bernstein-Serfling (Bardenet and Maillard 2015, theorem 4.3), alpha shared by the
-    looks."""
+    """Empirical Bernstein-Serfling (Bardenet and Maillard 2015, theorem 4.3), with alpha shared
+    among the looks."""
     n = seen.shape[1]
     left = 1 - (n - 1) / size if n <= size / 2 else (1 - n / size) * (1 + 1 / n)
     log = math.log(5 * looks(size) / alpha)

@@ -1,11 +1,12 @@
 """How well a cheap signal ranks the layers: Kendall's tau against the exact effects on the metric.
 
-SENSITIVITY_ASSETS=... OMP_NUM_THREADS=1 python benchmarks/signals.py
+    SENSITIVITY_ASSETS=... OMP_NUM_THREADS=1 python benchmarks/signals.py
 
-About two minutes; the table of docs/signals.md.
+It takes about two minutes and makes the table of docs/signals.md.
 
-MobileNetV1 x0.25 as in examples/01_mobilenet, mode `enable`: each layer alone quantized. Exact:
-correct answers lost on all 1,000 images. Signals: on random images of them, drawn five times.
+The model is MobileNetV1 x0.25 as in examples/01_mobilenet, in mode `enable`: each layer is
+quantized alone. The exact effect is the number of correct answers lost on all 1,000 images. The
+signals use random images of these, drawn five times.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ BATCH, DRAWS, SAMPLES, FIRST = 50, 5, (32, 100), 6
 def unit_outputs(
     source: ModelOptModel, units: Sequence[Unit], images: torch.Tensor
 ) -> NDArray[np.float32]:
-    """float32[1 + units, n, classes]: of the float model and with each unit alone quantized."""
+    """float32[1 + units, n, classes]: the outputs of the float model and with each unit alone
+    quantized."""
     every = frozenset(quantizer.name for quantizer in source.quantizers)
     variants = [
         every,

@@ -1,12 +1,12 @@
-"""The same model through every source: does it rank the same?
+"""Whether the same model gets the same ranking from every source.
 
-SENSITIVITY_ASSETS=... python benchmarks/sources.py --json benchmarks/results/sources.json
+    SENSITIVITY_ASSETS=... python benchmarks/sources.py --json benchmarks/results/sources.json
 
-About four minutes.
+It takes about four minutes.
 
-MobileNetV1 x0.25 of examples/01_mobilenet, calibrated on the same 200 images by each toolkit, with
-the same kind of grids. Every layer alone quantized, on the same images: correct answers lost, and
-noise over signal of the outputs.
+The model is MobileNetV1 x0.25 of examples/01_mobilenet, calibrated on the same 200 images by each
+toolkit, with the same kind of grids. Every layer is quantized alone, on the same images. Compared
+are the correct answers that are lost, and the noise-to-signal ratio of the outputs.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def made_by(source: str) -> Callable[[Any], Any]:
 
 
 def exported(calib: Sequence[tuple[Any, Any]]) -> Any:
-    """The Q/DQ file that ModelOpt's model is exported to, read back."""
+    """The Q/DQ file to which ModelOpt's model is exported, read back."""
     from sensitivity.exporters.torch_model import export_files
     from sensitivity.quantizers.onnx.model import OnnxModel
 
@@ -75,8 +75,8 @@ def exported(calib: Sequence[tuple[Any, Any]]) -> Any:
 
 
 def measured(source: QuantizedModel, batches: Sequence[tuple[Any, Any]]) -> dict[str, Any]:
-    """Per unit and sample whether the answer is right, and the noise; float and all-quantized
-    first."""
+    """Whether the answer is right, and the noise, for each unit and sample; float and all quantized
+    come first."""
     check_calibrated(source.quantizers)
     units, start = layers(source.quantizers), time.monotonic()
     if source.source == "onnx_qdq":

@@ -1,9 +1,9 @@
 """Whether the ONNX form of .tflite files has LiteRT's values, tensor by tensor.
 
-python benchmarks/tflite.py models/*.tflite > benchmarks/results/tflite.md
+    python benchmarks/tflite.py models/*.tflite > benchmarks/results/tflite.md
 
-Each operator is translated alone and gets what it got in LiteRT, so that a rounding that LiteRT
-does otherwise counts once; then the whole file is run. See README.md beside it.
+Each operator is translated alone and is given what it got in LiteRT, so that a rounding which
+differs from LiteRT counts once. Then the whole file is run. See README.md beside this file.
 """
 
 from __future__ import annotations
@@ -40,8 +40,11 @@ gets in ONNX what it got in LiteRT. A float tensor is apart by that part of its 
 
 @dataclass(frozen=True)
 class Compared:
-    """One output of an operator. steps: how far each number is from LiteRT's, in steps of its grid;
-    of a float tensor in parts of its largest value."""
+    """One output of an operator.
+
+    steps: how far each number is from LiteRT's, in steps of its grid; for a float tensor, as a
+        fraction of its largest value.
+    """
 
     kind: str
     tensor: Tensor
@@ -79,7 +82,7 @@ def alone(graph: Graph, operator: Operator) -> Graph:
 
 
 def inputs_of(graph: Graph, seed: int) -> dict[int, Array]:
-    """Numbers drawn for each input, as the .tflite file takes them."""
+    """Random numbers for each input, as the .tflite file takes them."""
     rng = np.random.default_rng(seed)
     drawn: dict[int, Array] = {}
     for index in graph.inputs:
@@ -98,7 +101,7 @@ def inputs_of(graph: Graph, seed: int) -> dict[int, Array]:
 
 
 def litert_values(path: Path, graph: Graph, given: Mapping[int, Array]) -> dict[int, Array]:
-    """Index of a tensor -> its numbers after a run in LiteRT, by its own kernels."""
+    """Index of a tensor -> its numbers after a run in LiteRT with its own kernels."""
     from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
     kernels = OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
@@ -117,7 +120,10 @@ def litert_values(path: Path, graph: Graph, given: Mapping[int, Array]) -> dict[
 
 
 def run_onnx(graph: Graph, values: Mapping[int, Array]) -> list[Array]:
-    """Outputs of the graph's ONNX form. values: numbers of its inputs in the .tflite file."""
+    """The outputs of the graph's ONNX form.
+
+    values: the numbers of its inputs in the .tflite file.
+    """
     content = translated(graph).model().SerializeToString()
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
@@ -129,7 +135,7 @@ def run_onnx(graph: Graph, values: Mapping[int, Array]) -> list[Array]:
 
 
 def real(values: Array, tensor: Tensor) -> Array:
-    """What the numbers of a tensor stand for, in float32."""
+    """The real numbers in float32 that the numbers of a tensor stand for."""
     if tensor.grid is None:
         return values.astype(np.float32) if values.dtype == np.float16 else values
     moved = values.astype(np.float32) - tensor.grid.zero_points.astype(np.float32)
@@ -137,7 +143,11 @@ def real(values: Array, tensor: Tensor) -> Array:
 
 
 def apart(ours: Array, theirs: Array, tensor: Tensor) -> Array:
-    """See `Compared.steps`. ours: real numbers. theirs: as LiteRT stores them."""
+    """The steps of `Compared`.
+
+    ours: real numbers.
+    theirs: numbers as LiteRT stores them.
+    """
     wanted = real(theirs, tensor)
     assert ours.shape == wanted.shape, (tensor.name, ours.shape, wanted.shape)
     difference = np.abs(ours.astype(np.float64) - wanted)

@@ -1,11 +1,12 @@
-"""How long the whole job takes, beside the build of another commit: seconds, memory, and the plan.
+"""How long whole jobs take compared with the build of another commit: seconds, memory, and the
+plan.
 
     python benchmarks/whole.py --model mobilenet_v1 --against c796c43 --json whole_mobilenet_v1.json
 
-Each turn runs the plain command of the model with both builds, one after the other, each as a
-process of its own in a new run directory; the build that goes first changes from turn to turn. A
-file that is there already is gone on with. Needs SENSITIVITY_ASSETS for all models but the demo,
-and for yolov8n_onnx a Q/DQ file of YOLOv8n, in YOLOV8N_QDQ.
+Each turn runs the plain command of the model with both builds, one after the other, each in a
+separate process and a new run directory. The build that goes first alternates between turns. A file
+that exists already is continued. Needs SENSITIVITY_ASSETS for all models but the demo, and for
+yolov8n_onnx a Q/DQ file of YOLOv8n in YOLOV8N_QDQ.
 """
 
 from __future__ import annotations
@@ -45,11 +46,11 @@ WITH_PEAK = (
     "import resource, subprocess, sys; code = subprocess.call(sys.argv[1:]); "
     "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss, file=sys.stderr); sys.exit(code)"
 )
-"""Runs a command and says its largest memory in KiB at the end. In a process of its own: the system
-counts for a new process what the one that begins it holds, and this one is small."""
+"""Runs a command and prints its largest memory in KiB at the end. It is a separate, small process,
+since the system counts for a new process what the process that starts it holds."""
 
 STANDING = {"met": 2, "not proven": 1, "missed": 0}
-"""The better, the higher: what a plan is called."""
+"""Words for a plan -> their rank; higher is better."""
 
 
 def command_of(model: str, tree: Path, out: Path) -> list[str]:
@@ -63,10 +64,10 @@ def command_of(model: str, tree: Path, out: Path) -> list[str]:
 
 
 def timed(model: str, tree: Path) -> Row:
-    """One whole job: seconds, the largest resident memory in MiB, and what the plan is.
+    """Run one whole job: its seconds, its largest resident memory in MiB, and its plan.
 
-    Raises RuntimeError, with the end of what the command said, where it fails. A target that is
-    missed is no failure.
+    Raises RuntimeError with the end of the command's output if it fails. A missed target is not a
+    failure.
     """
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "run"
@@ -88,24 +89,27 @@ def timed(model: str, tree: Path) -> Row:
 
 
 def plan_facts(plan: Row) -> Row:
-    """How many units a plan leaves out, and whether it is met; older builds only say the last."""
+    """How many units a plan leaves out, and whether it is met; older builds only say the latter."""
     verdict = (plan.get("verdict") or {}).get("accuracy")
     return {"skipped": len(plan["skip"]), "status": verdict or ("met" if plan["met"] else "missed")}
 
 
 def same_or_better(mine: Row, other: Row) -> bool:
-    """Whether a plan leaves out no more units, or is called by a better name.
+    """Whether a plan leaves out no more units, or is called by a better word.
 
-    A build that knows no "not proven" calls a plan met on the samples that chose it: that is no
-    better than "not proven".
+    A build that does not know "not proven" calls a plan met by the samples that chose it, which is
+    no better than "not proven".
     """
     fewer = mine["skipped"] <= other["skipped"]
     return fewer or STANDING[mine["status"]] > STANDING[other["status"]]
 
 
 def summary(turns: Sequence[Row]) -> Row:
-    """The figures over all turns. ratio: the other build's seconds over this one's, the geometric
-    mean over turns, with a 95 % interval; None where there is but one turn."""
+    """The figures over all turns.
+
+    ratio: the other build's seconds over this one's, the geometric mean over turns with a 95 %
+        interval; None with only one turn.
+    """
     mine, other = ([turn[build] for turn in turns] for build in (NEW, "against"))
     logs = np.log([b["seconds"] / a["seconds"] for a, b in zip(mine, other, strict=True)])
     low = high = None
