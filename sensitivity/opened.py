@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sensitivity import optional
 from sensitivity.errors import ModelError, TaskError
@@ -20,12 +20,10 @@ from sensitivity.registry import load, names, version_of_guest
 from sensitivity.simulators.base import Simulator
 from sensitivity.simulators.choose import simulator_for
 from sensitivity.simulators.evaluate import EvaluateSimulator
+from sensitivity.simulators.torch.found import Found
 from sensitivity.tasks.base import EvaluateTask, Task
 from sensitivity.tasks.batches import batch_digest, batch_size, check_pair
 from sensitivity.tasks.load import Given, load_task, task_digest
-
-if TYPE_CHECKING:
-    from sensitivity.simulators.torch.replay import Cuts
 
 EXECUTED_BATCHES = 16
 """Largest number of batches of `rank` used to find quantizers that are never executed."""
@@ -82,13 +80,13 @@ class OpenModel:
         memory: bytes that a simulator may hold besides the weights; None takes a quarter of the
             free memory.
         """
-        cuts: Cuts = {}
+        found = Found()
 
         def simulator(offered: tuple[Range, ...]) -> Simulator:
             source = with_alternatives(self.source, offered)
             if isinstance(self.loaded, EvaluateTask):
                 return EvaluateSimulator(source)
-            return simulator_for(source, self.example, memory=memory, cuts=cuts)
+            return simulator_for(source, self.example, memory=memory, found=found)
 
         return simulator
 

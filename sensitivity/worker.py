@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
-from sensitivity import optional
+from sensitivity import allocator, optional
 from sensitivity.errors import TaskError
 from sensitivity.journal.journal import TASK, differences
 from sensitivity.measure.opening import Opening, reference_of
@@ -25,6 +25,7 @@ def opened_worker(opening: Opening) -> Iterator[Callable[[Work], Measured]]:
     Raises what opening the task raises, and TaskError if model, data or versions differ from the
     run's.
     """
+    allocator.keep_freed_memory()
     with ExitStack() as stack:
         stack.enter_context(seeded(opening.seed))
         _set_threads(opening.measures.threads)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import gc
 import itertools
 from collections import deque
+from dataclasses import replace
 
 import pytest
 import torch
@@ -22,14 +23,17 @@ from support.replays import Variants, check, copied
 from torch import Tensor, nn
 
 from sensitivity.errors import NamesError
+from sensitivity.quantizers.alternatives import Alternatives
 from sensitivity.quantizers.base import layers
 from sensitivity.quantizers.torch.modelopt import ModelOptModel
-from sensitivity.simulators.choose import simulator_for
+from sensitivity.simulators import choose
+from sensitivity.simulators.choose import BIT_FOR_BIT, simulator_for
 from sensitivity.simulators.compare import difference, same
 from sensitivity.simulators.schedule import schedule
 from sensitivity.simulators.toggle import ToggleSimulator
 from sensitivity.simulators.torch import graph as graph_module
 from sensitivity.simulators.torch import replay as replay_module
+from sensitivity.simulators.torch.found import Found
 from sensitivity.simulators.torch.graph import Graph
 from sensitivity.simulators.torch.replay import ReplaySimulator
 
@@ -523,14 +527,44 @@ def test_the_next_simulator_of_a_model_cuts_batches_as_the_one_before_did(
 ) -> None:
     """`ReplaySimulator` for each set of ranges on offer: trying the ways to cut a batch anew took a
     tenth of a whole run."""
-    cuts: dict[bool, dict] = {}
+    found = Found()
     monkeypatch.setattr(ReplaySimulator, "_measured_parts", lambda *_: 2)
-    simulator_for(branches, batch(8), cuts=cuts)
+    simulator_for(branches, batch(8), found=found)
     monkeypatch.setattr(
         ReplaySimulator, "_measured_parts", lambda *_: pytest.fail("measured again")
     )
-    simulator_for(branches, batch(8), cuts=cuts)
-    assert [list(parts.values()) for parts in cuts.values()] == [[2]]
+    simulator_for(branches, batch(8), found=found)
+    assert [list(parts.values()) for parts in found.parts.values()] == [[2]]
+
+
+def test_a_model_is_traced_once_for_all_ranges_on_offer(
+    branches: ModelOptModel, monkeypatch
+) -> None:
+    found = Found()
+    simulator_for(branches, batch(12), found=found)
+    own = branches.range("stem.0.input_quantizer")
+    offering = Alternatives(branches, [replace(own, amax=(part,)) for part in (0.5, 1.5)])
+    monkeypatch.setattr(replay_module, "trace", lambda *_: pytest.fail("traced again"))
+    again = simulator_for(offering, batch(12), found=found)
+    assert again.reason == BIT_FOR_BIT
+    first, second = offering.ranges
+    others = frozenset(["left.weight_quantizer", second])
+    check(offering, again, batch(12, seed=3), [frozenset(), frozenset([first]), others])
+
+
+def test_a_graph_taken_over_that_is_not_the_model_with_its_ranges_is_compared_on_the_whole_batch(
+    branches: ModelOptModel, monkeypatch
+) -> None:
+    found, compared = Found(), []
+    simulator_for(branches, batch(12), found=found)
+
+    def told(source, replay, inputs) -> float:
+        compared.append(len(inputs))
+        return 0.0 if len(inputs) == 12 else 1e-6
+
+    monkeypatch.setattr(choose, "_difference", told)
+    assert simulator_for(branches, batch(12), found=found).reason == BIT_FOR_BIT
+    assert compared == [8, 12]
 
 
 def test_parts_that_change_a_bit_are_given_up_at_the_first_batch_of_a_shape(

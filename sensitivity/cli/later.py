@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from rich import markup as markup
     from rich import table as table
 
+    from sensitivity import allocator as allocator
     from sensitivity import api as api
     from sensitivity import doctor as doctor
     from sensitivity import run_dir as run_dir
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 __getattr__ = importer(
     __name__,
     {
+        "allocator": "sensitivity.allocator",
         "api": "sensitivity.api",
         "compare": "sensitivity.reporting.compare",
         "config_file": "sensitivity.cli.config_file",

@@ -63,6 +63,7 @@ def long_verb(
             choices = ProgressChoices(
                 **{item.name: values.pop(item.name) for item in fields(ProgressChoices)}
             )
+            later.allocator.keep_freed_memory()
             _exit(function(settings(**values), later.progress.teller(choices)))
 
         parameters = [*_parameters(settings), *_parameters(ProgressChoices)]

@@ -42,7 +42,7 @@ CANNOT = (
     "again where it was made (percentile, MSE or entropy ranges, weights per channel)."
 )
 TRACED_SAMPLES = 2
-EDITION = 6
+EDITION = 7
 """Number that changes whenever a new release would find other ranges."""
 
 
@@ -85,8 +85,9 @@ def recalibration(
     if known is not None:
         return known
     units = _equalized(session, _recalibrated(session, scanned, skip), skip)
-    units = _corrected(session, units, skip)
-    units = _rounded(session, units, skip)
+    rounded = _rounded(session, units, skip)
+    # Learned rounding brings bias corrections of its own.
+    units = _corrected(session, units, skip) if rounded == units else rounded
     missing = session.source.missing() if isinstance(session.source, Sharing) else None
     result = Recalibration(basis, units, scanned, missing)
     # If outputs can be compared, the planner ranks the units again by their signal; otherwise the

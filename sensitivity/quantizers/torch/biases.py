@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -112,30 +112,25 @@ class BiasChange:
         return bias + optional.torch.tensor(self._delta, dtype=bias.dtype, device=bias.device)
 
 
-def mark_biases(
-    model: nn.Module, node: Any, places: Mapping[str, Sequence[tuple[int, int]]]
-) -> None:
+def mark_biases(model: nn.Module, node: Any, places: Mapping[str, tuple[int, int]]) -> None:
     """Let the biases of a model, which is a copy for tracing, go through nodes that a tracer sees.
 
     node: called with a bias and the number of a node. places: path of a layer -> (number, channels)
-    of each of its nodes. A bias that is None becomes zeros.
+    of its node. A bias that is None becomes zeros.
     """
-    layers = [(model.get_submodule(path), numbers) for path, numbers in places.items()]
+    layers = [(model.get_submodule(path), *place) for path, place in places.items()]
 
     def begin(module: Any, args: Any) -> None:
-        for layer, numbers in layers:
+        for layer, number, channels in layers:
             bias: Any = layer._parameters["bias"]
             if bias is None:
-                _, channels = numbers[0]
                 weight: Any = layer.weight
                 bias = optional.torch.zeros(channels, dtype=weight.dtype, device=weight.device)
-            for number, _ in numbers:
-                bias = node(bias, number)
             # found before the parameter of this name, which stays as it is
-            vars(layer)["bias"] = bias
+            vars(layer)["bias"] = node(bias, number)
 
     def end(module: Any, args: Any, outputs: Any) -> None:
-        for layer, _ in layers:
+        for layer, _, _ in layers:
             del vars(layer)["bias"]
 
     model.register_forward_pre_hook(begin)

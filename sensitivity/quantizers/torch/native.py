@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import copy
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -43,29 +43,36 @@ class _Mark(nn.Module):
         return x
 
 
-def marked_copy(source: QuantizedModel) -> nn.Module:
+def marked_copy(source: QuantizedModel, biased: Sequence[str] = ()) -> nn.Module:
     """A copy of the model, for tracing only, with a `quantizer_node` in the place of each enabled
-    quantizer.
+    quantizer, and behind the bias of each layer in `biased`, numbered on in that order.
 
     Weights and buffers are shared with the user's model, so the copy costs no memory and must not
     be changed. A quantizer that has several names is replaced under all of them. Other ranges for a
-    quantizer (`alternatives`) have nodes of their own in front of its own one: the graph enables
-    one of them at a time.
+    quantizer (`alternatives`) have no node here: `simulators.torch.offers` adds theirs to the
+    graph.
     """
     model = source.model
     marked = model_copy(model, shared=(*model.parameters(), *model.buffers()))
     indices: defaultdict[str, list[int]] = defaultdict(list)
-    for index, each in enumerate(source.quantizers):
-        indices[each.replaces or each.name].append(index)
+    own = [each for each in source.quantizers if each.replaces is None]
+    for index, each in enumerate(own):
+        indices[each.name].append(index)
     marks = {id(marked.get_submodule(name)): _Mark(places) for name, places in indices.items()}
     put_in_place(marked, marks)
-    biases: defaultdict[str, list[tuple[int, int]]] = defaultdict(list)
-    for number, (index, delta) in enumerate(bias_changes(source), len(source.quantizers)):
-        layer = source.quantizers[index].layer
-        biases[layer].append((number, len(delta)))
-    if biases:
-        mark_biases(marked, torch.ops.sensitivity.quantizer, biases)
+    if biased:
+        channels = {
+            source.quantizers[index].layer: len(delta) for index, delta in bias_changes(source)
+        }
+        places = {path: (len(own) + at, channels[path]) for at, path in enumerate(biased)}
+        mark_biases(marked, torch.ops.sensitivity.quantizer, places)
     return marked
+
+
+def biased_layers(source: QuantizedModel) -> tuple[str, ...]:
+    """The layers whose bias some range on offer changes, each once."""
+    layers = [source.quantizers[index].layer for index, _ in bias_changes(source)]
+    return tuple(sorted(set(layers)))
 
 
 def bias_changes(source: QuantizedModel) -> list[tuple[int, Delta]]:

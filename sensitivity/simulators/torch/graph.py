@@ -54,15 +54,29 @@ class _Runner:
     overwrite: Run | None = None
 
 
+@dataclass(frozen=True)
+class Settled:
+    """How the nodes of a graph run, by their places. turned: whether images may have their channels
+    last in it."""
+
+    runners: dict[int, _Runner]
+    turned: bool
+
+
 class Graph:
     """Runs variants, given as bits of disabled quantizers, on the flat inputs of one batch cut into
     equal pieces.
 
-    quantizers: by the index of their nodes. bits: the bit that turns each of them off.
+    quantizers: by the index of their nodes. bits: the bit that turns each of them off. settled: how
+    the other nodes run; None to find it out at the first batch.
     """
 
     def __init__(
-        self, traced: Traced, quantizers: Sequence[NativeQuantizer], bits: Sequence[int]
+        self,
+        traced: Traced,
+        quantizers: Sequence[NativeQuantizer],
+        bits: Sequence[int],
+        settled: Settled | None = None,
     ) -> None:
         self.batches = traced.batches
         self._traced = traced
@@ -73,6 +87,26 @@ class Graph:
         self._measured: dict[Any, _Forward] = {}
         self._schedules = Recent[Schedule](SCHEDULES)
         self._turned = False
+        self._is_laid_out = settled is not None
+        if settled is not None:
+            self._take_over(settled)
+
+    @property
+    def settled(self) -> Settled:
+        """How its nodes run, once it has run a batch."""
+        return Settled(dict(enumerate(self._runners)), self._turned)
+
+    def _take_over(self, settled: Settled) -> None:
+        self._turned = settled.turned
+        for place, node in enumerate(self._traced.nodes):
+            if node.kind != "quantizer":
+                self._runners[place] = settled.runners[place]
+            elif settled.turned and not self._network.fixed[place]:
+                self._keep_layout(place)
+
+    def _keep_layout(self, place: int) -> None:
+        runner = self._runners[place]
+        runner.run, runner.overwrite = keeping_layout(runner.run, runner.overwrite)
 
     def holds_for(self, length: int | None) -> bool:
         """Whether it runs batches of this length; None for inputs that have none."""
@@ -141,8 +175,9 @@ class Graph:
     def _forward(self, leaves: Sequence[Any]) -> _Forward:
         """What one forward on these inputs tells, all quantizers on."""
         shapes = _shapes(leaves)
-        if not self._measured:
+        if not self._is_laid_out:
             self._lay_out(leaves)
+            self._is_laid_out = True
         if shapes not in self._measured:
             self._measured[shapes] = self._measure(leaves)
         return self._measured[shapes]
@@ -183,7 +218,7 @@ class Graph:
         """Choose how one node runs. plain, given: as for `laid_out`."""
         node, runner = self._traced.nodes[place], self._runners[place]
         if node.kind == "quantizer":
-            runner.run, runner.overwrite = keeping_layout(runner.run, runner.overwrite)
+            self._keep_layout(place)
             return
         found = laid_out(runner.run, plain, given, turns=node.turns, by_place=node.by_place)
         if found is not runner.run and runner.overwrite is not None:

@@ -17,6 +17,7 @@ from sensitivity.quantizers.torch.calls import device_of, to_device
 from sensitivity.quantizers.torch.native import (
     OwnQuantizer,
     bias_changes,
+    biased_layers,
     marked_copy,
     native_quantizers,
 )
@@ -24,9 +25,12 @@ from sensitivity.simulators.compare import TOLERANCE, difference, same
 from sensitivity.simulators.memory import budget_warnings
 from sensitivity.simulators.switches import Switches
 from sensitivity.simulators.toggle import ToggleSimulator
-from sensitivity.simulators.torch.graph import Graph
+from sensitivity.simulators.torch.found import Found, Laid
+from sensitivity.simulators.torch.graph import Graph, Settled
 from sensitivity.simulators.torch.layouts import has_channels_last
+from sensitivity.simulators.torch.offers import Offered, chains_of, with_offers
 from sensitivity.simulators.torch.tracing import Untraceable, ordered_arguments, trace
+from sensitivity.tasks.batches import first_samples
 
 LARGEST_VALUES = (4 * 2**20, 8 * 2**20, 24 * 2**20)
 """Bytes. On a CPU a batch is cut until no value is larger than one of these, whichever is fastest:
@@ -37,9 +41,6 @@ of a whole layer."""
 
 TIMINGS = 2
 """How often each way to cut a batch is timed; the fastest counts."""
-
-Cuts = dict[bool, dict[Any, int]]
-"""Whether the user's own quantizers run -> for each shape of a batch, into how many parts."""
 
 GRAPHS = 6
 """How many graphs to keep for models whose graph holds for one input shape only; other shapes are
@@ -55,8 +56,8 @@ class ReplaySimulator:
     own: run the user's own quantizer modules in the graph, where the arithmetic of `GridQuantizer`
     differs from theirs. True as long as the weights, buffers and quantizers of the model are not
     changed. Batches of a shape that cannot be traced run on the user's own modules.
-    cuts: what simulators of one model have found of how to cut batches, kept for the next; that
-    takes many forwards, and other ranges do not change it.
+    found: what simulators of one model have found, kept for the next, which may differ from them in
+    the ranges on offer alone.
     """
 
     name = "replay"
@@ -68,7 +69,7 @@ class ReplaySimulator:
         *,
         own: bool = False,
         reason: str = "it was asked for",
-        cuts: Cuts | None = None,
+        found: Found | None = None,
     ) -> None:
         self.reason = reason
         self._source = source
@@ -79,11 +80,12 @@ class ReplaySimulator:
         for index, _ in bias_changes(source):
             # a change of a bias goes with the range that brings it
             self._node_bits.append(self._node_bits[index])
-        self._marked = _marked(source)
+        self._biased = biased_layers(source)
+        self._own_asked = own
         self._own = OwnQuantizer in set(map(type, self._quantizers))
         self._graphs: list[tuple[Any, Graph]] = []
-        found_before = {} if cuts is None else cuts
-        self._parts: dict[Any, int] = found_before.setdefault(own, {})
+        self._found = Found() if found is None else found
+        self._parts = self._found.parts[own]
         self._refused: dict[Any, Untraceable] = {}
         self._checked: set[Any] = set()
         self._needed = 0
@@ -115,7 +117,7 @@ class ReplaySimulator:
         """A batch on the model's device: as the task gives it, and its leaves and their nest in the
         order of the model's arguments."""
         inputs = to_device(inputs, device_of(self._source.model))
-        return inputs, *pytree.tree_flatten(ordered_arguments(self._marked, inputs))
+        return inputs, *pytree.tree_flatten(ordered_arguments(self._source.model, inputs))
 
     @property
     def smallest(self) -> int | None:
@@ -140,6 +142,29 @@ class ReplaySimulator:
         _, leaves, spec = self._flat(inputs)
         self._pieces(leaves, spec)
         self._checked.add(_shape(leaves, spec))
+
+    def left_to_compare(self, inputs: Any, samples: int) -> Any:
+        """The first samples of a batch on which only the ranges on offer are left to compare with
+        the model: so many, or as few as the graph takes.
+
+        None where no simulator before has compared a graph of the model on batches like this one.
+        """
+        inputs, leaves, spec = self._flat(inputs)
+        kind = (spec, _kinds(leaves)), self._biased, self._own_asked
+        laid = self._found.graph(kind, _length(leaves))
+        is_compared = _shape(leaves, spec) in self._found.checked[self._own_asked]
+        if laid is None or not is_compared:
+            return None
+        shortest, _ = laid.traced.batches
+        return first_samples(inputs, max(samples, shortest))
+
+    def take_over(self) -> None:
+        """Take the shapes on which a simulator before was compared with the model as compared."""
+        self._checked |= self._found.checked[self._own_asked]
+
+    def hand_on(self) -> None:
+        """Tell the simulators after this one on which shapes it was compared with the model."""
+        self._found.checked[self._own_asked] |= self._checked
 
     def peak(self, inputs: Any, variants: Sequence[frozenset[str]]) -> int:
         """Bytes that values will take at most while these variants run on this batch. Raises
@@ -178,6 +203,7 @@ class ReplaySimulator:
             )
             raise self._refused[shape]
         self._checked.add(shape)
+        self._found.checked[self._own_asked].add(shape)
 
     def _pieces(self, leaves: list[Any], spec: Any) -> tuple[Graph, list[list[Any]]]:
         """The batch as micro-batches, and the graph for them; as one where splitting does not pay
@@ -192,13 +218,14 @@ class ReplaySimulator:
         return self._graph(pieces[0], spec), pieces
 
     def _known_parts(self, shape: Any) -> int | None:
-        """Into how many parts a longer batch of the same kind is cut; None where there was none."""
+        """Into how many parts a batch is cut so that none is longer than those of a longer batch of
+        the same kind; None where there was none."""
         *kind, length = shape
         if length is None:
             return None
         for (*other_kind, other), parts in self._parts.items():
             if other_kind == kind and other > length:
-                return min(parts, int(length))
+                return math.ceil(parts * int(length) / int(other))
         return None
 
     def _measured_parts(self, leaves: list[Any], spec: Any) -> int:
@@ -281,11 +308,8 @@ class ReplaySimulator:
 
     def _traced(self, leaves: list[Any], spec: Any) -> Graph:
         shape = _shape(leaves, spec)
-        args, kwargs = pytree.tree_unflatten(leaves, spec)
         try:
-            graph = Graph(trace(self._marked, kwargs or args), self._quantizers, self._node_bits)
-            with self._ready():
-                graph.largest(leaves)
+            graph = self._made(leaves, spec)
         except Untraceable as error:
             self._refused[shape] = error
             raise
@@ -296,10 +320,47 @@ class ReplaySimulator:
             raise self._refused[shape] from error
         return graph
 
+    def _made(self, leaves: list[Any], spec: Any) -> Graph:
+        """A graph that has run a batch: one that a simulator before has traced, with the ranges on
+        offer of this one, or a new one."""
+        kind = (spec, _kinds(leaves)), self._biased, self._own_asked
+        laid = self._found.graph(kind, _length(leaves))
+        if laid is None:
+            args, kwargs = pytree.tree_unflatten(leaves, spec)
+            traced = trace(_marked(self._source, self._biased), kwargs or args)
+        else:
+            traced = laid.traced
+        offered = with_offers(traced, chains_of(self._source))
+        settled = None if laid is None else _moved(laid.settled, offered)
+        graph = Graph(offered.traced, self._quantizers, self._node_bits, settled)
+        with self._ready():
+            graph.largest(leaves)
+        if laid is None:
+            self._found.laid.append(Laid(*kind, traced, _moved_back(graph.settled, offered)))
+        return graph
 
-def _marked(source: QuantizedModel) -> torch.nn.Module:
+
+def _moved(settled: Settled, offered: Offered) -> Settled:
+    """How the nodes of a graph with ranges on offer run, from how they do without."""
+    runners = {}
+    for place, origin in enumerate(offered.origins):
+        if origin is not None:
+            runners[place] = settled.runners[origin]
+    return Settled(runners, settled.turned)
+
+
+def _moved_back(settled: Settled, offered: Offered) -> Settled:
+    """The other way round."""
+    runners = {}
+    for place, origin in enumerate(offered.origins):
+        if origin is not None:
+            runners[origin] = settled.runners[place]
+    return Settled(runners, settled.turned)
+
+
+def _marked(source: QuantizedModel, biased: tuple[str, ...]) -> torch.nn.Module:
     try:
-        return marked_copy(source)
+        return marked_copy(source, biased)
     except Exception as error:  # whatever the model's own attributes meet in a deep copy
         raise Untraceable(f"it cannot be copied ({type(error).__name__}: {error})") from error
 

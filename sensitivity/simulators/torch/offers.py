@@ -1,0 +1,66 @@
+"""Other ranges put into a traced graph, so that a model is traced once for all of them."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from sensitivity.quantizers.base import QuantizedModel
+from sensitivity.quantizers.torch.native import bias_changes, biased_layers
+from sensitivity.simulators.torch.tracing import Node, Traced
+
+Chains = Mapping[int, tuple[int, ...]]
+"""Index of a quantizer in the traced graph -> the indices of the nodes that stand there."""
+
+
+@dataclass(frozen=True)
+class Offered:
+    """A traced graph with ranges on offer.
+
+    origins: for each of its nodes the place that it has in the graph without them, None for an
+    added one.
+    """
+
+    traced: Traced
+    origins: tuple[int | None, ...]
+
+
+def chains_of(source: QuantizedModel) -> dict[int, tuple[int, ...]]:
+    """Return which nodes stand at the place of each quantizer and of each marked bias.
+
+    At a quantizer these are its own and then one for each of its ranges on offer, of which a
+    variant switches on one at a time; at a bias those of `bias_changes`, by the numbers that
+    `native_quantizers` has for them.
+    """
+    own = [each.name for each in source.quantizers if each.replaces is None]
+    numbers = {name: index for index, name in enumerate(own)}
+    chains: defaultdict[int, tuple[int, ...]] = defaultdict(tuple)
+    for index, each in enumerate(source.quantizers):
+        chains[numbers[each.replaces or each.name]] += (index,)
+    biases = {layer: len(own) + at for at, layer in enumerate(biased_layers(source))}
+    for number, (index, _) in enumerate(bias_changes(source), len(source.quantizers)):
+        chains[biases[source.quantizers[index].layer]] += (number,)
+    return dict(chains)
+
+
+def with_offers(traced: Traced, chains: Chains) -> Offered:
+    """Return the graph with a chain of nodes at the place of each quantizer's."""
+    nodes: list[Node] = []
+    origins: list[int | None] = []
+    last: list[int] = []
+    for place, node in enumerate(traced.nodes):
+        moved = replace(node, deps=tuple(last[dep] for dep in node.deps))
+        indices = chains[node.index] if node.kind == "quantizer" else (node.index,)
+        for number, index in enumerate(indices):
+            deps = moved.deps if number == 0 else (len(nodes) - 1,)
+            nodes.append(replace(moved, index=index, deps=deps))
+            origins.append(place if number == 0 else None)
+        last.append(len(nodes) - 1)
+    outputs = []
+    for output, is_constant in zip(traced.outputs, traced.constant, strict=True):
+        outputs.append(output if is_constant else last[output])
+    inputs = tuple(place if place is None else last[place] for place in traced.inputs)
+    return Offered(
+        replace(traced, nodes=tuple(nodes), inputs=inputs, outputs=tuple(outputs)), tuple(origins)
+    )

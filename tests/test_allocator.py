@@ -1,0 +1,28 @@
+"""What the command line asks of the C library's memory, and what it does without it."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+
+from sensitivity import allocator
+
+
+@pytest.mark.parametrize("taken", [1, 0], ids=["taken", "refused"])
+def test_glibc_is_asked_to_keep_the_memory_of_large_tensors(monkeypatch, taken) -> None:
+    asked = {}
+
+    def mallopt(setting: int, value: int) -> int:
+        asked[setting] = value
+        return taken
+
+    monkeypatch.setattr(allocator.ctypes, "CDLL", lambda _: SimpleNamespace(mallopt=mallopt))
+    assert allocator.keep_freed_memory() == bool(taken)
+    assert asked[-3] == 64 * 2**20, "M_MMAP_THRESHOLD of malloc.h"
+    assert taken == 0 or asked[-1] == 256 * 2**20, "M_TRIM_THRESHOLD"
+
+
+def test_another_c_library_is_left_as_it_is(monkeypatch) -> None:
+    monkeypatch.setattr(allocator.ctypes, "CDLL", lambda _: SimpleNamespace())
+    assert not allocator.keep_freed_memory()
