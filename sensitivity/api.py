@@ -193,34 +193,37 @@ def run(settings: RunSettings, progress: Progress = silent, task: Given | None =
         pins(settings.skip, settings.keep, session.units)
         check_formats(settings, session.source)
         session, exportable = _checked(session, settings)
-        size = later.forecast.size_of(session)
+        size, exact = later.forecast.size_of(session), session.exact_samples()
         begins = partial(
             later.forecast.begin,
             progress,
-            expected=later.forecast.amounts(size, session.exact_samples(), settings),
             steps=later.forecast.STEPS if exportable else later.forecast.WITHOUT_FILES,
         )
         if not exportable and (settings.cost or wants_cost(settings)):
             later.check_export.check_export(session)  # says why there are no files to time
-        begins("scan")
+        begins("scan", later.forecast.amounts(size, exact, settings))
         scanned = _scan(session, command, settings)
-        begins("plan")
+        misses = later.forecast.int8_misses(scanned, settings, session.task.full_scale)
+        expected = later.forecast.amounts(replace(size, misses=misses), exact, settings)
+        begins("plan", expected)
         chosen = _plan(session, settings, command, scanned)
         if exportable:
-            begins("export")
+            begins("export", expected)
             _export(session, chosen, command, settings.runtime, forgiving=True)
         held = (
             None
             if settings.no_accuracy or not exportable
             else later.bench.held_out(session, chosen)
         )
+    run_dir = session.run_dir
+    del session  # with the values that its simulator keeps
     if exportable:
-        begins("bench")
-        _bench(session.run_dir, settings, command, progress, held)
-    begins("report")
-    info = session.run_dir.info()
-    session.run_dir.write("run.json", replace(info, commands=info.commands | {"run": command}))
-    report(ReportSettings(directory=session.run_dir.path, log=settings.log))
+        begins("bench", expected)
+        _bench(run_dir, settings, command, progress, held)
+    begins("report", expected)
+    info = run_dir.info()
+    run_dir.write("run.json", replace(info, commands=info.commands | {"run": command}))
+    report(ReportSettings(directory=run_dir.path, log=settings.log))
     return chosen
 
 

@@ -30,6 +30,7 @@ from sensitivity.quantizers.alternatives import with_alternatives
 from sensitivity.quantizers.base import layers
 from sensitivity.quantizers.torch.modelopt import ModelOptModel
 from sensitivity.repairs.equalization import equalized_ranges
+from sensitivity.repairs.samples import Parts
 from sensitivity.simulators.toggle import ToggleSimulator
 from sensitivity.simulators.torch.replay import ReplaySimulator
 
@@ -73,6 +74,12 @@ def test_links_are_where_a_depthwise_convolution_alone_reads_another_ones_homoge
     source: ModelOptModel,
 ) -> None:
     assert sorted(even_links(source, models.batch(4, 16))) == LINKS
+
+
+def test_ranges_from_parts_of_a_batch_are_those_of_the_whole(source: ModelOptModel) -> None:
+    inputs = models.batch(8, 16, seed=3)
+    parts = Parts([inputs[:5], inputs[5:]])
+    assert equalized_ranges(source, LINKS, parts) == equalized_ranges(source, LINKS, inputs)
 
 
 def test_each_channel_gets_the_part_of_its_largest_value_that_is_off_by_least(

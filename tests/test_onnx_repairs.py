@@ -31,7 +31,7 @@ from sensitivity.quantizers.onnx.qdq import OnnxQdqModel
 from sensitivity.quantizers.torch.modelopt import ModelOptModel
 from sensitivity.records import Plan, Range
 from sensitivity.repairs.bias import bias_corrections
-from sensitivity.repairs.samples import one_batch
+from sensitivity.repairs.samples import calibration_parts
 from sensitivity.run_dir import RunDir
 from sensitivity.simulators.onnx.replay import OnnxReplay
 from sensitivity.simulators.onnx.whole import WholeFile, onnx_simulator
@@ -418,7 +418,7 @@ def test_what_adds_no_constant_of_its_own_is_left_as_it_is(tmp_path: Path) -> No
 
 def test_calibration_inputs_as_numpy_arrays_are_joined_too() -> None:
     parts = [{"x": np.full((2, 3), number), "y": np.zeros((2,))} for number in range(3)]
-    whole = one_batch(parts)
+    whole = calibration_parts(parts).joined()
     assert whole["x"][:, 0].tolist() == [0, 0, 1, 1, 2, 2]
     assert whole["y"].shape == (6,)
 

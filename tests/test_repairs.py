@@ -29,7 +29,7 @@ from sensitivity.quantizers.torch.half import in_float32
 from sensitivity.quantizers.torch.modelopt import ModelOptModel
 from sensitivity.records import Range, Scores, Variant
 from sensitivity.repairs.bias import bias_corrections
-from sensitivity.repairs.samples import one_batch
+from sensitivity.repairs.samples import Parts, calibration_parts
 from sensitivity.search.repairs import repaired
 from sensitivity.signals.distortion import SQNR
 from sensitivity.simulators.toggle import ToggleSimulator
@@ -212,17 +212,34 @@ def bias_of(file: Path, layer: str) -> np.ndarray:
     return found
 
 
-def test_calibration_inputs_are_joined_to_one_batch_as_far_as_their_shapes_allow(monkeypatch):
+def test_calibration_inputs_become_parts_as_far_as_their_shapes_allow(monkeypatch):
     images = [torch.full((2, 3, 4, 4), float(number)) for number in range(3)]
-    assert one_batch(images).shape == (6, 3, 4, 4)
     other = torch.zeros(2, 3, 8, 8)
-    assert one_batch([images[0], other, images[2]])[:, 0, 0, 0].tolist() == [0, 0, 2, 2]
-    pair = one_batch([{"a": image, "b": image[:, 0]} for image in images])
+
+    def lengths(batches: Any) -> list[int]:
+        return [len(part) for part in calibration_parts(batches).batches]
+
+    assert lengths(images) == [6]
+    assert calibration_parts([images[0], other, images[2]]).joined()[:, 0, 0, 0].tolist() == [
+        0, 0, 2, 2,
+    ]  # fmt: skip
+    pair = calibration_parts([{"a": image, "b": image[:, 0]} for image in images]).joined()
     assert (pair["a"].shape, pair["b"].shape) == ((6, 3, 4, 4), (6, 4, 4))
+    monkeypatch.setattr("sensitivity.repairs.samples.PART_BYTES", 4 * images[0][:1].nbytes)
+    assert lengths(images) == [4, 2]
     monkeypatch.setattr("sensitivity.repairs.samples.MOST_SAMPLES", 3)
-    assert one_batch(images).shape == (3, 3, 4, 4)
+    assert lengths(images) == [3]
     monkeypatch.setattr("sensitivity.repairs.samples.MOST_BYTES", images[0][:1].nbytes)
-    assert one_batch(images).shape == (1, 3, 4, 4)
+    assert lengths(images) == [1]
+
+
+def test_corrections_on_parts_of_a_batch_are_those_on_the_whole(source):
+    inputs = models.batch(8, 16, seed=5)
+    whole = bias_corrections(source, inputs)
+    found = bias_corrections(source, Parts([inputs[:3], inputs[3:4], inputs[4:]]))
+    assert [one.quantizer for one in found] == [one.quantizer for one in whole]
+    for one, other in zip(found, whole, strict=True):
+        assert one.bias == pytest.approx(other.bias, abs=1e-6)
 
 
 class Told(Measurer):

@@ -29,6 +29,7 @@ from sensitivity.quantizers.torch.pytorch_quantization import PytorchQuantizatio
 from sensitivity.records import Grid, Range
 from sensitivity.repairs.bias import bias_corrections
 from sensitivity.repairs.rounding import learned_moves, learned_roundings
+from sensitivity.repairs.samples import Parts
 from sensitivity.simulators.toggle import ToggleSimulator
 from sensitivity.simulators.torch.replay import ReplaySimulator
 
@@ -113,6 +114,15 @@ def test_outputs_are_nearer_to_float_on_inputs_that_nothing_was_learned_from(sou
         for ranges in ((), biased, found)
     ]
     assert off_by[2] < 0.95 * off_by[1]
+
+
+def test_what_is_learned_from_parts_of_a_batch_is_what_the_whole_teaches(source) -> None:
+    inputs = models.batch(32, 16, seed=5)
+    whole = learned_roundings(source, inputs)
+    found = learned_roundings(source, Parts([inputs[:7], inputs[7:]]))
+    assert [(one.quantizer, one.rounding) for one in found] == [
+        (one.quantizer, one.rounding) for one in whole
+    ]
 
 
 def test_weights_of_pytorch_quantization_are_rounded_as_those_of_modelopt(source) -> None:

@@ -7,9 +7,10 @@ and bias correction". It takes two forwards on the calibration inputs and costs 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeGuard, runtime_checkable
 
 from sensitivity import optional
@@ -17,6 +18,8 @@ from sensitivity.errors import ModelError
 from sensitivity.quantizers.base import QuantizedModel, Recalibratable, form_of
 from sensitivity.quantizers.torch.calls import call, device_of, to_device
 from sensitivity.records import Range, names_of
+from sensitivity.repairs.lockstep import in_lockstep, stop
+from sensitivity.repairs.samples import Parts, parts_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,10 +30,6 @@ METHOD = "bias correction"
 
 Lacking = dict[str, tuple[Range, tuple[float, ...]]]
 """Weight quantizer -> (its range, the correction of its layer's bias per output channel)."""
-
-Change = Callable[[str, Any, "Tensor"], "Tensor | None"]
-"""Function of a layer's weight quantizer, its inputs and its output that returns a new output, or
-None to keep the output."""
 
 
 class RecalibratableModel(QuantizedModel, Recalibratable, Protocol):
@@ -59,7 +58,7 @@ def bias_corrections(
     forward is left unchanged, because its calls need different corrections.
 
     source: a model for which `is_correctable` holds.
-    inputs: one batch with all samples, as the model takes it.
+    inputs: one batch as the model takes it, or `Parts`, which are seen as one.
     ranges: ranges that replace those of quantizers, without biases.
     left_out: quantizers that stay disabled; their layers are not corrected.
     Raises ModelError for a model without such layers.
@@ -75,7 +74,7 @@ def bias_corrections(
         from sensitivity.repairs.onnx_bias import lacking_biases  # imports ONNX
 
         lacking = lacking_biases
-    corrections = lacking(source, inputs, ranges, left_out)
+    corrections = lacking(source, parts_of(inputs), ranges, left_out)
     return tuple(
         replace(weight_range, method=methods.get(name, METHOD), bias=delta)
         for name, (weight_range, delta) in corrections.items()
@@ -91,7 +90,7 @@ def is_correctable(source: QuantizedModel) -> TypeGuard[RecalibratableModel]:
 
 def _lacking_in_module(
     source: Any,
-    inputs: Any,
+    parts: Parts,
     ranges: Sequence[Range],
     left_out: Collection[str],
 ) -> Lacking:
@@ -102,60 +101,80 @@ def _lacking_in_module(
     names = [name for name in layers if has_range(source, name)]
     with optional.torch.no_grad():
         with source.disabled(every):
-            expected = _means(source, names, inputs)
+            expected = _means(source, names, parts)
         with source.with_ranges(ranges):
             with source.disabled(left_out):
-                deltas = _lacking(source, expected, inputs)
+                deltas = _lacking(source, expected, parts)
             return {name: (source.range(name), delta) for name, delta in deltas.items()}
 
 
-def _means(source: Any, names: Collection[str], inputs: Any) -> dict[str, Tensor]:
+def _means(source: Any, names: Collection[str], parts: Parts) -> dict[str, Tensor]:
     """Return the mean output float64[channels] of each layer that is called once."""
     means: dict[str, Tensor] = {}
     calls: Counter[str] = Counter()
 
-    def keep(name: str, args: Any, output: Tensor) -> None:
+    def keep(name: str, calls_of_layer: Sequence[Call]) -> None:
         calls[name] += 1
-        means[name] = channel_means(source.biases.layers[name], output)
+        means[name] = channel_means(source.biases.layers[name], calls_of_layer)
 
-    with changing_outputs(source, names, keep):
-        forward(source, inputs)
+    visit_layers(source, names, parts, keep)
     return {name: mean for name, mean in means.items() if calls[name] == 1}
 
 
 def _lacking(
-    source: Any, expected: Mapping[str, Tensor], inputs: Any
+    source: Any, expected: Mapping[str, Tensor], parts: Parts
 ) -> dict[str, tuple[float, ...]]:
     """Return the difference of each layer's output from its expected mean, with the layers before
     it corrected."""
     deltas: dict[str, tuple[float, ...]] = {}
 
-    def correct(name: str, args: Any, output: Tensor) -> Tensor:
-        layer = source.biases.layers[name]
-        lacking = (expected[name] - channel_means(layer, output)).to(output.dtype)
-        deltas[name] = tuple(lacking.float().tolist())
-        return output + lacking.reshape(-1, *[1] * axes_behind(layer))
+    def correct(name: str, calls: Sequence[Call]) -> None:
+        deltas[name] = add_lacking(source.biases.layers[name], calls, expected[name])
 
-    with changing_outputs(source, expected, correct):
-        forward(source, inputs)
+    visit_layers(source, expected, parts, correct)
     return deltas
 
 
-@contextmanager
-def changing_outputs(source: Any, names: Iterable[str], change: Change) -> Iterator[None]:
-    """Replace the output of each layer by what `change` makes of it, inside the `with`."""
+def add_lacking(layer: Any, calls: Sequence[Call], expected: Tensor) -> tuple[float, ...]:
+    """Add to the outputs of a layer, in place, what their means lack, and return it per channel."""
+    lacking = (expected - channel_means(layer, calls)).to(calls[0].output.dtype)
+    for each in calls:
+        each.output.add_(lacking.reshape(-1, *[1] * axes_behind(layer)))
+    return tuple(lacking.float().tolist())
+
+
+@dataclass(frozen=True, eq=False)
+class Call:
+    """A call of a layer on one part of the inputs. The output may be changed in place."""
+
+    args: tuple[Any, ...]
+    output: Tensor
+
+
+def visit_layers(
+    source: QuantizedModel,
+    names: Iterable[str],
+    parts: Parts,
+    visit: Callable[[str, list[Call]], None],
+) -> None:
+    """Run the model on all parts, and call `visit` with a layer's weight quantizer and its calls,
+    one for each part, before the next layer runs."""
+
+    def meet(name: str, shown: list[tuple[Any, ...]]) -> None:
+        visit(name, [Call(*values) for values in shown])
 
     def hook_for(name: str) -> Any:
-        def hook(module: Any, args: Any, output: Any) -> Any:
-            return change(name, args, output)
+        def hook(module: Any, args: Any, output: Any) -> None:
+            stop(name, args, output)
 
         return hook
 
+    biases: Any = source
     with ExitStack() as stack:
         for name in names:
-            layer = source.biases.layers[name]
+            layer = biases.biases.layers[name]
             stack.callback(layer.register_forward_hook(hook_for(name)).remove)
-        yield
+        in_lockstep(partial(forward, source), parts.batches, meet)
 
 
 def forward(source: QuantizedModel, inputs: Any) -> None:
@@ -163,16 +182,27 @@ def forward(source: QuantizedModel, inputs: Any) -> None:
     call(source.model, to_device(inputs, device_of(source.model)))
 
 
-def channel_means(layer: Any, output: Tensor) -> Tensor:
-    """Return the means float64[channels] of an output, whose channel axis depends on the layer."""
+def channel_means(layer: Any, calls: Sequence[Call]) -> Tensor:
+    """Return the means float64[channels] of all outputs, whose channel axis depends on the
+    layer."""
     trailing = axes_behind(layer)
+    sums, rows = [], 0
+    for each in calls:
+        found = _rows_of_channels(each.output, trailing)
+        sums.append(found.sum(0))
+        rows += len(found)
+    return optional.torch.stack(sums).sum(0) / rows
+
+
+def _rows_of_channels(output: Tensor, trailing: int) -> Tensor:
+    """Return float64[n, channels]: the outputs with the axes behind the channels averaged."""
     channels = output.shape[output.ndim - 1 - trailing]
     if trailing:
         # Average each image in float32 first: the whole output in float64 would take twice its
         # memory.
         exact = optional.torch.promote_types(output.dtype, optional.torch.float32)
         output = output.flatten(-trailing).mean(-1, dtype=exact)
-    return output.double().reshape(-1, channels).mean(0)
+    return output.double().reshape(-1, channels)
 
 
 def axes_behind(layer: Any) -> int:

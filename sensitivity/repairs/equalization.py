@@ -3,7 +3,7 @@
 The channels of an activation differ in size, and one range for all leaves the small ones few
 levels. A depthwise convolution takes each channel by itself, so ranges per channel can be folded
 into the weights before and after the activation, which have scales per channel already. Nothing in
-an engine changes. It takes one forward on the calibration inputs.
+an engine changes. It takes two forwards on the calibration inputs.
 
 Applies Nagel et al. 2019, "Data-free quantization through weight equalization and bias correction",
 to activations.
@@ -11,15 +11,16 @@ to activations.
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from contextlib import ExitStack
+from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from sensitivity import optional
-from sensitivity.quantizers.torch.calls import call, device_of, to_device
-from sensitivity.records import Range, names_of
+from sensitivity.quantizers.ranges import Hook, hooked_in_float
+from sensitivity.records import Range
+from sensitivity.repairs.bias import forward
+from sensitivity.repairs.samples import parts_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -45,36 +46,45 @@ def equalized_ranges(source: Any, names: Collection[str], inputs: Any) -> tuple[
 
     source: a torch model with ranges.
     names: quantizers of images, whose channel axis is 1.
-    inputs: one batch with all samples, as the model takes it.
-    A quantizer that is not reached in one forward has no range in the result.
+    inputs: one batch as the model takes it, or `Parts`, which are seen as one.
+    A quantizer that is not reached by the inputs has no range in the result.
     """
-    ranges: dict[str, Range] = {}
+    batches = parts_of(inputs).batches
+    peaks: dict[str, Tensor] = {}
+    counts: dict[str, Tensor] = {}
 
-    def hook_for(name: str) -> Any:
-        def hook(module: Any, args: Any) -> None:
-            ranges[name] = _range(source, name, args[0])
+    def widen(name: str, rows: Tensor) -> None:
+        found = rows.abs().amax(1)
+        peaks[name] = optional.torch.maximum(peaks.get(name, found), found)
 
-        return hook
+    def count(name: str, rows: Tensor) -> None:
+        found = _counts(rows, _bounded(peaks[name]).tolist())
+        counts[name] = counts.get(name, 0) + found
 
-    every = names_of(source.quantizers)
-    with ExitStack() as stack:
-        stack.enter_context(optional.torch.no_grad())
-        stack.enter_context(source.disabled(every))
-        for name in names:
-            module = source.model.get_submodule(name)
-            stack.callback(module.register_forward_pre_hook(hook_for(name)).remove)
-        call(source.model, to_device(inputs, device_of(source.model)))
-    return tuple(ranges.values())
+    # A second pass takes less memory than the values of all samples.
+    for collect in (widen, count):
+        with hooked_in_float(source, {name: _collected(collect, name) for name in names}):
+            for batch in batches:
+                forward(source, batch)
+    return tuple(_range(source, name, _bounded(peaks[name]), counts[name]) for name in counts)
 
 
-def _range(source: Any, name: str, values: Tensor) -> Range:
-    rows = values.float().transpose(0, 1).flatten(1)
-    peaks = rows.abs().amax(1)
-    peaks = peaks.clamp(min=max(float(peaks.max()) * SMALLEST, 1e-6))
-    counts = optional.torch.stack(
-        [row.histc(BINS, -peak, peak) for row, peak in zip(rows, peaks.tolist(), strict=True)]
-    )
-    centres = (optional.torch.arange(BINS, device=rows.device) + 0.5) * (2 / BINS) - 1
+def _collected(collect: Callable[[str, Tensor], None], name: str) -> Hook:
+    """Return a hook of a quantizer that calls collect(name, values of each channel)."""
+
+    def hook(module: Any, args: Any) -> None:
+        collect(name, _rows(args[0]))
+
+    return hook
+
+
+def _bounded(peaks: Tensor) -> Tensor:
+    """Return the largest value of each channel, at least `SMALLEST` of all."""
+    return peaks.clamp(min=max(float(peaks.max()) * SMALLEST, 1e-6))
+
+
+def _range(source: Any, name: str, peaks: Tensor, counts: Tensor) -> Range:
+    centres = (optional.torch.arange(BINS, device=peaks.device) + 0.5) * (2 / BINS) - 1
     grid = source.grid(name)
 
     def errors(part: float) -> Tensor:
@@ -83,5 +93,16 @@ def _range(source: Any, name: str, values: Tensor) -> Range:
         return squared
 
     best = optional.torch.stack([errors(part) for part in PARTS.tolist()]).argmin(0)
-    parts = optional.torch.as_tensor(PARTS, dtype=peaks.dtype, device=peaks.device)
-    return Range(name, METHOD, tuple((parts[best] * peaks).tolist()), axis=1)
+    tried = optional.torch.as_tensor(PARTS, dtype=peaks.dtype, device=peaks.device)
+    return Range(name, METHOD, tuple((tried[best] * peaks).tolist()), axis=1)
+
+
+def _rows(values: Tensor) -> Tensor:
+    """Return the values of each channel, float32[channels, n]."""
+    return values.float().transpose(0, 1).flatten(1)
+
+
+def _counts(rows: Tensor, peaks: Sequence[float]) -> Tensor:
+    """Return the histogram of each channel, [channels, BINS]."""
+    found = [row.histc(BINS, -peak, peak) for row, peak in zip(rows, peaks, strict=True)]
+    return optional.torch.stack(found)

@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 from sensitivity.errors import ModelError
 from sensitivity.quantizers.onnx.qdq import OnnxQdqModel
 from sensitivity.records import Range
+from sensitivity.repairs.samples import Parts
 from sensitivity.simulators.onnx.layers import Layers
 from sensitivity.simulators.onnx.network import Unsplittable
 
 
 def lacking_biases(
-    source: OnnxQdqModel, inputs: Any, ranges: Iterable[Range], left_out: Collection[str]
+    source: OnnxQdqModel, parts: Parts, ranges: Iterable[Range], left_out: Collection[str]
 ) -> dict[str, tuple[Range, tuple[float, ...]]]:
     """Return {weight quantizer: (its range, correction of its operation's bias per output
     channel)}.
@@ -37,7 +38,7 @@ def lacking_biases(
     # measured in that state.
     with source.with_ranges({**known, **weights}.values()):
         try:
-            deltas = _deltas(source, weights, inputs, frozenset(left_out))
+            deltas = _deltas(source, weights, parts.joined(), frozenset(left_out))
         except Unsplittable:
             return {}
     return {name: (weights[name], delta) for name, delta in deltas.items()}

@@ -11,7 +11,7 @@ each layer, a matrix of inputs by inputs. It costs an engine nothing.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol, TypeGuard, runtime_checkable
@@ -24,7 +24,8 @@ from sensitivity.quantizers.rounding import packed
 from sensitivity.quantizers.torch.rounded import levels_of
 from sensitivity.records import Grid, Range, names_of
 from sensitivity.repairs import bias
-from sensitivity.repairs.bias import Correctable
+from sensitivity.repairs.bias import Call, Correctable
+from sensitivity.repairs.samples import Parts, parts_of
 from sensitivity.seeds import generator
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ def learned_roundings(
     than `MOST_INPUTS` inputs.
 
     source: a model for which `is_roundable` holds.
-    inputs: one batch with all samples, as the model takes it.
+    inputs: one batch as the model takes it, or `Parts`, which are seen as one.
     ranges: ranges that replace those of quantizers.
     left_out: quantizers that stay disabled; their layers are left unchanged.
     """
@@ -106,11 +107,12 @@ def learned_roundings(
     }
     layers = sorted(source.biases.layers.keys() - set(left_out))
     names = [name for name in layers if bias.has_range(source, name)]
+    parts = parts_of(inputs)
     with optional.torch.no_grad():
         with source.disabled(names_of(source.quantizers)):
-            wanted = _wanted(source, names, inputs)
+            wanted = _wanted(source, names, parts)
         with source.with_ranges(kept.values()), source.disabled(left_out):
-            learned = _learned(source, wanted, inputs)
+            learned = _learned(source, wanted, parts)
     return tuple(
         replace(new, method=_method(methods.get(new.quantizer), new)) for new in learned.values()
     )
@@ -122,51 +124,70 @@ def _method(before: str | None, new: Range) -> str:
     return ", ".join([*(part for part in parts if part), bias.METHOD])
 
 
-def _wanted(source: Roundable, names: Collection[str], inputs: Any) -> dict[str, Wanted]:
+def _wanted(source: Roundable, names: Collection[str], parts: Parts) -> dict[str, Wanted]:
     """Return the float outputs of those layers that are called once."""
     wanted: dict[str, Wanted] = {}
     calls: Counter[str] = Counter()
 
-    def keep(name: str, args: Any, output: Tensor) -> None:
+    def keep(name: str, of_parts: Sequence[Call]) -> None:
         calls[name] += 1
         layer = source.biases.layers[name]
-        turned = output.movedim(output.ndim - 1 - bias.axes_behind(layer), -1)
-        count = turned[..., 0].numel()
+        outputs = [_channels_last(layer, each.output) for each in of_parts]
+        count = sum(output[..., 0].numel() for output in outputs)
         drawn = generator().permutation(count)[:OUTPUTS]
-        places = optional.torch.from_numpy(np.sort(drawn)).to(output.device)
-        outputs = turned[optional.torch.unravel_index(places, turned.shape[:-1])]
-        wanted[name] = Wanted(bias.channel_means(layer, output), places, outputs)
+        places = optional.torch.from_numpy(np.sort(drawn)).to(outputs[0].device)
+        seen = [
+            output[optional.torch.unravel_index(own, output.shape[:-1])]
+            for output, own in zip(outputs, _places_of_each(places, outputs), strict=True)
+        ]
+        means = bias.channel_means(layer, of_parts)
+        wanted[name] = Wanted(means, places, optional.torch.cat(seen))
 
-    with bias.changing_outputs(source, names, keep):
-        bias.forward(source, inputs)
+    bias.visit_layers(source, names, parts, keep)
     return {name: outputs for name, outputs in wanted.items() if calls[name] == 1}
 
 
-def _learned(source: Roundable, wanted: Mapping[str, Wanted], inputs: Any) -> dict[str, Range]:
+def _channels_last(layer: Any, output: Tensor) -> Tensor:
+    return output.movedim(output.ndim - 1 - bias.axes_behind(layer), -1)
+
+
+def _places_of_each(places: Tensor, outputs: Sequence[Tensor]) -> list[Tensor]:
+    """Return which of these positions each part of an output has, counted from its own first.
+
+    places: int64[n], ascending, counted over all parts. outputs: with their channels last.
+    """
+    found, start = [], 0
+    for output in outputs:
+        end = start + output[..., 0].numel()
+        found.append(places[(places >= start) & (places < end)] - start)
+        start = end
+    return found
+
+
+def _learned(source: Roundable, wanted: Mapping[str, Wanted], parts: Parts) -> dict[str, Range]:
     learned: dict[str, Range] = {}
     with ExitStack() as stack:
 
-        def learn(name: str, args: Any, output: Tensor) -> Tensor:
+        def learn(name: str, calls: Sequence[Call]) -> None:
             layer, target = source.biases.layers[name], wanted[name]
-            rounding = _rounding(source, name, args[0], target)
+            rounding = _rounding(source, name, calls, target)
             rounded = replace(source.range(name), rounding=rounding)
             if rounding is not None:
                 stack.enter_context(source.with_ranges([rounded]))
-                output = layer.forward(*args)
-            lacking = (target.means - bias.channel_means(layer, output)).to(output.dtype)
-            learned[name] = replace(rounded, bias=tuple(lacking.float().tolist()))
-            return output + lacking.reshape(-1, *[1] * bias.axes_behind(layer))
+                for each in calls:
+                    each.output.copy_(layer.forward(*each.args))
+            lacking = bias.add_lacking(layer, calls, target.means)
+            learned[name] = replace(rounded, bias=lacking)
 
-        with bias.changing_outputs(source, wanted, learn):
-            bias.forward(source, inputs)
+        bias.visit_layers(source, wanted, parts, learn)
     return learned
 
 
-def _rounding(source: Roundable, name: str, given: Tensor, target: Wanted) -> str | None:
+def _rounding(source: Roundable, name: str, calls: Sequence[Call], target: Wanted) -> str | None:
     """Return the packed rounding of one layer, or None if it cannot be learned or the nearest
     levels are best.
 
-    given: input of the layer, not quantized yet.
+    calls: of the layer, with inputs that are not quantized yet.
     """
     layer = source.biases.layers[name]
     if name not in source.roundings.layers or not _can_be_learned(layer):
@@ -178,8 +199,14 @@ def _rounding(source: Roundable, name: str, given: Tensor, target: Wanted) -> st
     if len(before) > 1:
         return None
     quantize = source.model.get_submodule(before[0]) if before else _as_it_is
-    seen = _inputs_at(layer, given, target.places, quantize)
-    moves = learned_moves(layer.weight.detach(), source.grid(name), seen, target.outputs)
+    outputs = [_channels_last(layer, each.output) for each in calls]
+    seen = [
+        _inputs_at(layer, each.args[0], places, quantize)
+        for each, places in zip(calls, _places_of_each(target.places, outputs), strict=True)
+    ]
+    moves = learned_moves(
+        layer.weight.detach(), source.grid(name), optional.torch.cat(seen), target.outputs
+    )
     return packed(moves) if moves.any() else None
 
 

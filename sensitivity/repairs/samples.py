@@ -1,8 +1,9 @@
-"""Gathers the calibration inputs that a repair is fitted on into one batch."""
+"""Gathers the calibration inputs that a repair is fitted on."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,12 +13,36 @@ from sensitivity.tasks.batches import arrays, batch_size, each_array, first_samp
 
 MOST_SAMPLES = 256
 MOST_BYTES = 128 * 2**20
-"""Largest number of bytes of the inputs. One forward of a convolutional network holds ten to thirty
-times as much."""
+"""Largest number of bytes of the inputs."""
+
+PART_BYTES = 16 * 2**20
+"""Bytes up to which small batches are joined to one part. One forward of a convolutional network
+holds ten to thirty times as much as its inputs."""
 
 
-def one_batch(batches: Iterable[Any]) -> Any:
-    """Return the samples of these input batches as one batch, within the limits above.
+@dataclass(frozen=True, eq=False)
+class Parts:
+    """Calibration inputs as several batches, which a repair sees as one.
+
+    batches: as the model takes them; their samples have the same shapes.
+    """
+
+    batches: Sequence[Any]
+
+    def joined(self) -> Any:
+        """Return all samples as one batch."""
+        if len(self.batches) == 1:
+            return self.batches[0]
+        return each_array(_joined, *self.batches)
+
+
+def parts_of(inputs: Any) -> Parts:
+    """Return calibration inputs as parts; those given as one batch are one part."""
+    return inputs if isinstance(inputs, Parts) else Parts([inputs])
+
+
+def calibration_parts(batches: Iterable[Any]) -> Parts:
+    """Return the samples of these input batches, within the limits above.
 
     Batches whose samples differ in shape from those of the first are left out. If the inputs are
     not only tensors or numpy arrays, the first batch is returned.
@@ -25,16 +50,28 @@ def one_batch(batches: Iterable[Any]) -> Any:
     batches = iter(batches)
     first = next(batches)
     if not _is_of_arrays(first):
-        return first
-    most = min(MOST_SAMPLES, max(1, batch_size(first) * MOST_BYTES // max(_bytes(first), 1)))
-    parts, samples = [first], batch_size(first)
-    for inputs in batches:
-        if samples >= most:
+        return Parts([first])
+    of_sample = max(_bytes(first) // batch_size(first), 1)
+    most = min(MOST_SAMPLES, max(1, MOST_BYTES // of_sample))
+    return Parts(list(_parts(first, batches, most, PART_BYTES // of_sample)))
+
+
+def _parts(first: Any, others: Iterator[Any], most: int, size: int) -> Iterator[Any]:
+    """Yield `most` samples in all, batches joined as long as they have at most `size`."""
+    waiting = [first_samples(first, most)]
+    left = most - batch_size(waiting[0])
+    for inputs in others:
+        if left <= 0:
             break
-        if _sample_shapes(inputs) == _sample_shapes(first):
-            parts.append(inputs)
-            samples += batch_size(inputs)
-    return first_samples(each_array(_joined, *parts), most)
+        if _sample_shapes(inputs) != _sample_shapes(first):
+            continue
+        part = first_samples(inputs, left)
+        left -= batch_size(part)
+        if sum(map(batch_size, waiting)) + batch_size(part) > size:
+            yield Parts(waiting).joined()
+            waiting = []
+        waiting.append(part)
+    yield Parts(waiting).joined()
 
 
 def _is_of_arrays(inputs: Any) -> bool:

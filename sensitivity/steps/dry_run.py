@@ -17,6 +17,7 @@ from sensitivity.session import Session
 from sensitivity.simulators.memory import peak_memory
 from sensitivity.steps.forecast import (
     DRAWN_S,
+    EXPORTED_S,
     FASTER,
     FILES,
     FITTED_S,
@@ -51,12 +52,13 @@ PLAN = (
 FILES_TOO = (
     f"In export and bench the runtime takes from 1/{FASTER} of the simulation's time to all of it. "
     f"On a machine with nothing else to do, fitting repairs takes {FITTED_S[0]:g} to "
-    f"{FITTED_S[1]:g} s, and drawing the report {DRAWN_S[0]:g} to {DRAWN_S[1]:g} s. Export and "
+    f"{FITTED_S[1]:g} s besides their forwards, writing and checking files {EXPORTED_S[0]:g} to "
+    f"{EXPORTED_S[1]:g} s, and drawing the report {DRAWN_S[0]:g} to {DRAWN_S[1]:g} s. Export and "
     "bench are left out where the model cannot be exported."
 )
 TRACED = (
-    f"Tracing, writing and loading files takes {TRACED_S[0]:g} to {TRACED_S[1]:g} s in a step on a "
-    "machine with nothing else to do."
+    f"Tracing the model, or loading files, takes {TRACED_S[0]:g} to {TRACED_S[1]:g} s in a step on "
+    "a machine with nothing else to do."
 )
 MEMORY = "Memory is the most of the host that this process has held until now."
 FILES_MEMORY = f"Files take {COPIES[0]} to {COPIES[1]} copies of the weights more."

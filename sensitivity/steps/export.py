@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import groupby, islice
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from sensitivity.allocator import give_back_memory
 from sensitivity.errors import RunDirError, TaskError
 from sensitivity.exporters.for_onnxruntime import faithful_copies
 from sensitivity.exporters.half_baseline import NAME as HALF
@@ -69,8 +72,10 @@ def export_plan(
     if chosen.widened and not forgiving:
         for target in targets:
             refuse_wide(target, f"the plan with 16 bits in {chosen.widened[0].unit}")
+    # Measured with the ranges that the model came with in force, as everything in the journal is.
+    scoring = _scoring(session, chosen)
+    give_back_memory()
     with plan_ranges(chosen, source):
-        scoring = _scoring(session, chosen)
         if form_of(source) == "onnx":
             verification = _exported_onnx(session, chosen, scoring, {} if forgiving else None)
         else:
@@ -108,7 +113,10 @@ def _lowered_before(
 
 def _scoring(session: Session, chosen: Plan) -> Scoring | None:
     """Return what the files are judged by, with the simulated scores of their variants; None for a
-    task without samples."""
+    task without samples.
+
+    Scores that the journal lacks are measured now.
+    """
     batches = session.some_batches(METRIC_BATCHES, METRIC_SAMPLES)
     task, measurer = session.task, session.measurer
     if batches is None:
@@ -119,6 +127,9 @@ def _scoring(session: Session, chosen: Plan) -> Scoring | None:
             "int8": measurer.of(study.baselines["quantized"]),
             "partial": measurer.of(study.plan_variant(chosen)),
         }
+    for split, numbers in groupby(places, key=itemgetter(0)):
+        count = len(list(numbers))
+        list(islice(measurer.stream([*variants.values()], split, "export: simulated"), count))
 
     def simulated(variant: str, batch: int) -> Scores | None:
         return measurer.journal.scores(variants[variant], *places[batch])

@@ -6,9 +6,10 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from sensitivity.config import RunSettings, ScanSettings
+from sensitivity.config import RunSettings, ScanSettings, target_of
 from sensitivity.measure.progress import Need, Progress, Step, WithSteps
 from sensitivity.measure.raced import CONTENDERS, EXACT_UP_TO, RACE_SAMPLES, SIGNAL_SAMPLES
+from sensitivity.measure.scan import Scan
 from sensitivity.search import ranges, rerank
 from sensitivity.search.soft_judge import MORE_SAMPLES
 from sensitivity.session import Session
@@ -28,13 +29,25 @@ METHODS = 3
 FILES = (3, 9)
 """Smallest and largest number of files that are verified: three canonical ones, plus lowered
 ones."""
-FASTER = 8
-"""Largest speed-up of a runtime over the simulation."""
+FASTER = 2
+"""Largest speed-up of a runtime over the simulation. Files are verified with the optimizations of
+ONNX Runtime off."""
+RUNS_OF_A_FILE = 3
+"""Forwards of the example batch for a file: of the model, of the file, and of both anew where
+roundings turn over."""
 TRACED_S = (1.0, 15.0)
-"""Seconds to trace, write and load files."""
-FITTED_S = (1.0, 40.0)
-"""Seconds of a plan without forwards: to fit other ranges, biases and the rounding of weights, and
-to draw conclusions."""
+"""Seconds to trace a model, or to load files and read their profiles."""
+EXPORTED_S = (5.0, 30.0)
+"""Seconds of an export without forwards."""
+FITTED_S = (1.0, 12.0)
+"""Seconds of a plan without forwards: to solve for the rounding of weights, and to draw
+conclusions."""
+REPAIR_FORWARDS = 12
+"""How often a repaired plan forwards as many samples as `rank` has: to try repairs, and to fit them
+on calibration inputs, by the user's own modules."""
+SHARED = 4
+"""How many times as long whole forwards would take as those of other ranges, which share most of
+their computation."""
 DRAWN_S = (0.5, 5.0)
 """Seconds to draw a report."""
 
@@ -64,6 +77,8 @@ class Size:
     batch: number of samples in a batch.
     compares: whether outputs of samples can be compared, not only whole evaluations.
     further: samples in addition to `confirm` on which a set near the target is measured.
+    misses: whether everything in INT8 misses the target, so that other ranges and repairs are
+        tried; None if not known yet.
     """
 
     units: int
@@ -73,6 +88,13 @@ class Size:
     batch: int
     compares: bool = True
     further: int = 0
+    misses: bool | None = None
+
+
+def int8_misses(scanned: Scan, settings: RunSettings, full_scale: float) -> bool:
+    """Return whether everything in INT8 misses the target on the samples of the scan."""
+    target = target_of(settings, full_scale)
+    return scanned.baselines["quantized"].value < target.floor(scanned.baselines["float"].value)
 
 
 def size_of(session: Session) -> Size:
@@ -113,8 +135,8 @@ def _scan(size: Size, exact: int, settings: RunSettings | ScanSettings) -> Amoun
 def _plan(size: Size, settings: RunSettings) -> Amount:
     """Return what a plan takes.
 
-    At least: everything in INT8 meets the target. At most: a bisection, with units ranked again and
-    other ranges tried.
+    At least: everything in INT8 meets the target, unless it is known to miss it. At most: a
+    bisection, with units ranked again and other ranges tried.
     """
     held = 2 * size.holdout
     least = 2 * size.confirm + held
@@ -123,9 +145,15 @@ def _plan(size: Size, settings: RunSettings) -> Amount:
     if size.compares and settings.signal != "metric":
         tried = rerank.SIGNAL_SAMPLES * min(rerank.CONTENDERS, size.units)
         least, most = least + tried, most + tried * min(rerank.MOST, size.units)
-    if not settings.no_recalibrate:
-        most += min(ranges.WORST, size.units) * (size.rank + _ranges_of_a_unit(size))
-    return Amount(Need(least, FITTED_S[0]), Need(most, FITTED_S[1]))
+    fitted_least = FITTED_S[0]
+    if not settings.no_recalibrate and size.misses is not False:
+        tried_units = min(ranges.WORST, size.units)
+        most += tried_units * (size.rank + _ranges_of_a_unit(size))
+        if size.misses:
+            repaired = REPAIR_FORWARDS * size.rank if size.compares else 0
+            least += tried_units * _ranges_of_a_unit(size) // SHARED + repaired
+            fitted_least = FITTED_S[1] / 4
+    return Amount(Need(least, fitted_least), Need(most, FITTED_S[1]))
 
 
 def _ranges_of_a_unit(size: Size) -> int:
@@ -138,17 +166,22 @@ def _export(size: Size) -> Amount:
     judged = min(of_a_split, size.confirm) + min(of_a_split, size.holdout)
     judged = min(judged, max(METRIC_SAMPLES, size.batch))
     least, most = FILES
-    return Amount(Need(least * judged / FASTER, TRACED_S[0]), Need(most * judged, TRACED_S[1]))
+    example = RUNS_OF_A_FILE * size.batch
+    return Amount(
+        Need(least * (judged / FASTER + example), EXPORTED_S[0]),
+        Need(most * (judged + example), EXPORTED_S[1]),
+    )
 
 
 def _bench(size: Size, settings: RunSettings) -> Amount:
     """Return what a bench takes: files take turns on one sample, and then their metric is measured
     if that is quick."""
     rounds = WARMUP_ROUNDS + settings.rounds
-    judging = 0 if settings.no_accuracy else AFFORDABLE_S
+    least, most = TRACED_S
+    if not settings.no_accuracy:
+        least, most = least + 1, most + AFFORDABLE_S
     return Amount(
-        Need(FILES[0] * rounds / FASTER, TRACED_S[0]),
-        Need((FILES[0] + 1) * rounds, TRACED_S[0] + judging),
+        Need(FILES[0] * rounds / FASTER, least), Need(FASTER * (FILES[0] + 1) * rounds, most)
     )
 
 

@@ -15,6 +15,7 @@ from functools import partial
 from itertools import chain
 from typing import Any
 
+from sensitivity.allocator import give_back_memory
 from sensitivity.errors import ExportError, ModelError, TaskError
 from sensitivity.measure.ranking import estimate
 from sensitivity.measure.scan import Scan
@@ -25,7 +26,7 @@ from sensitivity.records import Estimate, Plan, Range, Recalibrated, Target
 from sensitivity.repairs.bias import Correctable, bias_corrections, is_correctable
 from sensitivity.repairs.equalization import equalized_ranges
 from sensitivity.repairs.rounding import is_roundable, learned_roundings
-from sensitivity.repairs.samples import one_batch
+from sensitivity.repairs.samples import calibration_parts
 from sensitivity.run_dir import RunDir
 from sensitivity.search.judge import judge_of
 from sensitivity.search.ranges import WORST, Place, places_of, recalibrate, recalibrate_together
@@ -261,13 +262,14 @@ def _repaired(
 
 
 def _fitted(session: Session, fit: Callable[[Any], tuple[Range, ...]]) -> tuple[Range, ...]:
-    """Return what `fit` finds on the calibration inputs as one batch; nothing if there are none."""
+    """Return what `fit` finds on the calibration inputs; nothing if there are none."""
     batches = session.calibration()
     if batches is None:
         return ()
+    give_back_memory()
     first = next(batches)
     try:
-        return fit(one_batch(chain([first], batches)))
+        return fit(calibration_parts(chain([first], batches)))
     except TaskError:  # the model takes only one batch size, or memory is short
         return fit(first)
 
