@@ -188,6 +188,34 @@ def test_replay_is_the_same_within_any_memory(tmp_path: Path, memory: int | None
     assert bool(replay.warnings) == (memory is not None)  # neither holds the values of one piece
 
 
+def test_a_batch_that_does_not_fit_into_memory_is_never_run_as_a_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sensitivity.simulators.onnx.replay.LARGEST_VALUE", 1)  # one sample a piece
+    source = quantized_model(
+        OnnxModel(static_file(float_file(tmp_path / "f.onnx"), tmp_path / "q.onnx"))
+    )
+    ran: list[int] = []
+    tried: list[int] = []
+    start = OnnxReplay._start
+
+    def counted(self: OnnxReplay, plan: Any, arrays: Any) -> list[Any]:
+        ran.append(len(arrays["x"]))
+        return start(self, plan, arrays)
+
+    def stand_alone(self: OnnxReplay, arrays: Any, size: int) -> bool:
+        tried.append(len(arrays["x"]))
+        return True
+
+    monkeypatch.setattr(OnnxReplay, "_start", counted)
+    monkeypatch.setattr(OnnxReplay, "_stand_alone", stand_alone)
+    ((_, limited),) = OnnxReplay(source, 10_000).outputs(images(6, 2), [frozenset()])
+    ((_, unlimited),) = OnnxReplay(source).outputs(images(6, 2), [frozenset()])
+    assert set(ran) == {1}
+    assert tried == [2, 6], "two are enough to see that they stand alone"
+    assert np.array_equal(limited, unlimited)
+
+
 def test_outputs_are_the_callers_to_change(tmp_path: Path) -> None:
     source = quantized_model(
         OnnxModel(static_file(float_file(tmp_path / "f.onnx"), tmp_path / "q.onnx"))
@@ -374,6 +402,13 @@ def test_replay_is_compared_with_the_file_in_one_thread_as_it_runs_itself(
             "to be quantized statically, .* got dynamic quantization \\(DynamicQuantizeLinear at",
         ),
         (
+            "m = ReduceMax <keepdims = 0> (x) t = Mul (m, s) q = QuantizeLinear (x, t, z) d = "
+            "DequantizeLinear (q, t, z) y = Relu (d)",
+            17,
+            "the scales of the pairs in .* to be calibrated, got ones that the graph computes from "
+            "each input \\(DequantizeLinear at .*\\), .*with range_given=True and the ranges seen",
+        ),
+        (
             "q = QuantizeLinear (x, s, z) p = QLinearMatMul (q, s, z, w, s, z, s, z) y = "
             "DequantizeLinear (p, s, z)",
             17,
@@ -393,7 +428,7 @@ def test_replay_is_compared_with_the_file_in_one_thread_as_it_runs_itself(
             "to be of opset 10 or later, got opset 9; convert the float model",
         ),
     ],
-    ids=["no-qdq", "dynamic", "qoperator", "custom-op", "opset-9"],
+    ids=["no-qdq", "dynamic", "computed-scale", "qoperator", "custom-op", "opset-9"],
 )
 def test_files_that_cannot_be_switched_are_refused_in_a_sentence(
     tmp_path: Path, body: str, opset: int, sentence: str

@@ -433,6 +433,20 @@ def test_sides_that_the_model_computes_are_told(tmp_path: Path) -> None:
         onnx_from_tflite(path)
 
 
+def test_an_open_batch_is_read_as_one_sample_and_other_open_sides_are_told(tmp_path: Path) -> None:
+    lite = Lite()
+    x = lite.tensor("x", SHAPE)
+    made = lite.add("RELU", [x], [lite.tensor("made", SHAPE)])
+    lite.tensors[x].shapeSignature = [-1, *SHAPE[1:]]
+    content = onnx_from_tflite(lite.write(tmp_path / "open.tflite", [x], [made]))
+    sides = onnx.load_from_string(content).graph.input[0].type.tensor_type.shape.dim
+    assert tuple(side.dim_value for side in sides) == SHAPE
+    lite.tensors[x].shapeSignature = [-1, -1, -1, 4]
+    told = r"open.tflite that leave open at most how many samples .*, got \[-1, -1, -1, 4\] for x"
+    with pytest.raises(TfliteFileError, match=told):
+        onnx_from_tflite(lite.write(tmp_path / "open.tflite", [x], [made]))
+
+
 def test_without_the_package_the_way_to_get_it_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

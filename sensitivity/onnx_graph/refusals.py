@@ -11,7 +11,8 @@ import onnx_ir as ir
 from sensitivity.errors import OnnxFileError
 from sensitivity.onnx_graph import qdq
 from sensitivity.onnx_graph.passes.one_grid_per_pair import differing_grids
-from sensitivity.onnx_graph.walk import name_of, of_kind
+from sensitivity.onnx_graph.reach import values_read
+from sensitivity.onnx_graph.walk import given, name_of, of_kind, reached
 
 DYNAMIC = {
     "DynamicQuantizeLinear",
@@ -81,6 +82,16 @@ def _check_pairs(graph: ir.Graph, nodes: list[ir.Node], name: str) -> None:
             "QuantizeLinear and DequantizeLinear; quantize it first, for instance with "
             "onnxruntime.quantization.quantize_static."
         )
+    ends = [pair.dequantize for pair in qdq.pairs(graph)]
+    computed = [node for node in ends if _follows_inputs(given(node, 1))]
+    if computed:
+        raise OnnxFileError(
+            f"Expected the scales of the pairs in {name} to be calibrated, got ones that the graph "
+            f"computes from each input ({_listed(computed)}), as TensorFlow's "
+            "quantize_and_dequantize does with range_given=False: there is nothing calibrated to "
+            "choose among; convert the model again with range_given=True and the ranges seen in "
+            "training."
+        )
     differing = [pair.dequantize for pair in differing_grids(graph)]
     if differing:
         raise OnnxFileError(
@@ -88,6 +99,25 @@ def _check_pairs(graph: ir.Graph, nodes: list[ir.Node], name: str) -> None:
             f"one grid, got scales or zero points that differ ({_listed(differing)}) on a tensor "
             "whose axes are not known; export the model with onnx.shape_inference.infer_shapes."
         )
+
+
+def _follows_inputs(value: ir.Value | None) -> bool:
+    """Whether a value depends on what the model is given, and not on its shape alone."""
+    if value is None or qdq.constant(value) is not None:
+        return False
+    return any(map(_is_input, reached([value], _read_for)))
+
+
+def _read_for(value: ir.Value) -> list[ir.Value]:
+    """What the operation reads that gives a value; nothing for shapes and constants."""
+    node = value.producer()
+    if node is None or node.op_type == "Shape":
+        return []
+    return list(values_read(node))
+
+
+def _is_input(value: ir.Value) -> bool:
+    return value.is_graph_input() and not value.is_initializer()
 
 
 def is_quantized_otherwise(node: ir.Node) -> bool:

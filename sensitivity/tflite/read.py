@@ -95,11 +95,24 @@ def _graph(model: Any, content: bytes, file: str) -> Graph:
         _tensor(made, name, buffers[made.buffer], file)
         for made, name in zip(subgraph.tensors, names, strict=True)
     )
+    for index in _indices(subgraph.inputs):
+        _check_sides(subgraph.tensors[index], names[index], file)
     operators = tuple(
         _operator(made, model.operatorCodes[made.opcodeIndex], place)
         for place, made in enumerate(subgraph.operators)
     )
     return Graph(file, tensors, operators, _indices(subgraph.inputs), _indices(subgraph.outputs))
+
+
+def _check_sides(made: Any, name: str, file: str) -> None:
+    """Raise TfliteFileError for an input that leaves open more than how many samples it has."""
+    sides = _indices(made.shapeSignature)
+    if min(sides[1:], default=0) < 0:
+        raise TfliteFileError(
+            f"Expected inputs of {file} that leave open at most how many samples they have, got "
+            f"{list(sides)} for {name}, where -1 is of any length; convert the model with inputs "
+            "of fixed sides."
+        )
 
 
 def _bytes(buffer: Any, content: bytes) -> bytes:

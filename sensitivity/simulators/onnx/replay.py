@@ -29,6 +29,7 @@ from sensitivity.quantizers.onnx.batches import (
     fixed_batch,
     joined,
     length,
+    of_samples,
     pieces,
 )
 from sensitivity.quantizers.onnx.model import OnnxModel
@@ -131,11 +132,20 @@ class OnnxReplay:
             return self._batch
         shape = _shape(arrays)
         if shape not in self._cuts:
-            largest = max(self._measured(arrays), default=0)
-            count = min(samples, max(-(-largest // LARGEST_VALUE), self._threads))
-            size = -(-samples // count)
-            self._cuts[shape] = size if self._stand_alone(arrays, size) else None
+            self._cuts[shape] = self._cut(arrays, samples)
         return self._cuts[shape]
+
+    def _cut(self, arrays: Arrays, samples: int) -> int | None:
+        """How many of these samples are run at a time, as `_size_of_pieces` says."""
+        sizes = self._measured(arrays)
+        largest, needed = max(sizes, default=0), sum(sizes)
+        count = min(samples, max(-(-largest // LARGEST_VALUE), self._threads))
+        size = -(-samples // count)
+        if self._memory is not None and needed > self._memory:
+            # The whole batch might not fit into memory. A part of it tells the same.
+            fitting = max(2 * size, self._memory * samples // needed)
+            arrays = of_samples(arrays, slice(0, fitting))
+        return size if self._stand_alone(arrays, size) else None
 
     def _stand_alone(self, arrays: Arrays, size: int) -> bool:
         """Whether the batch in pieces gives what it gives as a whole, all quantizers on and all
@@ -164,7 +174,22 @@ class OnnxReplay:
         return Program(self._model, self._split, actions, keep)
 
     def _measured(self, arrays: Arrays) -> tuple[int, ...]:
-        """Bytes of each node's values, from one forward with all quantizers on."""
+        """Bytes of each node's values in a forward with all quantizers on.
+
+        All of them are held at once, so a file that takes any batch is given a single sample, and
+        the values of more samples are taken to be as many times as large.
+        """
+        samples = length(arrays)
+        if self._batch is not None or samples is None:
+            return self._held_by(arrays)
+        try:
+            of_one = self._held_by(of_samples(arrays, slice(0, 1)))
+        except TaskError:  # such as a Reshape to the number of samples the file was traced with
+            return self._held_by(arrays)
+        return tuple(size * samples for size in of_one)
+
+    def _held_by(self, arrays: Arrays) -> tuple[int, ...]:
+        """Bytes of each node's values in a forward of this batch."""
         shape = _shape(arrays)
         if shape not in self._sizes:
             plan = schedule(self._split.network, [0])
