@@ -254,34 +254,42 @@ def scan(settings: ScanSettings, progress: Progress = silent, task: Given | None
         return _scan(_checked(session, settings)[0], command, settings)
 
 
-def check(settings: CheckSettings, task: Given | None = None) -> tuple[Finding, ...]:
+def check(
+    settings: CheckSettings, progress: Progress = silent, task: Given | None = None
+) -> tuple[Finding, ...]:
     """Return what speaks against scanning, errors first.
 
     The settings name a task, or a Q/DQ file with or without data. If no session can be opened, the
     reason is returned as a finding too, not raised.
     """
     try:
-        return _findings(settings, task)
+        return _findings(settings, progress, task)
     except SensitivityError as error:
         return (Finding("unusable", "error", "", str(error), ""),)
 
 
-def _findings(settings: CheckSettings, task: Given | None) -> tuple[Finding, ...]:
+def _findings(
+    settings: CheckSettings, progress: Progress, task: Given | None
+) -> tuple[Finding, ...]:
+    begins = partial(later.forecast.begin, progress, steps=later.forecast.CHECKING)
+    begins("open")
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder)
-        if not is_model_file(settings.task):
-            return _checked_session(settings, task, out)
-        settings = _in_onnx(settings, out)
-        notes = later.quantize_findings.float_findings(settings)
-        if settings.data is None:
-            return notes or later.check_file.check_file(Path(settings.task), settings.float_model)
-        return (*_checked_session(settings, task, out), *notes)
-
-
-def _checked_session(settings: CheckSettings, task: Given | None, out: Path) -> tuple[Finding, ...]:
-    given = task or _reference(settings, out)
-    with open_session(given, out, resume=False, choices=UnitChoices()) as session:
-        return later.preflight.check(session)
+        notes: tuple[Finding, ...] = ()
+        if is_model_file(settings.task):
+            settings = _in_onnx(settings, out)
+            notes = later.quantize_findings.float_findings(settings)
+            if settings.data is None:
+                begins("check")
+                return notes or later.check_file.check_file(
+                    Path(settings.task), settings.float_model
+                )
+        given = task or _reference(settings, out, progress)
+        with open_session(
+            given, out, resume=False, choices=UnitChoices(), progress=progress
+        ) as session:
+            begins("check")
+            return (*later.preflight.check(session), *notes)
 
 
 @_one_at_a_time
@@ -485,7 +493,7 @@ def _session(
     refuse_used(RunDir(out).journal, settings.resume)  # before a task file is written there
     if task is not None:
         refuse_needless(settings, OF_ONNX, "a task that is no ONNX file")
-    given = task or _reference(settings, out)
+    given = task or _reference(settings, out, progress)
     return open_session(
         given,
         out,
@@ -519,18 +527,20 @@ def _checked(session: Session, settings: ScanSettings | RunSettings) -> tuple[Se
     ), exportable
 
 
-def _reference(settings: TaskChoices, out: Path) -> str:
+def _reference(settings: TaskChoices, out: Path, progress: Progress = silent) -> str:
     """Return the reference of the task: as given, or of the task file written into the run
-    directory for an ONNX or a .tflite file."""
+    directory for an ONNX or a .tflite file.
+
+    progress: is told how far the calibration of a float file is.
+    """
     if not is_model_file(settings.task):
         refuse_needless(settings, OF_ONNX, "a task that is no ONNX file")
         return settings.task
     later.onnx_task.data_of(settings)
     settings = _in_onnx(settings, out)
     if later.quantize_prepare.is_float(Path(settings.task)):
-        return later.onnx_task.written_task(
-            settings, out, later.quantize_file.quantized_file(settings, out)
-        )
+        made = later.quantize_file.quantized_file(settings, out, progress)
+        return later.onnx_task.written_task(settings, out, made)
     refuse_needless(settings, QUANTIZING, "a Q/DQ file, which is calibrated already")
     return later.onnx_task.written_task(settings, out)
 

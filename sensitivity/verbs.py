@@ -156,13 +156,16 @@ def scan(
 
 
 @_verb
-def check(task: Task | EvaluateTask | str | Path, **settings: Any) -> Checked:
+def check(
+    task: Task | EvaluateTask | str | Path, *, progress: Progress = silent, **settings: Any
+) -> Checked:
     """Check on one batch the assumptions that a scan rests on.
 
     task: as for `run`; a Q/DQ ONNX file also without `data=`.
+    progress: as for `run`.
     """
     chosen, given = _of_task("check", task, None, settings)
-    return Checked(api.check(chosen, given))
+    return Checked(api.check(chosen, progress, given))
 
 
 @_verb

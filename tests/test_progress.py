@@ -17,7 +17,7 @@ from sensitivity.config import ProgressChoices
 from sensitivity.measure import progress as measure_progress
 from sensitivity.measure.progress import Need, Step, Stopwatch
 
-LONG = ("run", "scan", "plan", "export", "bench", "demo")
+LONG = ("run", "scan", "check", "plan", "export", "bench", "demo")
 
 
 class Clock:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from support.onnx_models import float_file, images, labelled, qdq_file, run_file
 
 from sensitivity.config import ScanSettings
 from sensitivity.errors import JournalMismatch, OnnxFileError, SensitivityError, TaskError
+from sensitivity.measure.progress import Advance
 from sensitivity.onnx_graph import qdq
 from sensitivity.onnx_graph.load import load_model
 from sensitivity.onnx_graph.uses import stored_type
@@ -471,6 +473,17 @@ def test_a_task_file_is_calibrated_by_itself(
     assert f"Expected no {words[0]} with a task that is no ONNX file" in told
 
 
+def test_calibration_says_how_far_it_is(made: Path, tmp_path: Path) -> None:
+    done: list[tuple[str, int]] = []
+
+    @contextmanager
+    def progress(what: str, total: int) -> Iterator[Advance]:
+        yield lambda steps, samples: done.append((f"{what} of {total}", steps))
+
+    quantized_file(settings(made), tmp_path, progress)
+    assert done == [("calibrate of 1", 1)]
+
+
 def test_a_float_model_beside_a_float_file_is_one_sentence(made: Path, tmp_path: Path) -> None:
     given = settings(made, float_model=made / "float.onnx")
     with pytest.raises(TaskError, match="no --float-model with .*, which is a float file"):
@@ -483,7 +496,10 @@ def test_check_says_what_a_run_would_do(made: Path, capsys: pytest.CaptureFixtur
     assert "note float-file float.onnx is a float file of opset 17: run and scan quantize" in told
     assert "by the rules of tensorrt (Conv, ConvTranspose, Gemm, MatMul; signed symmetric" in told
     assert verb("check", made / "float.onnx", "--data", made / "data.npz") == 0
-    told = " ".join(capsys.readouterr().out.split())
+    printed = capsys.readouterr()
+    told = " ".join(printed.out.split())
+    steps = [line.partition(" s: ")[2] for line in printed.err.splitlines()]
+    assert [step for step in steps if step] == ["step 1 of 2 (open)", "step 2 of 2 (check)"]
     assert "note float-proved quantized.onnx with everything unquantized computes what" in told
     assert "note float-file" in told
 

@@ -12,17 +12,18 @@ from typing import TYPE_CHECKING
 import click
 
 from sensitivity.cli import later
-from sensitivity.cli.options import verb
+from sensitivity.cli.options import long_verb
 from sensitivity.config import CheckSettings
 
 if TYPE_CHECKING:
+    from sensitivity.cli.progress import Teller
     from sensitivity.records import Finding
 
 STYLES = {"error": "red", "warning": "yellow", "note": "cyan"}
 
 
-@verb(CheckSettings, "check")
-def command(settings: CheckSettings) -> int:
+@long_verb(CheckSettings, "check")
+def command(settings: CheckSettings, teller: Teller) -> int:
     """Check on one batch what a scan relies on: that "float" is your float model, and that each
     quantizer is executed.
 
@@ -33,7 +34,7 @@ def command(settings: CheckSettings) -> int:
     """
     # Toolkits print while they quantize; stdout is for the result only.
     with redirect_stdout(sys.stderr):
-        findings = later.api.check(settings)
+        findings = later.api.check(settings, teller)
     ok = all(finding.severity != "error" for finding in findings)
     if settings.format == "json":
         click.echo(

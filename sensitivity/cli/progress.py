@@ -201,7 +201,8 @@ class Lines(_OnCourse):
 def _sentence(work: Work, now: float) -> str:
     left = work.left_s(now)
     soon = "" if left is None else f", about {left:.0f} s left"
-    return f"{work.what}: {work.done} of {work.total} done{soon}, {work.samples} samples spent"
+    spent = f", {work.samples} samples spent" if work.samples else ""
+    return f"{work.what}: {work.done} of {work.total} done{soon}{spent}"
 
 
 class Events(_OnCourse):

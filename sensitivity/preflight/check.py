@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 from sensitivity.errors import CheckError, listed
@@ -21,15 +22,21 @@ def check(session: Session, target: Target | None = None) -> tuple[Finding, ...]
 
     target: what a plan must meet; None if it is not known yet.
     """
-    findings = [
-        *check_model(session.source, session.example),
-        *task_float_findings(session),
-        *unexecuted(session.unexecuted),
-        *export_findings(session),
-        *metric_findings(session, target),
-        *(data_findings(session.task, target) if session.has_samples else ()),
+    checks: list[Callable[[], Iterable[Finding]]] = [
+        partial(check_model, session.source, session.example),
+        partial(task_float_findings, session),
+        partial(unexecuted, session.unexecuted),
+        partial(export_findings, session),
+        partial(metric_findings, session, target),
     ]
-    return by_severity(findings)
+    if session.has_samples:
+        checks.append(partial(data_findings, session.task, target))
+    found: list[Finding] = []
+    with session.measurer.progress("checks", len(checks)) as advance:
+        for findings in checks:
+            found += findings()
+            advance(1, 0)
+    return by_severity(found)
 
 
 def check_model(source: QuantizedModel, example: Any) -> Iterator[Finding]:

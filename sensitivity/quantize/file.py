@@ -16,6 +16,7 @@ from sensitivity.config import CalibrationMethod, QuantizeFor, TaskChoices, flag
 from sensitivity.errors import JournalMismatch, SensitivityError, TaskError
 from sensitivity.files import write_whole
 from sensitivity.journal.journal import is_used
+from sensitivity.measure.progress import Progress, silent
 from sensitivity.onnx_graph.digest import digest
 from sensitivity.onnx_task import (
     CALIBRATION_SAMPLES,
@@ -100,12 +101,13 @@ class Job:
         )
 
 
-def quantized_file(settings: TaskChoices, out: Path) -> Path:
+def quantized_file(settings: TaskChoices, out: Path, progress: Progress = silent) -> Path:
     """Return the path of quantized.onnx in the run directory, made from the float file in the
     settings.
 
     The file of an earlier run is reused if it was made in the same way.
 
+    progress: is told of each batch that calibrates.
     Raises TaskError for data that the file cannot take, OnnxFileError for a file that cannot be
     quantized, JournalMismatch if measurements exist of a file that was made in another way.
     """
@@ -121,7 +123,7 @@ def quantized_file(settings: TaskChoices, out: Path) -> Path:
                 f"Expected {file} to be what was measured in this run, got {changed}; repeat the "
                 "command that began the run, or choose another --out."
             )
-    made = _quantized(job)
+    made = _quantized(job, progress)
     content = made.SerializeToString()
     write_whole(file, content)
     opsets = (job.file.opset, opset_of(made))
@@ -213,22 +215,27 @@ def _side(word: str) -> int | str:
     return int(word)
 
 
-def _quantized(job: Job) -> onnx.ModelProto:
+def _quantized(job: Job, progress: Progress) -> onnx.ModelProto:
     """Return the quantized model, with the metadata of the float file."""
     name, options = job.file.path.name, job.options
     rules = RULES[options.for_]
     inputs = [value.name for value in job.file.get_inputs()]
     example, _ = next(iter(job.calib))
     model = prepared(job.file, first_samples(feed(example, inputs), 1))
-    found = ranges(model, _inputs(job.calib), options.calib_method, symmetric=rules.signed)
+    batches = _inputs(job.calib, progress)
+    found = ranges(model, batches, options.calib_method, symmetric=rules.signed)
     made = quantized(model, found, rules, name)
     del made.metadata_props[:]
     made.metadata_props.extend(job.file.model.metadata_props)
     return made
 
 
-def _inputs(batches: Batches) -> Iterator[Any]:
-    return (inputs for inputs, _ in batches)
+def _inputs(batches: Batches, progress: Progress) -> Iterator[Any]:
+    """The inputs of each batch; a batch is done when the next one is asked for."""
+    with progress("calibrate", len(batches)) as advance:
+        for inputs, _ in batches:
+            yield inputs
+            advance(1, 0)  # no samples: this takes longer than the forwards of a scan
 
 
 def _changed(earlier: Quantized, options: Options, file: Path) -> str | None:

@@ -21,6 +21,8 @@ from sensitivity.tasks.batches import batch_size
 STEPS = ("check", "scan", "plan", "export", "bench", "report")
 WITHOUT_FILES = ("check", "scan", "plan", "report")
 """Steps of a run whose model cannot be exported."""
+CHECKING = ("open", "check")
+"""Steps of a check alone."""
 
 MORE_SETS = 4
 """Sets that a planner judges in addition to those of a bisection."""
