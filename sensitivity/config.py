@@ -21,7 +21,9 @@ from sensitivity.records import Mode, Target
 ExportTarget = Literal["all", "tensorrt", "openvino", "onnxruntime"]
 QuantizeFor = Literal["tensorrt", "openvino", "onnxruntime"]
 CostName = Literal["macs", "table", "engine"]
-DecodeName = Literal["yolo", "yolox", "yolov5", "corners", "end2end", "raw", "rtdetr"]
+DecodeName = Literal[
+    "yolo", "yolox", "yolov5", "corners", "end2end", "raw", "rtdetr", "ssd", "tensorflow"
+]
 Colours = Literal["rgb", "bgr"]
 UnitName = Literal["layer", "group", "quantizer"]
 ReportFormat = Literal["html", "markdown", "junit", "sarif", "netron"]
@@ -86,7 +88,8 @@ class TaskChoices:
     )
     decode: DecodeName | None = setting(
         None,
-        "For an ONNX detector: the format of its output; recognised from its shape by default.",
+        "For an ONNX detector: the format of its outputs; recognised from their shapes and names "
+        "by default.",
     )
     evaluator: str | None = setting(
         None,

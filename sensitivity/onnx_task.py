@@ -18,7 +18,7 @@ from sensitivity.errors import TaskError
 from sensitivity.files import write_whole
 from sensitivity.quantizers.onnx.float_model import float_runner
 from sensitivity.quantizers.onnx.model import OnnxModel
-from sensitivity.records import SPLITS
+from sensitivity.records import SPLITS, names_of
 from sensitivity.tasks import onnx_arrays, onnx_data, onnx_decode
 from sensitivity.tasks.agreement import METRIC, FloatBatches, FloatModel, agreement
 from sensitivity.tasks.base import Batches, Task
@@ -446,8 +446,9 @@ def pixels_in_words(colours: Colours, scale: Scale) -> str:
 
 def _detection(model: File, labels: LabelledImages, reading: Reading, exported: Exported) -> Task:
     image = image_input(model, reading.size)
-    shapes = [output.shape for output in model.get_outputs()]
-    name = reading.decode or ("rtdetr" if exported.is_rtdetr else None)
+    outputs = model.get_outputs()
+    shapes, names = [output.shape for output in outputs], names_of(outputs)
+    name = reading.decode or ("rtdetr" if exported.is_rtdetr else onnx_decode.told_by_names(names))
     if reading.evaluator is not None:
         name = name or "yolo"  # whose pixels are usual; it decodes the outputs itself
     if name is None:
@@ -461,13 +462,15 @@ def _detection(model: File, labels: LabelledImages, reading: Reading, exported: 
     splits = _detection_splits(labels, reading)
     read_as = "" if reading.decode or exported.task else onnx_decode.reading(name, shapes)
     description = f"{read_as} {pixels_in_words(colours, pixels.scale)} {SAY_OTHERWISE}".strip()
-    meaning = onnx_decode.Decode(name, image.size, len(labels.names))
+    meaning = onnx_decode.meaning(name, image.size, labels, names)
     score, more = DetectionScore(labels.names, meaning, meaning.rule, description), None
     if reading.evaluator is None:
         score, more = _with_more(score, exported, labels, chosen=name == "end2end")
+    stretched = name in onnx_decode.STRETCHED
+    size = 1 if meaning.selects else DETECTION_BATCH  # a batch needs equally many boxes
     batches = {
         split: onnx_data.DetectionBatches(
-            part, image.size, DETECTION_BATCH, more, pixels=pixels, stretched=name == "rtdetr"
+            part, image.size, size, more, pixels=pixels, stretched=stretched
         )
         for split, part in splits.items()
     }
@@ -487,7 +490,7 @@ def _with_more(
         rule = rotated_rule(labels.images, suppress=not chosen)
         return RotatedScore(labels.names, decode, rule, score.reading), Corners()
     assert isinstance(score.decode, onnx_decode.Decode)
-    part = exported.part(score.decode.size, chosen=chosen)
+    part = exported.part(score.decode.size, labels.sigmas, chosen=chosen)
     return replace(score, part=part), part
 
 

@@ -3,15 +3,20 @@ ultralytics' own on the same outputs."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+from support.detection_reference import pycocotools_ap
 from support.yolo_models import NAMES, yolo
 
+from sensitivity.tasks.detection import DetectionScore, pad_truth
 from sensitivity.tasks.detection_boxes import (
+    Detections,
     Suppression,
     decode_chosen,
     decode_queries,
@@ -20,7 +25,9 @@ from sensitivity.tasks.detection_boxes import (
     detections,
 )
 from sensitivity.tasks.detection_images import placed, stretch, to_image, to_input
-from sensitivity.tasks.onnx_decode import Decode, decode_name
+from sensitivity.tasks.detection_labels import LabelledImage, LabelledImages
+from sensitivity.tasks.detection_map import average_precision
+from sensitivity.tasks.onnx_decode import Decode, decode_name, meaning, told_by_names
 
 torch = pytest.importorskip("torch")
 
@@ -85,6 +92,75 @@ def test_queries_agree_with_those_of_ultralytics() -> None:
         np.testing.assert_array_equal(found.confidences[image, :n], each["conf"])
         np.testing.assert_array_equal(found.classes[image, :n], each["cls"])
         assert not found.confidences[image, n:].any()
+
+
+SSD = ("bboxes", "labels", "scores")
+TENSORFLOW = ("num_detections:0", "detection_boxes:0", "detection_scores:0", "detection_classes:0")
+
+
+def selected_outputs(seed: int, names: Sequence[str], ids: Sequence[int]) -> dict[str, Any]:
+    """Boxes that a model selects: those of two objects, moved, and others, as parts of the
+    input."""
+    draw = np.random.default_rng(seed)
+    corners = np.sort(draw.random((1, 9, 2, 2)), axis=2).reshape(1, 9, 4).astype(np.float32)
+    corners[0, :2] = np.array(OBJECTS) / [80, 40, 80, 40] + draw.normal(0, 0.02, (2, 4))
+    labels = np.array([[0, 1, *draw.integers(0, len(ids), 7)]])
+    values = {"boxes": corners, "labels": np.array(ids)[labels], "scores": draw.random((1, 9))}
+    if names is TENSORFLOW:
+        values["boxes"] = corners[..., [1, 0, 3, 2]]
+        values["labels"] = values["labels"].astype(np.float32)
+    words = {"bboxes": "boxes", "classes": "labels", "num_detections:0": "count"}
+    values["count"] = np.array([9.0])
+    kinds = [name.partition(":")[0].rpartition("_")[2] for name in names]
+    return {
+        name: values["count" if kind == "detections" else words.get(kind, kind)]
+        for name, kind in zip(names, kinds, strict=True)
+    }
+
+
+OBJECTS = ((8.0, 4, 40, 30), (44.0, 10, 76, 36))
+"""Corners in an image of 80 x 40 pixels, of a class each."""
+
+
+@pytest.mark.parametrize(
+    ("names", "form", "ids"), [(SSD, "ssd", (1, 2, 3)), (TENSORFLOW, "tensorflow", (3, 7, 90))]
+)
+def test_boxes_labels_and_scores_apart_are_judged_as_pycocotools_does(
+    names: tuple[str, ...], form: Any, ids: tuple[int, ...]
+) -> None:
+    assert told_by_names(names) == form
+    image = LabelledImage(
+        Path("a.png"), np.array(OBJECTS), np.array([0, 1]), np.zeros(2, bool), (80, 40)
+    )
+    data = LabelledImages((image,) * 6, NAMES, ids=(3, 7, 90))
+    decode = meaning(form, (32, 64), data, names)
+    judge = DetectionScore(NAMES, decode, decode.rule)
+    truth = pad_truth(data.images, 2)
+    given = [selected_outputs(seed, names, ids) for seed in range(6)]
+    targets = {"boxes": truth.boxes, "classes": truth.classes, "crowd": truth.crowd}
+    targets["geometry"] = np.stack([stretch(80, 40, (32, 64))] * 6)
+    rows = [
+        judge(tuple(values.values()), {name: each[at : at + 1] for name, each in targets.items()})
+        for at, values in enumerate(given)
+    ]
+    # What a reference script does: boxes as parts of the image, whatever its size.
+    found = Detections(np.zeros((6, 9, 4)), np.zeros((6, 9), np.float32), np.zeros((6, 9), int))
+    for at, values in enumerate(given):
+        by_kind = {kind: values[name] for name in names for kind in KINDS if kind in name}
+        corners = by_kind["boxes"][0]
+        corners = corners[:, [1, 0, 3, 2]] if form == "tensorflow" else corners
+        order = np.argsort(-by_kind["scores"][0])
+        found.boxes[at] = corners[order] * [80, 40, 80, 40]
+        found.confidences[at] = by_kind["scores"][0][order]
+        labels = by_kind["labels" if form == "ssd" else "classes"][0][order]
+        found.classes[at] = [ids.index(int(label)) for label in labels]
+    expected = pycocotools_ap(found, truth, len(NAMES))
+    ours = average_precision(np.concatenate(rows), len(NAMES))
+    np.testing.assert_allclose(ours, expected, atol=1e-6)
+    assert 0.05 < np.nanmean(expected) < 0.95
+
+
+KINDS = ("boxes", "labels", "classes", "scores")
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sensitivity.errors import ModelError, TaskError
-from sensitivity.signals.boxes import SURE, boxes_signal, distortion
+from sensitivity.signals.boxes import SURE, boxes_signal, distortion, matched
 
 
 def detector(confidences: Any, boxes: Any = None) -> list[np.ndarray]:
@@ -118,3 +118,44 @@ def test_masks_and_key_points_count_beside_boxes_by_what_they_lack_times_the_con
     own, other = (signal.view([*boxes, np.array([row])]) for row in ([0.0, 0.0], [0.1, 0.9]))
     assert signal.of(own, own).tolist() == [0.0]
     assert signal.of(own, other) == pytest.approx([(0.5 * 2 * 0.1 + 0.25 * 1) / 0.75])
+
+
+TWO = ([[0.9, 0.0], [0.0, 0.5]], [[0, 0, 10, 10], [20, 0, 30, 10]])
+"""Two boxes that a model has selected, each of a class of its own."""
+
+
+def test_boxes_that_a_model_selects_may_come_in_any_order_and_number():
+    two = detector(*TWO)
+    turned = [two[0][:, ::-1], two[1][..., ::-1]]
+    assert distortion(*matched(two, turned)).tolist() == [0.0]
+    third = detector([[0.9, 0, 0], [0, 0.5, 0.4]], [*TWO[1], [60, 0, 70, 10]])
+    both = matched(two, third)
+    assert [array.shape for pair in both for array in pair] == [(1, 5, 4), (1, 2, 5)] * 2
+    aligned = detector([[0.9, 0, 0], [0, 0.5, 0]], [*TWO[1], [60, 0, 70, 10]])
+    assert distortion(*both) == pytest.approx(distortion(aligned, third))
+    assert distortion(*matched(third, two)) == pytest.approx(distortion(third, aligned))
+
+
+def test_a_box_of_another_class_is_no_counterpart():
+    one = detector([[0.9], [0.0]], [[0, 0, 10, 10]])
+    other = detector([[0.0], [0.9]], [[0, 0, 10, 10]])
+    lost_and_found = detector([[0.9, 0], [0, 0.9]], [[0, 0, 10, 10]] * 2)
+    blank = detector([[0, 0], [0, 0.9]], [[0, 0, 10, 10]] * 2)
+    wanted = detector([[0.9, 0], [0, 0]], [[0, 0, 10, 10]] * 2)
+    assert distortion(*matched(one, other)) == pytest.approx(distortion(wanted, blank))
+    assert distortion(*matched(one, lost_and_found)) > 0
+
+
+def test_an_image_without_boxes_loses_nothing():
+    none = [np.zeros((1, 0, 4), np.float32), np.zeros((1, 2, 0), np.float32)]
+    assert distortion(*matched(none, none)).tolist() == [0.0]
+
+
+def test_a_decode_that_selects_matches_its_boxes():
+    def decode(outputs: Any) -> Any:
+        return outputs
+
+    decode.selects = True
+    signal = boxes_signal(SimpleNamespace(score=SimpleNamespace(decode=decode)))
+    two = detector(*TWO)
+    assert signal.of(two, [two[0][:, ::-1], two[1][..., ::-1]]).tolist() == [0.0]

@@ -4,19 +4,23 @@ be."""
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from support.yolo_models import NAMES, coco, images, yolo_folder
+from support.yolo_models import NAMES, coco, images, save, yolo, yolo_folder
 
 from sensitivity.errors import TaskError
+from sensitivity.onnx_task import Reading, task_of
 from sensitivity.tasks.detection import ImageBatches
+from sensitivity.tasks.detection_labels import LabelForm
 from sensitivity.tasks.yolo_data import (
     calibration_files,
     label_file,
     labelled,
     yaml_for_validator,
 )
+from sensitivity.workflows import yolo as workflow
 
 
 def boxes_of(found) -> list[list[float]]:
@@ -110,6 +114,57 @@ def test_a_data_yaml_that_is_not_as_it_should_be_is_told_in_one_sentence(
     (tmp_path / "bad.yaml").write_text(content)
     with pytest.raises(TaskError, match=message):
         labelled(tmp_path / "bad.yaml", NAMES, split=split)
+
+
+@pytest.fixture
+def poses(tmp_path):
+    """A data YAML with two key points in each image, and a way to add lines to it."""
+
+    def declared(more: str) -> Path:
+        file = yolo_folder(tmp_path, count=8)
+        for text in (tmp_path / "labels").rglob("*.txt"):
+            text.write_text("0 0.4 0.4 0.5 0.5 0.3 0.3 2 0.5 0.5 2\n")
+        file.write_text(f"{file.read_text()}\nkpt_shape: [2, 3]\n{more}\n")
+        return file
+
+    return declared
+
+
+TWO_POINTS = LabelForm("keypoints", 2, 3)
+SPREADS = "kpt_oks_sigmas: [0.05, 0.1]"
+
+
+def test_spreads_of_key_points_are_those_that_the_data_yaml_declares(poses):
+    assert labelled(poses(SPREADS), NAMES, split="val", form=TWO_POINTS).sigmas == (0.05, 0.1)
+    nested = poses("kpt_oks_sigmas: [[0.05], [0.1]]")
+    assert labelled(nested, NAMES, split="val", form=TWO_POINTS).sigmas == (0.05, 0.1)
+    assert labelled(poses(""), NAMES, split="val", form=TWO_POINTS).sigmas == ()
+    assert labelled(poses("kpt_oks_sigmas: [wide]"), NAMES, split="val").sigmas == ()
+
+
+@pytest.mark.parametrize("given", ["[0.05]", "[0.05, 0]", "[wide, narrow]", "[0.1, 0.1, 0.1]"])
+def test_spreads_that_do_not_fit_the_key_points_are_told(poses, given):
+    file = poses(f"kpt_oks_sigmas: {given}")
+    told = r"Expected kpt_oks_sigmas in .*data\.yaml to be 2 positive numbers, .*; correct it"
+    with pytest.raises(TaskError, match=told):
+        labelled(file, NAMES, split="val", form=TWO_POINTS)
+
+
+def test_declared_spreads_judge_an_onnx_file_and_a_model_of_ultralytics(poses, monkeypatch):
+    file = poses(SPREADS)
+    (taken,), (given,) = ([SimpleNamespace(name="x", type="tensor(float)", shape=shape)]
+                          for shape in ([1, 3, 64, 64], [1, 13, 84]))  # fmt: skip
+    metadata = {"task": "pose", "stride": "32", "names": str(dict(enumerate(NAMES)))}
+    exported = SimpleNamespace(
+        path=Path("pose.onnx"), metadata=metadata | {"kpt_shape": "[2, 3]"},
+        get_inputs=lambda: [taken], get_outputs=lambda: [given],
+    )  # fmt: skip
+    assert task_of(exported, file, Reading()).score.part.sigmas == (0.05, 0.1)
+    model = yolo("yolov8n-pose.yaml", "PoseModel", data_kpt_shape=[2, 3])
+    monkeypatch.setattr(workflow, "quantized", lambda model, *_, **__: model)
+    weights = save(model, file.with_name("pose.pt"))
+    found = workflow.task(weights, file, imgsz=64, batch=2)
+    assert found.score.part.sigmas == (0.05, 0.1)
 
 
 def test_missing_data_and_unknown_forms_are_told(tmp_path):

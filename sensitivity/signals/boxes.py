@@ -12,7 +12,7 @@ from sensitivity.records import Scores
 from sensitivity.signals.base import Outputs, Signal
 from sensitivity.tasks.base import EvaluateTask, Task
 from sensitivity.tasks.batches import as_numpy
-from sensitivity.tasks.detection_boxes import areas
+from sensitivity.tasks.detection_boxes import areas, pairwise_iou
 from sensitivity.tasks.detection_parts import Part
 from sensitivity.tasks.detection_rotated import rotated_overlap
 
@@ -41,17 +41,49 @@ def boxes_signal(task: Task | EvaluateTask) -> Signal:
         )
 
     part: Part | None = getattr(judge, "part", None)
+    selects: bool = getattr(decode, "selects", False)
 
     def decoded(outputs: Any) -> Outputs:
         boxes = [as_numpy(array) for array in decode(outputs)]
         return boxes if part is None else boxes + part.reported(outputs)
 
     def lost(reference: Outputs, outputs: Outputs) -> Scores:
+        if selects:
+            return distortion(*matched(reference, outputs))
         own = distortion(reference[:2], outputs[:2])
         return own if part is None else own + part_distortion(part, reference, outputs)
 
     edition = "" if part is None else f", and {part.name}s"
     return Signal("boxes", lost, decoded, edition=f", as precision falls{edition}")
+
+
+def matched(reference: Outputs, outputs: Outputs) -> tuple[Outputs, Outputs]:
+    """The same boxes and confidences with what is found twice in the same place, for a model that
+    selects its boxes, so that their number and order say nothing.
+
+    reference, outputs: boxes float[n, k, 4] and confidences float[n, classes, k] of the float model
+    and float[n, m, 4] and float[n, classes, m] of a variant; both become k + m long. Each of
+    float's boxes, the surest first, gets the variant's box of its class that overlaps it most. What
+    has no counterpart gets one in its own place, without confidence.
+    """
+    (boxes, confidences), (other_boxes, other) = reference, outputs
+    k, m = boxes.shape[1], other_boxes.shape[1]
+    both = np.concatenate([boxes, other_boxes], axis=1)
+    wanted = np.pad(confidences, ((0, 0), (0, 0), (0, m)))
+    moved, got = both.copy(), np.pad(other, ((0, 0), (0, 0), (k, 0)))
+    for image in range(len(boxes)):
+        of_class, other_class = confidences[image].argmax(0), other[image].argmax(0)
+        alike = pairwise_iou(boxes[image], other_boxes[image])
+        alike = alike * (of_class[:, None] == other_class)
+        for place in np.argsort(-confidences[image].max(0), kind="stable"):
+            if not alike[place].any():
+                continue
+            nearest = int(alike[place].argmax())
+            moved[image, place] = other_boxes[image, nearest]
+            got[image, :, place] = other[image, :, nearest]
+            got[image, :, k + nearest] = 0
+            alike[:, nearest] = 0
+    return [both, wanted], [moved, got]
 
 
 def part_distortion(part: Part, reference: Outputs, outputs: Outputs) -> Scores:

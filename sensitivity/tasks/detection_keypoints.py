@@ -39,8 +39,8 @@ TINY = float(np.spacing(1))
 
 
 def usual_sigmas(points: int, numbers: int) -> tuple[float, ...]:
-    """Return the sigma of each key point that ultralytics validates with: COCO's for 17 points with
-    visibility, 1 / points for any others.
+    """Return the sigma of each key point that ultralytics validates with where the data set
+    declares none: COCO's for 17 points with visibility, 1 / points for any others.
 
     points: key points of an object.
     numbers: numbers of a key point; 2 for x and y, 3 with visibility.

@@ -74,10 +74,15 @@ class LabelledImages:
 
     images: in the order of the labels.
     names: the class names, in the order of the model's outputs.
+    sigmas: the sigma of each key point; empty where the data set declares none.
+    ids: the numbers of the classes, in the order of the names; empty where the data set has none of
+        its own.
     """
 
     images: tuple[LabelledImage, ...]
     names: tuple[str, ...]
+    sigmas: tuple[float, ...] = ()
+    ids: tuple[int, ...] = ()
 
 
 def unlabelled(file: Path) -> LabelledImage:
@@ -115,7 +120,7 @@ def coco_images(annotations: Path, folder: Path, form: LabelForm = BOXES) -> Lab
         images.append(replace(boxes, **_coco_more(own, form, annotations)))
     _require_files(images, folder)
     names = tuple(str(category["name"]) for category in categories)
-    return LabelledImages(tuple(images), names)
+    return LabelledImages(tuple(images), names, ids=tuple(index))
 
 
 def yolo_images(

@@ -186,7 +186,7 @@ def as_model(found: LabelledImages, names: Sequence[str], data: Path) -> Labelle
     unknown = shown[model_class[shown] < 0]
     if unknown.size == 0:
         images = [replace(image, classes=model_class[image.classes]) for image in found.images]
-        return LabelledImages(tuple(images), tuple(names))
+        return replace(found, images=tuple(images), names=tuple(names), ids=())
     if len(names) == len(found.names):
         return found
     raise TaskError(

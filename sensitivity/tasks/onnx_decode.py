@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -20,8 +20,10 @@ from sensitivity.tasks.detection_boxes import (
     decode_ultralytics,
     decode_yolox,
 )
+from sensitivity.tasks.detection_labels import LabelledImages
 from sensitivity.tasks.images import Size, shown_size, sides
-from sensitivity.tasks.onnx_pixels import RGB_TO_ONE, Pixels, Scale
+from sensitivity.tasks.onnx_pixels import IMAGENET, RGB_TO_ONE, Pixels, Scale
+from sensitivity.tasks.onnx_selected import AS_NAMED, Selected, decode_selected, selected
 
 Shape = Sequence[int | None]
 """Sides of an output, None for one of any length."""
@@ -125,6 +127,8 @@ MEANINGS: Mapping[DecodeName, str] = {
     "end2end": "chosen boxes (end2end: corners, confidence, class), not YOLOX",
     "raw": "that of ultralytics' YOLO without decoding",
     "rtdetr": "that of RT-DETR",
+    "ssd": "chosen boxes, labels from 1 and scores, as SSD gives them",
+    "tensorflow": "chosen boxes, labels and scores of TensorFlow's detection API",
 }
 
 
@@ -149,11 +153,16 @@ def _cells(size: Size, anchors: int | None) -> int:
 
 @dataclass(frozen=True)
 class Decode:
-    """Model outputs -> boxes and confidences, as `detection_task` wants it."""
+    """Model outputs -> boxes and confidences, as `detection_task` wants it.
+
+    numbers: labels of the classes, for a model that gives labels. where: its outputs.
+    """
 
     name: DecodeName
     size: Size
     classes: int
+    numbers: tuple[int, ...] = ()
+    where: Selected = AS_NAMED
 
     def __call__(self, outputs: Any) -> tuple[Floats, Floats]:
         size, classes = self.size, self.classes
@@ -165,13 +174,22 @@ class Decode:
             "end2end": partial(decode_chosen, classes=classes),
             "raw": partial(decode_raw, size=size, classes=classes),
             "rtdetr": partial(decode_queries, size=size, classes=classes),
+            **dict.fromkeys(SELECTING, self._selected),
         }
         return decoders[self.name](outputs)
+
+    def _selected(self, outputs: Any) -> tuple[Floats, Floats]:
+        return decode_selected(outputs, self.size, self.numbers, self.where)
+
+    @property
+    def selects(self) -> bool:
+        """Whether the model gives as many boxes as it selects, in its own order."""
+        return self.name in SELECTING
 
     @property
     def rule(self) -> Suppression:
         """Which boxes are reported: of a model that chooses them itself, all."""
-        chooses = self.name in ("end2end", "rtdetr")
+        chooses = self.selects or self.name in ("end2end", "rtdetr")
         return Suppression(iou=1.0) if chooses else Suppression()
 
 
@@ -183,5 +201,30 @@ PIXELS: Mapping[DecodeName, Pixels] = {
     "end2end": RGB_TO_ONE,
     "raw": RGB_TO_ONE,
     "rtdetr": RGB_TO_ONE,
+    "ssd": Pixels(scale=IMAGENET),
+    "tensorflow": Pixels(scale=Scale(255.0)),
 }
 """What they are trained with."""
+
+SELECTING: tuple[DecodeName, ...] = ("ssd", "tensorflow")
+"""Those that give boxes, labels and scores apart."""
+
+STRETCHED: tuple[DecodeName, ...] = ("rtdetr", *SELECTING)
+"""Those that are validated on images that are stretched over the input."""
+
+
+def told_by_names(names: Sequence[str]) -> DecodeName | None:
+    """What outputs of these names mean; None where only their shapes can tell."""
+    found = selected(names)
+    return None if found is None else found.form
+
+
+def meaning(name: DecodeName, size: Size, labels: LabelledImages, names: Sequence[str]) -> Decode:
+    """How outputs of these names are decoded. labels: of the data set, whose classes the labels of
+    a model stand for."""
+    classes = len(labels.names)
+    if name != "ssd" and name != "tensorflow":
+        return Decode(name, size, classes)
+    where = replace(selected(names) or Selected(name), form=name)
+    numbers = labels.ids if name == "tensorflow" else ()
+    return Decode(name, size, classes, numbers or tuple(range(1, classes + 1)), where)

@@ -51,18 +51,19 @@ class Exported:
             return LabelForm("keypoints", *self.points)
         return LabelForm()
 
-    def part(self, size: Size, *, chosen: bool) -> Part | None:
+    def part(self, size: Size, sigmas: tuple[float, ...], *, chosen: bool) -> Part | None:
         """Return the masks or key points that the model gives with each box; None if it gives boxes
         alone.
 
         size: side of the square input in pixels, or (height, width).
+        sigmas: those of the data set's key points; empty for the usual ones.
         chosen: whether the model chooses its boxes itself.
         """
         classes = len(self.names)
         if self.task == "segment":
             return Masks(classes, size, chosen)
         if self.task == "pose":
-            return KeyPoints(classes, *self.points, usual_sigmas(*self.points), chosen)
+            return KeyPoints(classes, *self.points, sigmas or usual_sigmas(*self.points), chosen)
         return None
 
 

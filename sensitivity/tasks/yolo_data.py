@@ -8,6 +8,8 @@ from itertools import filterfalse, product
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from sensitivity.errors import MissingPackage, TaskError, begun
 from sensitivity.tasks.detection_images import image_size
 from sensitivity.tasks.detection_labels import (
@@ -223,7 +225,25 @@ def _from_yaml(data: Path, names: Sequence[str], split: str, form: LabelForm) ->
     _check_classes(declared, names, file)
     files = split_files(content, file, split)
     labels = list(map(label_file, files))
-    return LabelledImages(labelled_files(files, labels, len(names), form), own or tuple(names))
+    images = labelled_files(files, labels, len(names), form)
+    return LabelledImages(images, own or tuple(names), _sigmas_of(content, file, form))
+
+
+def _sigmas_of(content: Mapping[str, Any], file: Path, form: LabelForm) -> tuple[float, ...]:
+    """The spreads of key points in a data YAML, which ultralytics' validator reads too; empty where
+    it has none, or where no key points are wanted."""
+    declared = content.get("kpt_oks_sigmas")
+    if form.kind != "keypoints" or not declared:
+        return ()
+    sigmas = np.ravel(declared)
+    is_numbers = np.issubdtype(sigmas.dtype, np.number)
+    if not is_numbers or len(sigmas) != form.points or not np.all(sigmas > 0):
+        raise TaskError(
+            f"Expected kpt_oks_sigmas in {file} to be {form.points} positive numbers, one for each "
+            f"key point of the model, got {begun(list(map(str, sigmas)))} ({len(sigmas)}); correct "
+            "it, or remove it for the usual ones."
+        )
+    return tuple(map(float, sigmas))
 
 
 def _names_of(declared: Any, file: Path) -> tuple[str, ...]:

@@ -146,10 +146,14 @@ def _check_size(size: ImageSize, stride: int, name: str) -> None:
 
 
 def _detector(yolo: Yolo, settings: YoloChoices) -> Task | EvaluateTask:
-    part, form = reported_part(yolo, settings), label_form(yolo)
     data_set = labelled(
-        settings.data, yolo.names, split=settings.split, folder=settings.image_folder, form=form
+        settings.data,
+        yolo.names,
+        split=settings.split,
+        folder=settings.image_folder,
+        form=label_form(yolo),
     )
+    part = reported_part(yolo, settings, data_set.sigmas)
     splits, calib = splits_of(data_set.images, settings)
     decode = _decode(yolo, settings)
     batches = ImageBatches(calib, settings.imgsz, settings.batch, stretched=yolo.is_rtdetr)
@@ -198,15 +202,18 @@ def _rotated_task(
     return Task(model, data, score, score.aggregate, metric=score.metric)
 
 
-def reported_part(yolo: Yolo, settings: YoloChoices) -> Part | None:
+def reported_part(yolo: Yolo, settings: YoloChoices, sigmas: tuple[float, ...]) -> Part | None:
     """Return the masks or key points that the model gives with each box; None if it gives boxes
-    alone."""
+    alone.
+
+    sigmas: those of the data set's key points; empty for the usual ones.
+    """
     classes = len(yolo.names)
     if yolo.kind == "segment":
         return Masks(classes, settings.imgsz)
     if yolo.kind == "pose":
         points, numbers = yolo.head.kpt_shape
-        return KeyPoints(classes, points, numbers, usual_sigmas(points, numbers))
+        return KeyPoints(classes, points, numbers, sigmas or usual_sigmas(points, numbers))
     return None
 
 
