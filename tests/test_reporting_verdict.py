@@ -200,6 +200,17 @@ def test_holdout_tells_int8_as_it_was_calibrated_too_and_the_table_has_both_part
     assert dict(table.rows)["Drop of the plan"][1] == ("1.2 pt", f"[{MINUS}0.4, 2.8]")
 
 
+def test_a_plan_that_does_worse_than_int8_on_holdout_says_so() -> None:
+    behind = with_metric(complete(), holdout_quantized=near(0.53, 0.06, n=250))
+    told = (
+        f"Against everything in INT8 the plan changes top-1 by {MINUS}2.2 pt on holdout, after "
+        "+21.3 pt on confirm: judge both on more samples before you leave layers out."
+    )
+    assert told in words_of(behind).sentences
+    ahead = with_metric(complete(), holdout_quantized=near(0.508, 0.06, n=250))
+    assert "Against everything in INT8" not in words(ahead)
+
+
 def test_a_missed_target_says_by_how_much_why_and_what_else_to_try() -> None:
     found = words_of(complete(met=False))
     assert found.state == "bad"

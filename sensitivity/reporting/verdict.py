@@ -249,6 +249,7 @@ def _levels(plan: Plan, metric: MetricFormat) -> Iterator[str]:
 
 def _plan_sentences(plan: Plan, verdict: Verdict, metric: MetricFormat) -> Iterator[str]:
     """Yield what the plan is, what it costs, and what else to try."""
+    yield from _behind_int8(plan, metric)
     if plan.skip:
         yield f"Left out: {listing(plan.skip)}."
     if plan.wide:
@@ -266,6 +267,21 @@ def _plan_sentences(plan: Plan, verdict: Verdict, metric: MetricFormat) -> Itera
     if plan.advice and plan.advice.choice in WORTH_SAYING[verdict.accuracy]:
         yield " ".join(plan.advice.sentences)
     yield from plan.notes
+
+
+def _behind_int8(plan: Plan, metric: MetricFormat) -> Iterator[str]:
+    """Yield a warning if the plan does worse than everything in INT8 on `holdout`."""
+    found = plan.metric
+    whole = found.holdout_quantized
+    is_int8 = not plan.skip and not plan.wide
+    if whole is None or is_int8 or whole.value <= found.holdout.value:
+        return
+    there = metric.change(found.holdout.value - whole.value)
+    before = metric.change(found.confirm.value - found.quantized.value)
+    yield (
+        f"Against everything in INT8 the plan changes {metric.name} by {there} on holdout, after "
+        f"{before} on confirm: judge both on more samples before you leave layers out."
+    )
 
 
 WORTH_SAYING: dict[AccuracyStatus, tuple[str, ...]] = {
