@@ -10,8 +10,8 @@ from __future__ import annotations
 import ctypes
 import gc
 
-MMAP_THRESHOLD, TRIM_THRESHOLD = -3, -1
-"""Numbers of the two settings in malloc.h of glibc."""
+ARENA_MAX, MMAP_THRESHOLD, TRIM_THRESHOLD = -8, -3, -1
+"""Numbers of the settings in malloc.h of glibc."""
 
 LARGEST = 64 * 2**20
 """Bytes from which memory is still given back at once: larger tensors come one at a time, and their
@@ -29,13 +29,19 @@ def keep_freed_memory() -> bool:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:
         return False
-    return bool(mallopt(MMAP_THRESHOLD, LARGEST) and mallopt(TRIM_THRESHOLD, KEPT))
+    # Each arena would keep memory of its own, and each thread would have one.
+    settings = {ARENA_MAX: 1, MMAP_THRESHOLD: LARGEST, TRIM_THRESHOLD: KEPT}
+    return all(mallopt(setting, value) for setting, value in settings.items())
 
 
 def give_back_memory() -> None:
-    """Give the memory that is free now back to the system, before a step that needs more at once
-    than those before it."""
+    """Give the memory that is free now back to the system, before more is needed at once."""
     malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if malloc_trim is not None:
-        gc.collect()
         malloc_trim(0)
+
+
+def let_go_of_memory() -> None:
+    """Do the same with what only circular references still hold, between two steps."""
+    gc.collect()
+    give_back_memory()

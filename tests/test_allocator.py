@@ -19,10 +19,21 @@ def test_glibc_is_asked_to_keep_the_memory_of_large_tensors(monkeypatch, taken) 
 
     monkeypatch.setattr(allocator.ctypes, "CDLL", lambda _: SimpleNamespace(mallopt=mallopt))
     assert allocator.keep_freed_memory() == bool(taken)
-    assert asked[-3] == 64 * 2**20, "M_MMAP_THRESHOLD of malloc.h"
-    assert taken == 0 or asked[-1] == 256 * 2**20, "M_TRIM_THRESHOLD"
+    assert asked[-8] == 1, "M_ARENA_MAX of malloc.h"
+    if taken:
+        assert asked == {-8: 1, -3: 64 * 2**20, -1: 256 * 2**20}, "M_MMAP_ and M_TRIM_THRESHOLD"
 
 
 def test_another_c_library_is_left_as_it_is(monkeypatch) -> None:
     monkeypatch.setattr(allocator.ctypes, "CDLL", lambda _: SimpleNamespace())
     assert not allocator.keep_freed_memory()
+
+
+def test_free_memory_is_given_back_where_the_c_library_can(monkeypatch) -> None:
+    given = []
+    library = SimpleNamespace(malloc_trim=given.append)
+    monkeypatch.setattr(allocator.ctypes, "CDLL", lambda _: library)
+    allocator.let_go_of_memory()
+    assert given == [0]
+    monkeypatch.setattr(allocator.ctypes, "CDLL", lambda _: SimpleNamespace())
+    allocator.give_back_memory()

@@ -13,8 +13,14 @@ from support import models
 from torch import nn
 
 from sensitivity.errors import ExportError, NamesError, WriteError
+from sensitivity.exporters import evaluate
 from sensitivity.exporters import verify as checks
-from sensitivity.exporters.evaluate import evaluate_file, file_scores, simulated_scores
+from sensitivity.exporters.evaluate import (
+    evaluate_file,
+    file_scores,
+    run_in_pieces,
+    simulated_scores,
+)
 from sensitivity.exporters.facts import facts
 from sensitivity.exporters.simulate import outputs_of
 from sensitivity.exporters.torch_model import export_files
@@ -26,6 +32,7 @@ from sensitivity.onnx_graph.passes.insert_qdq import InsertQdq, snapped
 from sensitivity.quantizers.base import layers
 from sensitivity.quantizers.torch.modelopt import ModelOptModel
 from sensitivity.records import Grid, Unit
+from sensitivity.runtimes.onnxruntime import OnnxRuntime, OnnxRuntimeEngine
 from sensitivity.tasks.base import mean
 from sensitivity.tasks.scoring import Scoring
 
@@ -375,6 +382,44 @@ def test_each_file_is_scored_once_also_under_two_names(branches, tmp_path):
     assert file_scores(branches.files["float"], scoring) is not first
     file_scores(twin, scoring, optimize=True)
     assert len(scored) == 3
+
+
+def test_a_file_runs_a_few_samples_at_a_time_where_each_output_has_an_entry_for_each(
+    branches, tmp_path, monkeypatch
+):
+    ran = []
+    run = OnnxRuntimeEngine.run
+    monkeypatch.setattr(
+        OnnxRuntimeEngine, "run", lambda self, fed: ran.append(len(fed["input"])) or run(self, fed)
+    )
+    with OnnxRuntime(optimize=False).build(branches.files["int8"]) as engine:
+        whole = list(engine.run({"input": branches.inputs.numpy()}).values())
+        monkeypatch.setattr(evaluate, "PIECE", 4)
+        found = run_in_pieces(engine, branches.inputs)
+    assert ran == [6, 4, 2]
+    for one, other in zip(found, whole, strict=True):
+        assert one == pytest.approx(other, abs=1e-5)
+    body = """<ir_version: 8, opset_import: ["" : 17]>
+    whole (float[n, 2] input) => (float[n, 2] y, float[2] m) {
+        y = Neg (input)
+        m = ReduceMean <axes = [0], keepdims = 0> (y)
+    }"""
+    onnx.save(onnx.parser.parse_model(body), tmp_path / "whole.onnx")
+    ran.clear()
+    with OnnxRuntime().build(tmp_path / "whole.onnx") as engine:
+        _, mean_of_all = run_in_pieces(engine, torch.arange(12.0).reshape(6, 2))
+    assert ran == [4, 6]
+    assert mean_of_all.tolist() == [-5, -6]
+
+
+def test_a_model_for_one_batch_size_is_traced_with_a_whole_batch(tmp_path):
+    class Fixed(models.Chain):
+        def forward(self, x):
+            assert len(x) == 6
+            return super().forward(x)
+
+    found = exported(tmp_path, Fixed, models.batch(6, 16))
+    assert found.model("float").graph.outputs[0].shape is not None
 
 
 def test_what_was_measured_of_a_variant_is_not_simulated_again():

@@ -13,17 +13,20 @@ from numpy.typing import ArrayLike
 
 from sensitivity import optional
 from sensitivity.exporters.agreement import agreed
-from sensitivity.exporters.simulate import flat_inputs
+from sensitivity.exporters.simulate import flat_inputs, samples_of
 from sensitivity.exporters.verification import MetricCheck
 from sensitivity.onnx_graph.digest import digest
 from sensitivity.quantizers.onnx.batches import feed, joined, length, pieces
 from sensitivity.records import Scores
 from sensitivity.runtimes.base import Engine, Runtime
-from sensitivity.runtimes.onnxruntime import OnnxRuntime
-from sensitivity.tasks.batches import arrays, as_numpy, scores_of
+from sensitivity.runtimes.onnxruntime import OnnxRuntime, OnnxRuntimeEngine
+from sensitivity.tasks.batches import arrays, as_numpy, batch_size, scores_of
 from sensitivity.tasks.scoring import Scoring
 
 STRUCTURE = "sensitivity.outputs"
+
+PIECE = 8
+"""Samples that ONNX Runtime runs at a time. Other runtimes build for a batch size."""
 
 
 def evaluate_file(
@@ -108,7 +111,7 @@ def outputs_of(
     """
     is_of_numpy = isinstance(next(arrays(inputs), None), np.ndarray)
     if structure is not None and not is_of_numpy:
-        return nested(list(run(engine, inputs).values()), structure)
+        return nested(run_in_pieces(engine, inputs), structure)
     fed = feed(inputs, list(ports))
     fixed = next((size for size in ports.values() if size is not None), None)
     return joined([list(engine.run(part).values()) for part in pieces(fed, fixed)], length(fed))
@@ -149,6 +152,25 @@ def run(engine: Engine, inputs: Any) -> dict[str, np.ndarray]:
     names, tensors = flat_inputs(inputs)
     feed = {name: as_numpy(tensor) for name, tensor in zip(names, tensors, strict=True)}
     return engine.run(feed)
+
+
+def run_in_pieces(engine: Engine, inputs: Any) -> list[np.ndarray]:
+    """Return the outputs of an engine for one batch of torch tensors.
+
+    ONNX Runtime runs a few samples at a time, which takes less memory and no longer. The batch runs
+    as a whole if some output of the first samples does not have one entry for each.
+    """
+    size = batch_size(inputs)
+    if not isinstance(engine, OnnxRuntimeEngine):
+        return list(run(engine, inputs).values())
+    outputs: list[list[np.ndarray]] = []
+    for start in range(0, size, PIECE):
+        piece = samples_of(inputs, start, min(start + PIECE, size))
+        outputs.append(list(run(engine, piece).values()))
+        count = batch_size(piece)
+        if any(output.shape[:1] != (count,) for output in outputs[-1]):
+            return list(run(engine, inputs).values())
+    return [np.concatenate(parts) for parts in zip(*outputs, strict=True)]
 
 
 def nested(outputs: list[np.ndarray], structure: str | None) -> Any:

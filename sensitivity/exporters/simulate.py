@@ -75,13 +75,11 @@ def jittered_outputs(
 
     def jitter(module: Any, args: Any) -> Any:
         array = numpy(args[0])
-        moved = (
-            draw.uniform(-1, 1, array.shape) * np.abs(array).max(initial=0) * max(noise, ROUNDING)
-        )
-        return (
-            args[0] + optional.torch.from_numpy(moved.astype(array.dtype)).to(args[0].device),
-            *args[1:],
-        )
+        largest = np.abs(array).max(initial=0) * max(noise, ROUNDING)
+        moved = np.empty_like(array)
+        for sample in np.ndindex(array.shape[:1]):  # the draws have eight bytes each
+            moved[sample] = draw.uniform(-1, 1, array.shape[1:]) * largest
+        return (args[0] + optional.torch.from_numpy(moved).to(args[0].device), *args[1:])
 
     with ExitStack() as stack:
         for quantizer in source.quantizers:
@@ -115,7 +113,7 @@ def numpy(tensor: Any) -> np.ndarray:
 def first_samples(inputs: Any, samples: int) -> Any:
     """Return the first samples of a batch, which is a tensor, or a tuple, list or mapping of
     tensors."""
-    return _slice(inputs, 0, samples)
+    return samples_of(inputs, 0, samples)
 
 
 def chunks(batches: Iterable[Any], size: int, most: int) -> Iterator[Any]:
@@ -124,17 +122,18 @@ def chunks(batches: Iterable[Any], size: int, most: int) -> Iterator[Any]:
     for inputs in batches:
         count = min(batch_size(inputs), left)
         for start in range(0, count, size):
-            yield _slice(inputs, start, min(start + size, count))
+            yield samples_of(inputs, start, min(start + size, count))
         left -= count
         if left <= 0:
             return
 
 
-def _slice(inputs: Any, start: int, stop: int) -> Any:
+def samples_of(inputs: Any, start: int, stop: int) -> Any:
+    """Return some samples of a batch, which is a tensor, or a tuple, list or mapping of tensors."""
     if isinstance(inputs, Mapping):
-        return {key: _slice(value, start, stop) for key, value in inputs.items()}
+        return {key: samples_of(value, start, stop) for key, value in inputs.items()}
     if isinstance(inputs, (tuple, list)):
-        return tuple(_slice(value, start, stop) for value in inputs)
+        return tuple(samples_of(value, start, stop) for value in inputs)
     return inputs[start:stop]
 
 

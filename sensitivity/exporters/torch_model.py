@@ -16,7 +16,7 @@ from onnx_ir.passes.common import IdentityEliminationPass
 import sensitivity
 from sensitivity.errors import ExportError
 from sensitivity.exporters.ranges import activation_ranges, keep_ranges
-from sensitivity.exporters.simulate import quantized_weights
+from sensitivity.exporters.simulate import first_samples, quantized_weights
 from sensitivity.exporters.writing import save, writing
 from sensitivity.onnx_graph import qdq
 from sensitivity.onnx_graph.levels import OPSET, level_type, opset_of
@@ -34,6 +34,10 @@ from sensitivity.quantizers.base import QuantizedModel, Recalibratable, file_gri
 from sensitivity.records import Grid, Range, Unit, names_of
 
 FILES = {"float": "model.float.onnx", "int8": "model.int8.onnx", "partial": "model.partial.onnx"}
+
+TRACED_SAMPLES = 2
+"""Samples of a trace, which holds the values of all operations at once. One would be taken for a
+constant."""
 
 
 def export_files(
@@ -106,10 +110,15 @@ def _traced(
     changes = [getattr(source, name, None) for name in ("biases", "roundings")]
     corrected = frozenset[str]().union(*(change.in_force for change in changes if change))
 
+    few = first_samples(example_inputs, TRACED_SAMPLES)
+
     @cache
     def with_own_values(names: frozenset[str]) -> ir.Model:
         with source.disabled(names):
-            return trace(source, example_inputs, opset=opset)
+            try:
+                return trace(source, few, opset=opset)
+            except ExportError:  # the model takes batches of one size only
+                return trace(source, example_inputs, opset=opset)
 
     return {variant: with_own_values(names & corrected) for variant, names in disabled.items()}
 

@@ -13,7 +13,7 @@ import onnx_ir as ir
 from sensitivity import optional
 from sensitivity.errors import ExportError
 from sensitivity.exporters.agreement import Outputs, relative_rms
-from sensitivity.exporters.evaluate import check_metric, run
+from sensitivity.exporters.evaluate import check_metric, run, run_in_pieces
 from sensitivity.exporters.simulate import chunks, jittered_outputs, outputs_of, quantized_weights
 from sensitivity.exporters.torch_model import disabled_by_variant, in_variant
 from sensitivity.exporters.verification import (
@@ -189,7 +189,7 @@ def check_outputs(
     Raises ExportError beyond the bounds.
     """
     with OnnxRuntime(optimize=False).build(file) as engine:
-        outputs = list(run(engine, simulated.inputs).values())
+        outputs = run_in_pieces(engine, simulated.inputs)
     shapes = [output.shape for output in outputs]
     expected = [output.shape for output in simulated.outputs]
     if shapes != expected:

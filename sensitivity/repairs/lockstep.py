@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from sensitivity import optional
+from sensitivity.allocator import give_back_memory
 from sensitivity.errors import TaskError
 from sensitivity.quantizers.torch.calls import every_module_called
 
@@ -58,6 +59,7 @@ def in_lockstep(run: Callable[[Any], None], parts: Sequence[Any], meet: Meet) ->
                     return
                 meet(name, [values for _, values in stops])
                 del stops
+                give_back_memory()
     finally:
         for part in running:
             part.abandon()

@@ -9,7 +9,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from sensitivity.allocator import give_back_memory
+from sensitivity.allocator import let_go_of_memory
 from sensitivity.errors import RunDirError, TaskError
 from sensitivity.exporters.for_onnxruntime import faithful_copies
 from sensitivity.exporters.half_baseline import NAME as HALF
@@ -31,6 +31,7 @@ from sensitivity.runtimes.tensorrt_rtx_build import unavailable
 from sensitivity.session import Session
 from sensitivity.simulators.choose import simulator_for
 from sensitivity.steps.recalibrate import plan_ranges
+from sensitivity.tasks.batches import first_samples
 from sensitivity.tasks.scoring import Scoring
 from sensitivity.timing.engine_structure import build_or_say_why
 
@@ -39,6 +40,10 @@ if TYPE_CHECKING:
 
 METRIC_BATCHES = 6
 """Largest number of batches of each split used for the metric of the exported files."""
+
+EXAMPLE_SAMPLES = 24
+"""Largest number of samples of the example batch on which files are compared with the model, layer
+by layer and value by value. All values of a layer are held at once."""
 
 METRIC_SAMPLES = 250
 """Number of samples after which no batch is added. A fault that changes the score of one sample in
@@ -74,7 +79,7 @@ def export_plan(
             refuse_wide(target, f"the plan with 16 bits in {chosen.widened[0].unit}")
     # Measured with the ranges that the model came with in force, as everything in the journal is.
     scoring = _scoring(session, chosen)
-    give_back_memory()
+    let_go_of_memory()
     with plan_ranges(chosen, source):
         if form_of(source) == "onnx":
             verification = _exported_onnx(session, chosen, scoring, {} if forgiving else None)
@@ -169,10 +174,11 @@ def _exported_torch(
     refused: dict[str, str] | None,
 ) -> Verification:
     source, units = session.source, session.units
+    example = first_samples(session.example, EXAMPLE_SAMPLES)
     with in_float32(source.model), session.measurer.progress("export, verify, lower", 3) as advance:
         files = export_files(
             source,
-            session.example,
+            example,
             units,
             chosen.skip,
             session.run_dir.folder,
@@ -184,15 +190,15 @@ def _exported_torch(
         verification = verify(
             source,
             files,
-            session.example,
+            example,
             units,
             chosen.skip,
             scoring=scoring,
             wide=chosen.wide_ranges,
         )
         advance(1, 0)
-        lowered = lower_files(files, targets, session.example, scoring=scoring, left_out=refused)
-        half = half_baseline(files["float"], session.example)
+        lowered = lower_files(files, targets, example, scoring=scoring, left_out=refused)
+        half = half_baseline(files["float"], example)
         advance(1, 0)
     lowered |= {} if isinstance(half, str) else {HALF: half}
     left_out = (refused or {}) | ({HALF: half} if isinstance(half, str) else {})

@@ -15,7 +15,7 @@ from sensitivity.search.soft_judge import MORE_SAMPLES
 from sensitivity.session import Session
 from sensitivity.signals.soft import has_soft_drop
 from sensitivity.steps.bench import AFFORDABLE_S, WARMUP_ROUNDS
-from sensitivity.steps.export import METRIC_BATCHES, METRIC_SAMPLES
+from sensitivity.steps.export import EXAMPLE_SAMPLES, METRIC_BATCHES, METRIC_SAMPLES
 from sensitivity.tasks.batches import batch_size
 
 STEPS = ("check", "scan", "plan", "export", "bench", "report")
@@ -168,7 +168,7 @@ def _export(size: Size) -> Amount:
     judged = min(of_a_split, size.confirm) + min(of_a_split, size.holdout)
     judged = min(judged, max(METRIC_SAMPLES, size.batch))
     least, most = FILES
-    example = RUNS_OF_A_FILE * size.batch
+    example = RUNS_OF_A_FILE * min(size.batch, EXAMPLE_SAMPLES)
     return Amount(
         Need(least * (judged / FASTER + example), EXPORTED_S[0]),
         Need(most * (judged + example), EXPORTED_S[1]),

@@ -15,7 +15,7 @@ from functools import partial
 from itertools import chain
 from typing import Any
 
-from sensitivity.allocator import give_back_memory
+from sensitivity.allocator import let_go_of_memory
 from sensitivity.errors import ExportError, ModelError, TaskError
 from sensitivity.measure.ranking import estimate
 from sensitivity.measure.scan import Scan
@@ -266,7 +266,7 @@ def _fitted(session: Session, fit: Callable[[Any], tuple[Range, ...]]) -> tuple[
     batches = session.calibration()
     if batches is None:
         return ()
-    give_back_memory()
+    let_go_of_memory()
     first = next(batches)
     try:
         return fit(calibration_parts(chain([first], batches)))
