@@ -79,9 +79,9 @@ def _check_scores(measurer: Measurer, base: Mapping[str, Variant]) -> None:
         return
     inputs, targets = Reader(measurer.task, "rank").at(0)
     size, names = batch_size(inputs), list(before)
-    for at, output in measurer.outputs([base[name] for name in names], inputs):
+    for index, output in measurer.outputs([base[name] for name in names], inputs):
         scores = checked_scores(measurer.task, output, targets, size, " on the first batch of rank")
-        _compare(names[at], before[names[at]], scores)
+        _compare(names[index], before[names[index]], scores)
 
 
 def _compare(name: str, before: Scores, scores: Scores) -> None:

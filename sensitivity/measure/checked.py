@@ -59,9 +59,9 @@ def user_error(what: str, where: str, error: Exception) -> SensitivityError:
     where it was raised."""
     if isinstance(error, SensitivityError):
         return error
-    said = " ".join(str(error).split())[:300]
+    message = " ".join(str(error).split())[:300]
     return TaskError(
-        f"Expected {what} to return{where}, got {type(error).__name__}: {said}{_place(error)}."
+        f"Expected {what} to return{where}, got {type(error).__name__}: {message}{_place(error)}."
     )
 
 

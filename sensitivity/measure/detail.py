@@ -51,10 +51,10 @@ def detection_detail(study: Study, plan: Plan) -> DetectionDetail | None:
         for name, aggregate in aggregates.items()
     }
     loss = _losses(scores, measurer)
-    worst = [int(at) for at in np.argsort(-loss, kind="stable")[:WORST] if loss[at] > 0]
+    worst = [int(index) for index in np.argsort(-loss, kind="stable")[:WORST] if loss[index] > 0]
     data = measurer.task.data["rank"]
     images = (
-        tuple(_shown(measurer, variants, data, at, float(loss[at])) for at in worst)
+        tuple(_shown(measurer, variants, data, index, float(loss[index])) for index in worst)
         if isinstance(data, ImageBatches) and judge.can_be_drawn
         else ()
     )
@@ -96,15 +96,15 @@ def _shown(
     measurer: Measurer,
     variants: Sequence[Variant],
     data: ImageBatches,
-    at: int,
+    index: int,
     loss: float,
 ) -> ShownImage:
     """Return one image with the boxes of each variant.
 
-    at: index of the image in `data`.
+    index: index of the image in `data`.
     loss: its part of the loss of INT8.
     """
-    judge, image = measurer.task.score, data.images[at]
+    judge, image = measurer.task.score, data.images[index]
     assert isinstance(judge, DetectionScore)
     image = replace(image, size=image.size or image_size(image.file))
     inputs, targets = data.alone(image)

@@ -120,8 +120,10 @@ class Forwarder:
 
     def simulator_used(self) -> Used | None:
         """Return the facts about the simulator; None if nothing has been forwarded."""
-        one = self._simulator
-        return None if one is None else Used(one.name, one.reason, tuple(one.warnings))
+        simulator = self._simulator
+        if simulator is None:
+            return None
+        return Used(simulator.name, simulator.reason, tuple(simulator.warnings))
 
     def fitted_on(self, comparison: Comparison) -> int:
         """Return the number of samples that were forwarded to fit the signal; 0 if it was not

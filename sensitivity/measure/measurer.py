@@ -51,8 +51,8 @@ class Measurer(Forwarder):
         """Return the variant as it is measured: with the ranges in force, and without ranges for
         disabled quantizers."""
         # The variant's own ranges come last, so that they replace the ranges in force.
-        found = {tried.quantizer: tried for tried in (*self.ranges, *variant.ranges)}
-        kept = [found[name] for name in found.keys() - variant.disabled]
+        by_quantizer = {tried.quantizer: tried for tried in (*self.ranges, *variant.ranges)}
+        kept = [by_quantizer[name] for name in by_quantizer.keys() - variant.disabled]
         return replace(variant, ranges=frozenset(kept))
 
     def scores(self, variants: Sequence[Variant], split: str, what: str) -> list[Scores]:
@@ -103,10 +103,10 @@ class Measurer(Forwarder):
         """
         variants = list(map(self.of, variants))
         whole = Comparison(signal, self.of(reference), samples, 0)
-        reader, found, split = Reader(self.task, "rank"), list[list[Scores]](), whole.split
+        reader, batches, split = Reader(self.task, "rank"), list[list[Scores]](), whole.split
         with self.progress(f"signal: {signal.name}", samples) as advance:
             for batch in range(reader.count):
-                seen = sum(len(parts[0]) for parts in found)
+                seen = sum(len(parts[0]) for parts in batches)
                 wanted = samples - seen
                 if wanted <= 0:
                     break
@@ -114,8 +114,8 @@ class Measurer(Forwarder):
                 if missing:
                     size = self._compare(replace(whole, batch=batch), missing, reader, wanted)
                     advance(min(size, wanted), (len(missing) + 1) * size)
-                found.append([self._known(variant, split, batch) for variant in variants])
-        return [np.concatenate(parts) for parts in zip(*found, strict=True)]
+                batches.append([self._known(variant, split, batch) for variant in variants])
+        return [np.concatenate(parts) for parts in zip(*batches, strict=True)]
 
     def known(self, variant: Variant, split: str) -> Scores:
         """Return the scores of the first batches of `split` that have been measured; if none has

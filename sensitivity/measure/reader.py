@@ -20,13 +20,13 @@ class Reader:
     def at(self, batch: int) -> tuple[Any, Any]:
         """Return the inputs and targets of this batch. Raises TaskError if the data has fewer or
         more batches than its len()."""
-        found = next((found for number, found in self._batches if number == batch), None)
-        if found is None:
+        pair = next((pair for number, pair in self._batches if number == batch), None)
+        if pair is None:
             raise self._other_count("fewer")
         is_last = batch == self.count - 1
         if is_last and next(self._batches, None) is not None:
             raise self._other_count("more")
-        return check_pair(found, self._split)
+        return check_pair(pair, self._split)
 
     def _other_count(self, got: str) -> TaskError:
         return TaskError(

@@ -75,7 +75,9 @@ class SoftMeasurer:
         variant = measurer.of(variant)
         reader, count = Reader(measurer.task, split), len(measurer.task.data[split])
         key = f"{split}: {self._name}"
-        missing = sum(measurer.journal.scores(variant, key, at) is None for at in range(count))
+        missing = sum(
+            measurer.journal.scores(variant, key, number) is None for number in range(count)
+        )
         with measurer.progress(what, missing) as advance:
             for batch in range(count):
                 if measurer.journal.scores(variant, key, batch) is None:
@@ -140,8 +142,8 @@ class SoftMeasurer:
         return np.concatenate([np.empty(0), *scores]), np.concatenate([np.empty(0), *soft])
 
     def _known(self, variant: Variant, split: str, batch: int) -> Scores:
-        found = self._study.measurer.journal.scores(variant, split, batch)
-        return np.empty(0) if found is None else found
+        scores = self._study.measurer.journal.scores(variant, split, batch)
+        return np.empty(0) if scores is None else scores
 
     def _measure(self, variant: Variant, split: str, batch: int, inputs: Any, targets: Any) -> None:
         measurer, size = self._study.measurer, batch_size(inputs)

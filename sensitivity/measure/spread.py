@@ -166,10 +166,10 @@ class SpreadMeasurer(Measurer):
 
 def _scores(asked: Asked, answers: Sequence[Measured]) -> list[tuple[Variant, Scores]]:
     """Return the variants and their scores, in the order in which they were measured."""
-    found = []
+    scored = []
     for part, answer in zip(asked.parts, answers, strict=True):
-        found += [(part[index], scores) for index, scores in answer.measured]
-    return found
+        scored += [(part[index], scores) for index, scores in answer.measured]
+    return scored
 
 
 def _chunks(variants: Sequence[Variant], parts: int) -> list[Sequence[Variant]]:

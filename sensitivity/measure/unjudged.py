@@ -91,14 +91,14 @@ def behind(effects: Sequence[Effect], names: frozenset[str]) -> tuple[Effect, ..
     seen = [effect for effect in effects if effect.unit not in names]
     unseen = [effect for effect in effects if effect.unit in names]
     old_ranks = [effect.rank for effect in seen]
-    made = []
+    reordered = []
     for rank, effect in enumerate(seen, 1):
         tie = 1 + bisect_left(old_ranks, effect.tie)
-        made.append(replace(effect, rank=rank, tie=tie))
+        reordered.append(replace(effect, rank=rank, tie=tie))
     nothing = Estimate(0.0, None, None, 0)
     for rank, effect in enumerate(unseen, len(seen) + 1):
-        made.append(replace(effect, rank=rank, tie=rank, effect=nothing, judged=False))
-    return tuple(made)
+        reordered.append(replace(effect, rank=rank, tie=rank, effect=nothing, judged=False))
+    return tuple(reordered)
 
 
 def _changed_a_score(study: Study, unit: Unit, mode: Mode) -> bool:
@@ -107,11 +107,11 @@ def _changed_a_score(study: Study, unit: Unit, mode: Mode) -> bool:
     reference = measurer.of(study.baselines[BASE_OF[mode]])
     variant = measurer.of(study.unit_variant(unit, mode))
     for batch in range(len(measurer.task.data["rank"])):
-        found = measurer.journal.scores(variant, "rank", batch)
+        scores = measurer.journal.scores(variant, "rank", batch)
         other = measurer.journal.scores(reference, "rank", batch)
-        if found is None or other is None:
+        if scores is None or other is None:
             continue
-        if not np.array_equal(found, other):
+        if not np.array_equal(scores, other):
             return True
     return False
 
@@ -150,8 +150,8 @@ def _looked_at(
     answers = dict[int, bool]()
     with measurer.progress("scan: what the score reads", len(variants)) as advance:
         for index, changed in measurer.outputs(variants, inputs):
-            found = map(as_numpy, leaves(changed))
-            answers[index] = reads(list(map(block, reads.arrays, found)))
+            arrays = map(as_numpy, leaves(changed))
+            answers[index] = reads(list(map(block, reads.arrays, arrays)))
             advance(1, batch_size(inputs))
     return answers
 
@@ -274,14 +274,14 @@ def _parts(axes: list[Array]) -> Iterator[tuple[Array, ...]]:
 
 def leaves(outputs: Any) -> list[Any]:
     """Return the tensors or arrays in a nest of tuples, lists, dicts and dataclasses, in order."""
-    found = list[Any]()
+    collected = list[Any]()
 
     def seen(leaf: Any) -> Any:
-        found.append(leaf)
+        collected.append(leaf)
         return leaf
 
     mapped(outputs, seen)
-    return found
+    return collected
 
 
 def with_arrays(outputs: Any, arrays: Sequence[Array]) -> Any:
@@ -315,18 +315,18 @@ def _mapped_mapping(value: Mapping[Any, Any], change: Callable[[Any], Any]) -> M
     items = {key: mapped(item, change) for key, item in value.items()}
     if not isinstance(value, MutableMapping):
         return items
-    made = copy.copy(value)  # keeps the class, which the score may check
+    copied = copy.copy(value)  # keeps the class, which the score may check
     for key, item in items.items():  # classes of transformers refuse update()
-        made[key] = item
-    return made
+        copied[key] = item
+    return copied
 
 
 def _mapped_dataclass(value: Any, change: Callable[[Any], Any]) -> Any:
-    made = {}
+    values = {}
     for field in dataclasses.fields(value):
         if field.init:
-            made[field.name] = mapped(getattr(value, field.name), change)
-    return replace(value, **made)
+            values[field.name] = mapped(getattr(value, field.name), change)
+    return replace(value, **values)
 
 
 def _copied(leaf: Any) -> Any:

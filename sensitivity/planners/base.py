@@ -224,7 +224,7 @@ class Search:
     def best_missed(self, ranking: Sequence[str]) -> Choice:
         """Return the best set tried, for a target that is missed even with every unit left out.
 
-        Prefixes of 1, 2, 4, ... units are tried before.
+        Prefixes of 1, 2, 4, ... units are tried first.
         """
         size = 1
         while size < len(ranking):

@@ -64,10 +64,10 @@ class CulpritPlanner:
         """Return the choice, like `choose`, within a search that may go on afterwards."""
         if search.met(()):
             return search.choice(())
-        found = next(filter(search.met, self._promising(ranking, goal)), None)
-        if found is None:
+        first_met = next(filter(search.met, self._promising(ranking, goal)), None)
+        if first_met is None:
             return search.best_missed(ranking)
-        return search.choice(in_order(ranking, _needed(found, search, goal)))
+        return search.choice(in_order(ranking, _needed(first_met, search, goal)))
 
     def _promising(self, ranking: Sequence[str], goal: Goal) -> Iterator[Skip]:
         """Yield the sets to judge, smaller sets first and all units last."""
@@ -105,30 +105,30 @@ def _closer(sets: Sequence[Skip], distortion: Distortion) -> Iterator[Skip]:
             yield skip
 
 
-def _needed(found: Skip, search: Search, goal: Goal) -> Skip:
+def _needed(skip: Skip, search: Search, goal: Goal) -> Skip:
     """Return the units of a set that the target needs.
 
-    found: units in the order of the ranking.
+    skip: units in the order of the ranking.
     """
     if goal.distortion is None:
-        return pruned(found, search)
-    found = bisected(found, search, 0, len(found))
-    if len(found) > ORDERED:
-        return found
+        return pruned(skip, search)
+    skip = bisected(skip, search, 0, len(skip))
+    if len(skip) > ORDERED:
+        return skip
     for _ in range(ROUNDS):
-        lost = _lost_without(found, goal.distortion)
-        shorter = _cut(sorted(found, key=lost.__getitem__, reverse=True), search)
-        if len(shorter) == len(found):
-            return found
-        found = shorter
-    return found
+        lost = _lost_without(skip, goal.distortion)
+        shorter = _cut(sorted(skip, key=lost.__getitem__, reverse=True), search)
+        if len(shorter) == len(skip):
+            return skip
+        skip = shorter
+    return skip
 
 
-def _lost_without(found: Skip, distortion: Distortion) -> dict[str, float]:
+def _lost_without(skip: Skip, distortion: Distortion) -> dict[str, float]:
     """Return the distortion of the outputs when each unit of the set alone goes back to INT8, by
     unit."""
-    smaller = [without(found, unit) for unit in found]
-    return dict(zip(found, distortion(smaller), strict=True))
+    smaller = [without(skip, unit) for unit in skip]
+    return dict(zip(skip, distortion(smaller), strict=True))
 
 
 def _cut(order: Sequence[str], search: Search) -> Skip:

@@ -45,12 +45,12 @@ class GreedyPlanner:
         step = 1
         while step < high and not search.met(tuple(ranking[:step])):
             low, step = step, step * 2
-        found = bisected(ranking, search, low, min(step, high))
+        chosen = bisected(ranking, search, low, min(step, high))
         if self._prefix:
-            return search.choice(found)
+            return search.choice(chosen)
         if search.not_monotone():
-            found = climbed(ranking, search, len(found)) or found
-        return search.choice(pruned(found, search))
+            chosen = climbed(ranking, search, len(chosen)) or chosen
+        return search.choice(pruned(chosen, search))
 
 
 def climbed(ranking: Sequence[str], search: Search, fewer: int) -> tuple[str, ...] | None:

@@ -30,9 +30,11 @@ class InterpolatedPlanner:
         search, tried = Search(judge), list[Tried]()
         noise = [self._signal[unit] for unit in ranking]
         while (size := next_size(noise, tried, goal.start - goal.floor)) is not None:
-            found = search.judged(tuple(ranking[:size]))
-            tried.append(Tried(size, goal.start - found.metric, found.error, found.met, found.part))
-        met = [one.size for one in tried if one.met]
+            judged = search.judged(tuple(ranking[:size]))
+            tried.append(
+                Tried(size, goal.start - judged.metric, judged.error, judged.met, judged.part)
+            )
+        met = [prefix.size for prefix in tried if prefix.met]
         if not met:
             return search.best_missed(ranking)
         return search.choice(tuple(ranking[: min(met)]))

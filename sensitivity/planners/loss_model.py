@@ -133,7 +133,9 @@ def fitted(guess: Array, quantized: Array, losses: Array) -> Posterior:
     surprise = losses - seen @ guess
     pairs = np.triu(np.outer(guess, guess), 1) * PAIR_DOUBT**2
     before, whole = Kernel((guess * UNIT_DOUBT) ** 2, pairs), float(guess.sum())
-    known = likeliest(before(seen, seen), surprise, SCALES, [one * whole for one in NOISES])
+    known = likeliest(
+        before(seen, seen), surprise, SCALES, [fraction * whole for fraction in NOISES]
+    )
     kernel = before * known.scale
     alpha = known.inverse @ surprise
     moved = kernel.pairs * np.einsum("m,mi,mj->ij", alpha, seen, seen)

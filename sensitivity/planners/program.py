@@ -76,7 +76,7 @@ class Program:
         each pair that is quantized.
         """
         n = len(self.units)
-        index = {unit: at for at, unit in enumerate(self.units)}
+        index = {unit: column for column, unit in enumerate(self.units)}
         model = self.cost or unit_cost(self.units)
         borders = [border for border in model.borders if border.cost > 0]
         pairs = _largest(weights.pairs)
@@ -84,12 +84,12 @@ class Program:
         cost, loss, rows = np.zeros(width), np.zeros(width), _Rows(width)
         cost[:n] = [model.units[unit] for unit in self.units]
         loss[:n] = -weights.units
-        for at, border in enumerate(borders, n):
-            cost[at] = border.cost
-            rows.cut(at, index.get(border.a, MISSING), index.get(border.b, MISSING))
-        for at, (i, j) in enumerate(pairs, n + len(borders)):
-            loss[at] = weights.pairs[i, j]
-            rows.both(at, i, j, heavier=loss[at] > 0)
+        for column, border in enumerate(borders, n):
+            cost[column] = border.cost
+            rows.cut(column, index.get(border.a, MISSING), index.get(border.b, MISSING))
+        for column, (i, j) in enumerate(pairs, n + len(borders)):
+            loss[column] = weights.pairs[i, j]
+            rows.both(column, i, j, heavier=loss[column] > 0)
         rows.at_most(cost, below - model.base)
         self._bar(rows, tried)
         for unit in self.after.keys() & index.keys():
@@ -104,15 +104,15 @@ class Program:
     def _solved(self, objective: np.ndarray, rows: _Rows) -> tuple[str, ...] | None:
         """Return the set that minimizes the objective, or None if the solver finds none."""
         n = len(self.units)
-        found = milp(
+        solution = milp(
             objective, integrality=np.r_[np.ones(n, int), np.zeros(len(objective) - n, int)],
             bounds=Bounds(0, 1), constraints=rows.constraint(),
             options={"time_limit": TIME_LIMIT_S},
         )  # fmt: skip
-        if found.x is None:
+        if solution.x is None:
             return None
-        skipped = np.flatnonzero(found.x[:n] > 0.5)
-        return tuple(self.units[at] for at in skipped)
+        skipped = np.flatnonzero(solution.x[:n] > 0.5)
+        return tuple(self.units[column] for column in skipped)
 
 
 class _Rows:
@@ -134,7 +134,7 @@ class _Rows:
 
     def at_most(self, row: np.ndarray, upper: float) -> None:
         """Add the row of a dense coefficient vector."""
-        self.add({int(at): float(row[at]) for at in np.flatnonzero(row)}, upper)
+        self.add({int(column): float(row[column]) for column in np.flatnonzero(row)}, upper)
 
     def cut(self, y: int, a: int, b: int) -> None:
         """Add y >= |x[a] - x[b]|, where an end that is MISSING counts as skipped."""
@@ -175,4 +175,4 @@ def _largest(pairs: np.ndarray) -> list[tuple[int, int]]:
     sizes = np.abs(pairs)
     rows, columns = np.nonzero(sizes > NEGLIGIBLE * sizes.max())
     order = np.argsort(-sizes[rows, columns], kind="stable")[:MOST_PAIRS]
-    return [(int(rows[at]), int(columns[at])) for at in order]
+    return [(int(rows[position]), int(columns[position])) for position in order]

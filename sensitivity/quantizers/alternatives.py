@@ -133,14 +133,14 @@ def replacing(quantizers: Iterable[Quantizer], switched: Iterable[str]) -> dict[
     """Return the key of the range that takes the place of each quantizer when these names are
     switched, by quantizer."""
     switched = frozenset(switched)
-    found: dict[str, str] = {}
+    by_original: dict[str, str] = {}
     for quantizer in quantizers:
         original = quantizer.replaces
         if original is None or original in switched:
             continue
         if quantizer.name in switched:
-            found.setdefault(original, quantizer.name)
-    return found
+            by_original.setdefault(original, quantizer.name)
+    return by_original
 
 
 def in_use(
@@ -153,8 +153,8 @@ def in_use(
     return [ranges[key] for key in replacing(quantizers, switched).values()]
 
 
-def _as_quantizer(quantizer: Quantizer, one: Range) -> Quantizer:
-    offered = replace(quantizer, name=one.key, axis=one.axis, replaces=quantizer.name)
-    if one.bits is None:
+def _as_quantizer(quantizer: Quantizer, new_range: Range) -> Quantizer:
+    offered = replace(quantizer, name=new_range.key, axis=new_range.axis, replaces=quantizer.name)
+    if new_range.bits is None:
         return offered
-    return replace(offered, bits=one.bits, format=f"INT{one.bits}")
+    return replace(offered, bits=new_range.bits, format=f"INT{new_range.bits}")

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Seer = Callable[[str, NDArray[np.floating]], None]
-    """Is called with the name of a quantizer and what it gets."""
+    """Function that is called with the name of a quantizer and the values that it gets."""
+
 
 SHOWN = 5
 """Number of uncalibrated quantizers that an error names, at most."""
@@ -351,12 +352,12 @@ def quantizers_of(names: Iterable[str], units: Iterable[Unit]) -> frozenset[str]
     ['stem.input', 'stem.weight']
     """
     own = {unit.name: unit.quantizers for unit in units}
-    found: set[str] = set()
+    quantizers: set[str] = set()
     for name in names:
         if name not in own:
             raise unknown_name("a unit to skip", name, own)
-        found.update(own[name])
-    return frozenset(found)
+        quantizers.update(own[name])
+    return frozenset(quantizers)
 
 
 def check_calibrated(quantizers: Iterable[Quantizer]) -> None:

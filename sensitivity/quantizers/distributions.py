@@ -46,15 +46,17 @@ def of_weight(
     if not values.size or not np.isfinite(values).all():
         return None
     ones = np.ones(values.shape)
-    found = _on_grid(_distribution(quantizer, values, ones), values, ones, grid)
+    distribution = _on_grid(_distribution(quantizer, values, ones), values, ones, grid)
     if axis is None:
-        return found
-    if found.on_grid is not None and grid is not None:
+        return distribution
+    if distribution.on_grid is not None and grid is not None:
         of_median = _median_channel_error(values, grid, axis)
-        found = replace(found, on_grid=replace(found.on_grid, median_channel=of_median))
+        distribution = replace(
+            distribution, on_grid=replace(distribution.on_grid, median_channel=of_median)
+        )
     largest = np.sort(np.abs(_by_channel(values, axis)).max(axis=1))[::-1]
-    at = np.linspace(0, len(largest) - 1, min(len(largest), CHANNELS)).round().astype(int)
-    return replace(found, channels=tuple(map(_short, largest[at])))
+    positions = np.linspace(0, len(largest) - 1, min(len(largest), CHANNELS)).round().astype(int)
+    return replace(distribution, channels=tuple(map(_short, largest[positions])))
 
 
 def _distribution(quantizer: Quantizer, values: Array, counts: Array) -> Distribution:
@@ -66,13 +68,15 @@ def _distribution(quantizer: Quantizer, values: Array, counts: Array) -> Distrib
     return Distribution(quantizer.name, quantizer.role, _short(low), _short(high), whole)
 
 
-def _on_grid(found: Distribution, values: Array, counts: Array, grid: Grid | None) -> Distribution:
+def _on_grid(
+    distribution: Distribution, values: Array, counts: Array, grid: Grid | None
+) -> Distribution:
     """Return the distribution with the error that the grid adds to these values.
 
     counts: number of times that each value occurs.
     """
     if grid is None:
-        return found
+        return distribution
     step, ends = _steps_and_ends(grid, values.ndim)
     rounded, is_clipped = _quantized(values, step, ends)
     squares = (rounded - values) ** 2 * counts
@@ -84,7 +88,7 @@ def _on_grid(found: Distribution, values: Array, counts: Array, grid: Grid | Non
         rounding=_short(squares[~is_clipped].sum() / power),
         clipping=_short(squares[is_clipped].sum() / power),
     )
-    return replace(found, on_grid=on_grid)
+    return replace(distribution, on_grid=on_grid)
 
 
 def _median_channel_error(values: Array, grid: Grid, axis: int) -> float:

@@ -76,13 +76,13 @@ class Histogram:
         tried = {f"percentile {share}": self._percentile(share, symmetric) for share in PERCENTILES}
         tried["entropy"] = self._entropy()
         tried["mse"] = lowest_mse(levels)
-        found: dict[str, Ends] = {}
+        by_method: dict[str, Ends] = {}
         for method, (low, high) in tried.items():
             if symmetric:
                 low, high = _symmetric(low, high)
             if high > low:
-                found[method] = low, high
-        return found
+                by_method[method] = low, high
+        return by_method
 
     def bins(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return the middles of the bins that hold values, float64[n], and the number of values in

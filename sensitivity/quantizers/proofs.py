@@ -27,12 +27,12 @@ def still_quantized(model: Any, switched: Collection[Any]) -> tuple[Finding, ...
     switched: the quantizer modules that the source knows, enabled or disabled by the user.
     """
     known = set(map(id, switched))
-    found = []
+    findings = []
     for name, module in model.named_modules():
         is_off = id(module) in known or getattr(module, "_disabled", False)
         if _quantizes(module) and not is_off:
-            found.append(left_quantized(name or "the model", f"a {type(module).__name__}"))
-    return tuple(found)
+            findings.append(left_quantized(name or "the model", f"a {type(module).__name__}"))
+    return tuple(findings)
 
 
 def left_quantized(where: str, what: str) -> Finding:

@@ -112,10 +112,10 @@ def other_ranges(
     asked = map(by_name.__getitem__, dict.fromkeys(names))
     wanted = [quantizer for quantizer in asked if _has_one_range(source, quantizer)]
     weights, activations = weights_and_activations(wanted)
-    found = _calibrated(source, activations, forward)
+    by_quantizer = _calibrated(source, activations, forward)
     for quantizer in weights:
-        found[quantizer.name] = per_channel(source, quantizer)
-    in_order = map(found.__getitem__, names_of(wanted))
+        by_quantizer[quantizer.name] = per_channel(source, quantizer)
+    in_order = map(by_quantizer.__getitem__, names_of(wanted))
     return tuple(chain.from_iterable(in_order))
 
 
@@ -162,9 +162,9 @@ def _calibrated(
     histogram = importlib.import_module(source.calibrators).HistogramCalibrator
     seen: dict[str, Any] = {}
     collectors: dict[str, Hook] = {}
-    for one in quantizers:
-        calibrator = histogram(one.bits, None, bool(_module(source, one)._unsigned))
-        seen[one.name], collectors[one.name] = calibrator, partial(_collect, calibrator)
+    for quantizer in quantizers:
+        calibrator = histogram(quantizer.bits, None, bool(_module(source, quantizer)._unsigned))
+        seen[quantizer.name], collectors[quantizer.name] = calibrator, partial(_collect, calibrator)
     with hooked_in_float(source, collectors):
         forward()
     return {name: _ranges_of(name, calibrator) for name, calibrator in seen.items()}
@@ -199,8 +199,8 @@ def _ranges_of(name: str, calibrator: Any) -> tuple[Range, ...]:
         return ()
     amaxes: dict[str, float] = {}
     for share in PERCENTILES:
-        found = calibrator.compute_amax(method="percentile", percentile=share)
-        amaxes[f"percentile {share}"] = float(found)
+        percentile = calibrator.compute_amax(method="percentile", percentile=share)
+        amaxes[f"percentile {share}"] = float(percentile)
     levels = 2 ** (calibrator._num_bits - 1 + int(calibrator._unsigned)) - 1
     counts = np.asarray(calibrator._calib_hist, np.float64)
     edges = np.asarray(calibrator._calib_bin_edges, np.float64)

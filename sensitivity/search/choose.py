@@ -144,14 +144,14 @@ def _metric_of(
     """
     measurer, base, variant = study.measurer, study.baselines, study.skip_variant(skip)
     (confirmed,) = measurer.scores([variant], "confirm", "plan: confirm")
-    held = measurer.scores([base["float"], variant], "holdout", "plan: holdout")
+    held_out = measurer.scores([base["float"], variant], "holdout", "plan: holdout")
     # Every planner judges the empty set first, so at least a part of the quantized baseline is
     # known.
     metric = _metric(
-        measurer, float_scores, measurer.known(base["quantized"], "confirm"), confirmed, *held
+        measurer, float_scores, measurer.known(base["quantized"], "confirm"), confirmed, *held_out
     )
     if isinstance(judge, SoftJudge):
-        metric = replace(metric, true_drop=judge.with_holdout(skip, held[0]))
+        metric = replace(metric, true_drop=judge.with_holdout(skip, held_out[0]))
     return metric
 
 
@@ -259,20 +259,20 @@ def _metric(
     float_: Scores,
     quantized: Scores,
     confirm: Scores,
-    held_float: Scores,
-    held: Scores,
+    held_out_float: Scores,
+    held_out: Scores,
 ) -> PlanMetric:
     def one(scores: Scores) -> Estimate:
         return estimate(scores, measurer.task.aggregate)
 
-    drop = gain(held, held_float, measurer.task.aggregate)
+    drop = gain(held_out, held_out_float, measurer.task.aggregate)
     return PlanMetric(
         measurer.task.metric,
         one(float_),
         one(quantized),
         one(confirm),
-        one(held),
-        one(held_float),
+        one(held_out),
+        one(held_out_float),
         drop,
     )
 

@@ -187,29 +187,29 @@ def replanned(
     floor = target.floor(earlier.metric.float.value)
     allowed = earlier.metric.float.value - floor
     order = sorted(frontier.points, key=lambda point: cost_of(point.names, frontier.cost))
-    found = first_that_meets(order, target, earlier.metric.float.value)
-    if found is None or found.holdout is None or found.holdout_drop is None:
+    chosen = first_that_meets(order, target, earlier.metric.float.value)
+    if chosen is None or chosen.holdout is None or chosen.holdout_drop is None:
         return None
-    if len(found.skip) == len(units) and found.names != earlier.names:
+    if len(chosen.skip) == len(units) and chosen.names != earlier.names:
         # Every search tries float itself; a search for this target may find a smaller set.
         return None
-    disabled = skip_variant(found.skip, units).disabled
-    known = found.names == earlier.names
+    disabled = skip_variant(chosen.skip, units).disabled
+    known = chosen.names == earlier.names
     return replace(
         earlier,
-        skip=found.skip,
-        widened=tuple(Widened(unit, frontier.wide[unit]) for unit in found.wide),
+        skip=chosen.skip,
+        widened=tuple(Widened(unit, frontier.wide[unit]) for unit in chosen.wide),
         quantizers=tuple(name for name in names_of(quantizers) if name in disabled),
         met=True,
         target=target,
         floor=floor,
         metric=replace(
             earlier.metric,
-            confirm=found.confirm,
-            holdout=found.holdout,
-            holdout_drop=found.holdout_drop,
-            true_drop=found.true_drop,
-            confirm_drop=correction(values, frontier.points, found.names, floor, frontier.cost),
+            confirm=chosen.confirm,
+            holdout=chosen.holdout,
+            holdout_drop=chosen.holdout_drop,
+            true_drop=chosen.true_drop,
+            confirm_drop=correction(values, frontier.points, chosen.names, floor, frontier.cost),
         ),
         path=tuple(
             PlanStep(
@@ -224,8 +224,8 @@ def replanned(
         reason=None,
         try_next=(),
         notes=(FROM_MEASURED.format(len(frontier.points)),),
-        predicted_ms=found.predicted_ms,
-        measured_ms=found.measured_ms or (earlier.measured_ms if known else None),
+        predicted_ms=chosen.predicted_ms,
+        measured_ms=chosen.measured_ms or (earlier.measured_ms if known else None),
         advice=None,
     )
 

@@ -76,13 +76,13 @@ def places_of(
     for tried in other:
         by_method[tried.method][tried.quantizer] = tried
     groups = dict.fromkeys(group_of.get(name, (name,)) for name in quantizers)
-    found = []
+    places = []
     for group in groups:
         shared = [_shared(group, ranges) for ranges in by_method.values()]
         choices = tuple(filter(None, shared))
         if choices:
-            found.append(Place(tuple(map(own.__getitem__, group)), choices))
-    return tuple(found)
+            places.append(Place(tuple(map(own.__getitem__, group)), choices))
+    return tuple(places)
 
 
 def _shared(group: tuple[str, ...], ranges: Mapping[str, Range]) -> Ranges:
@@ -91,13 +91,13 @@ def _shared(group: tuple[str, ...], ranges: Mapping[str, Range]) -> Ranges:
     group: quantizers that share a range.
     ranges: ranges of one method, by quantizer.
     """
-    found = tuple(filter(None, map(ranges.get, group)))
+    members = tuple(filter(None, map(ranges.get, group)))
     stands_alone = len(group) == 1
-    if stands_alone or not found:
-        return found
-    largest = max(tried.amax[0] for tried in found)
-    lows = set(map(attrgetter("low"), found)) - {None}
-    widest = Range(group[0], found[0].method, (largest,), low=min(lows, default=None))
+    if stands_alone or not members:
+        return members
+    largest = max(tried.amax[0] for tried in members)
+    lows = set(map(attrgetter("low"), members)) - {None}
+    widest = Range(group[0], members[0].method, (largest,), low=min(lows, default=None))
     return tuple(replace(widest, quantizer=name) for name in group)
 
 
@@ -153,10 +153,10 @@ def _nearest_by_kind(
 
 def _by_method(places: Iterable[Place]) -> dict[str, Ranges]:
     """Return the ranges of each method for all of these places that have any."""
-    found = defaultdict[str, Ranges](tuple)
+    ranges = defaultdict[str, Ranges](tuple)
     for choice in _choices_of(places):
-        found[choice[0].method] += choice
-    return dict(found)
+        ranges[choice[0].method] += choice
+    return dict(ranges)
 
 
 def _nearest(study: Study, base: Variant, choices: Mapping[str, Ranges], signal: Signal) -> Ranges:
@@ -192,20 +192,20 @@ def _of_units(
     has a quantizer of its place."""
     new = {tried.quantizer: tried for tried in choice}
     names = names_of(units)
-    found = []
+    recalibrated = []
     for name, mine in shares(names, units, places).items():
         before = _own_of(mine, new)
         if not before:
             continue
         ranges = tuple(new[own.quantizer] for own in before)
-        found.append(recalibrated_unit(name, before, ranges, brought, together=True))
-    return tuple(found)
+        recalibrated.append(recalibrated_unit(name, before, ranges, brought, together=True))
+    return tuple(recalibrated)
 
 
 def _own_of(places: Iterable[Place], quantizers: Collection[str]) -> Ranges:
     """Return the own ranges of these quantizers, in the order of their places."""
     own = chain.from_iterable(map(attrgetter("own"), places))
-    return tuple(found for found in own if found.quantizer in quantizers)
+    return tuple(own_range for own_range in own if own_range.quantizer in quantizers)
 
 
 def recalibrated_unit(
@@ -243,10 +243,10 @@ def recalibrate(
     closer = closer_choices(study, places, signal)
     changes = []
     for name, mine in places_of_unit.items():
-        found = [place for place in mine if place in closer]
-        if found:
-            choice = sum(map(closer.__getitem__, found), Ranges())
-            changes.append(Change(name, found, choice))
+        changed = [place for place in mine if place in closer]
+        if changed:
+            choice = sum(map(closer.__getitem__, changed), Ranges())
+            changes.append(Change(name, changed, choice))
     at_once = trials.all_of(changes)
     if at_once:
         return at_once
@@ -269,14 +269,14 @@ def shares(
     """
     by_name = {unit.name: unit for unit in units}
     left = list(places)
-    found = dict[str, list[Place]]()
+    places_of_unit = dict[str, list[Place]]()
     for name in order:
         quantizers = by_name[name].quantizers
         mine = [place for place in left if not place.quantizers.isdisjoint(quantizers)]
         left = [place for place in left if place not in mine]
         if mine:
-            found[name] = mine
-    return found
+            places_of_unit[name] = mine
+    return places_of_unit
 
 
 def closer_choices(study: Study, places: Sequence[Place], signal: Signal) -> dict[Place, Ranges]:
@@ -292,13 +292,13 @@ def closer_choices(study: Study, places: Sequence[Place], signal: Signal) -> dic
         tried = map(frozenset[Range], ((), *place.choices))
         variants += [Variant("range", others_off, ranges) for ranges in tried]
     moved = iter(study.measurer.distortion(signal, variants, study.float_variant, SIGNAL_SAMPLES))
-    found = {}
+    closer = {}
     for place in places:
         own, *others = islice(moved, 1 + len(place.choices))
         best = _least_moved(others)
         if is_above(own, others[best], ALPHA / len(others)):
-            found[place] = place.choices[best]
-    return found
+            closer[place] = place.choices[best]
+    return closer
 
 
 @dataclass(frozen=True)
@@ -342,17 +342,17 @@ class _Trials:
         now, then = self._trials([(), every], "all at once")
         if not _credibly_rises(self._rise(now, then)):
             return ()
-        found = [self._recalibrated(change, now, then) for change in changes]
-        return tuple(replace(unit, together=True) for unit in found)
+        recalibrated = [self._recalibrated(change, now, then) for change in changes]
+        return tuple(replace(unit, together=True) for unit in recalibrated)
 
     def add(self, change: Change) -> None:
         """Take a choice that is known to move the outputs less, unless the metric falls."""
         taken = self._ranges(self._taken)
         now, then = self._trials([taken, (*taken, *change.choice)], change.unit)
-        found = self._recalibrated(change, now, then)
-        self._tried.append(found)
+        recalibrated = self._recalibrated(change, now, then)
+        self._tried.append(recalibrated)
         if self._rise(now, then).value >= 0:
-            self._taken.append(found)
+            self._taken.append(recalibrated)
 
     def best_of(self, unit: str, places: Sequence[Place], choices: Sequence[Ranges]) -> None:
         """Take the choice with the best metric, if it is credibly above the present one.

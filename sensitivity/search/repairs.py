@@ -82,7 +82,7 @@ def _is_better(
         return False
     if not change.has_interval:  # one value for the whole split, so chance cannot be estimated
         return change.value > 0
-    first, second = (per_sample(found, aggregate) for found in values)
+    first, second = (per_sample(scores, aggregate) for scores in values)
     return is_above(second, first, ALPHA) or _is_nearer(study, variants, signal)
 
 

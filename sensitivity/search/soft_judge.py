@@ -187,19 +187,19 @@ class SoftJudge:
 
     def _looks(self, skip: Skip) -> Iterable[Lost]:
         """Yield what is known of a set after each batch of `confirm`."""
-        found = replace(self._lost.get(frozenset(skip), UNSEEN), counted=NOTHING, soft=NOTHING)
+        known = replace(self._lost.get(frozenset(skip), UNSEEN), counted=NOTHING, soft=NOTHING)
         variant = self._study.skip_variant(skip)
         for scores, moved in self._measurer.stream(
             variant, "confirm", f"plan: {len(skip)} units skipped"
         ):
-            seen = len(found.counted)
+            seen = len(known.counted)
             lost = self._float[seen : seen + len(scores)] - scores
-            found = replace(
-                found,
-                counted=np.concatenate([found.counted, lost]),
-                soft=np.concatenate([found.soft, moved]),
+            known = replace(
+                known,
+                counted=np.concatenate([known.counted, lost]),
+                soft=np.concatenate([known.soft, moved]),
             )
-            yield found
+            yield known
 
     def _look_further(self, skip: Skip, *, whole: bool = False) -> None:
         """Add the losses of the set on `rank`, and the soft drops of unlabelled samples, as long as

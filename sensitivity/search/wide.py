@@ -38,12 +38,12 @@ def wide_ranges(source: Recalibratable, units: Iterable[Unit]) -> dict[str, tupl
     Left out are units without activations, and units with an activation that is not on an integer
     grid of less than 16 bits.
     """
-    found = {}
+    by_unit = {}
     for unit in units:
         ranges = _of_unit(source, unit)
         if ranges:
-            found[unit.name] = ranges
-    return found
+            by_unit[unit.name] = ranges
+    return by_unit
 
 
 def _of_unit(source: Any, unit: Unit) -> tuple[Range, ...]:
@@ -120,9 +120,9 @@ def cheaper_with_16_bits(
     choice: choice among units.
     order: order of the steps.
     """
-    found = planner.choose(order.units, judge, replace(goal, loss=order.signal))
-    tried = {frozenset(step.skip): step for step in (*choice.path, *found.path)}
-    is_cheaper = goal.cost_of(found.skip) < goal.cost_of(choice.skip)
-    best = found if found.met and is_cheaper else choice
+    wider = planner.choose(order.units, judge, replace(goal, loss=order.signal))
+    tried = {frozenset(step.skip): step for step in (*choice.path, *wider.path)}
+    is_cheaper = goal.cost_of(wider.skip) < goal.cost_of(choice.skip)
+    best = wider if wider.met and is_cheaper else choice
     same = tried.get(frozenset(best.skip), best)  # one order of names for each set
     return replace(best, skip=same.skip, path=tuple(tried.values()), ms=choice.ms)

@@ -140,11 +140,11 @@ def _divergence(wanted: Any, got: Any) -> Floats:
 
     It is 0 if both confidences are below SURE, which is true almost everywhere.
     """
-    at = np.nonzero((wanted > SURE) | (got > SURE))
-    p, q = (np.clip(array[at].astype(np.float64), SURE, 1 - SURE) for array in (wanted, got))
+    places = np.nonzero((wanted > SURE) | (got > SURE))
+    p, q = (np.clip(array[places].astype(np.float64), SURE, 1 - SURE) for array in (wanted, got))
     each = p * np.log(p / q) + (1 - p) * np.log((1 - p) / (1 - q))
     # Only rounding can make these values negative.
-    return np.bincount(at[0], np.maximum(each, 0.0), len(wanted)).astype(np.float64)
+    return np.bincount(places[0], np.maximum(each, 0.0), len(wanted)).astype(np.float64)
 
 
 def _overlap(one: Floats, other: Floats) -> Floats:

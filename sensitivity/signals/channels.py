@@ -57,13 +57,13 @@ def groups_of(batches: Iterable[Outputs]) -> tuple[Group, ...]:
 
     batches: outputs of the float model for the data.
     """
-    found = list[_Output]()
+    statistics = list[_Output]()
     for outputs in batches:
-        found = found or [_Output(array.ndim) for array in outputs]
-        for seen, array in zip(found, outputs, strict=True):
+        statistics = statistics or [_Output(array.ndim) for array in outputs]
+        for seen, array in zip(statistics, outputs, strict=True):
             seen.add(array)
     groups = list[Group]()
-    for index, seen in enumerate(found):
+    for index, seen in enumerate(statistics):
         groups += seen.groups(index)
     return tuple(groups)
 

@@ -15,5 +15,5 @@ def distortion_signal(name: str, task: Task | EvaluateTask) -> Signal:
     """
     if name == "boxes":
         return boxes_signal(task)
-    found: Signal = load("signals", name)
-    return found
+    signal: Signal = load("signals", name)
+    return signal

@@ -115,17 +115,17 @@ def flat_outputs(outputs: Any) -> list[NDArray[np.floating]]:
 
     Raises ModelError if nothing is left.
     """
-    found = []
+    floats = []
     for array in _arrays(outputs):
         is_float = np.issubdtype(array.dtype, np.floating)
         if is_float and array.ndim:
-            found.append(array)
-    if not found:
+            floats.append(array)
+    if not floats:
         raise ModelError(
             "Expected the model to return arrays of floating-point numbers, got "
             f"{type(outputs).__name__} without any; use --signal metric."
         )
-    return found
+    return floats
 
 
 def _arrays(value: Any) -> Iterable[NDArray[Any]]:

@@ -170,12 +170,12 @@ def _trainable(model: nn.Module) -> Iterator[None]:
 def _made_under_inference(model: nn.Module) -> list[tuple[dict[str, Any], str]]:
     """Return the tensors of the model's modules that were made under inference_mode, each as a dict
     and its name in it."""
-    found = []
+    places = []
     for module in model.modules():
-        held: tuple[dict[str, Any], ...] = (module._parameters, module._buffers, vars(module))
-        for tensors in held:
-            found += [(tensors, name) for name, value in tensors.items() if _is_inference(value)]
-    return found
+        holders: tuple[dict[str, Any], ...] = (module._parameters, module._buffers, vars(module))
+        for tensors in holders:
+            places += [(tensors, name) for name, value in tensors.items() if _is_inference(value)]
+    return places
 
 
 def _is_inference(value: Any) -> bool:

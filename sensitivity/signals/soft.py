@@ -32,16 +32,16 @@ def soft_drop(soft: Soft, float_outputs: Any, outputs: Any, size: int) -> Scores
     Raises TaskError if the function fails, or does not return one finite number for each sample.
     """
     try:
-        found = scores_of(soft(float_outputs, outputs))
+        drops = scores_of(soft(float_outputs, outputs))
     except Exception as error:
         raise TaskError(
             f"Expected task.soft to return one number for each sample, got {error!r}; it is given "
             "the outputs of the float model and those of a quantized one."
         ) from error
-    if found.shape != (size,) or not np.isfinite(found).all():
+    if drops.shape != (size,) or not np.isfinite(drops).all():
         raise TaskError(
             f"Expected task.soft to return one finite number for each of {size} samples, got an "
-            f"array of shape {found.shape}; return what is lost in the unit of the score, 0 where "
+            f"array of shape {drops.shape}; return what is lost in the unit of the score, 0 where "
             "the answer is the same."
         )
-    return found
+    return drops

@@ -169,15 +169,15 @@ def schedule(
     ranked = [(index, masks[index]) for index in order(masks, bits)]
     dropped: set[Value] = set()
     draft = best = _draft(network, ranked, dropped)
-    peak, at = _peak(network, draft, copies)
+    peak, leg = _peak(network, draft, copies)
     lowest = peak
     while memory is not None and peak > memory:
-        victims = _victims(network, draft, at, peak - memory, copies)
+        victims = _victims(network, draft, leg, peak - memory, copies)
         if not victims:
             break
         dropped |= victims
         draft = _draft(network, ranked, dropped)
-        peak, at = _peak(network, draft, copies)
+        peak, leg = _peak(network, draft, copies)
         if peak < lowest:
             lowest, best = peak, draft
     return _finish(network, best, lowest)
@@ -302,7 +302,7 @@ def _peak(network: Network, draft: _Draft, copies: int) -> tuple[int, int]:
     """
     holds = _holds(network, draft)
     going = [0] * len(draft.moments)
-    held = peak = at = 0
+    held = peak = worst_leg = 0
     for leg, (_, first, handout) in enumerate(draft.legs):
         before = running = held
         for moment in range(first, handout):
@@ -313,9 +313,9 @@ def _peak(network: Network, draft: _Draft, copies: int) -> tuple[int, int]:
             held -= going[moment]
         most = max(running + (copies - 1) * max(before, held), copies * (held + network.handed))
         if most > peak:
-            peak, at = most, leg
+            peak, worst_leg = most, leg
         held -= going[handout]
-    return peak, at
+    return peak, worst_leg
 
 
 def _victims(network: Network, draft: _Draft, leg: int, excess: int, copies: int) -> set[Value]:

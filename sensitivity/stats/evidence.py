@@ -44,11 +44,11 @@ def likeliest(
     # Every covariance tried has the eigenvectors of `own`, so one decomposition serves all.
     values, vectors = np.linalg.eigh(own)
     values, turned = np.maximum(values, 0.0), vectors.T @ surprise
-    found = []
+    candidates = []
     for scale, noise in itertools.product(scales, noises):
         variances = scale * values + noise**2
         log_likelihood = -0.5 * np.sum(np.log(2 * np.pi * variances) + turned**2 / variances)
-        found.append((float(log_likelihood), scale, noise))
-    log_likelihood, scale, noise = max(found)
+        candidates.append((float(log_likelihood), scale, noise))
+    log_likelihood, scale, noise = max(candidates)
     inverse = (vectors / (scale * values + noise**2)) @ vectors.T
     return Evidence(log_likelihood, scale, noise, np.asarray(inverse, dtype=np.float64))

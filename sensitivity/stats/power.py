@@ -32,8 +32,8 @@ def samples_needed(drop: float, spread: float, *, alpha: float = 0.05, power: fl
     if spread == 0 or _power(2, drop / spread, alpha) >= power:
         return 2
     normal = ((ndtri(1 - alpha / 2) + ndtri(power)) * spread / drop) ** 2
-    found = optimize.brentq(lambda n: _power(n, drop / spread, alpha) - power, 2, 2 * normal + 20)
-    return math.ceil(found)
+    samples = optimize.brentq(lambda n: _power(n, drop / spread, alpha) - power, 2, 2 * normal + 20)
+    return math.ceil(samples)
 
 
 def spread_of(effect: Estimate, *, alpha: float = 0.05) -> float | None:

@@ -73,8 +73,8 @@ def next_size(signal: ArrayLike, tried: Sequence[Tried], allowed: float) -> int 
     if not tried:
         return 0
     units = len(noise)
-    failed = max((one.size for one in tried if not one.met), default=-1)
-    met = [one.size for one in tried if one.met]
+    failed = max((prefix.size for prefix in tried if not prefix.met), default=-1)
+    met = [prefix.size for prefix in tried if prefix.met]
     if met:
         return _between(failed, min(met), units)
     hopeful = _hopeful_sizes(noise, tried, allowed)
@@ -87,7 +87,7 @@ def next_size(signal: ArrayLike, tried: Sequence[Tried], allowed: float) -> int 
 def _hopeful_sizes(signal: Values, tried: Sequence[Tried], allowed: float) -> NDArray[np.int_]:
     """Return the sizes that are likely enough to meet the target, ascending, if no try met it."""
     loss, error = predicted_loss(signal, tried, allowed)
-    missed = sum(one.part for one in tried if one.size > 0)
+    missed = sum(prefix.part for prefix in tried if prefix.size > 0)
     enough = 1 - (1 - LIKELY) / 2**missed
     likely = ndtr((allowed - loss) / np.maximum(error, 1e-12)) >= enough
     return np.flatnonzero(likely)
@@ -124,9 +124,9 @@ def predicted_loss(
     left = np.append(np.cumsum((noise if noise.any() else noise + 1)[::-1])[::-1], 0.0)
     left = np.maximum(left / left[0], 1e-9)
     way = -np.log(left)
-    start = next(one for one in tried if one.size == 0)
+    start = next(prefix for prefix in tried if prefix.size == 0)
     slope = max(start.loss, abs(allowed), 1e-9)
-    at = np.array([one.size for one in tried])
+    sizes = np.array([prefix.size for prefix in tried])
     luck = (LUCK * allowed) ** 2
 
     def shared(one: Values, other: Values) -> Values:
@@ -135,10 +135,12 @@ def predicted_loss(
         walk = OFFSET + np.minimum(-np.log(one)[:, None], -np.log(other))
         return np.asarray((DRIFT * slope) ** 2 * one[:, None] * walk * other)
 
-    measured = np.array([one.loss for one in tried]) - slope * left[at]
-    noise_of_tries = np.diag([one.error**2 + luck + 1e-12 for one in tried])
-    weights = np.linalg.solve(shared(left[at], left[at]) + noise_of_tries, shared(left[at], left))
+    measured = np.array([prefix.loss for prefix in tried]) - slope * left[sizes]
+    noise_of_tries = np.diag([prefix.error**2 + luck + 1e-12 for prefix in tried])
+    weights = np.linalg.solve(
+        shared(left[sizes], left[sizes]) + noise_of_tries, shared(left[sizes], left)
+    )
     loss = slope * left + measured @ weights
     prior = (DRIFT * slope * left) ** 2 * (OFFSET + way)
-    variance = prior + luck - np.einsum("ij,ij->j", shared(left[at], left), weights)
+    variance = prior + luck - np.einsum("ij,ij->j", shared(left[sizes], left), weights)
     return np.asarray(loss), np.sqrt(np.maximum(variance, 0.0))

@@ -80,16 +80,16 @@ def ratio_of(counted: Sequence[ArrayLike], soft: Sequence[ArrayLike]) -> Ratio:
     squares = float(means @ means)
     if squares <= 0:
         return Ratio()
-    found = float(means @ np.array([lost.mean() for lost, _ in sets])) / squares
+    slope = float(means @ np.array([lost.mean() for lost, _ in sets])) / squares
     # Sets share their samples, so residuals are summed over sets before they are squared.
     left = np.zeros(max(len(lost) for lost, _ in sets))
     for mean, (lost, moved) in zip(means, sets, strict=True):
-        left[: len(lost)] += mean * (lost - found * moved) / len(lost)
+        left[: len(lost)] += mean * (lost - slope * moved) / len(lost)
     sampling = math.sqrt(float(np.sum(left**2))) / squares
-    own = OWN * found * float(np.linalg.norm(means**2)) / squares
+    own = OWN * slope * float(np.linalg.norm(means**2)) / squares
     error = math.hypot(sampling, own)
-    trust = _weight_of_counted(BELIEF, error, found - 1.0)
-    return Ratio(1.0 + trust * (found - 1.0), math.sqrt(trust) * error)
+    trust = _weight_of_counted(BELIEF, error, slope - 1.0)
+    return Ratio(1.0 + trust * (slope - 1.0), math.sqrt(trust) * error)
 
 
 def true_drop(
@@ -157,13 +157,13 @@ def _error(values: Values, unseen: float) -> float:
 
 
 def _pair(lost: ArrayLike, moved: ArrayLike) -> tuple[Values, Values]:
-    found = _finite(lost), _finite(moved)
-    if len(found[0]) != len(found[1]):
+    pair = _finite(lost), _finite(moved)
+    if len(pair[0]) != len(pair[1]):
         raise ValueError(
-            f"Expected losses and soft drops of the same samples, got {len(found[0])} and "
-            f"{len(found[1])}."
+            f"Expected losses and soft drops of the same samples, got {len(pair[0])} and "
+            f"{len(pair[1])}."
         )
-    return found
+    return pair
 
 
 def _finite(values: ArrayLike) -> Values:
