@@ -58,13 +58,17 @@ def boxes_signal(task: Task | EvaluateTask) -> Signal:
 
 
 def matched(reference: Outputs, outputs: Outputs) -> tuple[Outputs, Outputs]:
-    """The same boxes and confidences with what is found twice in the same place, for a model that
-    selects its boxes, so that their number and order say nothing.
+    """Return boxes and confidences in which both models list what they find in the same place at
+    the same index.
 
-    reference, outputs: boxes float[n, k, 4] and confidences float[n, classes, k] of the float model
-    and float[n, m, 4] and float[n, classes, m] of a variant; both become k + m long. Each of
-    float's boxes, the surest first, gets the variant's box of its class that overlaps it most. What
-    has no counterpart gets one in its own place, without confidence.
+    This is for a model that selects its boxes, whose number and order then mean nothing. Each of
+    float's boxes, the surest first, gets the variant's box of its class that overlaps it most. A
+    box without a counterpart gets one in its own place, without confidence.
+
+    reference: boxes float[n, k, 4] and confidences float[n, classes, k] of the float model.
+    outputs: boxes float[n, m, 4] and confidences float[n, classes, m] of a variant.
+
+    Both results have k + m boxes.
     """
     (boxes, confidences), (other_boxes, other) = reference, outputs
     k, m = boxes.shape[1], other_boxes.shape[1]

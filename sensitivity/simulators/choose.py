@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 BIT_FOR_BIT = "a traced graph of the model gives its own outputs bit for bit on the example batch"
 
 FEW = 8
-"""Samples on which ranges on offer are compared once the graph itself has been compared. A range
-that is applied otherwise than by the model moves the outputs of every sample."""
+"""Number of samples on which ranges on offer are compared, once the graph itself has been compared.
+A range that is not applied as the model applies it moves the outputs of every sample."""
 
 
 def simulator_for(
@@ -84,8 +84,8 @@ def simulator_for(
 
 
 def _agrees_as_before(source: QuantizedModel, replay: ReplaySimulator, inputs: Any) -> bool:
-    """Whether a graph that was compared with the model before still gives its own outputs bit for
-    bit with the ranges on offer now, on a few samples."""
+    """Return whether a graph that was compared with the model before still gives its outputs bit
+    for bit with the ranges now on offer, on a few samples."""
     few = replay.left_to_compare(inputs, FEW)
     return few is not None and _difference(source, replay, few) == 0
 
