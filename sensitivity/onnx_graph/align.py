@@ -107,10 +107,10 @@ class _Aligner:
 
     def _candidates(self, node: ir.Node) -> list[ir.Node]:
         """Return the operations of the float model that can be the counterpart of this one."""
-        found = chain(
+        likely = chain(
             self._by_node_name(node), self._by_output_name(node), self._reading_the_same(node)
         )
-        return [other for other in dict.fromkeys(found) if self._fits(node, other)]
+        return [other for other in dict.fromkeys(likely) if self._fits(node, other)]
 
     def _reading_the_same(self, node: ir.Node) -> list[ir.Node]:
         """Return the readers of the counterpart of the node's first input that has one."""
@@ -130,10 +130,10 @@ class _Aligner:
     def _by_output_name(self, node: ir.Node) -> Iterator[ir.Node]:
         """Yield the operation whose output has the name of this node's output, and those before it
         if it is an activation."""
-        found = self._by_output.get(value_name(node.outputs[0]))
-        while found is not None:
-            yield found
-            found = producer(found.inputs[0]) if found.op_type in CLAMPING else None
+        other = self._by_output.get(value_name(node.outputs[0]))
+        while other is not None:
+            yield other
+            other = producer(other.inputs[0]) if other.op_type in CLAMPING else None
 
     def _fits(self, node: ir.Node, other: ir.Node) -> bool:
         """Return whether the other node is free, of the same kind, and agrees in all inputs with
@@ -209,10 +209,10 @@ def _is_restored(activation: ir.Node) -> bool:
 def _activations_behind(value: ir.Value) -> Iterator[ir.Node]:
     """Yield the chain of activations behind the value, each the only reader of the one before
     it."""
-    found = match_or_none(_only_activation, value)
-    while found is not None:
-        yield found
-        found = match_or_none(_only_activation, found.outputs[0])
+    activation = match_or_none(_only_activation, value)
+    while activation is not None:
+        yield activation
+        activation = match_or_none(_only_activation, activation.outputs[0])
 
 
 def _only_activation(value: ir.Value) -> ir.Node:

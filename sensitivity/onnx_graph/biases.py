@@ -68,9 +68,9 @@ def _bias_place(path: Path) -> BiasPlace:
     weight = path.last_use
     require(path.is_weight)
     require(weight.role == "weight")
-    found = bias_input(path.operation)
-    require(_can_change(path.operation, found.value))
-    return BiasPlace(found.node, found.index, weight)
+    place = bias_input(path.operation)
+    require(_can_change(path.operation, place.value))
+    return BiasPlace(place.node, place.index, weight)
 
 
 def _can_change(layer: ir.Node, bias: ir.Value | None) -> bool:

@@ -76,13 +76,13 @@ def _is_activated(pair: qdq.Pair) -> bool:
     return any(reader.op_type in CLAMPING for reader in pair.output.consumers())
 
 
-def clamps_of(found: Mapping[str, Limits], known: Mapping[str, Limits]) -> dict[str, Limits]:
+def clamps_of(by_pairs: Mapping[str, Limits], known: Mapping[str, Limits]) -> dict[str, Limits]:
     """Return the clamps to restore.
 
-    found: limits from pairs that clamp.
+    by_pairs: limits from pairs that clamp.
     known: limits from the float model, which override the others.
     """
-    return {name: limits for name, limits in {**found, **known}.items() if limits != UNLIMITED}
+    return {name: limits for name, limits in {**by_pairs, **known}.items() if limits != UNLIMITED}
 
 
 def limits_of(activation: ir.Node) -> Limits | None:
@@ -107,7 +107,7 @@ def activation(limits: Limits, value: ir.Value, pair: qdq.Pair, opset: int) -> i
     """
     kind = "Relu" if limits == RELU else "Clip"
     name = f"{pair.source.name}_{kind}{RESTORED}"
-    made = ir.Value(name=name, type=pair.source.type, shape=pair.source.shape)
+    output = ir.Value(name=name, type=pair.source.type, shape=pair.source.shape)
     attributes: list[ir.Attr] = []
     ends: list[ir.Value | None] = []
     finite = _finite(limits)
@@ -115,7 +115,7 @@ def activation(limits: Limits, value: ir.Value, pair: qdq.Pair, opset: int) -> i
         attributes += starmap(ir.AttrFloat32, finite.items())
     elif kind == "Clip":
         ends += _ends(name, finite, pair)
-    return ir.Node("", kind, [value, *ends], attributes, name=name, outputs=[made])
+    return ir.Node("", kind, [value, *ends], attributes, name=name, outputs=[output])
 
 
 def _finite(limits: Limits) -> dict[str, float]:
@@ -128,8 +128,8 @@ def _ends(name: str, finite: Mapping[str, float], pair: qdq.Pair) -> list[ir.Val
     """Return both limits of a Clip as inputs, None for one that is left out."""
     scale = pair.scale
     kind = np.float32 if scale is None else scale.dtype
-    made = {key: _constant(f"{name}_{key}", end, kind) for key, end in finite.items()}
-    return [made.get(key) for key in ENDS]
+    constants = {key: _constant(f"{name}_{key}", end, kind) for key, end in finite.items()}
+    return [constants.get(key) for key in ENDS]
 
 
 def _constant(name: str, number: float, kind: np.typing.DTypeLike) -> ir.Value:

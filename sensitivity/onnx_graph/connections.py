@@ -82,12 +82,12 @@ class _Found:
 
         Its operation is the last one with a weight, or else the first one that is named.
         """
-        at = self._at.setdefault((kind, name), len(self.nodes))
-        if at == len(self.nodes):
+        position = self._at.setdefault((kind, name), len(self.nodes))
+        if position == len(self.nodes):
             self.nodes.append(GraphNode(kind, name, operation))
-        if operation in WEIGHT_INPUT or not self.nodes[at].operation:
-            self.nodes[at] = GraphNode(kind, name, operation)
-        return at
+        if operation in WEIGHT_INPUT or not self.nodes[position].operation:
+            self.nodes[position] = GraphNode(kind, name, operation)
+        return position
 
     def lead(self, sources: tuple[int, ...], to: int) -> tuple[int, ...]:
         """Add edges from these nodes to another one, and return the other one as the new source."""
@@ -107,11 +107,11 @@ def _in_few_joins(nodes: Sequence[GraphNode], edges: list[Edge]) -> list[Edge]:
 
     A join is merged if only another one of its kind reads it.
     """
-    for at, node in enumerate(nodes):
-        readers = [after for before, after in edges if before == at]
+    for position, node in enumerate(nodes):
+        readers = [after for before, after in edges if before == position]
         reader = only(readers)
         if reader is not None and _are_one_join(node, nodes[reader]):
-            edges = _led_on(edges, at, reader)
+            edges = _led_on(edges, position, reader)
     return edges
 
 

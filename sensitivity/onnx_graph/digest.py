@@ -15,10 +15,10 @@ def digest(file: Path) -> str:
     strings.
     """
     model = onnx.load(file)
-    found = hashlib.sha256()
+    sha256 = hashlib.sha256()
     for tensor in sorted(model.graph.initializer, key=lambda tensor: tensor.name):
-        found.update(f"{tensor.name} {tensor.data_type} {list(tensor.dims)}".encode())
-        found.update(onnx.numpy_helper.to_array(tensor).tobytes())
+        sha256.update(f"{tensor.name} {tensor.data_type} {list(tensor.dims)}".encode())
+        sha256.update(onnx.numpy_helper.to_array(tensor).tobytes())
     graph = model.graph
     del graph.initializer[:]
     del graph.value_info[:]
@@ -27,5 +27,5 @@ def digest(file: Path) -> str:
     for node in graph.node:
         node.doc_string = ""
         del node.metadata_props[:]
-    found.update(graph.SerializeToString(deterministic=True))
-    return found.hexdigest()
+    sha256.update(graph.SerializeToString(deterministic=True))
+    return sha256.hexdigest()

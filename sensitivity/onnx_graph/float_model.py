@@ -90,13 +90,13 @@ def float_model(
     Raises OnnxFileError if no weight is found.
     """
     original = forms[0][1]()
-    found: list[FloatModel] = []
+    models: list[FloatModel] = []
     for form, load in forms:
         finder = _Finder(graph, paths, load())
-        found.append(replace(finder.found(name, form), original=original))
-        if not any(found[-1].not_found):
+        models.append(replace(finder.found(name, form), original=original))
+        if not any(models[-1].not_found):
             break
-    best = min(found, key=lambda model: model.not_found)
+    best = min(models, key=lambda model: model.not_found)
     has_nothing = len(best.missing) == best.stored
     if best.stored and has_nothing:
         raise OnnxFileError(

@@ -98,11 +98,11 @@ def met(
         if qdq.constant(value) is None:
             groups[same.first(value)][name] = None
     kinds: dict[ir.Value, MeetingKind] = dict.fromkeys(map(same.first, joined), "concat")
-    found = []
+    meetings = []
     for first, names in groups.items():
         if len(names) > 1:
-            found.append(Meeting(kinds.get(first, "fan-out"), tuple(names)))
-    return tuple(found)
+            meetings.append(Meeting(kinds.get(first, "fan-out"), tuple(names)))
+    return tuple(meetings)
 
 
 def _values_kept(node: ir.Node, keeps: Callable[[ir.Node], bool]) -> list[ir.Value]:
@@ -145,13 +145,13 @@ def residual_layers(model: ir.Model, layers: Collection[str]) -> tuple[tuple[str
     model: traced, with marks.
     layers: names of quantized modules.
     """
-    found: dict[tuple[str, ...], None] = {}
+    groups: dict[tuple[str, ...], None] = {}
     for node in filter(_adds_two_values, model.graph):
         first, second = inputs(node)
         givers = tuple(dict.fromkeys([*_givers(first, layers), *_givers(second, layers)]))
         if len(givers) > 1:
-            found[givers] = None
-    return tuple(found)
+            groups[givers] = None
+    return tuple(groups)
 
 
 def _adds_two_values(node: ir.Node) -> bool:

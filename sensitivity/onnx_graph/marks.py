@@ -53,8 +53,8 @@ class SumOperand:
 def module_outputs(value: ir.Value) -> tuple[ModuleOutput, ...]:
     """Return the modules that gave this value, in the order of computation: a convolution, then the
     BatchNorm folded into it."""
-    found: tuple[ModuleOutput, ...] = value.meta.get(OUTPUTS, ())
-    return found
+    outputs: tuple[ModuleOutput, ...] = value.meta.get(OUTPUTS, ())
+    return outputs
 
 
 def add_module_outputs(value: ir.Value, outputs: tuple[ModuleOutput, ...]) -> None:

@@ -43,10 +43,10 @@ def belonging(graph: ir.Graph, paths: Sequence[Path]) -> tuple[Together, ...]:
     paths: all paths of this graph, as from `uses.paths`.
     """
     readers = [(path.root, path.unit) for path in _computed(paths)]
-    found = [
+    groups = [
         Together(meeting.kind, meeting.quantizers) for meeting in met(graph, readers, _keeps_values)
     ]
-    return (*found, *_residuals(graph, path_owners(paths)))
+    return (*groups, *_residuals(graph, path_owners(paths)))
 
 
 def meeting_uses(graph: ir.Graph, paths: Sequence[Path]) -> tuple[tuple[str, ...], ...]:

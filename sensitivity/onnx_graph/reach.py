@@ -81,10 +81,10 @@ def nearest_outputs(graph: ir.Graph, paths: Sequence[Path]) -> tuple[tuple[str, 
     Uses in subgraphs of If, Loop and Scan are left out.
     """
     main = [path for path in paths if path.graph is graph]
-    found = []
+    names = []
     for index, output in enumerate(graph.outputs):
-        found.append(_uses_by_distance(main, index, output))
-    return tuple(found)
+        names.append(_uses_by_distance(main, index, output))
+    return tuple(names)
 
 
 def _uses_by_distance(paths: Sequence[Path], index: int, output: ir.Value) -> tuple[str, ...]:

@@ -140,14 +140,14 @@ def _check_opset(model: ir.Model, nodes: Iterable[ir.Node], name: str) -> None:
     opset = model.opset_imports.get("", model.opset_imports.get("ai.onnx", 0))
     ours = [node for node in of_kind(nodes, *qdq.PAIR) if node.domain in STANDARD]
     per_axis = [node for node in ours if qdq.scales_of(node).size > 1]
-    for needed, found, what in (
+    for needed, using, what in (
         (FIRST_OPSET, ours, "Q/DQ pairs"),
         (FIRST_PER_AXIS, per_axis, "scales per channel"),
     ):
         is_too_old = opset < needed
-        if found and is_too_old:
+        if using and is_too_old:
             raise OnnxFileError(
-                f"Expected {name} with {what} ({_listed(found)}) to be of opset {needed} or later, "
+                f"Expected {name} with {what} ({_listed(using)}) to be of opset {needed} or later, "
                 f"got opset {opset}; convert the float model with "
                 f"onnx.version_converter.convert_version(model, {FIRST_PER_AXIS}) and quantize it "
                 "again."

@@ -108,17 +108,17 @@ def paths(graph: ir.Graph) -> tuple[Path, ...]:
     Paths to the graph's outputs follow those to its operations, and paths in subgraphs come last.
     """
     names = _unit_names(graph)
-    found: list[Path] = []
+    every: list[Path] = []
     for inner, within in _graphs(graph, names):
-        found += _paths_to_operations(inner, names)
-        found += _paths_to_outputs(inner, within)
-    return _named(found)
+        every += _paths_to_operations(inner, names)
+        every += _paths_to_outputs(inner, within)
+    return _named(every)
 
 
-def uses(found: Iterable[Path]) -> tuple[Use, ...]:
+def uses(paths: Iterable[Path]) -> tuple[Use, ...]:
     """Return every use of a pair on these paths, in their order, from the root of each path to its
     user."""
-    return tuple(chain.from_iterable(path.uses for path in found))
+    return tuple(chain.from_iterable(path.uses for path in paths))
 
 
 def path_owners(paths: Iterable[Path]) -> dict[ir.Node, str]:
@@ -129,11 +129,11 @@ def path_owners(paths: Iterable[Path]) -> dict[ir.Node, str]:
     return {path.user: path.unit for path in paths if path.user is not None}
 
 
-def integer_biases(found: Sequence[Path]) -> dict[str, str]:
+def integer_biases(paths: Sequence[Path]) -> dict[str, str]:
     """Return use of an operation's input or weight -> use of its bias, for biases that are stored
     as INT32."""
     biases: dict[str, str] = {}
-    for _, own in groupby(found, key=attrgetter("user")):
+    for _, own in groupby(paths, key=attrgetter("user")):
         *others, last = own
         bias = last.last_use
         if last.is_bias and is_integer_bias(bias.pair):
@@ -212,8 +212,8 @@ def problem(pair: qdq.Pair) -> str | None:
     faults = {"not finite": ~np.isfinite(scales)}
     if not pair.is_compact:
         faults |= {"0": scales == 0, "negative": scales < 0}
-    found = starmap(_fault, faults.items())
-    return "; ".join(filter(None, found)) or None
+    reasons = starmap(_fault, faults.items())
+    return "; ".join(filter(None, reasons)) or None
 
 
 def _fault(name: str, where: NDArray[np.bool_]) -> str:
@@ -241,8 +241,8 @@ def stored_type(pair: qdq.Pair) -> ir.DataType:
     stored = _type(qdq.zero_point_value(pair.quantize))
     if stored is not None:
         return stored
-    said = pair.quantize.attributes.get_int("output_dtype", 0)
-    return ir.DataType(said or ir.DataType.UINT8)
+    declared = pair.quantize.attributes.get_int("output_dtype", 0)
+    return ir.DataType(declared or ir.DataType.UINT8)
 
 
 def _type(value: ir.Value | None) -> ir.DataType | None:
@@ -395,13 +395,13 @@ def _unit_name(node: ir.Node, *, is_own: bool) -> str:
     return f"{node.op_type}:{node.outputs[0].name}"
 
 
-def _named(found: list[Path]) -> tuple[Path, ...]:
+def _named(paths: list[Path]) -> tuple[Path, ...]:
     """Return the paths with a unique name for each use.
 
     A use is named after its pair. If several operations use the pair, the name of the unit is
     appended.
     """
-    every = uses(found)
+    every = uses(paths)
     names = _pair_names(every)
     users = Counter(use.pair.dequantize for use in every)
     taken: Counter[str] = Counter()
@@ -415,7 +415,7 @@ def _named(found: list[Path]) -> tuple[Path, ...]:
             name = f"{name}#{taken[name]}"
         renamed[use] = replace(use, name=name)
     named = []
-    for path in found:
+    for path in paths:
         links = tuple((link, renamed[use]) for link, use in path.links)
         named.append(replace(path, links=links))
     return tuple(named)

@@ -91,11 +91,11 @@ def inputs(node: ir.Node) -> list[ir.Value]:
     return [value for value in node.inputs if value is not None]
 
 
-def only(found: Sequence[Item]) -> Item | None:
+def only(items: Sequence[Item]) -> Item | None:
     """Return the item of a sequence that has exactly one; None for any other length."""
-    if len(found) != 1:
+    if len(items) != 1:
         return None
-    return found[0]
+    return items[0]
 
 
 def only_user(value: ir.Value) -> ir.Node | None:

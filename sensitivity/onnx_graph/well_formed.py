@@ -38,10 +38,10 @@ def blamed_on(path: Path) -> Iterator[None]:
     except SensitivityError:
         raise
     except Exception as error:
-        found = refused(path)
-        if found is None:
+        refusal = refused(path)
+        if refusal is None:
             raise
-        raise found from error
+        raise refusal from error
 
 
 def refused(path: Path) -> OnnxFileError | None:
@@ -49,8 +49,10 @@ def refused(path: Path) -> OnnxFileError | None:
     try:
         onnx.checker.check_model(str(path))
     except Exception as error:  # noqa: BLE001 - its exceptions share no base class
-        said = " ".join(str(error).split())[:300]
-        return OnnxFileError(f"Expected {path} to be a valid ONNX file, got: {said}; {DAMAGED}")
+        complaint = " ".join(str(error).split())[:300]
+        return OnnxFileError(
+            f"Expected {path} to be a valid ONNX file, got: {complaint}; {DAMAGED}"
+        )
     return None
 
 
@@ -120,8 +122,8 @@ def _external_bytes(tensor: onnx.TensorProto) -> int | None:
     """Return the number of bytes that another file holds of a tensor; None if this file does not
     say."""
     # If a key occurs several times, its first entry counts.
-    said = {entry.key: entry.value for entry in reversed(tensor.external_data)}
-    length = said.get("length", "")
+    entries = {entry.key: entry.value for entry in reversed(tensor.external_data)}
+    length = entries.get("length", "")
     if not length.isdigit():
         return None
     return int(length)

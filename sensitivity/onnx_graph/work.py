@@ -225,10 +225,10 @@ class _Activation:
 
 def _activations_behind(value: ir.Value) -> Iterator[_Activation]:
     """Yield the chain of activations behind a value, each the only reader of the one before it."""
-    found = match_or_none(_next_activation, value)
-    while found is not None:
-        yield found
-        found = match_or_none(_next_activation, found.output)
+    activation = match_or_none(_next_activation, value)
+    while activation is not None:
+        yield activation
+        activation = match_or_none(_next_activation, activation.output)
 
 
 def _next_activation(value: ir.Value) -> _Activation:
@@ -273,7 +273,7 @@ def _producers(value: ir.Value) -> Iterator[ir.Node]:
 
 def _reaches(value: ir.Value, layers: Mapping[ir.Node, _Quantized]) -> bool:
     """Return whether this value reaches a quantized layer without passing a node with a weight."""
-    readers = chain.from_iterable(found.consumers() for found in reached([value], _passed_on))
+    readers = chain.from_iterable(passed.consumers() for passed in reached([value], _passed_on))
     return not layers.keys().isdisjoint(readers)
 
 
@@ -287,8 +287,8 @@ def _passed_on(value: ir.Value) -> Iterator[ir.Value]:
 def _attributes(node: ir.Node) -> str:
     """Return the attributes as JSON with sorted keys. Tensors are left out, since they change no
     shape."""
-    found = {}
+    plain = {}
     for name, attribute in node.attributes.items():
         if isinstance(attribute.value, PLAIN):
-            found[name] = attribute.value
-    return json.dumps(found, sort_keys=True)
+            plain[name] = attribute.value
+    return json.dumps(plain, sort_keys=True)

@@ -49,7 +49,7 @@ class Options:
     """Everything that quantized.onnx depends on.
 
     model, calib: digests of the float file and of the first calibration batch.
-    shape: as given on the command line.
+    shape: shapes as given in the settings.
     """
 
     model: str
@@ -107,7 +107,7 @@ def quantized_file(settings: TaskChoices, out: Path, progress: Progress = silent
 
     The file of an earlier run is reused if it was made in the same way.
 
-    progress: is told of each batch that calibrates.
+    progress: shows the calibration batches that are done.
     Raises TaskError for data that the file cannot take, OnnxFileError for a file that cannot be
     quantized, JournalMismatch if measurements exist of a file that was made in another way.
     """
@@ -123,10 +123,10 @@ def quantized_file(settings: TaskChoices, out: Path, progress: Progress = silent
                 f"Expected {file} to be what was measured in this run, got {changed}; repeat the "
                 "command that began the run, or choose another --out."
             )
-    made = _quantized(job, progress)
-    content = made.SerializeToString()
+    model = _quantized(job, progress)
+    content = model.SerializeToString()
     write_whole(file, content)
-    opsets = (job.file.opset, opset_of(made))
+    opsets = (job.file.opset, opset_of(model))
     tool = f"onnxruntime {importlib.metadata.version('onnxruntime')}"
     run_dir.write(RECORD, Quantized(_sha(content), job.options, tool, opsets))
     return file
@@ -191,18 +191,18 @@ def shapes_of(given: tuple[str, ...]) -> dict[str, tuple[int | str, ...]]:
     >>> shapes_of(("1,3,640,640", "mask=n,640"))
     {'': (1, 3, 640, 640), 'mask': ('n', 640)}
     """
-    found: dict[str, tuple[int | str, ...]] = {}
+    shapes: dict[str, tuple[int | str, ...]] = {}
     for text in given:
         name, _, sides = text.rpartition("=")
         words = map(str.strip, sides.split(","))
         try:
-            found[name] = tuple(map(_side, words))
+            shapes[name] = tuple(map(_side, words))
         except ValueError:
             raise SensitivityError(
                 "Expected --shape as numbers above 0 with commas, a word for a side of any length, "
                 f"got {text!r}; write it as 1,3,640,640 or NAME=1,3,640,640."
             ) from None
-    return found
+    return shapes
 
 
 def _side(word: str) -> int | str:
@@ -223,15 +223,15 @@ def _quantized(job: Job, progress: Progress) -> onnx.ModelProto:
     example, _ = next(iter(job.calib))
     model = prepared(job.file, first_samples(feed(example, inputs), 1))
     batches = _inputs(job.calib, progress)
-    found = ranges(model, batches, options.calib_method, symmetric=rules.signed)
-    made = quantized(model, found, rules, name)
-    del made.metadata_props[:]
-    made.metadata_props.extend(job.file.model.metadata_props)
-    return made
+    tensor_ranges = ranges(model, batches, options.calib_method, symmetric=rules.signed)
+    result = quantized(model, tensor_ranges, rules, name)
+    del result.metadata_props[:]
+    result.metadata_props.extend(job.file.model.metadata_props)
+    return result
 
 
 def _inputs(batches: Batches, progress: Progress) -> Iterator[Any]:
-    """The inputs of each batch; a batch is done when the next one is asked for."""
+    """Yield the inputs of each batch, which counts as done when the next one is asked for."""
     with progress("calibrate", len(batches)) as advance:
         for inputs, _ in batches:
             yield inputs

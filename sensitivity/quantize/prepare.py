@@ -115,13 +115,13 @@ def prepared(file: FloatFile, example: Arrays) -> onnx.ModelProto:
     Raises OnnxFileError if it cannot be converted, or computes something else.
     """
     lifted = _lifted(file)
-    made: onnx.ModelProto = ir.to_proto(optimized(lifted.SerializeToString(), file.path.name))
-    _only_used_opsets(made)
-    name_nodes(made.graph)
-    flatten_biases(made.graph)
-    separate_biases(made.graph)
-    _check_same(file, made, example)
-    return onnx.shape_inference.infer_shapes(made, data_prop=True)
+    result: onnx.ModelProto = ir.to_proto(optimized(lifted.SerializeToString(), file.path.name))
+    _only_used_opsets(result)
+    name_nodes(result.graph)
+    flatten_biases(result.graph)
+    separate_biases(result.graph)
+    _check_same(file, result, example)
+    return onnx.shape_inference.infer_shapes(result, data_prop=True)
 
 
 def flatten_biases(graph: onnx.GraphProto) -> None:
@@ -195,7 +195,7 @@ def _lifted(file: FloatFile) -> onnx.ModelProto:
     if file.opset >= FIRST_OPSET:
         return file.model
     try:
-        made: onnx.ModelProto = onnx.version_converter.convert_version(file.model, FIRST_OPSET)
+        model: onnx.ModelProto = onnx.version_converter.convert_version(file.model, FIRST_OPSET)
     except Exception as error:  # raised in C++, without a public base class
         said = " ".join(str(error).split())[:200]
         raise OnnxFileError(
@@ -203,21 +203,21 @@ def _lifted(file: FloatFile) -> onnx.ModelProto:
             f"which INT8 with scales per channel needs, got from onnx.version_converter: {said}; "
             f"export it again with opset {FIRST_OPSET} or later."
         ) from error
-    _drop_overridable(made)
-    return made
+    _drop_overridable(model)
+    return model
 
 
-def _check_same(file: FloatFile, made: onnx.ModelProto, example: Arrays) -> None:
+def _check_same(file: FloatFile, result: onnx.ModelProto, example: Arrays) -> None:
     """Raise OnnxFileError if the result does not compute what the file does."""
     names = [value.name for value in file.get_outputs()]
     theirs = run_batch(file.session, example, names)
-    ours = run_batch(session(made.SerializeToString(), file.path.name), example, names)
+    ours = run_batch(session(result.SerializeToString(), file.path.name), example, names)
     allowed = tolerances(file.session, example, theirs, SAME)
     apart = {name: distance(ours[name], theirs[name]) for name in allowed}
     worst = max(allowed, key=lambda name: apart[name] / allowed[name], default=None)
     if worst is not None and not apart[worst] <= allowed[worst]:
         raise OnnxFileError(
-            f"Expected {file.path.name}, lifted to opset {opset_of(made)} and with BatchNorm and "
+            f"Expected {file.path.name}, lifted to opset {opset_of(result)} and with BatchNorm and "
             f"constants folded, to compute what it did, got output {worst} that differs by "
             f"{apart[worst]:.2g} of its spread (up to {allowed[worst]:.1g} is rounding); "
             f"export it with opset {FIRST_OPSET} or later."

@@ -60,11 +60,11 @@ def ranges(
     seen: dict[str, Any] = {name: kind() for name in float_tensors(model.graph)}
     forward(model, batches, seen, lambda name, values: seen[name].add(values))
     key = METHODS[method]
-    found = {}
+    by_name = {}
     for name, values in seen.items():
         ends = values.ranges(LEVELS, symmetric=symmetric)
-        found[name] = ends.get(key, (0.0, 0.0))
-    return found
+        by_name[name] = ends.get(key, (0.0, 0.0))
+    return by_name
 
 
 def float_tensors(graph: onnx.GraphProto) -> list[str]:
@@ -98,9 +98,9 @@ def forward(
         samples = length(given) or size
         for start, part in enumerate(pieces(given, size)):
             fresh = samples - start * size  # the last piece may be padded
-            found = {**part, **dict(zip(asked, runner.run(asked, dict(part)), strict=True))}
+            values = {**part, **dict(zip(asked, runner.run(asked, dict(part)), strict=True))}
             for name in names:
-                see(name, without_filling(found[name], size, fresh))
+                see(name, without_filling(values[name], size, fresh))
 
 
 def _giving(model: onnx.ModelProto, names: Collection[str]) -> bytes:

@@ -18,12 +18,12 @@ from sensitivity.quantizers.histogram import Ends
 
 
 def quantized(
-    model: onnx.ModelProto, found: Mapping[str, Ends], rules: Rules, name: str
+    model: onnx.ModelProto, tensor_ranges: Mapping[str, Ends], rules: Rules, name: str
 ) -> onnx.ModelProto:
     """Return the model with Q/DQ pairs by these rules.
 
     model: as `prepare.prepared` returns it; it is changed.
-    found: float tensor -> its range.
+    tensor_ranges: float tensor -> its range.
     name: name of the file.
     Raises OnnxFileError if nothing of it is quantized, or the result is not valid.
     """
@@ -38,7 +38,7 @@ def quantized(
             CalibrationMethod.MinMax,
             {
                 tensor: (np.array(low, np.float32), np.array(high, np.float32))
-                for tensor, (low, high) in found.items()
+                for tensor, (low, high) in tensor_ranges.items()
             },
         ),
         nodes_to_quantize=[],
@@ -56,9 +56,9 @@ def quantized(
                 f"Expected ONNX Runtime's quantizer to take {name}, got {type(error).__name__}: "
                 f"{said}; quantize it with another tool, and give the file with its pairs."
             ) from error
-    made: onnx.ModelProto = quantizer.model.model
-    _check(made, name)
-    return made
+    result: onnx.ModelProto = quantizer.model.model
+    _check(result, name)
+    return result
 
 
 @contextmanager
@@ -77,17 +77,17 @@ def _is_no_advice(record: logging.LogRecord) -> bool:
     return record.levelno > logging.WARNING
 
 
-def _check(made: onnx.ModelProto, name: str) -> None:
+def _check(model: onnx.ModelProto, name: str) -> None:
     """Raise OnnxFileError if nothing is quantized, or ONNX's checker refuses the result."""
-    if not any(node.op_type in PAIR for node in made.graph.node):
-        kinds = sorted({node.op_type for node in made.graph.node})
+    if not any(node.op_type in PAIR for node in model.graph.node):
+        kinds = sorted({node.op_type for node in model.graph.node})
         raise OnnxFileError(
             f"Expected {name} to hold operations that can be quantized, got none "
             f"({', '.join(kinds[:8])}{', ...' if len(kinds) > 8 else ''}); a plan needs some to "
             "choose among."
         )
     try:
-        onnx.checker.check_model(made, full_check=True)
+        onnx.checker.check_model(model, full_check=True)
     except Exception as error:  # raised in C++, without a public base class
         said = " ".join(str(error).split())[:200]
         raise OnnxFileError(

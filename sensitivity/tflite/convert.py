@@ -25,6 +25,6 @@ def onnx_from_tflite(path: Path) -> bytes:
 def onnx_file(path: Path, folder: Path) -> Path:
     """Write the ONNX form of a .tflite file into the folder, under its name, and return its
     path."""
-    made = folder / f"{path.stem}.onnx"
-    write_whole(made, onnx_from_tflite(path))
-    return made
+    written = folder / f"{path.stem}.onnx"
+    write_whole(written, onnx_from_tflite(path))
+    return written

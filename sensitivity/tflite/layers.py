@@ -16,56 +16,59 @@ Sides = tuple[int, int]
 """Two numbers, for height and for width."""
 
 
-def conv_2d(made: Translation, operator: Operator) -> None:
+def conv_2d(translation: Translation, operator: Operator) -> None:
     """Translate CONV_2D, whose weight is [out, height, width, in of one group]."""
-    image, weight = (made.tensor(index) for index in operator.inputs[:2])
+    image, weight = (translation.tensor(index) for index in operator.inputs[:2])
     groups = image.shape[3] // weight.shape[3]
-    kernel = made.weight(operator.inputs[1], CHANNELS_IN_FRONT)
-    _convolution(made, operator, kernel, groups)
+    kernel = translation.weight(operator.inputs[1], CHANNELS_IN_FRONT)
+    _convolution(translation, operator, kernel, groups)
 
 
-def depthwise_conv_2d(made: Translation, operator: Operator) -> None:
+def depthwise_conv_2d(translation: Translation, operator: Operator) -> None:
     """Translate DEPTHWISE_CONV_2D, whose weight is [1, height, width, out], and in which each
     channel is a group."""
-    kernel = made.weight(operator.inputs[1], (3, 0, 1, 2))
-    _convolution(made, operator, kernel, made.tensor(operator.inputs[0]).shape[3])
+    kernel = translation.weight(operator.inputs[1], (3, 0, 1, 2))
+    _convolution(translation, operator, kernel, translation.tensor(operator.inputs[0]).shape[3])
 
 
-def _convolution(made: Translation, operator: Operator, kernel: str, groups: int) -> None:
-    sides = made.tensor(operator.inputs[1]).shape[1:3]
+def _convolution(translation: Translation, operator: Operator, kernel: str, groups: int) -> None:
+    sides = translation.tensor(operator.inputs[1]).shape[1:3]
     strides, dilations = _strides(operator), _dilations(operator)
-    pads = pads_of(made, operator, sides, strides, dilations)
-    value = made.emit(
+    pads = pads_of(translation, operator, sides, strides, dilations)
+    value = translation.emit(
         "Conv",
-        [made.take(operator.inputs[0], "first"), kernel, *_bias(made, operator)],
-        name_of(made, operator),
+        [translation.take(operator.inputs[0], "first"), kernel, *_bias(translation, operator)],
+        name_of(translation, operator),
         group=groups,
         kernel_shape=sides,
         strides=strides,
         dilations=dilations,
         pads=pads,
     )
-    made.give(operator, value, "first")
+    translation.give(operator, value, "first")
 
 
-def transpose_conv(made: Translation, operator: Operator) -> None:
+def transpose_conv(translation: Translation, operator: Operator) -> None:
     """Translate TRANSPOSE_CONV, whose inputs are the sides of the output, the weight, the image and
     perhaps a bias."""
     _, weight, image, *_ = operator.inputs
-    kernel = made.weight(weight, (3, 0, 1, 2))  # [in, out, height, width]
-    sides, strides = made.tensor(weight).shape[1:3], _strides(operator)
-    given, wanted = made.tensor(image).shape[1:3], made.tensor(operator.outputs[0]).shape[1:3]
+    kernel = translation.weight(weight, (3, 0, 1, 2))  # [in, out, height, width]
+    sides, strides = translation.tensor(weight).shape[1:3], _strides(operator)
+    given, wanted = (
+        translation.tensor(image).shape[1:3],
+        translation.tensor(operator.outputs[0]).shape[1:3],
+    )
     cut, more = _cut(given, wanted, sides, strides, operator.options["padding"])
-    value = made.emit(
+    value = translation.emit(
         "ConvTranspose",
-        [made.take(image, "first"), kernel, *_bias(made, operator, at=3)],
-        name_of(made, operator),
+        [translation.take(image, "first"), kernel, *_bias(translation, operator, at=3)],
+        name_of(translation, operator),
         kernel_shape=sides,
         strides=strides,
         pads=cut,
         output_padding=more,
     )
-    made.give(operator, value, "first")
+    translation.give(operator, value, "first")
 
 
 def _cut(
@@ -83,51 +86,57 @@ def _cut(
     return [*before, *after], more
 
 
-def fully_connected(made: Translation, operator: Operator) -> None:
+def fully_connected(translation: Translation, operator: Operator) -> None:
     """Translate FULLY_CONNECTED. The input's last axes are flattened to the rows that the weight
     takes."""
     image, weight, *_ = operator.inputs
-    outputs, inputs = made.tensor(weight).shape
-    shape = made.tensor(image).shape
-    name = name_of(made, operator)
-    value = made.take(image)
+    outputs, inputs = translation.tensor(weight).shape
+    shape = translation.tensor(image).shape
+    name = name_of(translation, operator)
+    value = translation.take(image)
     if len(shape) != 2 or shape[1] != inputs:
-        flat = made.number(np.array([-1, inputs]), f"{name}/flat")
-        value = made.emit("Reshape", [value, flat], f"{name}/flatten")
-    kernel = made.weight(weight, (0, 1))
-    value = made.emit("Gemm", [value, kernel, *_bias(made, operator)], name, transB=1)
-    wanted = made.tensor(operator.outputs[0]).shape
+        flat = translation.number(np.array([-1, inputs]), f"{name}/flat")
+        value = translation.emit("Reshape", [value, flat], f"{name}/flatten")
+    kernel = translation.weight(weight, (0, 1))
+    value = translation.emit("Gemm", [value, kernel, *_bias(translation, operator)], name, transB=1)
+    wanted = translation.tensor(operator.outputs[0]).shape
     if len(wanted) != 2:
-        sides = made.number(np.array([*wanted[:-1], outputs]), f"{name}/sides")
-        value = made.emit("Reshape", [value, sides], f"{name}/unflatten")
-    made.give(operator, value)
+        sides = translation.number(np.array([*wanted[:-1], outputs]), f"{name}/sides")
+        value = translation.emit("Reshape", [value, sides], f"{name}/unflatten")
+    translation.give(operator, value)
 
 
-def batch_matmul(made: Translation, operator: Operator) -> None:
+def batch_matmul(translation: Translation, operator: Operator) -> None:
     """Translate BATCH_MATMUL of two tensors, whose last two axes may be swapped."""
     values = []
-    for at, option in enumerate(("adjX", "adjY")):
-        value = made.take(operator.inputs[at])
+    for place, option in enumerate(("adjX", "adjY")):
+        value = translation.take(operator.inputs[place])
         if operator.options[option]:
-            rank = len(made.tensor(operator.inputs[at]).shape)
+            rank = len(translation.tensor(operator.inputs[place]).shape)
             perm = [*range(rank - 2), rank - 1, rank - 2]
-            value = made.emit("Transpose", [value], f"{name_of(made, operator)}/{at}", perm=perm)
+            value = translation.emit(
+                "Transpose", [value], f"{name_of(translation, operator)}/{place}", perm=perm
+            )
         values.append(value)
-    made.give(operator, made.emit("MatMul", values, name_of(made, operator)))
+    translation.give(operator, translation.emit("MatMul", values, name_of(translation, operator)))
 
 
-def name_of(made: Translation, operator: Operator) -> str:
+def name_of(translation: Translation, operator: Operator) -> str:
     """Return the name of an operator: that of its first output, which converters use too."""
-    return made.tensor(operator.outputs[0]).name
+    return translation.tensor(operator.outputs[0]).name
 
 
 def pads_of(
-    made: Translation, operator: Operator, sides: Any, strides: Sides, dilations: Sides = (1, 1)
+    translation: Translation,
+    operator: Operator,
+    sides: Any,
+    strides: Sides,
+    dilations: Sides = (1, 1),
 ) -> list[int]:
     """Return the padding of a window: in front of height and width, then behind them."""
     if operator.options["padding"] != "SAME":
         return [0, 0, 0, 0]
-    given = made.tensor(operator.inputs[0]).shape[1:3]
+    given = translation.tensor(operator.inputs[0]).shape[1:3]
     before, after = [], []
     for size, side, stride, dilation in zip(given, sides, strides, dilations, strict=True):
         last = (-(-size // stride) - 1) * stride
@@ -137,9 +146,9 @@ def pads_of(
     return [*before, *after]
 
 
-def _bias(made: Translation, operator: Operator, at: int = 2) -> list[str]:
+def _bias(translation: Translation, operator: Operator, at: int = 2) -> list[str]:
     given = operator.inputs[at : at + 1]
-    return [made.take(index) for index in given if index >= 0]
+    return [translation.take(index) for index in given if index >= 0]
 
 
 def _strides(operator: Operator) -> Sides:

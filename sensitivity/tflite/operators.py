@@ -72,14 +72,16 @@ def translated(graph: Graph) -> Translation:
 
     Raises TfliteFileError that names each kind of operator without a translation, with one example.
     """
-    made = Translation(graph)
-    unknown = {each.kind: each for each in graph.operators if each.kind not in OPERATORS}
+    translation = Translation(graph)
+    unknown = {
+        operator.kind: operator for operator in graph.operators if operator.kind not in OPERATORS
+    }
     if unknown:
-        told = "; ".join(made.where(operator) for operator in unknown.values())
+        examples = "; ".join(translation.where(operator) for operator in unknown.values())
         raise TfliteFileError(
-            f"Expected operators that can be written in ONNX with pairs, got {told}; give the "
+            f"Expected operators that can be written in ONNX with pairs, got {examples}; give the "
             "model as ONNX, or cut it before them: docs/tflite.md lists those that can."
         )
     for operator in graph.operators:
-        OPERATORS[operator.kind](made, operator)
-    return made
+        OPERATORS[operator.kind](translation, operator)
+    return translation

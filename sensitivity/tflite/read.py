@@ -92,14 +92,14 @@ def _graph(model: Any, content: bytes, file: str) -> Graph:
     buffers = [_bytes(buffer, content) for buffer in model.buffers]
     names = _unique_names(subgraph.tensors)
     tensors = tuple(
-        _tensor(made, name, buffers[made.buffer], file)
-        for made, name in zip(subgraph.tensors, names, strict=True)
+        _tensor(table, name, buffers[table.buffer], file)
+        for table, name in zip(subgraph.tensors, names, strict=True)
     )
     for index in _indices(subgraph.inputs):
         _check_sides(subgraph.tensors[index], names[index], file)
     operators = tuple(
-        _operator(made, model.operatorCodes[made.opcodeIndex], place)
-        for place, made in enumerate(subgraph.operators)
+        _operator(table, model.operatorCodes[table.opcodeIndex], place)
+        for place, table in enumerate(subgraph.operators)
     )
     return Graph(file, tensors, operators, _indices(subgraph.inputs), _indices(subgraph.outputs))
 
@@ -140,20 +140,20 @@ def _unique_names(tensors: Sequence[Any]) -> list[str]:
     return names
 
 
-def _text(found: bytes | None) -> str:
+def _text(text: bytes | None) -> str:
     """Return a text of the file; "" for None."""
-    return (found or b"").decode(errors="replace")
+    return (text or b"").decode(errors="replace")
 
 
-def _tensor(made: Any, name: str, data: bytes, file: str) -> Tensor:
-    kind = _word("TensorType", made.type)
-    if made.sparsity is not None:
+def _tensor(table: Any, name: str, data: bytes, file: str) -> Tensor:
+    kind = _word("TensorType", table.type)
+    if table.sparsity is not None:
         raise TfliteFileError(
             f"Expected dense tensors in {file}, got the sparse tensor {name}; convert the model "
             "without sparsity."
         )
-    shape = _indices(made.shape)
-    grid = _grid(made.quantization, name, file)
+    shape = _indices(table.shape)
+    grid = _grid(table.quantization, name, file)
     values = _values(data, kind, shape, name, file) if data else None
     return Tensor(name, shape, kind, grid, values)
 
@@ -177,43 +177,44 @@ def _half_bytes(data: bytes, shape: tuple[int, ...]) -> Array:
     return both[: int(np.prod(shape))].reshape(shape)
 
 
-def _grid(made: Any, name: str, file: str) -> Grid | None:
-    if made is None:
+def _grid(quantization: Any, name: str, file: str) -> Grid | None:
+    if quantization is None:
         return None
-    if made.details is not None:
+    if quantization.details is not None:
         raise TfliteFileError(
             f"Expected one scale for a tensor or for each channel in {file}, got "
-            f"{type(made.details).__name__.removesuffix('T')} for {name}; quantize it per channel."
+            f"{type(quantization.details).__name__.removesuffix('T')} for {name}; quantize it "
+            "per channel."
         )
-    scales, given = _array(made.scale, np.float32), _array(made.zeroPoint, np.int64)
+    scales, given = _array(quantization.scale, np.float32), _array(quantization.zeroPoint, np.int64)
     if not scales.size:
         return None
     zero_points = np.zeros(scales.size, np.int64)
     if given.size:
         zero_points += given
-    axis = int(made.quantizedDimension) if scales.size > 1 else 0
+    axis = int(quantization.quantizedDimension) if scales.size > 1 else 0
     return Grid(scales, zero_points, axis)
 
 
-def _array(found: Any, dtype: Any) -> Array:
+def _array(numbers: Any, dtype: Any) -> Array:
     """Return numbers of the file as an array; an empty one for None."""
-    return np.asarray(() if found is None else found, dtype)
+    return np.asarray(() if numbers is None else numbers, dtype)
 
 
-def _operator(made: Any, code: Any, place: int) -> Operator:
+def _operator(table: Any, code: Any, place: int) -> Operator:
     # Files before 2020 have the number in a field of one byte only, later ones in both fields.
     number = max(code.builtinCode, code.deprecatedBuiltinCode)
     kind = _word("BuiltinOperator", number)
     if kind == "CUSTOM":
         kind = f"CUSTOM:{_text(code.customCode)}"
-    options = dict(getattr(made.builtinOptions, "__dict__", {}))
+    options = dict(getattr(table.builtinOptions, "__dict__", {}))
     for name in WORDS.keys() & options.keys():
         options[name] = _word(WORDS[name], options[name])
-    return Operator(kind, _indices(made.inputs), _indices(made.outputs), options, place)
+    return Operator(kind, _indices(table.inputs), _indices(table.outputs), options, place)
 
 
-def _indices(found: Any) -> tuple[int, ...]:
-    return tuple(_array(found, np.int64).tolist())
+def _indices(numbers: Any) -> tuple[int, ...]:
+    return tuple(_array(numbers, np.int64).tolist())
 
 
 def _word(enumeration: str, number: int) -> str:
@@ -221,5 +222,5 @@ def _word(enumeration: str, number: int) -> str:
     older."""
     known = vars(getattr(_schema(), enumeration))
     words = filter(str.isupper, known)
-    found = (word for word in words if known[word] == number)
-    return next(found, f"{enumeration} {number}")
+    matching = (word for word in words if known[word] == number)
+    return next(matching, f"{enumeration} {number}")

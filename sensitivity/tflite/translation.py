@@ -79,17 +79,17 @@ class Translation:
                 f"Expected every tensor of {self.graph.file} to be an input, a constant or made by "
                 f"an operator before it is read, got {tensor.name}; convert the model again."
             )
-        held = self._held.setdefault(index, {})
-        if layout in held:
-            return held[layout]
+        values = self._held.setdefault(index, {})
+        if layout in values:
+            return values[layout]
         if tensor.values is not None:
-            held[layout] = self._constant(tensor, layout)
+            values[layout] = self._constant(tensor, layout)
         else:
-            (other, value), *_ = held.items()
+            (other, value), *_ = values.items()
             perm = axes_to("first", len(tensor.shape), back=other == "first")
             name = f"{tensor.name}/channels_{layout}"
             self.hold(index, self.emit("Transpose", [value], name, perm=perm), layout)
-        return held[layout]
+        return values[layout]
 
     def weight(self, index: int, perm: Sequence[int]) -> str:
         """Return a weight with its axes, and the axis of its scales, in another order."""
@@ -104,13 +104,13 @@ class Translation:
         at: index of the input.
         Raises TfliteFileError if the input is not a constant.
         """
-        found = self.tensor(operator.inputs[at])
-        if found.values is None:
+        tensor = self.tensor(operator.inputs[at])
+        if tensor.values is None:
             raise TfliteFileError(
                 f"Expected input {at} of {self.where(operator)} to be a constant, got "
-                f"{found.name}, which the model computes; convert it with inputs of fixed sides."
+                f"{tensor.name}, which the model computes; convert it with inputs of fixed sides."
             )
-        return found.values.reshape(-1).astype(np.int64)
+        return tensor.values.reshape(-1).astype(np.int64)
 
     def number(self, values: Any, name: str) -> str:
         """Add a constant to the ONNX file and return its name."""
@@ -143,15 +143,15 @@ class Translation:
         The value takes the tensor's name unless another value has it. For an output of the graph,
         the value with channels last has the name.
         """
-        name, held = self.tensor(index).name, self._held.setdefault(index, {})
+        name, values = self.tensor(index).name, self._held.setdefault(index, {})
         is_output = index in self.graph.outputs
-        has_own_name = layout == "last" if is_output else not held
+        has_own_name = layout == "last" if is_output else not values
         if not has_own_name:
             name = f"{name}/channels_{layout}"
         node = self._loose.pop(value, None)
         if node is not None:
             node.output[0] = value = name
-        held[layout] = value
+        values[layout] = value
 
     def stand_for(self, index: int, constant: int) -> None:
         """Let a tensor equal a constant of the file from now on."""
@@ -167,14 +167,14 @@ class Translation:
 
     def where(self, operator: Operator) -> str:
         """Return the operator in words."""
-        made = self.tensor(operator.outputs[0]).name
-        return f"{operator.kind} number {operator.place} of {self.graph.file}, which makes {made}"
+        output = self.tensor(operator.outputs[0]).name
+        return f"{operator.kind} number {operator.place} of {self.graph.file}, which makes {output}"
 
     def model(self) -> onnx.ModelProto:
         """Return the ONNX model of everything that was added."""
         outputs = [self._output(index) for index in self.graph.outputs]
-        made = helper.make_graph(self.nodes, "tflite", self._inputs, outputs, self.constants)
-        model = helper.make_model(made, opset_imports=[helper.make_opsetid("", self.opset)])
+        graph = helper.make_graph(self.nodes, "tflite", self._inputs, outputs, self.constants)
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", self.opset)])
         model.ir_version = IR_VERSION[self.opset]
         helper.set_model_props(model, self._codes())
         return onnx.shape_inference.infer_shapes(model)

@@ -90,15 +90,15 @@ class BestBoxes(ir.passes.InPlacePass):
         text = self._text(rows, anchors, model.opset_imports[""], candidates.dtype)
         choice = ir.from_proto(onnx.parser.parse_model(text)).graph
         ir.convenience.replace_all_uses_with(choice.inputs[0], candidates)
-        found, nodes = choice.outputs[0], list(choice)
+        detections, nodes = choice.outputs[0], list(choice)
         choice.outputs.clear()  # a value belongs to one graph
         choice.remove(nodes)
         for node in nodes:
             node.name = f"{NAME}/{node.outputs[0].name}"
             for value in node.outputs:
-                value.name = value.name if value is found else f"{NAME}/{value.name}"
+                value.name = value.name if value is detections else f"{NAME}/{value.name}"
         graph.extend(nodes)
-        graph.outputs[0] = found
+        graph.outputs[0] = detections
         return ir.passes.PassResult(model, modified=True)
 
     def _text(self, rows: int, anchors: int, opset: int, dtype: ir.DataType | None) -> str:

@@ -106,23 +106,25 @@ def _grid(quantize: ir.Node) -> list[bytes]:
     return [needed(constant).tobytes() for constant in constants]
 
 
-def _copy(graph: ir.Graph, found: _Enlargement) -> None:
-    node, down, across = found.node, found.down, found.across
+def _copy(graph: ir.Graph, enlargement: _Enlargement) -> None:
+    node, down, across = enlargement.node, enlargement.down, enlargement.across
     name = name_of(node)
-    integers = first_input(found.pair.dequantize)
+    integers = first_input(enlargement.pair.dequantize)
     last = ir.node("Transpose", [integers], {"perm": [0, 2, 3, 1]}, name=f"{name}/ChannelsLast")
     pixels = ir.node("Concat", list(last.outputs) * across, {"axis": 3}, name=f"{name}/Pixels")
-    width = across * found.width
+    width = across * enlargement.width
     # -1 stands for the batch.
-    rows = _reshape(graph, pixels, [-1, found.height, width * found.channels], f"{name}/Rows")
+    rows = _reshape(
+        graph, pixels, [-1, enlargement.height, width * enlargement.channels], f"{name}/Rows"
+    )
     copied = ir.node("Concat", list(rows.outputs) * down, {"axis": 2}, name=f"{name}/Copies")
-    shape = [-1, down * found.height, width, found.channels]
+    shape = [-1, down * enlargement.height, width, enlargement.channels]
     image = _reshape(graph, copied, shape, f"{name}/Image")
     first = ir.node("Transpose", image.outputs, {"perm": [0, 3, 1, 2]}, name=name)
-    made = [last, pixels, rows, copied, image, first]
-    for step in made:
+    steps = [last, pixels, rows, copied, image, first]
+    for step in steps:
         step.outputs[0].type = integers.type
-    graph.insert_before(node, made)
+    graph.insert_before(node, steps)
     users = node.outputs[0].consumers()
     for user in users:
         user.outputs[0].replace_all_uses_with(first.outputs[0])

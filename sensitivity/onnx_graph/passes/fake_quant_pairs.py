@@ -107,14 +107,14 @@ def _end(node: ir.Node, place: int) -> Array:
     if node.op_type == "FakeQuantWithMinMaxArgs":
         name, usual = ("min", -6.0) if place == 1 else ("max", 6.0)
         return np.array([node.attributes.get_float(name, usual)])
-    found = qdq.constant(given(node, place))
-    if found is None:
+    end = qdq.constant(given(node, place))
+    if end is None:
         raise OnnxFileError(
             f"Expected the range of {node.op_type} at {name_of(node)} to be constant, got one that "
             "the graph computes; convert the model as it is saved for inference (training=False), "
             "with its variables frozen."
         )
-    return found.astype(np.float64).reshape(-1)
+    return end.astype(np.float64).reshape(-1)
 
 
 def _replace(node: ir.Node, grid: TensorFlowGrid) -> None:
@@ -138,11 +138,11 @@ def _replace(node: ir.Node, grid: TensorFlowGrid) -> None:
         nodes.insert(1, clip)
     for each in nodes[:-1]:
         each.outputs[0].name = f"{each.name}.levels"
-    made = dequantize.outputs[0]
-    made.type, made.shape = output.type, output.shape
-    made.name, output.name = output.name, f"{output.name}.before"
+    result = dequantize.outputs[0]
+    result.type, result.shape = output.type, output.shape
+    result.name, output.name = output.name, f"{output.name}.before"
     graph.insert_before(node, nodes)
-    ir.convenience.replace_all_uses_with(output, made, replace_graph_outputs=True)
+    ir.convenience.replace_all_uses_with(output, result, replace_graph_outputs=True)
     ends = [given(node, place) for place in (1, 2)]
     graph.remove(node, safe=True)
     for end in filter(None, ends):

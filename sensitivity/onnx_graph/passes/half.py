@@ -99,12 +99,12 @@ def _with_neighbours(wide: Iterable[ir.Node]) -> set[ir.Node]:
     operations read."""
     wide = list(wide)
     dequantized = all_outputs(of_kind(wide, "DequantizeLinear"))
-    found = set(wide)
+    nodes = set(wide)
     for value in dequantized:
         for user in value.consumers():
             producers = filter(None, map(producer, user.inputs))
-            found.update([user, *of_kind(producers, "DequantizeLinear")])
-    return found
+            nodes.update([user, *of_kind(producers, "DequantizeLinear")])
+    return nodes
 
 
 def _is_wide(node: ir.Node) -> bool:
@@ -145,9 +145,9 @@ def _retype_attributes(node: ir.Node) -> None:
 
 def _convert(graph: ir.Graph, value: ir.Value, half: Collection[ir.Node]) -> None:
     """Give the value the type that its producer now gives, and each user the type that it needs."""
-    made = _type_of(value.producer() in half)
-    wrong = [place for place in value.uses() if _taken(place, half) != made]
-    if made == HALF:
+    kind = _type_of(value.producer() in half)
+    wrong = [place for place in value.uses() if _taken(place, half) != kind]
+    if kind == HALF:
         _make_half(graph, value, wrong)
     elif wrong:
         _redirect(wrong, _as_half(graph, value))

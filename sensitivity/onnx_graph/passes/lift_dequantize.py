@@ -172,7 +172,7 @@ def _lift(
 
     lifted: operations on float values by what they replace, to which new ones are added.
     """
-    node, made = mover.node, []
+    node, new = mover.node, []
     levels, graph_of_mover = first_input(dequantize), graph_of(node)
     key = (node, *dequantize.inputs[1:], mover.axis)
     if key not in lifted:
@@ -181,14 +181,14 @@ def _lift(
             before = _dequantize(dequantize, inputs[place], mover, place)
             graph_of_mover.insert_before(node, before)
             inputs[place] = before.outputs[0]
-            made.append(before)
+            new.append(before)
         if node.op_type == "Pad" and node.attributes.get_string("mode", "constant") == "constant":
             inputs = _with_fill(graph, node, inputs, dequantize)
         lifted[key] = _copy(node, inputs, dequantize)
         graph_of_mover.insert_after(node, lifted[key])
     _replace(dequantize.outputs[0], lifted[key].outputs[node.outputs.index(levels)])
     graph_of(dequantize).remove(dequantize, safe=True)
-    return made
+    return new
 
 
 def _dequantize(old: ir.Node, levels: ir.Value | None, mover: _Mover, place: int) -> ir.Node:

@@ -64,7 +64,7 @@ def _names(reached: Mapping[_Operation, int]) -> dict[ir.Node, str]:
 def _operations(mark: ir.Node) -> list[ir.Node]:
     """Return the operations that use the quantized value. A weight reaches its MatMul through a
     Transpose."""
-    found: list[ir.Node] = []
+    operations: list[ir.Node] = []
     for user in mark.outputs[0].consumers():
-        found += user.outputs[0].consumers() if user.op_type == "Transpose" else [user]
-    return found
+        operations += user.outputs[0].consumers() if user.op_type == "Transpose" else [user]
+    return operations

@@ -110,11 +110,11 @@ def _with_ranks(model: ir.Model) -> list[_TwoGrids]:
 
     Ranks are looked up only if some grid is per channel, because that takes a copy of the model.
     """
-    found = list(matches(_two_grids, qdq.pairs(model.graph)))
-    if not any(two.is_by_channel for two in found):
-        return found
+    pairs = list(matches(_two_grids, qdq.pairs(model.graph)))
+    if not any(two.is_by_channel for two in pairs):
+        return pairs
     ranks = _ranks(model)
-    return [replace(two, rank=ranks.get(two.pair.source.name)) for two in found]
+    return [replace(two, rank=ranks.get(two.pair.source.name)) for two in pairs]
 
 
 def _ranks(model: ir.Model) -> dict[str | None, int]:
@@ -164,19 +164,19 @@ def _unify(graph: ir.Graph, two: _TwoGrids, steps: list[Step]) -> None:
     pair, output = two.pair, two.pair.output
     kind = ir.DataType.from_numpy(two.other.scale.dtype)
     new = _on_own_grid(two)
-    made, value = [new], new.outputs[0]
+    nodes, value = [new], new.outputs[0]
     for operation, operand in steps:
         name = f"{pair.name}_{operation.lower()}"
         result = ir.Value(name=f"{name}_out", type=output.type, shape=output.shape)
         inputs, attributes = [value], {"to": int(kind)}
         if operand is not None:
             inputs, attributes = [value, add(graph, name, operand)], {}
-        made.append(ir.node(operation, inputs, attributes, name=name, outputs=[result]))
+        nodes.append(ir.node(operation, inputs, attributes, name=name, outputs=[result]))
         value = result
     if output.is_graph_output():  # the new output takes over the name
         output.name, value.name = f"{output.name}_unified", output.name
     graph_here = graph_of(pair.dequantize)
-    graph_here.insert_before(pair.dequantize, made)
+    graph_here.insert_before(pair.dequantize, nodes)
     ir.convenience.replace_all_uses_with(output, value, replace_graph_outputs=True)
     graph_here.remove(pair.dequantize, safe=True)
 

@@ -36,14 +36,14 @@ class OnePairPerValue(ir.passes.InPlacePass):
         return ir.passes.PassResult(model, modified=any(modified))
 
 
-def share(value: ir.Value, found: list[qdq.Pair]) -> bool:
+def share(value: ir.Value, pairs: list[qdq.Pair]) -> bool:
     """Let all readers of these pairs of `value` read the pair with the largest scale, and return
     whether anything changed.
 
     Readers of the value itself that have integer kernels read this pair too.
     """
-    kept = max(found, key=_largest_scale)
-    others = [pair for pair in found if pair is not kept]
+    kept = max(pairs, key=_largest_scale)
+    others = [pair for pair in pairs if pair is not kept]
     for pair in others:
         pair.output.replace_all_uses_with(kept.output)
     # Operations that only read the shape get the integers, so that no float value is kept for them.

@@ -54,14 +54,14 @@ class PadChannels(RewriteMatches[QuantizedConv, _Unpadded]):
 
 
 def _pad(graph: ir.Graph, unpadded: _Unpadded) -> None:
-    found, channels, zero_point = unpadded.conv, unpadded.missing, unpadded.zero_point
-    node, dequantize = found.node, found.given.dequantize
-    values, name = found.values, f"{name_of(node)}/Pad"
+    conv, channels, zero_point = unpadded.conv, unpadded.missing, unpadded.zero_point
+    node, dequantize = conv.node, conv.given.dequantize
+    values, name = conv.values, f"{name_of(node)}/Pad"
     # Stored integers have the zero point 0, because weights are symmetric.
     wider = np.pad(values, [(0, 0), (0, channels), *[(0, 0)] * (values.ndim - 2)])
-    stored = add(graph, f"{found.weight.source.name}.padded", wider)
-    found.weight.nodes[0].replace_input_with(0, stored)
-    for step in found.weight.nodes:
+    stored = add(graph, f"{conv.weight.source.name}.padded", wider)
+    conv.weight.nodes[0].replace_input_with(0, stored)
+    for step in conv.weight.nodes:
         step.outputs[0].shape = ir.Shape(wider.shape)
     ends = np.zeros(2 * values.ndim, np.int64)
     ends[values.ndim + 1] = channels

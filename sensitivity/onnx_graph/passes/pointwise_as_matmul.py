@@ -54,27 +54,27 @@ def _keeps_pixels(node: ir.Node) -> bool:
     return not is_padded and steps <= {1}
 
 
-def _replace(graph: ir.Graph, found: QuantizedConv) -> None:
-    node, pair, weight = found.node, found.given, found.weight
+def _replace(graph: ir.Graph, conv: QuantizedConv) -> None:
+    node, pair, weight = conv.node, conv.given, conv.weight
     name = name_of(node)
     integers = ir.node(
         "Transpose", [pair.dequantize.inputs[0]], {"perm": LAST}, name=f"{name}/ChannelsLast"
     )
     pixels = _like(pair.dequantize, integers.outputs[0], {}, f"{name}/DequantizeLinear")
-    turned = add(graph, f"{weight.source.name}.transposed", found.values[:, :, 0, 0].T)
+    turned = add(graph, f"{weight.source.name}.transposed", conv.values[:, :, 0, 0].T)
     axis = {} if weight.axis is None else {"axis": 1}
     levels = _like(weight.nodes[0], turned, axis, f"{name}/WeightQuantizeLinear")
     matrix = _like(weight.dequantize, levels.outputs[0], axis, f"{name}/WeightDequantizeLinear")
     product = ir.node("MatMul", [pixels.outputs[0], matrix.outputs[0]], name=name)
-    made = [integers, pixels, levels, matrix, product]
+    nodes = [integers, pixels, levels, matrix, product]
     bias = given(node, BIAS_INPUT)
     if bias is not None:
-        made.append(ir.node("Add", [product.outputs[0], bias], name=f"{name}/Add"))
-    made.append(
-        ir.node("Transpose", made[-1].outputs, {"perm": FIRST}, name=f"{name}/ChannelsFirst")
+        nodes.append(ir.node("Add", [product.outputs[0], bias], name=f"{name}/Add"))
+    nodes.append(
+        ir.node("Transpose", nodes[-1].outputs, {"perm": FIRST}, name=f"{name}/ChannelsFirst")
     )
     ir.convenience.replace_nodes_and_values(
-        graph, node, [node], made, node.outputs, made[-1].outputs
+        graph, node, [node], nodes, node.outputs, nodes[-1].outputs
     )
 
 

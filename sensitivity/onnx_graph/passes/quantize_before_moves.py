@@ -92,13 +92,13 @@ def _pair_on(value: ir.Value, moved: _Moved, suffix: str) -> tuple[ir.Node, ir.N
 
 def _copy(node: ir.Node, inputs: list[ir.Value | None], suffix: str) -> ir.Node:
     """Return the same operation on other inputs, with a suffix on its names."""
-    made = ir.node(
+    copy = ir.node(
         node.op_type,
         inputs,
         node.attributes,
         num_outputs=len(node.outputs),
         name=f"{node.name}{suffix}",
     )
-    for new, old in zip(made.outputs, node.outputs, strict=True):
+    for new, old in zip(copy.outputs, node.outputs, strict=True):
         new.name, new.type, new.shape = f"{old.name}{suffix}", old.type, old.shape
-    return made
+    return copy

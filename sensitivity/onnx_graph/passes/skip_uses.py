@@ -166,20 +166,20 @@ class SkipUses(ir.passes.InPlacePass):
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         self._prepare(model)
         changed = self._skip | self._grids.keys()
-        found = [
+        changing = [
             path for path in paths(model.graph) if not changed.isdisjoint(names_of(uses([path])))
         ]
-        for path in found:
+        for path in changing:
             _connect(path, self._rebuilt(model.graph, path))
             corrected = corrected_bias(path, self._weights)
             if corrected is not None and corrected.weight.name in changed:
                 _restore(model.graph, path, corrected)
         # By now, all biases that become float are float.
-        for bias in matches(self._new_bias, found):
+        for bias in matches(self._new_bias, changing):
             _put_in(bias)
-        _remove_unread(list(chain.from_iterable(map(_nodes_on, found))))
+        _remove_unread(list(chain.from_iterable(map(_nodes_on, changing))))
         self._name_copies()
-        return ir.passes.PassResult(model, modified=bool(found))
+        return ir.passes.PassResult(model, modified=bool(changing))
 
     def _prepare(self, model: ir.Model) -> None:
         """Give the model the opset and the domain that the grids need."""

@@ -116,18 +116,18 @@ def joined(parts: Sequence[Sequence[NDArray[Any]]], samples: int | None) -> Any:
     return nested([output[:samples] if output.ndim else output for output in whole])
 
 
-def difference(one: Any, other: Any) -> float:
+def difference(first: Any, second: Any) -> float:
     """Return the largest difference relative to the largest value of its output; inf if shapes or
     types differ."""
-    if not isinstance(one, tuple):
-        return _array_difference(one, other)
-    return max(map(_array_difference, one, other), default=0.0)
+    if not isinstance(first, tuple):
+        return _array_difference(first, second)
+    return max(map(_array_difference, first, second), default=0.0)
 
 
-def _array_difference(one: NDArray[Any], other: NDArray[Any]) -> float:
-    if (one.shape, one.dtype) != (other.shape, other.dtype):
+def _array_difference(first: NDArray[Any], second: NDArray[Any]) -> float:
+    if (first.shape, first.dtype) != (second.shape, second.dtype):
         return float("inf")
-    if np.array_equal(one, other, equal_nan=one.dtype.kind == "f"):
+    if np.array_equal(first, second, equal_nan=first.dtype.kind == "f"):
         return 0.0
-    largest = float(np.max(np.abs(one.astype(np.float64) - other)))
-    return largest / max(float(np.max(np.abs(one))), 1e-30)
+    largest = float(np.max(np.abs(first.astype(np.float64) - second)))
+    return largest / max(float(np.max(np.abs(first))), 1e-30)

@@ -74,8 +74,8 @@ def _beyond(model: OnnxModel, inputs: Any) -> Iterator[str]:
     if not ranges:
         return
     arrays = first_samples(feed(inputs, names_of(model.get_inputs())), 1)
-    made = session(with_outputs(off, list(ranges)), model.path.name, model.custom_ops)
-    values = run_batch(made, arrays, list(ranges))
+    runner = session(with_outputs(off, list(ranges)), model.path.name, model.custom_ops)
+    values = run_batch(runner, arrays, list(ranges))
     shares = {name: _share_beyond(values[name], name, model, ends) for name, ends in ranges.items()}
     by_share = sorted(shares, key=shares.__getitem__, reverse=True)
     much = [name for name in by_share if shares[name] > MUCH]
@@ -101,7 +101,7 @@ def _ranges_of_computed(model: OnnxModel, off: ir.Model) -> dict[str, tuple[floa
 def _ranges(model: OnnxModel) -> dict[str, tuple[float, float]]:
     """Return tensor -> smallest and largest value of its pair's grid, for pairs with one scale."""
     _, activations = weights_and_activations(model.uses)
-    found = {}
+    ranges = {}
     for use in activations:
         pair, limits = use.pair, grid_limits(use.pair)
         step = only_number(pair.scale)
@@ -109,8 +109,8 @@ def _ranges(model: OnnxModel) -> dict[str, tuple[float, float]]:
             continue
         offset = 0.0 if pair.zero_point is None else float(pair.zero_point.reshape(-1)[0])
         low, high = limits
-        found[value_name(pair.source)] = ((low - offset) * step, (high - offset) * step)
-    return found
+        ranges[value_name(pair.source)] = ((low - offset) * step, (high - offset) * step)
+    return ranges
 
 
 def _share_beyond(

@@ -81,22 +81,22 @@ def compare_with_float(model: OnnxModel, inputs: Any) -> tuple[Finding, ...]:
     known = model.float
     assert known is not None
     arrays = _few_samples(feed(inputs, names_of(model.get_inputs())))
-    found = _weights(model, known)
+    findings = _weights(model, known)
     outputs = _comparable_outputs(model.graph, known)
     if not outputs:
-        return (*found, _not_compared(model, known, "it has other outputs"))
+        return (*findings, _not_compared(model, known, "it has other outputs"))
     names = list(outputs.values())
     original = session(with_outputs(known.original), known.name, model.custom_ops)
     try:
         theirs = run_batch(original, arrays, names)
     except (OnnxFileError, FloatInputError) as error:
-        return (*found, _not_compared(model, known, str(error).rstrip(".")))
+        return (*findings, _not_compared(model, known, str(error).rstrip(".")))
     with model.skipping(frozenset(names_of(model.uses))):
         ours = run_batch(model, arrays, list(outputs))
     usual = _tolerance(model.graph, known.original)
     allowed = tolerances(original, arrays, theirs, usual)
     if not allowed:
-        return (*found, _not_compared(model, known, ONLY_ROUNDING))
+        return (*findings, _not_compared(model, known, ONLY_ROUNDING))
     distances: dict[str, float] = {}
     parts_of_tolerance: dict[str, float] = {}
     for name, other in outputs.items():
@@ -106,7 +106,7 @@ def compare_with_float(model: OnnxModel, inputs: Any) -> tuple[Finding, ...]:
     worst = max(distances, key=parts_of_tolerance.__getitem__)
     tolerance = allowed[outputs[worst]]
     if distances[worst] <= tolerance:
-        return (*found, _same(model, known, distances[worst], tolerance))
+        return (*findings, _same(model, known, distances[worst], tolerance))
     where = _first_difference(model, known, arrays, usual)
     return (_differs(model, known, worst, distances[worst], tolerance, where),)
 
@@ -221,7 +221,9 @@ def _comparable_outputs(graph: ir.Model, known: FloatModel) -> dict[str, str]:
     own, theirs = ports(graph.graph.outputs, known.original.graph.outputs)
     if len(own) < len(graph.graph.outputs):
         return {}
-    return {value_name(one): value_name(other) for one, other in zip(own, theirs, strict=True)}
+    return {
+        value_name(output): value_name(other) for output, other in zip(own, theirs, strict=True)
+    }
 
 
 def float_runner(model: OnnxModel) -> Callable[[Any], list[Array]]:
@@ -267,8 +269,8 @@ def run_batch(model: Any, arrays: Arrays, names: Sequence[str]) -> dict[str, Arr
         raise FloatInputError(
             f"Expected the batch to fit the inputs of the file, got from ONNX Runtime: {said}"
         ) from error
-    found = joined(parts, length(typed))
-    outputs = found if isinstance(found, tuple) else (found,)
+    result = joined(parts, length(typed))
+    outputs = result if isinstance(result, tuple) else (result,)
     return dict(zip(names, outputs, strict=True))
 
 
@@ -321,11 +323,11 @@ def _first_difference(model: OnnxModel, known: FloatModel, arrays: Arrays, toler
     if not pairs:
         return "they share no tensor"
     own_names, their_names = list(pairs), sorted(set(pairs.values()))
-    one = first_samples(arrays, 1)
+    sample = first_samples(arrays, 1)
     own = session(with_outputs(off, own_names), model.path.name, model.custom_ops)
-    ours = run_batch(own, one, own_names)
+    ours = run_batch(own, sample, own_names)
     original = session(with_outputs(known.model, their_names), known.name, model.custom_ops)
-    theirs = run_batch(original, one, their_names)
+    theirs = run_batch(original, sample, their_names)
     for name, other in pairs.items():
         apart = distance(ours[name], theirs[other])
         if apart > tolerance:
@@ -339,23 +341,23 @@ def _common_tensors(own: ir.Graph, theirs: ir.Graph) -> dict[str, str]:
     constants and outputs."""
     aligned, named = align(own, theirs).values, _inner_values(theirs)
     known = set(named.values())
-    found = {}
+    tensors = {}
     for name, value in _inner_values(own).items():
         other = aligned.get(value, named.get(name))
         if other in known:
-            found[name] = value_name(other)
-    return found
+            tensors[name] = value_name(other)
+    return tensors
 
 
 def _inner_values(graph: ir.Graph) -> dict[str, ir.Value]:
     """Return name -> value for all computed values that are not outputs of the graph, in its
     order."""
-    found = {}
+    values = {}
     for node in graph:
         for value in node.outputs:
             if value.name is not None and not value.is_graph_output():
-                found[value.name] = value
-    return found
+                values[value.name] = value
+    return values
 
 
 def _told(known: FloatModel) -> str:

@@ -277,14 +277,14 @@ class OnnxModel:
         size = fixed_batch(runner) or 1
         samples = length(given) or size
         asked = list(dict.fromkeys([*outputs, *inner]))
-        found = []
+        parts = []
         for start, part in enumerate(pieces(given, size)):
             values = {**part, **dict(zip(asked, runner.run(asked, part), strict=True))}
             fresh = samples - start * size  # the last piece may be padded
             for name in names:
                 see(name, without_filling(values[name], size, fresh))
-            found.append([values[name] for name in outputs])
-        return list(map(_joined, zip(*found, strict=True)))
+            parts.append([values[name] for name in outputs])
+        return list(map(_joined, zip(*parts, strict=True)))
 
     def _giving_float(self, names: Sequence[str]) -> ir.Model:
         """Return the unquantized model with these tensors of its main graph as additional

@@ -149,8 +149,8 @@ class OnnxQdqModel:
     def new_grids(self, ranges: Iterable[Range]) -> dict[str, NewGrid]:
         """Return use -> its new grid for these ranges. Raises as `with_ranges`."""
         ranges = tuple(ranges)
-        for one in ranges:
-            self.range(one.quantizer)
+        for wanted in ranges:
+            self.range(wanted.quantizer)
         return new_grids(self.model, self._uses, ranges)
 
     def other_ranges(self, names: Iterable[str], forward: Callable[[], None]) -> tuple[Range, ...]:
@@ -203,8 +203,8 @@ class OnnxQdqModel:
     def related(self) -> tuple[tuple[UnitKind, tuple[str, ...]], ...]:
         """Return units that an engine wants in one precision. Units that share a range do so in the
         file already."""
-        found = belonging(self.model.graph.graph, self.model.paths)
-        return tuple((together.kind, together.units) for together in found)
+        groups = belonging(self.model.graph.graph, self.model.paths)
+        return tuple((together.kind, together.units) for together in groups)
 
     def connections(self) -> ModelGraph:
         graph, paths = self.model.graph.graph, self.model.paths
@@ -212,9 +212,9 @@ class OnnxQdqModel:
         return connections(graph, path_owners(paths), together)
 
     def nearest_outputs(self) -> tuple[tuple[str, ...], ...]:
-        found = nearest_outputs(self.model.graph.graph, self.model.paths)
+        names = nearest_outputs(self.model.graph.graph, self.model.paths)
         is_own = self._uses.__contains__
-        return tuple(tuple(filter(is_own, near)) for near in found)
+        return tuple(tuple(filter(is_own, near)) for near in names)
 
     def remaining(self) -> tuple[Finding, ...]:
         plain = self.model.without(self._left_out | frozenset(self._uses))

@@ -78,15 +78,15 @@ def new_grids(
     Raises ModelError for a bias that cannot be changed, and for a range with a rounding.
     """
     made: dict[Any, NewGrid] = {}
-    found = {}
-    for one in ranges:
-        use = uses[one.quantizer]
-        _check_can_have(model, use, one)
-        key = (use.pair.dequantize, one.amax, one.axis, one.low, one.bias)
+    grids = {}
+    for wanted in ranges:
+        use = uses[wanted.quantizer]
+        _check_can_have(model, use, wanted)
+        key = (use.pair.dequantize, wanted.amax, wanted.axis, wanted.low, wanted.bias)
         if key not in made:
-            made[key] = _new_grid(model, use, one)
-        found[one.quantizer] = made[key]
-    return found
+            made[key] = _new_grid(model, use, wanted)
+        grids[wanted.quantizer] = made[key]
+    return grids
 
 
 def _check_can_have(model: OnnxModel, use: Use, wanted: Range) -> None:
@@ -142,10 +142,10 @@ def _levels(pair: qdq.Pair, bits: int | None) -> tuple[np.dtype[Any], tuple[int,
     return kind, (int(np.iinfo(kind).min), int(np.iinfo(kind).max))
 
 
-def _is_own(use: Use, one: Range) -> bool:
+def _is_own(use: Use, wanted: Range) -> bool:
     """Return whether this is the pair's own range, whatever its method and its bias are."""
     own = own_range(use.name, use)
-    return replace(own, method=one.method) == replace(one, bias=None)
+    return replace(own, method=wanted.method) == replace(wanted, bias=None)
 
 
 def _requantized(model: OnnxModel, use: Use, grid: NewGrid) -> NDArray[Any]:
@@ -208,12 +208,12 @@ def other_ranges(
     asked = map(uses.__getitem__, dict.fromkeys(names))
     wanted = list(filter(_has_one_range, asked))
     weights, activations = weights_and_activations(wanted)
-    found = _calibrated(model, activations, forward)
+    suggested = _calibrated(model, activations, forward)
     for use in weights:
-        found[use.name] = _per_channel(model, use)
+        suggested[use.name] = _per_channel(model, use)
     ranges: list[Range] = []
     for use in wanted:
-        ranges += found.get(use.name, ())
+        ranges += suggested.get(use.name, ())
     return tuple(ranges)
 
 
@@ -364,20 +364,20 @@ def _calibrated(
     if not watched:
         return {}
     histograms = _histograms(model, watched.values(), forward)
-    made: dict[Any, dict[str, tuple[float, float]]] = {}
-    found = {}
+    known: dict[Any, dict[str, tuple[float, float]]] = {}
+    ranges = {}
     for use, tensor in watched.items():
         if not histograms[tensor].total:
             continue
         low, high = integer_limits(use.pair)
         levels, symmetric = high - low, _is_symmetric(use.pair)
         kind = (tensor, symmetric, levels)
-        if kind not in made:
-            made[kind] = histograms[tensor].ranges(levels, symmetric=symmetric)
-        found[use.name] = tuple(
-            _as_range(use.name, method, ends, symmetric) for method, ends in made[kind].items()
+        if kind not in known:
+            known[kind] = histograms[tensor].ranges(levels, symmetric=symmetric)
+        ranges[use.name] = tuple(
+            _as_range(use.name, method, ends, symmetric) for method, ends in known[kind].items()
         )
-    return found
+    return ranges
 
 
 def _histograms(
@@ -409,11 +409,11 @@ def _as_range(name: str, method: str, ends: tuple[float, float], symmetric: bool
 def roots(model: OnnxModel) -> dict[str, str]:
     """Return use in the main graph -> the tensor whose values reach its pair. Movers on the way
     change no value."""
-    found: dict[str, str] = {}
+    tensors: dict[str, str] = {}
     for path in model.paths:
         if path.graph is model.graph.graph:
-            found.update(dict.fromkeys(names_of(uses_of([path])), value_name(path.root)))
-    return found
+            tensors.update(dict.fromkeys(names_of(uses_of([path])), value_name(path.root)))
+    return tensors
 
 
 def _limits(model: OnnxModel, use: Use) -> Limits:
