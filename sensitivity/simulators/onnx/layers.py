@@ -1,5 +1,5 @@
-"""A Q/DQ file run layer by layer over all samples, so that what a layer gives can be changed before
-the next one reads it."""
+"""Runs a Q/DQ file layer by layer over all samples, so that a layer's output can be changed before
+the next layer reads it."""
 
 from __future__ import annotations
 
@@ -20,21 +20,23 @@ from sensitivity.simulators.schedule import Value, needed, value_of
 from sensitivity.simulators.switches import bits_by_name
 
 Change = Callable[[str, list[NDArray[Any]]], "list[NDArray[Any]] | None"]
-"""Gets the name of a layer and its output, an array for each piece of the batch; gives what the
-output is to be, or None to leave it."""
+"""Function of a layer's name and its output, one array for each piece of the batch, that returns
+the new output, or None to keep it."""
 
 Held = dict[Key, list[Any]]
 
 
 class Layers:
-    """The operations of a file, with the grids of the moment at which this is made.
-
-    inputs: one batch with all samples; a file with a fixed batch size gets it in pieces of that
-    size, without the samples that are left over. Raises Unsplittable for a file that cannot be run
-    in parts.
-    """
+    """The operations of a file, with the grids in force when this is made."""
 
     def __init__(self, model: OnnxModel, inputs: Any) -> None:
+        """Split the file and the batch.
+
+        inputs: one batch with all samples. A file with a fixed batch size gets it in pieces of that
+            size; the remaining samples are left out.
+
+        Raises Unsplittable for a file that cannot be run in parts.
+        """
         share_memory()
         self._model = model
         self._bits = bits_by_name(names_of(model.uses))
@@ -49,10 +51,13 @@ class Layers:
         return frozenset(self._bits)
 
     def run(self, off: frozenset[str], layers: Mapping[str, ir.Node], change: Change) -> None:
-        """Run the model up to the last of these operations, and let `change` see what each gives.
+        """Run the model up to the last of these operations, and call `change` with the output of
+        each.
 
-        off: uses of pairs that are left out. Raises TaskError for a batch that ONNX Runtime
-        refuses.
+        off: uses of pairs that are left out.
+        layers: name of a layer -> its operation.
+
+        Raises TaskError for a batch that ONNX Runtime refuses.
         """
         mask = sum(self._bits[name] for name in off)
         network = self._split.network
@@ -65,7 +70,7 @@ class Layers:
         last_reader: dict[Value, Value] = {}
         for value in order:
             last_reader.update(dict.fromkeys(network.reads(value), value))
-        # Value -> what nobody reads behind it.
+        # Value -> values of which it is the last reader.
         read_last: defaultdict[Value, list[Value]] = defaultdict(list)
         for read, reader in last_reader.items():
             read_last[reader].append(read)
@@ -104,7 +109,7 @@ class Layers:
         if changed is None:
             return
         for values, array in zip(held, changed, strict=True):
-            # the array comes last, since an OrtValue does not keep the memory that it is of
+            # The array is kept as well, because an OrtValue does not keep its memory alive.
             values[value] = [ort_value(array), *values[value][1:], array]
 
 

@@ -1,5 +1,5 @@
-"""A Q/DQ file as single operations: each is an ONNX Runtime session of its own, each use of a pair
-a switch."""
+"""Splits a Q/DQ file into single operations: each can run in an ONNX Runtime session of its own,
+and each use of a pair is a switch."""
 
 from __future__ import annotations
 
@@ -30,27 +30,29 @@ from sensitivity.records import NOTHING
 from sensitivity.simulators.schedule import Network
 
 Place = tuple[int, int]
-"""A node of the network and which of its outputs."""
+"""A node of the network and the index of one of its outputs."""
 
 Input = tuple[ir.Node | None, int]
-"""An operation and which of its inputs; None for the outputs of the graph."""
+"""An operation and the index of one of its inputs; None stands for the outputs of the graph."""
 
 EMBEDDED = 2**20
-"""Bytes. Constants up to this stay in the operation that reads them, as in the file; larger ones
-are held once."""
+"""Bytes. Constants up to this size stay in the operation that reads them, as in the file; larger
+ones are held once."""
 
 
 class Unsplittable(Exception):
-    """Why a file cannot be run operation by operation."""
+    """Error with the reason why a file cannot be run operation by operation."""
 
 
 @dataclass(frozen=True, eq=False)
 class Recipe:
     """How a node of the network is computed; the empty recipe is that of an input.
 
-    nodes: of the file, one after the other. reads: name of each input -> (index into the node's
-    deps, output of that dep). outputs: names, "" for those that the file leaves out. constants:
-    what else the nodes read. value: that of a constant, which has no nodes.
+    nodes: nodes of the file, one after the other.
+    reads: name of each input -> (index into the node's deps, output of that dep).
+    outputs: names, "" for outputs that the file leaves out.
+    constants: other tensors that the nodes read.
+    value: value of a constant, which has no nodes.
     """
 
     nodes: tuple[onnx.NodeProto, ...] = ()
@@ -61,16 +63,19 @@ class Recipe:
 
     @cached_property
     def places(self) -> dict[str, int]:
-        """Name of each output that the file gives -> which output it is."""
+        """Name of each output that the file gives -> its index."""
         return {name: index for index, name in enumerate(self.outputs) if name}
 
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """A file as a network, and what its nodes are.
+    """A file as a network, and the meaning of its nodes.
 
-    network: as the schedule wants it. recipes: of each node. inputs: name -> node. outputs: which
-    output of which node each graph output is. operations: of the file -> node.
+    network: the network, as the schedule takes it.
+    recipes: recipe of each node.
+    inputs: name -> node.
+    outputs: node and output index of each graph output.
+    operations: operation of the file -> node.
     """
 
     network: Network
@@ -81,16 +86,19 @@ class Split:
 
 
 Offered = Mapping[str, Mapping[str, NewGrid]]
-"""Use -> key of a range -> the grid that takes the place of the use's own."""
+"""Use -> key of a range -> grid that takes the place of the use's own."""
 
 
 def split(source: OnnxModel, bits: dict[str, int], offered: Offered = NOTHING) -> Split:
     """Return the network of a file.
 
-    bits: name of a use or key of a range -> its bit; uses that are not in it are always enabled.
-    offered: ranges on offer. A use with ranges on offer is a chain of switches on one value, its
-    own first: the last that is enabled gives what the operation reads. Raises Unsplittable for a
-    file that cannot be run operation by operation.
+    A use with ranges on offer is a chain of switches on one value, its own grid first. The last
+    enabled switch gives the value that the operation reads.
+
+    bits: name of a use or key of a range -> its bit; uses without a bit are always enabled.
+    offered: ranges on offer.
+
+    Raises Unsplittable for a file that cannot be run operation by operation.
     """
     return _Splitter(source, bits, offered).split()
 
@@ -158,10 +166,10 @@ class _Splitter:
         return len(self._deps) - 1
 
     def _add_operation(self, node: ir.Node) -> None:
-        # By place, not by name: one value may be read twice, quantized once and not the other time.
+        # Inputs are told apart by index, because one value may be read twice and quantized once.
         names: dict[int, str] = {}
         places: dict[str, Place] = {}
-        # The operation may get a bias that it has not had.
+        # The operation may get a bias that the file does not have.
         for index in range(max(len(node.inputs), BIAS_INPUT + 1)):
             place = self._input(node, index)
             if place is not None:
@@ -173,8 +181,8 @@ class _Splitter:
             self._at[value] = (at, output)
 
     def _input(self, node: ir.Node, index: int) -> Place | None:
-        """Return the place from which an input of an operation comes; None where the input is left
-        out or stays in the operation."""
+        """Return the place from which an input of an operation comes; None if the input is missing
+        or stays in the operation."""
         value, biased = given(node, index), self._biased.get((node, index))
         before = None
         if value is not None and not self._is_embedded(node, index, value):
@@ -184,14 +192,14 @@ class _Splitter:
         return before
 
     def _grids_of(self, name: str) -> dict[str, NewGrid]:
-        """Return the grid that a use has now, by the use's name, and those on offer, by their
+        """Return the present grid of a use, by the use's name, and the grids on offer, by their
         keys."""
         now = self._source.grids.get(name)
         own = {} if now is None else {name: now}
         return own | dict(self._offered.get(name, {}))
 
     def _changed_bias(self, place: BiasPlace, before: Place | None) -> int:
-        """Return a chain of switches on the bias, as on the weight that it goes with."""
+        """Return a chain of switches on the bias that matches the chain on its weight."""
         name = place.weight.name
         grids = self._grids_of(name)
         bias = self._source.float_bias(place)
@@ -200,15 +208,15 @@ class _Splitter:
             bias = biased.no_bias
         at = self._constant(bias)
         if before is not None and name not in grids:
-            at, _ = before  # maybe of integers, which are float only while the weight has a grid
+            at, _ = before  # may be in integers, which are float only while the weight has a grid
         for switch, grid in grids.items():
             recipe = _kept(f"{switch}.bias", corrected(bias, grid))
             at = self._add((at,), recipe, fixed=True, switch=self._bits.get(switch, 0))
         return at
 
     def _is_embedded(self, node: ir.Node, index: int, value: ir.Value) -> bool:
-        """Return whether an input stays in the operation, as in the file: a small constant, or what
-        no operation gives."""
+        """Return whether an input stays in the operation, as in the file: a small constant, or a
+        value that no operation gives."""
         if (node, index) in self._own_nodes or value in self._at:
             return False
         array = qdq.constant(value)
@@ -255,7 +263,7 @@ class _Splitter:
         return {value_name(value): self._at[value] for value in values if value in self._at}
 
     def _switched(self, use: Use, before: Place | None) -> int:
-        """Return a node that quantizes unless its bit is disabled, and then gives what it reads."""
+        """Return a node that quantizes, or gives its first dep unchanged if its bit is disabled."""
         if use.name in self._source.freed:
             return self._unquantized_weight(use)
         pair = use.pair
@@ -279,8 +287,11 @@ class _Splitter:
         return at
 
     def _alone(self, place: Place) -> int:
-        """Return a node that gives nothing but this value: a switch gives back all that its node
-        reads, so it must read one value."""
+        """Return a node that gives only this value.
+
+        A disabled switch gives back everything that its node reads, so the node must read a single
+        value.
+        """
         at, output = place
         if output == 0:
             return at
@@ -290,15 +301,18 @@ class _Splitter:
     def _pair_recipe(
         self, use: Use, grid: NewGrid | None, dep: int, stored_otherwise: bool
     ) -> Recipe:
-        """Return how a pair is computed on its own grid (None) or another. dep: which one gives
-        what it quantizes, unless it reads a constant of the file that is stored otherwise."""
+        """Return the recipe of a pair on its own grid (None) or another one.
+
+        dep: index of the dep that gives the value to quantize; unused if the pair reads a constant
+            that the file stores in another form.
+        """
         if grid is not None and not grid.keeps_pair:
             return _on_grid(use, grid, dep, self._wide_domain)
         reads = {} if stored_otherwise else {value_name(use.pair.source): (dep, 0)}
         return _recipe(use.pair.nodes, reads, {})
 
     def _clamped(self, use: Use, source: int) -> list[int]:
-        """Return a node with the activation that only the pair stands for; none where there is
+        """Return a node with the activation that only the pair stands for; empty if there is
         none."""
         limits = self._source.clamps.get(value_name(use.pair.source))
         if limits is None:
@@ -313,8 +327,8 @@ class _Splitter:
         return self._constant(float_weight(self._source, use))
 
     def _switched_bias(self, corrected: CorrectedBias) -> int:
-        """Return a node that gives the corrected bias unless the weight's bit is disabled, and then
-        the one before that."""
+        """Return a node that gives the bias with its correction, or without it if the weight's bit
+        is disabled."""
         before = self._constant(corrected.values)
         if corrected.weight.name in self._source.grids:
             return before
@@ -329,9 +343,13 @@ class _Splitter:
 
 
 def _on_grid(use: Use, grid: NewGrid, source: int, wide_domain: str) -> Recipe:
-    """Return a pair on another grid. source: which dep gives what it quantizes; a weight's values
-    are computed here, since older opsets have no scales per channel. wide_domain: of Q and DQ of 16
-    bits."""
+    """Return the recipe of a pair on another grid.
+
+    A weight's values are computed here, because older opsets have no scales per channel.
+
+    source: index of the dep that gives the value to quantize.
+    wide_domain: domain of 16-bit Q and DQ.
+    """
     if grid.constant is not None:
         return _kept(f"{grid.key}.values", weight_on_grid(use, grid))
     scale, zero_point = f"{grid.key}.scale", f"{grid.key}.zero_point"
@@ -353,7 +371,10 @@ def _on_grid(use: Use, grid: NewGrid, source: int, wide_domain: str) -> Recipe:
 def _pair_of(
     parameters: list[str], domain: str, axis: int | None
 ) -> tuple[onnx.NodeProto, onnx.NodeProto]:
-    """Return a Q and a DQ of `x`. parameters: names of scale and zero point."""
+    """Return the Q and the DQ of `x`.
+
+    parameters: names of scale and zero point.
+    """
     along = {} if axis is None else {"axis": axis}
     quantize = onnx.helper.make_node(
         "QuantizeLinear", ["x", *parameters], ["levels"], domain=domain, **along
@@ -375,7 +396,10 @@ def _kept(name: str, value: NDArray[Any] | onnx.TensorProto) -> Recipe:
 def _recipe(
     nodes: Sequence[ir.Node], reads: Mapping[str, Place], renamed: Mapping[int, str]
 ) -> Recipe:
-    """renamed: place of an input of the first node -> its name in `reads`."""
+    """Return the recipe of these nodes.
+
+    renamed: index of an input of the first node -> its name in `reads`.
+    """
     computed = set(reads)
     for node in nodes:
         computed.update(map(value_name, node.outputs))
@@ -385,14 +409,16 @@ def _recipe(
     first = protos[0].input
     for index, name in renamed.items():
         missing = index + 1 - len(first)
-        first.extend([""] * missing)  # a bias that the operation has not had
+        first.extend([""] * missing)  # for a bias that the operation does not have in the file
         first[index] = name
     return Recipe(protos, reads, tuple(map(value_name, nodes[-1].outputs)), constants)
 
 
 def _values_read(nodes: Sequence[ir.Node], renamed: Container[int]) -> dict[str, ir.Value]:
-    """Return name -> value, of all that the nodes read. renamed: places of inputs of the first
-    node that are left out."""
+    """Return all values that the nodes read, by name.
+
+    renamed: indices of inputs of the first node that are left out.
+    """
     values: list[ir.Value] = []
     for index, value in enumerate(nodes[0].inputs):
         if value is not None and index not in renamed:

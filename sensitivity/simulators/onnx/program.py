@@ -1,4 +1,4 @@
-"""Some steps of a network as one ONNX Runtime session."""
+"""Runs some steps of a network as one ONNX Runtime session."""
 
 from __future__ import annotations
 
@@ -17,28 +17,26 @@ from sensitivity.records import names_of
 from sensitivity.simulators.onnx.network import Recipe, Split, Unsplittable
 
 Values = list[Any]
-"""The outputs of one node of the network: OrtValues, None for an output that the file leaves
-out."""
+"""Outputs of one node of the network as OrtValues; None for an output that the file leaves out."""
 
 Key = Hashable
-"""What holds a node's values: a slot of a schedule, say."""
+"""Key under which a node's values are held, such as a slot of a schedule."""
 
 Action = tuple[int, Sequence[Key], Key]
-"""(node of the network, where each of its deps is held, where its own values go)."""
+"""(node of the network, keys of its deps, key for its own values)."""
 
 
 class Program:
-    """Runs actions, one after the other, and gives the values of those whose keys are in `keep`.
+    """Actions that run one after the other, and give the values of the keys in `keep`.
 
-    The session is made by `build`, from values of the right types.
+    `build` makes the session, because it needs values of the right types.
     """
 
     def __init__(
         self, source: OnnxModel, split: Split, actions: Sequence[Action], keep: Collection[Key]
     ) -> None:
         self._source = source
-        # What each action computes: its recipe, where each dep of its node is held, and where its
-        # values go.
+        # Recipe of each action, keys of the deps of its node, and key for its own values.
         self._steps = [(split.recipes[node], reads, out) for node, reads, out in actions]
         self._kept = {out: recipe for recipe, _, out in self._steps if out in keep}
         self._feeds: list[tuple[str, Key, int]] = []
@@ -46,14 +44,17 @@ class Program:
         self._session: Any = None
 
     def build(self, held: Any) -> None:
-        """Make the session, once. held: at least the values that the actions read from outside."""
+        """Make the session, if it is not made yet.
+
+        held: key -> values, at least those that the actions read from outside.
+        """
         if self._session is not None or not self._steps:
             return
         made = {out for _, _, out in self._steps}
         graph = onnx.GraphProto(name="steps")
         names = _Names()
         constants: dict[str, onnx.TensorProto] = {}
-        # Name -> where a value from outside is held, and which output of its node it is.
+        # Name of a value from outside -> its key, and the index of the output.
         outside: dict[str, tuple[Key, int]] = {}
         for recipe, reads, out in self._steps:
             inputs: dict[str, str] = {}
@@ -78,12 +79,15 @@ class Program:
             threads=1,
             shared=True,
         )
-        # The session below the Python class, which checks each call for longer than small kernels
-        # take.
+        # The Python class checks each call for longer than small kernels take, so the session
+        # below it is called.
         self._session = running._sess
 
     def run(self, held: Any) -> dict[Key, Values]:
-        """Return the values of the keys in `keep`. held: as for `build`."""
+        """Return the values of the keys in `keep`.
+
+        held: as for `build`.
+        """
         if not self._steps:
             return {}
         feeds = {name: held[key][output] for name, key, output in self._feeds}
@@ -96,7 +100,7 @@ class Program:
     def _proto(self, graph: onnx.GraphProto) -> onnx.ModelProto:
         model = self._source.graph
         proto = onnx.ModelProto(ir_version=max(model.ir_version, 4), graph=graph)
-        # Quantizers of 16 bits that are tried may be operations of ONNX Runtime's own.
+        # 16-bit quantizers on offer may be operations of ONNX Runtime's own.
         for domain, version in ({MICROSOFT: 1} | dict(model.opset_imports)).items():
             proto.opset_import.append(onnx.OperatorSetIdProto(domain=domain, version=version))
         proto.functions.extend(ir.to_proto(function) for function in model.functions.values())
@@ -104,20 +108,20 @@ class Program:
 
 
 class _Names:
-    """Names of values by the key that holds them and which output of their node they are."""
+    """Names of values, by the key that holds them and the index of the output."""
 
     def __init__(self) -> None:
         self._numbers: dict[Key, int] = {}
 
     def of(self, key: Key, output: int) -> str:
-        """Return the name, the same each time."""
+        """Return the name of a value, the same each time."""
         number = self._numbers.setdefault(key, len(self._numbers))
         return f"value_{number}_{output}"
 
 
 def _described(name: str, value: Any) -> onnx.ValueInfoProto:
-    """Return an input of a graph with the type of this OrtValue. Raises Unsplittable for one that
-    is no tensor."""
+    """Return a graph input with the type of this OrtValue. Raises Unsplittable for one that is not
+    a tensor."""
     if not value.is_tensor():
         raise Unsplittable("it passes on values that are no tensors")
     return onnx.helper.make_tensor_value_info(name, value.element_type(), None)
@@ -129,7 +133,11 @@ def _add(
     names: Mapping[str, str],
     constants: dict[str, onnx.TensorProto],
 ) -> None:
-    """Add a recipe's nodes under names of their own. names: of what it reads and gives."""
+    """Add a recipe's nodes to the graph, under names of their own.
+
+    names: new name of each value that the recipe reads or gives.
+    constants: tensors of the graph by name, to which those of the recipe are added.
+    """
     if recipe.value is not None:
         (name,) = names.values()
         constants[name] = onnx.numpy_helper.from_array(recipe.value, name)
@@ -158,7 +166,7 @@ def _renamed(node: onnx.NodeProto, names: Mapping[str, str]) -> onnx.NodeProto:
 
 
 def _rename_captured(graph: onnx.GraphProto, names: Mapping[str, str]) -> None:
-    """Rename in the body of an operation what it reads from outside."""
+    """Rename the values that the body of an operation reads from outside."""
     own = {*names_of(graph.input), *names_of(graph.initializer)}
     for node in graph.node:
         own.update(node.output)
@@ -171,14 +179,15 @@ def _rename_captured(graph: onnx.GraphProto, names: Mapping[str, str]) -> None:
 
 
 def ort_value(array: NDArray[Any]) -> Any:
-    """Return the array as ONNX Runtime takes it, in the same memory, which it does not keep
+    """Return the array as an OrtValue in the same memory, which the OrtValue does not keep
     alive."""
     return ort.OrtValue.ortvalue_from_numpy(array)._ortvalue
 
 
 @cache
 def share_memory() -> None:
-    """One allocator for all programs: each of its own would keep the most that it ever needed."""
+    """Let all sessions use one allocator, because one of their own would keep the most that they
+    ever needed."""
     info = ort.OrtMemoryInfo(
         "Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT
     )

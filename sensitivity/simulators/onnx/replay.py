@@ -1,9 +1,9 @@
-"""Runs many variants of a Q/DQ file on one batch in ONNX Runtime and computes what they have in
+"""Runs many variants of a Q/DQ file on one batch in ONNX Runtime, and computes what they have in
 common once.
 
-What a variant needs beyond the values held from variants before it is one session, made at the
-first batch and kept for all others. Its kernels are those of a session of the whole file, so the
-numbers are the same.
+The values that a variant needs, beyond those held from the variants before it, are computed by one
+session. The session is made at the first batch and kept for all others. Its kernels are those of a
+session of the whole file, so the numbers are the same.
 """
 
 from __future__ import annotations
@@ -48,12 +48,12 @@ from sensitivity.simulators.schedule import Leg, Schedule, Value, needed, schedu
 from sensitivity.simulators.switches import Switches
 
 LARGEST_VALUE = 4 * 2**20
-"""Bytes. A batch is cut until no value is larger than this, for the caches, and until every core
-has a piece."""
+"""Bytes. A batch is cut until no value is larger than this, for the sake of the caches, and until
+every core has a piece."""
 
 SCHEDULES = 2
-"""How many schedules to keep, with their sessions. A scan asks for the same variants batch after
-batch."""
+"""Number of schedules that are kept with their sessions. A scan asks for the same variants batch
+after batch."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,18 +65,21 @@ class Prepared:
 
 
 class OnnxReplay:
-    """Recomputes, for each variant of a Q/DQ file, only what differs from the variants before it.
-
-    memory: bytes for values that wait for a later variant; None for no limit. threads: how many
-    pieces of a batch run at a time; None for as many as there are cores. Raises Unsplittable for a
-    file that cannot be run in parts.
-    """
+    """Simulator that recomputes, for each variant of a Q/DQ file, only what differs from the
+    variants before it."""
 
     name = "replay"
 
     def __init__(
         self, source: QuantizedModel, memory: int | None = None, *, threads: int | None = None
     ) -> None:
+        """Split the file into operations.
+
+        memory: bytes for values that wait for a later variant; None for no limit.
+        threads: number of pieces of a batch that run at a time; None for one per core.
+
+        Raises Unsplittable for a file that cannot be run in parts.
+        """
         share_memory()
         self.reason = "it was asked for"
         self._model: OnnxModel = source.model
@@ -85,7 +88,7 @@ class OnnxReplay:
         self._switches = Switches(source.quantizers)
         self._split = split(self._model, self._switches.bits, offered_grids(source))
         self._batch = fixed_batch(self._model)
-        self.smallest = self._batch  # a file that takes any size may mix its samples
+        self.smallest = self._batch  # None: a file that takes any size may mix samples
         self._constants: dict[Key, Values] = {}
         self._sizes: dict[Any, tuple[int, ...]] = {}
         self._cuts: dict[Any, int | None] = {}
@@ -97,7 +100,7 @@ class OnnxReplay:
         return budget_warnings(self._needed, self._memory)
 
     def outputs(self, inputs: Any, variants: Sequence[frozenset[str]]) -> Iterator[tuple[int, Any]]:
-        # The steps of an integer bias are those of a range, and with it goes the bias.
+        # The scale of an integer bias comes from a range, so its pair is left out with the range.
         masks = [self._switches.mask(variant, self._model.biases) for variant in variants]
         arrays = feed(inputs, list(self._split.inputs))
         parts = pieces(arrays, self._size_of_pieces(arrays))
@@ -108,8 +111,8 @@ class OnnxReplay:
     def _run(
         self, plan: Prepared, parts: Sequence[Arrays], samples: int | None
     ) -> Iterator[tuple[int, Any]]:
-        """Yield (index of the variant, its outputs); while the caller judges a variant, the next
-        one is computed."""
+        """Yield the index of each variant and its outputs; while the caller judges one variant, the
+        next one is computed."""
         states = [self._start(plan.schedule, part) for part in parts]
         with ThreadPoolExecutor(min(self._threads, len(states))) as pool:
 
@@ -119,14 +122,14 @@ class OnnxReplay:
 
             running = begin(*plan.legs[0]) if plan.legs else []
             for number, (leg, _) in enumerate(plan.legs, 1):
-                # all pieces: the next leg reads what this one leaves
+                # All pieces have to be done, because the next leg reads the values of this one.
                 found = [future.result() for future in running]
                 running = begin(*plan.legs[number]) if number < len(plan.legs) else []
                 yield leg.variant, joined(found, samples)
 
     def _size_of_pieces(self, arrays: Arrays) -> int | None:
-        """How many samples are run at a time; None for the whole batch, where its samples do not
-        stand alone."""
+        """Return the number of samples that run at a time; None for the whole batch, if its samples
+        depend on each other."""
         samples = length(arrays)
         if self._batch is not None or samples is None or samples == 1:
             return self._batch
@@ -136,20 +139,21 @@ class OnnxReplay:
         return self._cuts[shape]
 
     def _cut(self, arrays: Arrays, samples: int) -> int | None:
-        """How many of these samples are run at a time, as `_size_of_pieces` says."""
+        """Return the number of these samples that run at a time, as `_size_of_pieces` defines
+        it."""
         sizes = self._measured(arrays)
         largest, needed = max(sizes, default=0), sum(sizes)
         count = min(samples, max(-(-largest // LARGEST_VALUE), self._threads))
         size = -(-samples // count)
         if self._memory is not None and needed > self._memory:
-            # The whole batch might not fit into memory. A part of it tells the same.
+            # The whole batch may not fit into memory, and a part of it gives the same answer.
             fitting = max(2 * size, self._memory * samples // needed)
             arrays = of_samples(arrays, slice(0, fitting))
         return size if self._stand_alone(arrays, size) else None
 
     def _stand_alone(self, arrays: Arrays, size: int) -> bool:
-        """Whether the batch in pieces gives what it gives as a whole, all quantizers on and all
-        off."""
+        """Return whether the pieces give what the whole batch gives, with all quantizers on and
+        with all off."""
         masks = [0, self._switches.everything]
 
         def run(parts: list[Arrays]) -> list[Any]:
@@ -174,22 +178,22 @@ class OnnxReplay:
         return Program(self._model, self._split, actions, keep)
 
     def _measured(self, arrays: Arrays) -> tuple[int, ...]:
-        """Bytes of each node's values in a forward with all quantizers on.
+        """Return the bytes of each node's values in a forward with all quantizers on.
 
-        All of them are held at once, so a file that takes any batch is given a single sample, and
-        the values of more samples are taken to be as many times as large.
+        All of them are held at once. A file that takes any batch is therefore run on a single
+        sample, and the size for more samples is taken to be proportional.
         """
         samples = length(arrays)
         if self._batch is not None or samples is None:
             return self._held_by(arrays)
         try:
             of_one = self._held_by(of_samples(arrays, slice(0, 1)))
-        except TaskError:  # such as a Reshape to the number of samples the file was traced with
+        except TaskError:  # a Reshape, say, may have the number of samples of the traced batch
             return self._held_by(arrays)
         return tuple(size * samples for size in of_one)
 
     def _held_by(self, arrays: Arrays) -> tuple[int, ...]:
-        """Bytes of each node's values in a forward of this batch."""
+        """Return the bytes of each node's values in a forward of this batch."""
         shape = _shape(arrays)
         if shape not in self._sizes:
             plan = schedule(self._split.network, [0])
@@ -225,7 +229,7 @@ class OnnxReplay:
         self._constants.update(program.run(self._constants))
 
     def _refusing(self, function: Any, values: Any) -> Any:
-        """What the function gives; a batch that ONNX Runtime refuses is told as such."""
+        """Return the function's result. Raises TaskError for a batch that ONNX Runtime refuses."""
         try:
             return function(values)
         except (Unsplittable, SensitivityError):
@@ -242,8 +246,8 @@ class OnnxReplay:
             slots[key] = values
         outputs = zip(leg.outputs, self._split.outputs, strict=True)
         arrays = [(slot, slots[slot][output].numpy()) for slot, (_, output) in outputs]
-        # They share ONNX Runtime's memory, and what a later variant gives too must not be the
-        # caller's to change.
+        # The arrays share ONNX Runtime's memory. An output that a later variant gives too is
+        # copied, so that the caller cannot change it.
         found = [array if slot in leg.frees else array.copy() for slot, array in arrays]
         for slot in leg.let_go.union(leg.frees):
             slots[slot] = None
@@ -251,7 +255,7 @@ class OnnxReplay:
 
 
 def offered_grids(source: QuantizedModel) -> Offered:
-    """The grids of the ranges that a model offers."""
+    """Return the grids of the ranges that a model offers."""
     if not isinstance(source, Alternatives):
         return {}
     own: Any = source.own
@@ -267,7 +271,7 @@ def _actions(leg: Leg) -> list[Action]:
 
 
 def _bytes(value: Any) -> int:
-    """How many bytes an OrtValue takes; 0 for an output that the file leaves out."""
+    """Return the number of bytes of an OrtValue; 0 for an output that the file leaves out."""
     return 0 if value is None else int(value.tensor_size_in_bytes())
 
 

@@ -1,5 +1,5 @@
-"""The reference for Q/DQ files: a session of the whole edited file per variant, and when replay may
-take its place."""
+"""The reference simulator of Q/DQ files, a session of the whole edited file per variant, and the
+choice between it and replay."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ TOLERANCE = 1e-4
 
 
 class WholeFile:
-    """Edits the file, builds a session and runs it, for each variant: slow, and right for every
-    file."""
+    """Simulator that edits the file, builds a session and runs it, for each variant: slow, and
+    right for every file."""
 
     name = "sessions"
     smallest = None
@@ -56,9 +56,10 @@ class WholeFile:
 def onnx_simulator(
     source: QuantizedModel, example_inputs: Any, *, memory: int | None = None
 ) -> Simulator:
-    """Replay where it gives the file's own outputs on `example_inputs`, else whole sessions.
+    """Return replay if it gives the file's own outputs on `example_inputs`, otherwise whole
+    sessions.
 
-    memory: bytes that replay may hold besides the weights; None takes a quarter of what is free.
+    memory: bytes that replay may hold besides the weights; None takes a quarter of the free memory.
     """
     whole = WholeFile(source)
     arrays = feed(example_inputs, names_of(source.model.get_inputs()))
@@ -74,7 +75,7 @@ def onnx_simulator(
     except Unsplittable as error:
         whole.reason = f"the file cannot be run in parts, since {error}"
         return whole
-    with source.model.in_one_thread():  # as each piece is replayed
+    with source.model.in_one_thread():  # replay runs each piece in one thread too
         worst = max(
             difference(theirs, ours[index]) for index, theirs in whole.outputs(first, variants)
         )
@@ -89,8 +90,8 @@ def onnx_simulator(
 
 
 def _check_types(arrays: dict[str, NDArray[Any]], model: OnnxModel) -> None:
-    """Raises TaskError for numbers of another type than the file's input: ONNX Runtime would blame
-    the file."""
+    """Raise TaskError for numbers of another type than the file's input, for which ONNX Runtime
+    would blame the file."""
     for value in model.graph.graph.inputs:
         array, kind = arrays.get(value_name(value)), value.dtype
         if array is None or kind is None or array.dtype.kind not in "biuf":
