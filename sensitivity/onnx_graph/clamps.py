@@ -133,6 +133,7 @@ def _ends(name: str, finite: Mapping[str, float], pair: qdq.Pair) -> list[ir.Val
 
 
 def _constant(name: str, number: float, kind: np.typing.DTypeLike) -> ir.Value:
+    """Return a constant that is not yet in any graph."""
     tensor = ir.tensor(np.asarray(number, kind), name=name)
     return ir.Value(
         name=name,

@@ -64,6 +64,8 @@ def sort_nodes(model: ir.Model) -> None:
 
 
 def _parse(path: Path) -> onnx.ModelProto:
+    """Return the parsed file. Raises OnnxFileError if it cannot be read, is too large or is not
+    ONNX."""
     try:
         size = path.stat().st_size
         if size > LARGEST_BYTES:
@@ -92,6 +94,7 @@ def _parse(path: Path) -> onnx.ModelProto:
 
 
 def _check_external_data(proto: onnx.ModelProto, path: Path) -> None:
+    """Raise OnnxFileError unless all external data exists and is smaller than 2 GB."""
     total = 0
     for tensor in _all_tensors(proto):
         if tensor.data_location == onnx.TensorProto.EXTERNAL:
@@ -151,6 +154,7 @@ def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
 
 
 def _attribute_tensors(node: onnx.NodeProto) -> Iterator[onnx.TensorProto]:
+    """Yield every tensor in the attributes of a node, including those of its subgraphs."""
     for attribute in node.attribute:
         if attribute.HasField("t"):
             yield attribute.t

@@ -67,6 +67,7 @@ def check_switchable(model: ir.Model, name: str, *, custom_ops: bool = False) ->
 
 
 def _check_pairs(graph: ir.Graph, nodes: list[ir.Node], name: str) -> None:
+    """Raise OnnxFileError unless there are pairs, each of them whole and on one grid."""
     has_pair = next(qdq.pairs(graph), None) is not None
     alone = of_kind(nodes, *qdq.PAIR)
     if not has_pair and alone:
@@ -137,6 +138,7 @@ def _computes_in_integers(node: ir.Node) -> bool:
 
 
 def _check_opset(model: ir.Model, nodes: Iterable[ir.Node], name: str) -> None:
+    """Raise OnnxFileError if the file's opset is older than the Q/DQ operations in it."""
     opset = model.opset_imports.get("", model.opset_imports.get("ai.onnx", 0))
     ours = [node for node in of_kind(nodes, *qdq.PAIR) if node.domain in STANDARD]
     per_axis = [node for node in ours if qdq.scales_of(node).size > 1]

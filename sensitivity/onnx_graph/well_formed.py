@@ -159,6 +159,7 @@ def _fields(messages: Iterable[Any], *names: str) -> Iterator[str | bytes]:
 
 
 def _graph_texts(graph: onnx.GraphProto) -> Iterator[str | bytes]:
+    """Yield every name of a graph and its subgraphs."""
     yield from (graph.name, graph.doc_string)
     for value in chain(graph.input, graph.output, graph.value_info):
         yield from (value.name, value.doc_string)
@@ -168,6 +169,7 @@ def _graph_texts(graph: onnx.GraphProto) -> Iterator[str | bytes]:
 
 
 def _node_texts(node: onnx.NodeProto) -> Iterator[str | bytes]:
+    """Yield every name of a node and its subgraphs."""
     yield from (node.name, node.op_type, node.domain, node.doc_string)
     yield from chain(node.input, node.output)
     for attribute in node.attribute:

@@ -32,6 +32,7 @@ def depthwise_conv_2d(translation: Translation, operator: Operator) -> None:
 
 
 def _convolution(translation: Translation, operator: Operator, kernel: str, groups: int) -> None:
+    """Add a Conv with this weight and this number of groups."""
     sides = translation.tensor(operator.inputs[1]).shape[1:3]
     strides, dilations = _strides(operator), _dilations(operator)
     pads = pads_of(translation, operator, sides, strides, dilations)

@@ -61,6 +61,8 @@ def read_tflite(path: Path) -> Graph:
 
 
 def _content(path: Path) -> bytes:
+    """Return the bytes of the file. Raises TfliteFileError unless they are those of a .tflite
+    file."""
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -76,6 +78,7 @@ def _content(path: Path) -> bytes:
 
 
 def _schema() -> Any:
+    """Return LiteRT's schema. Raises MissingPackage without it."""
     try:
         return optional.tflite_schema
     except ImportError:
@@ -83,6 +86,7 @@ def _schema() -> Any:
 
 
 def _graph(model: Any, content: bytes, file: str) -> Graph:
+    """Return the subgraph of a model as records. Raises TfliteFileError if there are several."""
     if len(model.subgraphs) != 1:
         raise TfliteFileError(
             f"Expected {file} to have one subgraph, got {len(model.subgraphs)}, as loops, branches "
@@ -146,6 +150,7 @@ def _text(text: bytes | None) -> str:
 
 
 def _tensor(table: Any, name: str, data: bytes, file: str) -> Tensor:
+    """Return a tensor of the file as a record. Raises TfliteFileError for a sparse one."""
     kind = _word("TensorType", table.type)
     if table.sparsity is not None:
         raise TfliteFileError(
@@ -159,6 +164,7 @@ def _tensor(table: Any, name: str, data: bytes, file: str) -> Tensor:
 
 
 def _values(data: bytes, kind: str, shape: tuple[int, ...], name: str, file: str) -> Array:
+    """Return the values of a constant. Raises TfliteFileError for a type that holds no numbers."""
     if kind == "INT4":
         return _half_bytes(data, shape)
     if kind not in DTYPES:
@@ -178,6 +184,8 @@ def _half_bytes(data: bytes, shape: tuple[int, ...]) -> Array:
 
 
 def _grid(quantization: Any, name: str, file: str) -> Grid | None:
+    """Return the grid of a tensor; None if it has no scales. Raises TfliteFileError for blocks of
+    scales."""
     if quantization is None:
         return None
     if quantization.details is not None:
@@ -203,6 +211,7 @@ def _array(numbers: Any, dtype: Any) -> Array:
 
 def _operator(table: Any, code: Any, place: int) -> Operator:
     # Files before 2020 have the number in a field of one byte only, later ones in both fields.
+    """Return an operator of the file as a record."""
     number = max(code.builtinCode, code.deprecatedBuiltinCode)
     kind = _word("BuiltinOperator", number)
     if kind == "CUSTOM":

@@ -143,6 +143,7 @@ def _bits(mask: int, axes: int) -> Array:
 def _slice(
     translation: Translation, operator: Operator, begin: Array, end: Array, step: Array
 ) -> None:
+    """Add a Slice from `begin` to `end`, with a Reshape if an axis is dropped."""
     index, name = operator.inputs[0], name_of(translation, operator)
     rank = len(translation.tensor(index).shape)
     shape = translation.tensor(operator.outputs[0]).shape
@@ -168,6 +169,7 @@ def split_v(translation: Translation, operator: Operator) -> None:
 
 
 def _split(translation: Translation, operator: Operator, index: int, axis: int) -> None:
+    """Add a Slice for each output of a split along this axis."""
     layout, rank = translation.layout(index), len(translation.tensor(index).shape)
     value, moved = translation.take(index, layout), axis_in(layout, axis, rank)
     begin = 0

@@ -205,12 +205,15 @@ class Translation:
         return _value_info(tensor)
 
     def _constant(self, tensor: Tensor, layout: Layout) -> str:
+        """Add a constant tensor in this layout and return its value."""
         assert tensor.values is not None
         perm = axes_to(layout, tensor.values.ndim)
         name = tensor.name if layout == "last" else f"{tensor.name}/channels_first"
         return self._stored(tensor, tensor.values, perm, name)
 
     def _stored(self, tensor: Tensor, values: Array, perm: Sequence[int], name: str) -> str:
+        """Add a constant with its axes in this order, behind a DQ if it is quantized, and return
+        its value."""
         moved = np.ascontiguousarray(values.transpose(perm))
         grid = tensor.grid
         if tensor.type in FLOATS:
@@ -223,11 +226,14 @@ class Translation:
         return self._dequantized(self.number(moved, name), grid, moved.dtype, axis, name)
 
     def _dequantized(self, value: str, grid: Grid, dtype: Any, axis: int, name: str) -> str:
+        """Return the output of a DQ that reads this value."""
         inputs = [value, *self._grid(grid, dtype, name)]
         attributes = {"axis": axis} if grid.per_channel else {}
         return self.emit("DequantizeLinear", inputs, f"{name}/DequantizeLinear", **attributes)
 
     def _grid(self, grid: Grid, dtype: Any, name: str) -> list[str]:
+        """Add scale and zero point as constants and return their names. An INT32 bias has no zero
+        point."""
         shape = grid.scales.shape if grid.per_channel else ()
         inputs = [self.number(grid.scales.reshape(shape), f"{name}/scale")]
         if dtype != np.int32:
@@ -236,6 +242,10 @@ class Translation:
         return inputs
 
     def _activated(self, operator: Operator, value: str) -> str:
+        """Return the value behind the activation that is fused into the operator.
+
+        Raises TfliteFileError for an activation that does not clamp.
+        """
         word = operator.options.get("fusedActivationFunction", "NONE")
         if word == "NONE":
             return value

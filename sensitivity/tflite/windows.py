@@ -78,6 +78,7 @@ def resize_nearest_neighbor(translation: Translation, operator: Operator) -> Non
 
 
 def _resize(translation: Translation, operator: Operator, **attributes: str) -> None:
+    """Add a Resize to the shape of the output."""
     options, name = operator.options, name_of(translation, operator)
     places = "half_pixel" if options["halfPixelCenters"] else "asymmetric"
     if options["alignCorners"]:
@@ -107,6 +108,7 @@ def space_to_depth(translation: Translation, operator: Operator) -> None:
 
 
 def _blocks(translation: Translation, operator: Operator, kind: str) -> None:
+    """Add an operator between depth and blocks of pixels."""
     value = translation.take(operator.inputs[0], "first")
     size = operator.options["blockSize"]
     translation.give(

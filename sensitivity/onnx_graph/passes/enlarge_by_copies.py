@@ -107,6 +107,7 @@ def _grid(quantize: ir.Node) -> list[bytes]:
 
 
 def _copy(graph: ir.Graph, enlargement: _Enlargement) -> None:
+    """Replace the Resize, and the Qs behind it, by Concats of integers with channels last."""
     node, down, across = enlargement.node, enlargement.down, enlargement.across
     name = name_of(node)
     integers = first_input(enlargement.pair.dequantize)
@@ -132,6 +133,7 @@ def _copy(graph: ir.Graph, enlargement: _Enlargement) -> None:
 
 
 def _reshape(graph: ir.Graph, node: ir.Node, shape: list[int], name: str) -> ir.Node:
+    """Return a Reshape of the node's output."""
     return ir.node(
         "Reshape",
         [node.outputs[0], add(graph, f"{name}.shape", np.array(shape, np.int64))],

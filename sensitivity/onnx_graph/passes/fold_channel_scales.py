@@ -77,6 +77,7 @@ def _is_read_once(value: ir.Value) -> bool:
 
 
 def _is_depthwise(node: ir.Node) -> bool:
+    """Return whether this is a convolution with a weight that takes each channel by itself."""
     weight = qdq.stored(qdq.weight(node))
     if node.op_type != "Conv" or weight is None:
         return False

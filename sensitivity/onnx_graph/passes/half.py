@@ -194,6 +194,7 @@ def _redirect(uses: Iterable[Place], value: ir.Value) -> None:
 
 
 def _cast(graph: ir.Graph, value: ir.Value, to: ir.DataType) -> ir.Value:
+    """Insert a Cast of the value and return its output."""
     node = ir.node("Cast", [value], {"to": int(to)}, name=f"{value.name}/Cast")
     output = node.outputs[0]
     output.name, output.type, output.shape = f"{value.name}.cast", ir.TensorType(to), value.shape

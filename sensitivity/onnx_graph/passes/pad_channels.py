@@ -54,6 +54,7 @@ class PadChannels(RewriteMatches[QuantizedConv, _Unpadded]):
 
 
 def _pad(graph: ir.Graph, unpadded: _Unpadded) -> None:
+    """Give the convolution a wider weight, and its input a Pad of integers."""
     conv, channels, zero_point = unpadded.conv, unpadded.missing, unpadded.zero_point
     node, dequantize = conv.node, conv.given.dequantize
     values, name = conv.values, f"{name_of(node)}/Pad"

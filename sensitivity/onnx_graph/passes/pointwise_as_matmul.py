@@ -55,6 +55,7 @@ def _keeps_pixels(node: ir.Node) -> bool:
 
 
 def _replace(graph: ir.Graph, conv: QuantizedConv) -> None:
+    """Replace the convolution by a MatMul on integers with channels last."""
     node, pair, weight = conv.node, conv.given, conv.weight
     name = name_of(node)
     integers = ir.node(

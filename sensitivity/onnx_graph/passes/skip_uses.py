@@ -381,6 +381,7 @@ def _raise_opset(model: ir.Model) -> None:
 
 
 def _fits(scale: NDArray[Any], pair: qdq.Pair, shape: tuple[int, ...]) -> bool:
+    """Return whether the scales broadcast against the weight's shape."""
     try:
         np.broadcast_to(spread(scale, pair, shape), shape)
     except ValueError:

@@ -55,6 +55,7 @@ def _off_last_axis(node: ir.Node) -> _Softmax:
 
 
 def _spell_out(graph: ir.Graph, softmax: _Softmax, opset: int) -> None:
+    """Replace the Softmax by five operations."""
     node, axis = softmax.node, softmax.axis
     value, output, name = first_input(node), node.outputs[0], name_of(node)
     axes = add(graph, f"{name}.axes", np.array([axis], np.int64))

@@ -125,6 +125,7 @@ def difference(first: Any, second: Any) -> float:
 
 
 def _array_difference(first: NDArray[Any], second: NDArray[Any]) -> float:
+    """Return the same as `difference` for two arrays."""
     if (first.shape, first.dtype) != (second.shape, second.dtype):
         return float("inf")
     if np.array_equal(first, second, equal_nan=first.dtype.kind == "f"):

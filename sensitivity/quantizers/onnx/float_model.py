@@ -361,6 +361,7 @@ def _inner_values(graph: ir.Graph) -> dict[str, ir.Value]:
 
 
 def _told(known: FloatModel) -> str:
+    """Return how many quantized constants the float model has, in words."""
     as_written = "" if known.form == "as it is" else f" ({known.form})"
     return (
         f"{known.stored - len(known.missing)} of {known.stored} quantized constants were found "
@@ -389,6 +390,7 @@ def _weights(model: OnnxModel, known: FloatModel) -> tuple[Finding, ...]:
 
 
 def _same(model: OnnxModel, known: FloatModel, apart: float, tolerance: float) -> Finding:
+    """Return the note that the outputs agree."""
     message = (
         f"{model.path.name} with everything unquantized computes what {known.name} computes: "
         f"outputs differ by at most {apart:.2g} of their spread (up to {tolerance:.0e} is "
@@ -398,6 +400,10 @@ def _same(model: OnnxModel, known: FloatModel, apart: float, tolerance: float) -
 
 
 def _not_compared(model: OnnxModel, known: FloatModel, why: str) -> Finding:
+    """Return the warning that the outputs could not be compared.
+
+    why: the reason, as part of a sentence.
+    """
     message = (
         f"Expected to compare the outputs of {model.path.name} with those of {known.name}, but "
         f"{why}: it is not proved that the one is made from the other; {_told(known)}."
@@ -414,6 +420,10 @@ def _not_compared(model: OnnxModel, known: FloatModel, why: str) -> Finding:
 def _differs(
     model: OnnxModel, known: FloatModel, output: str, apart: float, tolerance: float, where: str
 ) -> Finding:
+    """Return the error that the outputs differ.
+
+    where: the first tensor that differs, in words.
+    """
     missing = f" (not {listed(known.missing)})" if known.missing else ""
     message = (
         f"Expected {model.path.name} with everything unquantized to compute what {known.name} "

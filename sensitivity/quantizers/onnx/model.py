@@ -269,6 +269,7 @@ class OnnxModel:
         names: tuple[str, ...],
         see: Watcher,
     ) -> list[Any]:
+        """Run the unquantized model in pieces, show the watched tensors and return the outputs."""
         inputs = set(map(value_name, self.graph.graph.inputs))
         inner = tuple(name for name in names if name not in inputs)
         key = (inner, self._threads)
@@ -369,6 +370,7 @@ def session(
 
 
 def _options() -> Any:
+    """Return the options of a session without optimizations."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
@@ -378,6 +380,7 @@ def _options() -> Any:
 def _made_session(
     content: bytes | str, name: str, options: Any, custom_ops: str | Path | None
 ) -> Any:
+    """Return a session. Raises OnnxFileError if ONNX Runtime refuses the model."""
     try:
         if custom_ops is not None:
             options.register_custom_ops_library(str(custom_ops))

@@ -244,6 +244,7 @@ class OnnxQdqModel:
 
 
 def _integer_output(name: str) -> Finding:
+    """Return the warning that an output holds integers."""
     return Finding(
         "integer-output",
         "warning",
