@@ -67,7 +67,8 @@ def check_switchable(model: ir.Model, name: str, *, custom_ops: bool = False) ->
 
 
 def _check_pairs(graph: ir.Graph, nodes: list[ir.Node], name: str) -> None:
-    """Raise OnnxFileError unless there are pairs, each of them whole and on one grid."""
+    """Raise OnnxFileError unless there are whole pairs, each with calibrated scales and on one
+    grid."""
     has_pair = next(qdq.pairs(graph), None) is not None
     alone = of_kind(nodes, *qdq.PAIR)
     if not has_pair and alone:
@@ -103,14 +104,14 @@ def _check_pairs(graph: ir.Graph, nodes: list[ir.Node], name: str) -> None:
 
 
 def _follows_inputs(value: ir.Value | None) -> bool:
-    """Whether a value depends on what the model is given, and not on its shape alone."""
+    """Return whether a value depends on the model's inputs, and not only on their shapes."""
     if value is None or qdq.constant(value) is not None:
         return False
     return any(map(_is_input, reached([value], _read_for)))
 
 
 def _read_for(value: ir.Value) -> list[ir.Value]:
-    """What the operation reads that gives a value; nothing for shapes and constants."""
+    """Return what the operation that gives a value reads; nothing for shapes and constants."""
     node = value.producer()
     if node is None or node.op_type == "Shape":
         return []

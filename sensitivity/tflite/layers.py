@@ -62,7 +62,7 @@ def transpose_conv(translation: Translation, operator: Operator) -> None:
     cut, more = _cut(given, wanted, sides, strides, operator.options["padding"])
     value = translation.emit(
         "ConvTranspose",
-        [translation.take(image, "first"), kernel, *_bias(translation, operator, at=3)],
+        [translation.take(image, "first"), kernel, *_bias(translation, operator, position=3)],
         name_of(translation, operator),
         kernel_shape=sides,
         strides=strides,
@@ -147,8 +147,8 @@ def pads_of(
     return [*before, *after]
 
 
-def _bias(translation: Translation, operator: Operator, at: int = 2) -> list[str]:
-    given = operator.inputs[at : at + 1]
+def _bias(translation: Translation, operator: Operator, position: int = 2) -> list[str]:
+    given = operator.inputs[position : position + 1]
     return [translation.take(index) for index in given if index >= 0]
 
 

@@ -108,9 +108,9 @@ def _graph(model: Any, content: bytes, file: str) -> Graph:
     return Graph(file, tensors, operators, _indices(subgraph.inputs), _indices(subgraph.outputs))
 
 
-def _check_sides(made: Any, name: str, file: str) -> None:
-    """Raise TfliteFileError for an input that leaves open more than how many samples it has."""
-    sides = _indices(made.shapeSignature)
+def _check_sides(table: Any, name: str, file: str) -> None:
+    """Raise TfliteFileError for an input with an open side other than the number of samples."""
+    sides = _indices(table.shapeSignature)
     if min(sides[1:], default=0) < 0:
         raise TfliteFileError(
             f"Expected inputs of {file} that leave open at most how many samples they have, got "

@@ -77,8 +77,8 @@ def pack(translation: Translation, operator: Operator) -> None:
     axis = operator.options["axis"] % len(translation.tensor(operator.outputs[0]).shape)
     axes = translation.number(np.array([axis]), f"{name}/axis")
     values = [
-        translation.emit("Unsqueeze", [translation.take(index), axes], f"{name}/{at}")
-        for at, index in enumerate(operator.inputs)
+        translation.emit("Unsqueeze", [translation.take(index), axes], f"{name}/{position}")
+        for position, index in enumerate(operator.inputs)
     ]
     translation.give(operator, translation.emit("Concat", values, name, axis=axis))
 
@@ -87,11 +87,11 @@ def unpack(translation: Translation, operator: Operator) -> None:
     """Translate UNPACK: each output is one entry of the axis, which is dropped."""
     index, axis = operator.inputs[0], operator.options["axis"]
     value, axis = translation.take(index), axis % len(translation.tensor(index).shape)
-    for at, output in enumerate(operator.outputs):
+    for position, output in enumerate(operator.outputs):
         name = translation.tensor(output).name
-        place = translation.number(np.array(at), f"{name}/place")
+        place = translation.number(np.array(position), f"{name}/place")
         translation.give(
-            operator, translation.emit("Gather", [value, place], name, axis=axis), at=at
+            operator, translation.emit("Gather", [value, place], name, axis=axis), position=position
         )
 
 
@@ -102,14 +102,14 @@ def pad(translation: Translation, operator: Operator) -> None:
     rank = len(translation.tensor(index).shape)
     given = translation.integers(operator, 1).reshape(rank, 2)[axes_to(layout, rank)]
     pads = translation.number(given.T.reshape(-1), f"{name}/pads")
-    filled = [translation.take(at) for at in operator.inputs[2:]]
+    filled = [translation.take(constant) for constant in operator.inputs[2:]]
     value = translation.emit("Pad", [translation.take(index, layout), pads, *filled], name)
     translation.give(operator, value, layout)
 
 
 def slice_(translation: Translation, operator: Operator) -> None:
     """Translate SLICE from a start on. A size of -1 reaches to the end."""
-    begin, size = (translation.integers(operator, at) for at in (1, 2))
+    begin, size = (translation.integers(operator, position) for position in (1, 2))
     ends = np.where(size < 0, END, begin + size)
     _slice(translation, operator, begin, ends, np.ones_like(begin))
 
@@ -122,7 +122,7 @@ def strided_slice(translation: Translation, operator: Operator) -> None:
             f"Expected {translation.where(operator)} to have a start, an end and a step for each "
             "axis, got one with an ellipsis, a new axis or an offset; convert the model without it."
         )
-    begin, end, step = (translation.integers(operator, at) for at in (1, 2, 3))
+    begin, end, step = (translation.integers(operator, position) for position in (1, 2, 3))
     masks = ("beginMask", "endMask", "shrinkAxisMask")
     from_start, to_end, is_dropped = (_bits(options[mask], len(begin)) for mask in masks)
     backwards = step < 0
@@ -173,14 +173,16 @@ def _split(translation: Translation, operator: Operator, index: int, axis: int) 
     layout, rank = translation.layout(index), len(translation.tensor(index).shape)
     value, moved = translation.take(index, layout), axis_in(layout, axis, rank)
     begin = 0
-    for at, output in enumerate(operator.outputs):
+    for position, output in enumerate(operator.outputs):
         name = translation.tensor(output).name
         end = begin + translation.tensor(output).shape[axis]
         places = {"start": begin, "end": end, "axis": moved}
         given = [
             translation.number(np.array([each]), f"{name}/{word}") for word, each in places.items()
         ]
-        translation.give(operator, translation.emit("Slice", [value, *given], name), layout, at=at)
+        translation.give(
+            operator, translation.emit("Slice", [value, *given], name), layout, position=position
+        )
         begin = end
 
 

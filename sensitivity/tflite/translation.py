@@ -98,16 +98,16 @@ class Translation:
             return self._stored(tensor, tensor.values, perm, tensor.name)
         return self.emit("Transpose", [self.take(index)], f"{tensor.name}/moved", perm=list(perm))
 
-    def integers(self, operator: Operator, at: int) -> Array:
+    def integers(self, operator: Operator, position: int) -> Array:
         """Return the constant that an operator reads as axes, sides or paddings.
 
-        at: index of the input.
+        position: index of the input.
         Raises TfliteFileError if the input is not a constant.
         """
-        tensor = self.tensor(operator.inputs[at])
+        tensor = self.tensor(operator.inputs[position])
         if tensor.values is None:
             raise TfliteFileError(
-                f"Expected input {at} of {self.where(operator)} to be a constant, got "
+                f"Expected input {position} of {self.where(operator)} to be a constant, got "
                 f"{tensor.name}, which the model computes; convert it with inputs of fixed sides."
             )
         return tensor.values.reshape(-1).astype(np.int64)
@@ -127,12 +127,14 @@ class Translation:
         self._loose[output] = node
         return output
 
-    def give(self, operator: Operator, value: str, layout: Layout = "last", *, at: int = 0) -> None:
+    def give(
+        self, operator: Operator, value: str, layout: Layout = "last", *, position: int = 0
+    ) -> None:
         """Let an ONNX value be the operator's output, behind its activation and its pair.
 
-        at: index of the output.
+        position: index of the output.
         """
-        index = operator.outputs[at]
+        index = operator.outputs[position]
         value = self._activated(operator, value)
         value = self._paired(value, self.tensor(index), operator)
         self.hold(index, value, layout)
