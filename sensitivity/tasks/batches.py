@@ -106,7 +106,7 @@ def sequence_of(kind: Any, values: list[Any]) -> Any:
 
 
 def arrays(value: Any) -> Iterator[Any]:
-    """Every array of a nest of tuples, lists and dicts."""
+    """Yield every array of a nest of tuples, lists and dicts."""
     if hasattr(value, "shape"):
         yield value
     elif isinstance(value, Mapping):

@@ -163,7 +163,7 @@ class ImageBatches:
             yield inputs, {name: from_numpy(value) for name, value in targets.items()}
 
     def arrays(self) -> Iterator[tuple[NDArray[np.uint8], dict[str, NDArray[Any]]]]:
-        """Batches of (RGB images uint8[n, height, width, 3], targets) as numpy arrays."""
+        """Yield the batches of (RGB images uint8[n, height, width, 3], targets) as numpy arrays."""
         for start in range(0, len(self.images), self.batch):
             numbers = range(start, min(start + self.batch, len(self.images)))
             pixels, geometry = zip(*(self._letterboxed(number) for number in numbers), strict=True)

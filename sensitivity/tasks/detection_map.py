@@ -223,7 +223,7 @@ class _Pair(NamedTuple):
 
 
 def _pairs(found: Detections, truth: Truth, overlaps: Overlaps) -> Iterator[_Pair]:
-    """All pairs that may match, in the order in which they are tried."""
+    """Return all pairs that may match, in the order in which they are tried."""
     is_reported = found.confidences > 0
     if overlaps.counted is not None:
         is_reported &= overlaps.counted

@@ -32,7 +32,7 @@ Shape = Sequence[int | None]
 def decode_name(
     shapes: Sequence[Sequence[Any]], size: Size, classes: int, *, more: bool = False
 ) -> DecodeName:
-    """What a detector's outputs mean, told by their shapes.
+    """Return what a detector's outputs mean, told by their shapes.
 
     more: coefficients of masks or key points follow the classes of ultralytics' YOLO. Raises
     TaskError where it is none of those known.
@@ -53,18 +53,18 @@ def decode_name(
 
 
 def _known_side(side: Any) -> int | None:
-    """A side of an output; None for one of any length."""
+    """Return a side of an output; None for one of any length."""
     return side if isinstance(side, int) else None
 
 
 def _listed(shapes: Sequence[Sequence[Any]]) -> str:
-    """The shapes of outputs, in words."""
+    """Return the shapes of outputs, in words."""
     return " and ".join(str(list(shape)) for shape in shapes)
 
 
 def _decode_of(shapes: Sequence[Shape], size: Size, classes: int) -> DecodeName | None:
-    """What the outputs mean together, or else the first alone; None where it is none of those
-    known."""
+    """Return what the outputs mean together, or else the first alone; None where it is none of
+    those known."""
     together = _of_several(shapes, size, classes)
     if together is not None or len(shapes[0]) != 3:
         return together
@@ -72,7 +72,7 @@ def _decode_of(shapes: Sequence[Shape], size: Size, classes: int) -> DecodeName 
 
 
 def _of_one(shape: Shape, size: Size, classes: int) -> DecodeName | None:
-    """What an output [n, rows, columns] means; None where it is none of those known."""
+    """Return what an output [n, rows, columns] means; None where it is none of those known."""
     _, rows, columns = shape
     # Later lines win. With one class, six columns are those of end2end too: only the number of rows
     # can tell. With two, they are those of RT-DETR too.
@@ -92,7 +92,7 @@ def _of_one(shape: Shape, size: Size, classes: int) -> DecodeName | None:
 
 
 def _of_several(shapes: Sequence[Shape], size: Size, classes: int) -> DecodeName | None:
-    """What several outputs mean together; None where the first alone means something."""
+    """Return what several outputs mean together; None where the first alone means something."""
     ranks = list(map(len, shapes))
     if len(ranks) > 1 and set(ranks) == {4}:
         return "raw"
@@ -112,7 +112,7 @@ def _of_several(shapes: Sequence[Shape], size: Size, classes: int) -> DecodeName
 
 
 def _with_more(shape: Shape, size: Size) -> DecodeName | None:
-    """The same for an output of ultralytics with masks or key points behind the classes."""
+    """Return the same for an output of ultralytics with masks or key points behind the classes."""
     if len(shape) != 3:
         return None
     is_open = _cells(size, shape[2]) in (1, OPEN)
@@ -133,7 +133,7 @@ MEANINGS: Mapping[DecodeName, str] = {
 
 
 def reading(name: DecodeName, shapes: Sequence[Sequence[Any]]) -> str:
-    """A sentence on what a detector's outputs were taken for."""
+    """Return a sentence on what a detector's outputs were taken for."""
     return f"Its output {_listed(shapes)} was taken for {MEANINGS[name]}; --decode says otherwise."
 
 
@@ -142,7 +142,7 @@ NO_CELLS, OPEN = 0, -1
 
 
 def _cells(size: Size, anchors: int | None) -> int:
-    """How many anchors each cell of a detector has, 1 or 3; else `NO_CELLS` or `OPEN`."""
+    """Return how many anchors each cell of a detector has, 1 or 3; else `NO_CELLS` or `OPEN`."""
     height, width = sides(size)
     known: dict[int | None, int] = {None: OPEN}
     for strides in ((8, 16, 32), (8, 16, 32, 64)):
@@ -214,14 +214,14 @@ STRETCHED: tuple[DecodeName, ...] = ("rtdetr", *SELECTING)
 
 
 def told_by_names(names: Sequence[str]) -> DecodeName | None:
-    """What outputs of these names mean; None where only their shapes can tell."""
+    """Return what outputs of these names mean; None where only their shapes can tell."""
     found = selected(names)
     return None if found is None else found.form
 
 
 def meaning(name: DecodeName, size: Size, labels: LabelledImages, names: Sequence[str]) -> Decode:
-    """How outputs of these names are decoded. labels: of the data set, whose classes the labels of
-    a model stand for."""
+    """Return how outputs of these names are decoded. labels: of the data set, whose classes the
+    labels of a model stand for."""
     classes = len(labels.names)
     if name != "ssd" and name != "tensorflow":
         return Decode(name, size, classes)

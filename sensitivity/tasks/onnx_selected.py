@@ -42,7 +42,8 @@ AS_NAMED = Selected("ssd")
 
 
 def selected(names: Sequence[str]) -> Selected | None:
-    """What the outputs of these names hold; None where they are not those of such a detector.
+    """Return what the outputs of these names hold; None where they are not those of such a
+    detector.
 
     >>> selected(["num_detections:0", "detection_boxes:0", "detection_scores:0",
     ...           "detection_classes:0"])
@@ -58,15 +59,15 @@ def selected(names: Sequence[str]) -> Selected | None:
 
 
 def _place(names: Sequence[str], words: Sequence[str]) -> int | None:
-    """Which of the names is one of the words; None where none is."""
+    """Return which of the names is one of the words; None where none is."""
     return next((at for at, name in enumerate(names) if name in words), None)
 
 
 def decode_selected(
     outputs: Any, size: Size, numbers: Sequence[int], where: Selected
 ) -> tuple[Floats, Floats]:
-    """Boxes float[n, most, 4] as x1 y1 x2 y2 in pixels of the input and confidences float[n,
-    classes, most].
+    """Return the boxes float[n, most, 4] as x1 y1 x2 y2 in pixels of the input and confidences
+    float[n, classes, most].
 
     outputs: boxes [n, most, 4] as parts of the input, labels and scores [n, most], in the places
     that `where` tells. size: of the input. numbers: the label of each class. No box suppresses

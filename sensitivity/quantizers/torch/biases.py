@@ -34,7 +34,8 @@ class Biases:
         self._now: dict[str, Delta] = {}
 
     def now(self, name: str) -> Delta | None:
-        """What is added to the bias of the layer of this quantizer; None where that is nothing."""
+        """Return what is added to the bias of the layer of this quantizer; None where that is
+        nothing."""
         return self._now.get(name)
 
     @property
@@ -75,7 +76,7 @@ class Biases:
 
 
 def has_bias(layer: Any) -> bool:
-    """Whether a module is a layer of torch whose bias can be changed, one that has none yet
+    """Return whether a module is a layer of torch whose bias can be changed, one that has none yet
     included."""
     is_weighted = WEIGHTED.intersection(class_names(layer))
     return bool(is_weighted) and "bias" in layer._parameters
@@ -92,7 +93,7 @@ def _sum(layer: Any, own: Any, dtype: Any, delta: Delta) -> nn.Parameter:
 
 
 def _in_type_of(layer: Any, own: Any) -> nn.Parameter | None:
-    """The layer's own bias, None where it has none, in the type that the layer has now."""
+    """Return the layer's own bias, None where it has none, in the type that the layer has now."""
     if own is None:
         return None
     values = own.detach().to(layer.weight.dtype)

@@ -44,8 +44,8 @@ class _Mark(nn.Module):
 
 
 def marked_copy(source: QuantizedModel, biased: Sequence[str] = ()) -> nn.Module:
-    """A copy of the model, for tracing only, with a `quantizer_node` in the place of each enabled
-    quantizer, and behind the bias of each layer in `biased`, numbered on in that order.
+    """Return a copy of the model, for tracing only, with a `quantizer_node` in the place of each
+    enabled quantizer, and behind the bias of each layer in `biased`, numbered on in that order.
 
     Weights and buffers are shared with the user's model, so the copy costs no memory and must not
     be changed. A quantizer that has several names is replaced under all of them. Other ranges for a
@@ -70,7 +70,7 @@ def marked_copy(source: QuantizedModel, biased: Sequence[str] = ()) -> nn.Module
 
 
 def biased_layers(source: QuantizedModel) -> tuple[str, ...]:
-    """The layers whose bias some range on offer changes, each once."""
+    """Return the layers whose bias some range on offer changes, each once."""
     layers = [source.quantizers[index].layer for index, _ in bias_changes(source)]
     return tuple(sorted(set(layers)))
 
@@ -86,8 +86,8 @@ def bias_changes(source: QuantizedModel) -> list[tuple[int, Delta]]:
 
 
 def model_copy(model: nn.Module, *, shared: Iterable[Tensor] = ()) -> nn.Module:
-    """A deep copy that has these tensors in common with the model, and torch's table of functions:
-    a recurrent layer of ModelOpt holds that, and it cannot be copied."""
+    """Return a deep copy that has these tensors in common with the model, and torch's table of
+    functions: a recurrent layer of ModelOpt holds that, and it cannot be copied."""
     memo: dict[int, Any] = {id(tensor): tensor for tensor in shared}
     memo[id(torch._VF)] = torch._VF
     return copy.deepcopy(model, memo)
@@ -153,13 +153,14 @@ class GridQuantizer:
         return self.in_layout(x.contiguous())
 
     def in_layout(self, x: Tensor) -> Tensor:
-        """The quantized values, laid out as x where that is contiguous or has channels last."""
+        """Return the quantized values, laid out as x where that is contiguous or has channels
+        last."""
         dense = x if _is_dense(x) else x.contiguous()
         values = dense.float()
         return self._quantized(values, torch.empty_like(values)).to(x.dtype)
 
     def overwrite(self, x: Tensor) -> Tensor:
-        """The quantized values, in the memory of x where its type and layout allow."""
+        """Return the quantized values, in the memory of x where its type and layout allow."""
         if not x.is_contiguous():
             return self(x)
         return self.overwrite_in_layout(x)
@@ -182,21 +183,21 @@ class GridQuantizer:
 
 
 def _pieces(x: Tensor, result: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """Views of the same PIECE values of both, which are dense and laid out alike."""
+    """Return the views of the same PIECE values of both, which are dense and laid out alike."""
     sources, targets = _flat(x).split(PIECE), _flat(result).split(PIECE)  # type: ignore[no-untyped-call]
     return list(zip(sources, targets, strict=True))
 
 
 def _is_dense(x: Tensor) -> bool:
-    """Whether the values fill their memory without gaps, in the tensor's own order or in that of
-    images with channels last."""
+    """Return whether the values fill their memory without gaps, in the tensor's own order or in
+    that of images with channels last."""
     if x.is_contiguous():
         return True
     return x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last)
 
 
 def _flat(x: Tensor) -> Tensor:
-    """A view of the values of a dense tensor in their order in memory."""
+    """Return a view of the values of a dense tensor in their order in memory."""
     in_order = x if x.is_contiguous() else x.permute(0, 2, 3, 1)
     return in_order.view(-1)
 
@@ -222,8 +223,8 @@ NativeQuantizer = GridQuantizer | OwnQuantizer | BiasChange | RoundedWeight
 
 
 def native_quantizers(source: QuantizedModel, *, own: bool = False) -> list[NativeQuantizer]:
-    """One for each of `source.quantizers`: on its grid where it has one, else (or if `own`) the
-    user's own module. Behind them one for each of `bias_changes`."""
+    """Return one for each of `source.quantizers`: on its grid where it has one, else (or if `own`)
+    the user's own module. Behind them one for each of `bias_changes`."""
     make = OwnQuantizer if own else _native
     quantizers: list[NativeQuantizer] = []
     names = names_of(source.quantizers)

@@ -109,24 +109,25 @@ class Graph:
         runner.run, runner.overwrite = keeping_layout(runner.run, runner.overwrite)
 
     def holds_for(self, length: int | None) -> bool:
-        """Whether it runs batches of this length; None for inputs that have none."""
+        """Return whether it runs batches of this length; None for inputs that have none."""
         if length is None:
             return True
         shortest, longest = self.batches
         return shortest <= length <= longest
 
     def largest(self, leaves: Sequence[Any]) -> int:
-        """Bytes of the largest value that one forward on these inputs makes."""
+        """Return the bytes of the largest value that one forward on these inputs makes."""
         return max(self._forward(leaves).size, default=0)
 
     def goes_by_place(self, leaves: Sequence[Any]) -> bool:
-        """Whether a bit of a forward may depend on how these inputs are cut, see `layouts`."""
+        """Return whether a bit of a forward may depend on how these inputs are cut, see
+        `layouts`."""
         return self._forward(leaves).goes_by_place
 
     def peak(
         self, pieces: Sequence[Sequence[Any]], masks: Sequence[int], memory: int | None
     ) -> int:
-        """The most bytes that running these variants holds at once: not counted are weights,
+        """Return the most bytes that running these variants holds at once: not counted are weights,
         inputs, the ops' own scratch, and outputs that the caller keeps."""
         return self._schedule(pieces, masks, memory).peak
 
@@ -141,7 +142,8 @@ class Graph:
             yield leg.variant, self._outputs(leg, states)
 
     def seconds(self, pieces: Sequence[Sequence[Any]]) -> float:
-        """How long the variants that each leave out one quantizer take, as far as one forward
+        """Return how long the variants that each leave out one quantizer take, as far as one
+        forward
         tells: the time of each node counts as often as there are quantizers upstream of it, which
         is how often these variants recompute it."""
         upstream = self._network.upstream
@@ -173,7 +175,7 @@ class Graph:
         return self._schedules.get(key, make)
 
     def _forward(self, leaves: Sequence[Any]) -> _Forward:
-        """What one forward on these inputs tells, all quantizers on."""
+        """Return what one forward on these inputs tells, all quantizers on."""
         shapes = _shapes(leaves)
         if not self._is_laid_out:
             self._lay_out(leaves)
@@ -235,7 +237,7 @@ class Graph:
         return slots
 
     def _constant(self, value: Value) -> Any:
-        """A value that no input changes, such as a quantized weight; computed once."""
+        """Return a value that no input changes, such as a quantized weight; computed once."""
         if value not in self._fixed:
             node, _ = value
             if self._traced.nodes[node].kind == "tensor":
@@ -261,7 +263,7 @@ class Graph:
         return results
 
     def _outputs(self, leg: Leg, states: list[Slots]) -> Any:
-        """The outputs of the whole batch, in memory of their own."""
+        """Return the outputs of the whole batch, in memory of their own."""
         results = [self._finish(leg, slots) for slots in states]
         if len(results) == 1:
             own = zip(results[0], leg.owned, strict=True)
@@ -271,7 +273,7 @@ class Graph:
         return self._traced.nested(map(self._handed, values))
 
     def _handed(self, value: Any) -> Any:
-        """An output in the order that the model gives it in."""
+        """Return an output in the order that the model gives it in."""
         is_turned = self._turned and has_channels_last(value)
         return value.contiguous() if is_turned else value
 
@@ -324,7 +326,7 @@ def _shapes(leaves: Sequence[Any]) -> tuple[tuple[int, ...], ...]:
 
 
 def _storages(value: Any) -> dict[int, int]:
-    """Address -> bytes of the memory under every tensor in a nest."""
+    """Return address -> bytes of the memory under every tensor in a nest."""
     found = {}
     for tensor in _tensors(pytree.tree_leaves(value)):
         storage = tensor.untyped_storage()
@@ -337,8 +339,8 @@ def _copy(value: Any) -> Any:
 
 
 def _joined(pieces: tuple[Any, ...]) -> Any:
-    """One output of all micro-batches. Whether it has the batch in front is not known: splitting is
-    checked before."""
+    """Return one output of all micro-batches. Whether it has the batch in front is not known:
+    splitting is checked before."""
     if isinstance(pieces[0], Tensor) and pieces[0].ndim:
         return torch.cat(pieces)
     return _copy(pieces[0])

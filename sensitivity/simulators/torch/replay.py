@@ -114,8 +114,8 @@ class ReplaySimulator:
             del item  # not kept while the next one is computed
 
     def _flat(self, inputs: Any) -> tuple[Any, list[Any], Any]:
-        """A batch on the model's device: as the task gives it, and its leaves and their nest in the
-        order of the model's arguments."""
+        """Return a batch on the model's device: as the task gives it, and its leaves and their nest
+        in the order of the model's arguments."""
         inputs = to_device(inputs, device_of(self._source.model))
         return inputs, *pytree.tree_flatten(ordered_arguments(self._source.model, inputs))
 
@@ -144,7 +144,8 @@ class ReplaySimulator:
         self._checked.add(_shape(leaves, spec))
 
     def left_to_compare(self, inputs: Any, samples: int) -> Any:
-        """The first samples of a batch on which only the ranges on offer are left to compare with
+        """Return the first samples of a batch on which only the ranges on offer are left to compare
+        with
         the model: so many, or as few as the graph takes.
 
         None where no simulator before has compared a graph of the model on batches like this one.
@@ -167,8 +168,8 @@ class ReplaySimulator:
         self._found.checked[self._own_asked] |= self._checked
 
     def peak(self, inputs: Any, variants: Sequence[frozenset[str]]) -> int:
-        """Bytes that values will take at most while these variants run on this batch. Raises
-        Untraceable."""
+        """Return the bytes that values will take at most while these variants run on this batch.
+        Raises Untraceable."""
         _, leaves, spec = self._flat(inputs)
         graph, pieces = self._pieces(leaves, spec)
         return graph.peak(pieces, list(map(self._switches.mask, variants)), self._memory)
@@ -206,8 +207,8 @@ class ReplaySimulator:
         self._found.checked[self._own_asked].add(shape)
 
     def _pieces(self, leaves: list[Any], spec: Any) -> tuple[Graph, list[list[Any]]]:
-        """The batch as micro-batches, and the graph for them; as one where splitting does not pay
-        or changes a bit."""
+        """Return the batch as micro-batches, and the graph for them; as one where splitting does
+        not pay or changes a bit."""
         shape = _shape(leaves, spec)
         if shape in self._refused:
             raise self._refused[shape]
@@ -229,8 +230,8 @@ class ReplaySimulator:
         return None
 
     def _measured_parts(self, leaves: list[Any], spec: Any) -> int:
-        """The number of parts that is fastest and lets one forward fit in half of the memory, as
-        far as no bit of the outputs changes.
+        """Return the number of parts that is fastest and lets one forward fit in half of the
+        memory, as far as no bit of the outputs changes.
 
         Whether bits change depends on the kernels, which are chosen by the shape and the number of
         threads, so it is tried.
@@ -267,7 +268,7 @@ class ReplaySimulator:
         return parts
 
     def _fastest(self, parts: Sequence[int], leaves: list[Any], spec: Any) -> int:
-        """The fastest of these ways to cut the batch, the coarsest of equals."""
+        """Return the fastest of these ways to cut the batch, the coarsest of equals."""
         if len(parts) == 1:
             return parts[0]
         pieces = {number: _split(leaves, number) for number in parts}
@@ -279,15 +280,15 @@ class ReplaySimulator:
         return min(parts, key=lambda number: (seconds[number], number))
 
     def _fits(self, pieces: list[list[Any]], spec: Any) -> bool:
-        """Whether the forward of one variant leaves half of the memory to values that wait for
-        later ones."""
+        """Return whether the forward of one variant leaves half of the memory to values that wait
+        for later ones."""
         if self._memory is None:
             return True
         return self._graph(pieces[0], spec).peak(pieces, [0], None) <= self._memory // 2
 
     def _common_graph(self, pieces: list[list[Any]], spec: Any) -> Graph | None:
-        """The graph that holds for all the pieces; None where they would need different ones, or
-        none can be had."""
+        """Return the graph that holds for all the pieces; None where they would need different
+        ones, or none can be had."""
         try:
             graphs = {self._graph(piece, spec) for piece in pieces}
         except Untraceable:
@@ -321,8 +322,8 @@ class ReplaySimulator:
         return graph
 
     def _made(self, leaves: list[Any], spec: Any) -> Graph:
-        """A graph that has run a batch: one that a simulator before has traced, with the ranges on
-        offer of this one, or a new one."""
+        """Return a graph that has run a batch: one that a simulator before has traced, with the
+        ranges on offer of this one, or a new one."""
         kind = (spec, _kinds(leaves)), self._biased, self._own_asked
         laid = self._found.graph(kind, _length(leaves))
         if laid is None:
@@ -341,7 +342,7 @@ class ReplaySimulator:
 
 
 def _moved(settled: Settled, offered: Offered) -> Settled:
-    """How the nodes of a graph with ranges on offer run, from how they do without."""
+    """Return how the nodes of a graph with ranges on offer run, from how they do without."""
     runners = {}
     for place, origin in enumerate(offered.origins):
         if origin is not None:
@@ -350,7 +351,7 @@ def _moved(settled: Settled, offered: Offered) -> Settled:
 
 
 def _moved_back(settled: Settled, offered: Offered) -> Settled:
-    """The other way round."""
+    """Return the other way round."""
     runners = {}
     for place, origin in enumerate(offered.origins):
         if origin is not None:
@@ -366,8 +367,8 @@ def _marked(source: QuantizedModel, biased: tuple[str, ...]) -> torch.nn.Module:
 
 
 def _split(leaves: list[Any], parts: int) -> list[list[Any]]:
-    """Every tensor whose axis 0 is the batch cut into `parts` pieces; all else as it is in each of
-    them."""
+    """Return every tensor whose axis 0 is the batch cut into `parts` pieces; all else as it is in
+    each of them."""
     length = _length(leaves)
     cut: list[Sequence[Any]] = []
     for leaf in leaves:
@@ -377,7 +378,7 @@ def _split(leaves: list[Any], parts: int) -> list[list[Any]]:
 
 
 def _kind(leaf: Any) -> Any:
-    """What must be the same for a graph to hold, besides the length of the batch."""
+    """Return what must be the same for a graph to hold, besides the length of the batch."""
     if not isinstance(leaf, Tensor):
         return leaf
     return leaf.dtype, tuple(leaf.shape[1:]), leaf.device, has_channels_last(leaf)
@@ -392,7 +393,7 @@ def _shape(leaves: list[Any], spec: Any) -> Any:
 
 
 def _length(leaves: list[Any]) -> int | None:
-    """The axis-0 length of the first tensor that has an axis; None where there is none."""
+    """Return the axis-0 length of the first tensor that has an axis; None where there is none."""
     for leaf in leaves:
         if isinstance(leaf, Tensor) and leaf.ndim:
             return len(leaf)
@@ -412,7 +413,7 @@ def _tries(leaves: Iterable[Any], length: int, largest: int) -> list[int]:
 
 
 def _parts(length: int, largest: int, limit: int) -> int:
-    """The fewest parts that the limit allows, or up to twice as many where these are of one
+    """Return the fewest parts that the limit allows, or up to twice as many where these are of one
     length."""
     few = max(1, min(length, -(-largest // limit)))
     for parts in range(few, min(2 * few, length) + 1):
