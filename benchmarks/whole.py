@@ -44,10 +44,12 @@ COMMANDS = {
 
 WITH_PEAK = (
     "import resource, subprocess, sys; code = subprocess.call(sys.argv[1:]); "
-    "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss, file=sys.stderr); sys.exit(code)"
+    "used = resource.getrusage(resource.RUSAGE_CHILDREN); "
+    "print(used.ru_maxrss, used.ru_utime + used.ru_stime, file=sys.stderr); sys.exit(code)"
 )
-"""Runs a command and prints its largest memory in KiB at the end. It is a separate, small process,
-since the system counts for a new process what the process that starts it holds."""
+"""Runs a command and prints its largest memory in KiB and its processor seconds at the end. It is a
+separate, small process, since the system counts for a new process what the process that starts it
+holds."""
 
 STANDING = {"met": 2, "not proven": 1, "missed": 0}
 """Words for a plan -> their rank; higher is better."""
@@ -81,11 +83,17 @@ def timed(model: str, tree: Path) -> Row:
             text=True,
         )
         seconds = time.perf_counter() - start
-        said, _, peak_kib = done.stderr.rstrip("\n").rpartition("\n")
+        said, _, used = done.stderr.rstrip("\n").rpartition("\n")
         if done.returncode not in (0, 2):
             raise RuntimeError(f"{shlex.join(words)} failed: {(done.stdout + said)[-500:]}")
         plan = json.loads((out / "plan.json").read_text())
-    return {"seconds": seconds, "peak_mib": int(peak_kib) / 1024, **plan_facts(plan)}
+    peak_kib, processor_s = used.split()
+    measured = {
+        "seconds": seconds,
+        "processor_s": float(processor_s),
+        "peak_mib": int(peak_kib) / 1024,
+    }
+    return {**measured, **plan_facts(plan)}
 
 
 def plan_facts(plan: Row) -> Row:
@@ -112,6 +120,7 @@ def summary(turns: Sequence[Row]) -> Row:
     """
     mine, other = ([turn[build] for turn in turns] for build in (NEW, "against"))
     logs = np.log([b["seconds"] / a["seconds"] for a, b in zip(mine, other, strict=True)])
+    processor = [float(np.median([row["processor_s"] for row in rows])) for rows in (mine, other)]
     low = high = None
     if len(logs) > 1:
         low, high = np.exp(stats.t.interval(0.95, len(logs) - 1, logs.mean(), stats.sem(logs)))
@@ -119,6 +128,8 @@ def summary(turns: Sequence[Row]) -> Row:
         "turns": len(turns),
         "seconds": float(np.median([row["seconds"] for row in mine])),
         "against_seconds": float(np.median([row["seconds"] for row in other])),
+        "processor_s": processor[0],
+        "against_processor_s": processor[1],
         "ratio": float(np.exp(logs.mean())),
         "low": None if low is None else float(low),
         "high": None if high is None else float(high),
@@ -143,7 +154,8 @@ def markdown(result: Row) -> str:
         f"# The whole job: {result['model']}", "",
         f"{found['ratio']:.2f}{interval} times as fast as {result['against']}: "
         f"{found['seconds']:.1f} s against {found['against_seconds']:.1f} s (medians of "
-        f"{found['turns']}); largest memory {found['peak_mib']:.0f} MiB against "
+        f"{found['turns']}), and {found['processor_s']:.0f} processor seconds against "
+        f"{found['against_processor_s']:.0f}; largest memory {found['peak_mib']:.0f} MiB against "
         f"{found['against_peak_mib']:.0f}.", "",
         "| turn | seconds | seconds of the other | layers out | layers out of the other |",
         "|---|---|---|---|---|", *lines, "",

@@ -16,7 +16,8 @@ def whole() -> Any:
 
 
 def row(seconds: float, skipped: int = 2, status: str = "met", peak: float = 100.0) -> Any:
-    return {"seconds": seconds, "peak_mib": peak, "skipped": skipped, "status": status}
+    found = {"seconds": seconds, "processor_s": seconds / 2, "peak_mib": peak}
+    return {**found, "skipped": skipped, "status": status}
 
 
 def test_the_ratio_is_the_geometric_mean_over_turns_with_an_interval(whole: Any) -> None:
@@ -27,6 +28,7 @@ def test_the_ratio_is_the_geometric_mean_over_turns_with_an_interval(whole: Any)
     found = whole.summary(turns)
     assert found["ratio"] == pytest.approx(4.0)
     assert (found["seconds"], found["against_seconds"]) == (10.0, 50.0)
+    assert (found["processor_s"], found["against_processor_s"]) == (5.0, 25.0)
     assert (found["peak_mib"], found["against_peak_mib"]) == (100.0, 300.0)
     # Student's t with one degree of freedom: 12.706 standard errors of log 2 on each side.
     half = 12.7062 * math.log(2)
@@ -93,4 +95,5 @@ def test_the_build_that_runs_is_the_one_in_its_tree(
     found = whole.timed("demo", tmp_path)
     assert (found["skipped"], found["status"]) == (1, "missed")
     assert found["seconds"] > 0
+    assert 0 < found["processor_s"] < found["seconds"] * 10
     assert 1 < found["peak_mib"] < 1000

@@ -227,8 +227,10 @@ def test_calibration_inputs_become_parts_as_far_as_their_shapes_allow(monkeypatc
     assert (pair["a"].shape, pair["b"].shape) == ((6, 3, 4, 4), (6, 4, 4))
     monkeypatch.setattr("sensitivity.repairs.samples.PART_BYTES", 4 * images[0][:1].nbytes)
     assert lengths(images) == [4, 2]
+    monkeypatch.setattr("sensitivity.repairs.samples.PART_BYTES", images[0][:1].nbytes)
+    assert lengths(images) == [1] * 6
     monkeypatch.setattr("sensitivity.repairs.samples.MOST_SAMPLES", 3)
-    assert lengths(images) == [3]
+    assert lengths(images) == [1, 1, 1]
     monkeypatch.setattr("sensitivity.repairs.samples.MOST_BYTES", images[0][:1].nbytes)
     assert lengths(images) == [1]
 

@@ -59,10 +59,10 @@ def in_lockstep(run: Callable[[Any], None], parts: Sequence[Any], meet: Meet) ->
                     return
                 meet(name, [values for _, values in stops])
                 del stops
-                give_back_memory()
     finally:
         for part in running:
             part.abandon()
+        give_back_memory()
 
 
 class _Part:

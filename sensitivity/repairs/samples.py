@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -16,8 +18,8 @@ MOST_BYTES = 128 * 2**20
 """Largest number of bytes of the inputs. With half as many images of MobileNetV1, two more layers
 had to be left out."""
 
-PART_BYTES = 16 * 2**20
-"""Bytes up to which small batches are joined to one part. One forward of a convolutional network
+PART_BYTES = 8 * 2**20
+"""Bytes of a part, at most, unless one sample has more. One forward of a convolutional network
 holds ten to thirty times as much as its inputs."""
 
 
@@ -54,25 +56,35 @@ def calibration_parts(batches: Iterable[Any]) -> Parts:
         return Parts([first])
     of_sample = max(_bytes(first) // batch_size(first), 1)
     most = min(MOST_SAMPLES, max(1, MOST_BYTES // of_sample))
-    return Parts(list(_parts(first, batches, most, PART_BYTES // of_sample)))
+    return Parts(list(_parts(first, batches, most, max(1, PART_BYTES // of_sample))))
 
 
 def _parts(first: Any, others: Iterator[Any], most: int, size: int) -> Iterator[Any]:
-    """Yield `most` samples in all, batches joined as long as they have at most `size`."""
-    waiting = [first_samples(first, most)]
-    left = most - batch_size(waiting[0])
-    for inputs in others:
-        if left <= 0:
-            break
-        if _sample_shapes(inputs) != _sample_shapes(first):
-            continue
-        part = first_samples(inputs, left)
-        left -= batch_size(part)
-        if sum(map(batch_size, waiting)) + batch_size(part) > size:
+    """Yield `most` samples in all, `size` at a time."""
+    waiting: list[Any] = []
+    for piece in _pieces(first, others, most, size):
+        if sum(map(batch_size, waiting)) + batch_size(piece) > size:
             yield Parts(waiting).joined()
             waiting = []
-        waiting.append(part)
+        waiting.append(piece)
     yield Parts(waiting).joined()
+
+
+def _pieces(first: Any, others: Iterator[Any], most: int, size: int) -> Iterator[Any]:
+    """Yield batches of at most `size` samples, `most` samples in all."""
+    for inputs in chain([first], others):
+        if _sample_shapes(inputs) != _sample_shapes(first):
+            continue
+        kept = first_samples(inputs, most)
+        for start in range(0, batch_size(kept), size):
+            yield each_array(partial(_rows, start, start + size), kept)
+        most -= batch_size(kept)
+        if most <= 0:
+            return
+
+
+def _rows(start: int, stop: int, array: Any) -> Any:
+    return array[start:stop]
 
 
 def _is_of_arrays(inputs: Any) -> bool:
