@@ -1,4 +1,4 @@
-"""What has to be there before any test runs, and what several tests start from."""
+"""Fixtures of several tests, and everything that must be in place before any test runs."""
 
 import gc
 import os
@@ -17,8 +17,8 @@ from support.warm import warm
 from xdist.scheduler import LoadScopeScheduling
 
 SPREAD = ("test_cases.py", "test_yolo_families.py")
-"""Files of long tests that share nothing: any worker takes any of these, and they begin first, so
-that no worker is left alone with a long one at the end."""
+"""Files of long tests that are independent of each other. Any worker takes any of their tests, and
+they begin first, so that no worker is left alone with a long test at the end."""
 
 LONG = (
     "test_repairs_run.py",
@@ -37,20 +37,20 @@ LONG = (
     "test_run.py",
     "test_sources_mobilenet.py",
 )
-"""Files that take half a minute and more; they come next, for the same reason."""
+"""Files that take half a minute or more. They come next, for the same reason."""
 
 
 os.fsync = os.fstat  # type: ignore[assignment]
-"""No test cuts the power, so none can see whether bytes have reached the disk; waiting for that
-takes a twentieth of the time. A closed file is an error as before."""
+"""Do not wait for bytes to reach the disk, which takes a twentieth of the time: no test cuts the
+power, so none can see the difference. A closed file is still an error."""
 
 
 gc.disable()
 
 
 def pytest_collection_finish() -> None:
-    """Keep the garbage collector from walking all of torch and ModelOpt, which stay, again and
-    again: neither while they are imported nor later."""
+    """Keep the garbage collector from walking all of torch and ModelOpt again and again, since they
+    stay in memory: neither while they are imported nor later."""
     gc.enable()
     gc.collect()
     gc.freeze()
@@ -68,8 +68,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeSch
 
 
 class WholeFiles(LoadScopeScheduling):
-    """All tests of a file go to one worker, which makes their fixtures once; those of SPREAD go
-    where there is room.
+    """Give all tests of a file to one worker, which makes their fixtures once. Those of SPREAD go
+    to any free worker.
 
     xdist 3.8 has `--dist loadgroup` for this, but pytest 9.2 no longer shows it the groups.
     """
@@ -88,8 +88,8 @@ def warm_bin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture
 def user_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """An empty working folder whose modules are forgotten afterwards: another test's `my_model` is
-    another module."""
+    """An empty working folder whose modules are forgotten afterwards, so that another test's
+    `my_model` is another module."""
     monkeypatch.chdir(tmp_path)
     yield tmp_path
     for name, module in list(sys.modules.items()):

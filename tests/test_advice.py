@@ -1,4 +1,4 @@
-"""What to do in the end, in words."""
+"""The advice on what to do next, in words."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ X = np.random.default_rng(0).normal(size=(40, 6))
 
 
 def judged(other: Any, *outputs: Any) -> np.ndarray:
-    """The scores of outputs beside those of float."""
+    """The scores of these outputs against those of float."""
     given = outputs or (X,)
     model = FloatModel(lambda inputs: list(given), [(X, None)])
     return agreement(other, FloatOutputs(model, X))
@@ -102,7 +102,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_float_file_and_inputs_alone_are_enough_for_a_run(made: Path) -> None:
-    """The files of open sides are timed with the sizes of a sample."""
+    """Files with open sizes are timed with the sizes of a sample."""
     words = ("--no-recalibrate", "--rounds", "3", "--threads", "1", "--out", made / "run")
     ended = verb("run", made / "open.onnx", "--data", made / "alone.npz", *words)
     assert ended in (0, 2)

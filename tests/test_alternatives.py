@@ -1,5 +1,5 @@
-"""Other ranges for quantizers: set and taken back, found by ModelOpt's calibrators, replayed as the
-model computes them."""
+"""Other ranges for quantizers: they are set and restored, found by ModelOpt's calibrators, and
+replayed as the model computes them."""
 
 from __future__ import annotations
 

@@ -72,7 +72,7 @@ def test_a_target_is_a_number(value: float) -> None:
 def test_a_full_disk_is_one_sentence_whoever_wrote(
     number: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A write names no file."""
+    """An error of writing that names no file."""
 
     def fails(settings: object) -> None:
         raise OSError(number, os.strerror(number))

@@ -21,7 +21,7 @@ from sensitivity.timing.sentences import bench_sentences
 
 
 class FakeEngine:
-    """Takes always the same time; writes down each call."""
+    """Always takes the same time, and records each call."""
 
     precision = "fp32"
 

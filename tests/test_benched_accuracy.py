@@ -1,5 +1,5 @@
-"""What is benched is what was judged: the plan's file in its runtime against what was simulated,
-and equal files."""
+"""The file that is benched is the file that was judged: the plan's file in its runtime against the
+simulation, and equal files."""
 
 from __future__ import annotations
 
@@ -60,7 +60,8 @@ def test_a_file_that_does_what_was_simulated_has_its_drop_measured_against_float
     ("right", "differs"), [(376, False), (372, False), (340, True), (400, True)]
 )
 def test_only_more_than_chance_differs(right: int, differs: bool, tmp_path: Path) -> None:
-    """11 answers of 400 that all turned are chance with a probability of 0.001 at most."""
+    """11 answers of 400 that all change in the same direction have a probability of at most 0.001
+    by chance."""
     assert runtime_accuracy(answers(right), HELD, "none", tmp_path / "none.onnx").differs is differs
 
 

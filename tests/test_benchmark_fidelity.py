@@ -1,4 +1,4 @@
-"""The fidelity benchmark on its smallest model: what it writes, and that the canonical file has the
+"""The fidelity benchmark on its smallest model: its files, and that the canonical file has the
 model's accuracy."""
 
 from __future__ import annotations

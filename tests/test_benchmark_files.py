@@ -1,4 +1,4 @@
-"""The benchmark of INT8 files on a tiny net: what it writes. Times are not looked at."""
+"""The benchmark of INT8 files on a tiny net. Its output is checked, and its times are not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The benchmark of promises: what it makes of rows, and that a draw's splits do not overlap."""
+"""The benchmark of promises: its summary of rows, and that the splits of a draw do not overlap."""
 
 from __future__ import annotations
 

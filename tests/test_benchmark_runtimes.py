@@ -1,5 +1,5 @@
-"""The runtime benchmark on a tiny residual net: what it writes, and that values are right. Times
-are not looked at."""
+"""The runtime benchmark on a tiny residual net: its output, and that values are right. Times are
+not checked."""
 
 from __future__ import annotations
 

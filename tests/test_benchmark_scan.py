@@ -1,5 +1,5 @@
-"""The scan benchmark on a tiny task: what it writes, and that its loops agree. Its times are not
-looked at."""
+"""The scan benchmark on a tiny task: its output, and that its loops agree. Times are not
+checked."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The benchmark of whole jobs: what it makes of turns, and that it runs two builds."""
+"""The benchmark of whole jobs: its summary of turns, and that it runs two builds."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Situations of real users, each a script that makes its own input, runs the command line and says
-RIGHT or WRONG."""
+"""Situations of real users. Each is a script that makes its own input, runs the command line and
+prints RIGHT or WRONG."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import pytest
 FOLDER = os.environ.get("SENSITIVITY_CASES")
 SCRIPTS = sorted(Path(FOLDER).glob("[0-9]*.py")) if FOLDER else []
 BIN = os.environ.get("SENSITIVITY_BIN")
-"""A `sensitivity` to test in place of the one that the tests start; scripts take its neighbour for
-their own children."""
+"""The `sensitivity` to test in place of the one that the tests start. Scripts take the `python`
+beside it for their own children."""
 
 
 @pytest.mark.skipif(not SCRIPTS, reason="SENSITIVITY_CASES names no folder with scripts of cases")

@@ -1,5 +1,5 @@
-"""A task file that was changed after its run began: a comment is nothing, and anything else has to
-measure the same."""
+"""A task file that was changed after its run began. A changed comment does not matter; any other
+change must still measure the same."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def verb(*words: object) -> int:
 
 @pytest.fixture(scope="module")
 def begun(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a task file and the run of its scan and plan."""
+    """A folder with a task file, and the run of its scan and plan."""
     from support.onnx_models import float_file, labelled, static_file
 
     folder = tmp_path_factory.mktemp("changed")
@@ -58,7 +58,7 @@ def begun(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def run(begun: Path, tmp_path: Path) -> Path:
-    """The same, to be changed: the task file and the run directory, which names it."""
+    """A copy to be changed: the task file, and the run directory, which names it."""
     shutil.copytree(begun, tmp_path / "c")
     info = json.loads((tmp_path / "c/run/run.json").read_text())
     info["task"] = f"{tmp_path / 'c/my_task.py'}:task"

@@ -1,4 +1,4 @@
-"""The proof before a scan: what it finds, what it stops, and what stays as a warning."""
+"""The check before a scan: what it finds, what it stops, and what remains a warning."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def check(
 
 
 class Auxiliary(nn.Module):
-    """A head that only training executes, as GoogLeNet has."""
+    """A head that is executed in training only, as GoogLeNet has."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -368,7 +368,7 @@ def test_a_task_whose_float_model_differs_is_refused_and_with_force_warned_about
 
 @dataclass
 class Answers:
-    """What the check needs of a session: float gives `outputs` for every batch."""
+    """The parts of a session that the check needs. Float gives `outputs` for every batch."""
 
     outputs: np.ndarray
     targets: Any
@@ -398,7 +398,7 @@ class Answers:
 
 
 def answers(right: float, classes: int = 10, n: int = 128) -> tuple[np.ndarray, np.ndarray]:
-    """One-hot outputs, and targets that the first samples' share `right` of them meets."""
+    """One-hot outputs, and targets that a fraction `right` of them meets, the first ones."""
     rng = np.random.default_rng(0)
     labels = rng.integers(0, classes, n)
     said = np.where(
@@ -609,7 +609,7 @@ def test_every_code_is_documented_and_no_other() -> None:
 
 
 def test_a_metric_of_0_that_is_no_mean_of_scores_is_a_warning() -> None:
-    """A detector finds nothing on a handful of images without any mistake in the task."""
+    """A detector can find nothing on a handful of images without a mistake in the task."""
     scores = np.zeros((6, 2))
     (finding,) = target_findings(scores, 0.0, Target(drop=0.01), "mAP")
     assert (finding.code, finding.severity) == ("target-below-zero", "warning")

@@ -1,4 +1,4 @@
-"""The picture of sets to choose from, what each would bring, and the command to go on with."""
+"""The picture of the sets to choose from, the effect of each, and the command to continue with."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Limits on integers between Q and DQ become one Clip, against the same graph before: equal
-values."""
+"""Limits on integers between Q and DQ become one Clip, with values equal to those of the graph
+before."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`--config`: what the command line may leave out."""
+"""`--config`: options that the command line may leave out."""
 
 from __future__ import annotations
 

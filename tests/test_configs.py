@@ -1,4 +1,4 @@
-"""A plan as other tools' own settings: each tool finds the same layers out."""
+"""A plan as the settings of other tools: each tool leaves out the same layers."""
 
 from __future__ import annotations
 
@@ -249,7 +249,7 @@ def test_litert_s_quantizer_leaves_exactly_these_operators_in_float(tmp_path: Pa
 
 
 def is_real(graph: Graph, operator: Operator) -> bool:
-    """Whether it computes in float."""
+    """Whether the layer computes in float."""
     kinds = {graph.tensors[index].type for index in (*operator.inputs, *operator.outputs)}
     return kinds == {"FLOAT32"}
 

@@ -1,4 +1,4 @@
-"""What layers have to do, read from a file, and what leaving them out costs."""
+"""The work of layers, read from a file, and the cost of leaving them out."""
 
 from __future__ import annotations
 

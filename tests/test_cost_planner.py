@@ -1,4 +1,4 @@
-"""The cost and the exhaustive planner, beside brute force."""
+"""The cost planner and the exhaustive planner, compared with brute force."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def judged_by(loss, allowed: float):
 
 
 def excess(one: Instance) -> float:
-    """Cost of the planner's plan over the best one, as a part of it; the plan must hold what it
-    says."""
+    """The cost of the planner's plan as a multiple of the best plan's; the plan must meet its
+    target."""
     choice = CostPlanner().choose(one.ranking, one.judge, one.goal)
     assert choice.met
     assert one.loss(frozenset(choice.skip)) <= one.allowed
@@ -55,8 +55,8 @@ def test_cost_never_costs_more_than_greedy() -> None:
 
 
 def added_cost(seed: int, units: int = 24, luck: float = 0.12) -> float:
-    """What the cost planner's plan adds to everything in INT8, as a part of what greedy's adds,
-    where each set's loss is off by luck of its own, as a metric on few samples is."""
+    """The cost that the cost planner's plan adds to everything in INT8, as a fraction of what
+    greedy's plan adds, where each set's loss has random luck, as a metric on few samples has."""
     rng = np.random.default_rng(seed)
     names = tuple(f"u{number}" for number in range(units))
     own = rng.lognormal(0, 1.2, units)
@@ -86,7 +86,7 @@ def added_cost(seed: int, units: int = 24, luck: float = 0.12) -> float:
 
 
 def test_luck_of_few_samples_does_not_end_the_search() -> None:
-    """A model of the loss without luck takes it for interactions, sees no hope, and stops where
+    """A model of the loss without luck takes luck for interactions, sees no hope, and stops where
     greedy does."""
     assert np.mean([added_cost(seed) for seed in range(2)]) < 0.85
 
@@ -109,8 +109,8 @@ def test_exhaustive_refuses_what_it_cannot_finish() -> None:
 
 
 def test_a_layer_that_matters_only_once_another_is_out_is_found() -> None:
-    """Skipping `b` alone gains nothing, skipping `a` alone not enough: only both do, however dear
-    they are."""
+    """Skipping `b` alone gains nothing, and skipping `a` alone not enough: only both together meet
+    the target, however expensive they are."""
 
     def loss(skip: frozenset[str]) -> float:
         return 0.5 if "a" not in skip else 0.2 if "b" not in skip else 0.0
@@ -194,7 +194,7 @@ def test_of_many_plans_the_fastest_engines_are_measured_again() -> None:
     asked: list[list[tuple[str, ...]]] = []
 
     def probe(skips):
-        """Luck speaks for the first set asked for; the second time it is gone."""
+        """Luck favours the first set that is asked for; the second time it is gone."""
         asked.append(list(skips))
         return [
             0.5 if len(asked) == 1 and at == 0 else 1.0 + 0.01 * len(skip)
@@ -217,8 +217,8 @@ def test_of_many_plans_the_fastest_engines_are_measured_again() -> None:
 def test_a_layer_is_not_left_out_for_what_may_be_luck_where_everything_in_int8_meets(
     gain: float, skip: tuple
 ) -> None:
-    """Leaving `b` out is predicted to be faster; sets that are predicted to be dearer are not even
-    judged."""
+    """Leaving `b` out is predicted to be faster. Sets that are predicted to be more expensive are
+    not even judged."""
     cost = CostModel("engine", "ms", 1.0, {"a": 0.05, "b": -0.05, "c": 0.05, "d": 0.05}, error=0.1)
     goal = Goal(0.9, 1.0, cost, {}, lambda skips: [1.0 - gain * ("b" in skip) for skip in skips])
     choice = CostPlanner().choose(UNITS, judged_by(lambda skip: 0.0, 0.1), goal)
@@ -263,7 +263,7 @@ def test_a_first_guess_shares_the_whole_loss_by_what_each_costs_alone(scale: flo
 
 
 def test_sure_sets_and_cheap_sets_are_asked_for_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """And where one kind names none, the other is asked."""
+    """If one kind names none, the other kind is asked."""
     asked: list[str] = []
     answers = iter([("a",), ("b",), ("c",), ("d",)])
 
@@ -299,8 +299,7 @@ def test_the_loss_model_repeats_what_it_was_told_and_learns_a_pair() -> None:
 
 
 def test_the_loss_model_does_not_take_luck_for_interactions() -> None:
-    """The metric of few samples: each set's loss is off by its own luck, which tells nothing about
-    other sets."""
+    """The metric of few samples: luck moves each set's loss, and says nothing about other sets."""
     rng = np.random.default_rng(0)
     quantized = every_set(6)
     truth = quantized @ np.linspace(0.02, 0.3, 6)
@@ -311,8 +310,8 @@ def test_the_loss_model_does_not_take_luck_for_interactions() -> None:
 
 
 def test_the_doubt_of_the_loss_model_is_that_of_a_gaussian_process() -> None:
-    """Against scikit-learn's regression with the same kernel, in explicit features of units and
-    pairs."""
+    """Compared with scikit-learn's regression with the same kernel, in explicit features of units
+    and pairs."""
     gaussian_process = pytest.importorskip("sklearn.gaussian_process")
     rng = np.random.default_rng(1)
     guess, sets = rng.uniform(0.05, 0.3, 5), every_set(5)
@@ -347,7 +346,7 @@ def test_a_program_names_the_set_that_loses_least_within_a_cost() -> None:
 
 
 def test_a_program_counts_a_border_to_the_outside_where_the_unit_stays_in_int8() -> None:
-    """What is outside runs in float, as what is left out does."""
+    """Everything outside the units runs in float, like the units that are left out."""
     weights = Weights(np.array([0.5, 0.3]), np.zeros((2, 2)))
     for a, b in ("a", ""), ("", "a"):
         cost = CostModel("table", "ms", 1.0, {"a": 0.4, "b": 0.2}, (Border(a, b, 0.3),))

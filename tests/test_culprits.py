@@ -1,4 +1,4 @@
-"""After a collapse the few units that cause it are found and nothing else is left out."""
+"""After a collapse, the few units that cause it are found, and nothing else is left out."""
 
 from __future__ import annotations
 
@@ -49,9 +49,9 @@ SMALL = 1e-4
 
 
 class Detector(FakeModel):
-    """Boxes in pixels beside probabilities in one tensor: float32[n, 4 + 3].
+    """Boxes in pixels and probabilities in one tensor: float32[n, 4 + 3].
 
-    Each operation adds a little noise to both. `wrong`: operations that put both on one grid of 2.5
+    Each operation adds a little noise to both. The operations `wrong` put both on one grid of 2.5
     pixels, so that every probability is 0 while one of them is in INT8.
     """
 
@@ -68,8 +68,8 @@ class Detector(FakeModel):
 
 
 class TwoOutputs(FakeModel):
-    """Logits of a few, and beside them an embedding of thousands that counts nothing and that a
-    harmless operation moves."""
+    """A few logits, and an embedding of thousands that does not count and that a harmless operation
+    moves."""
 
     def __call__(self, inputs: Any) -> Any:
         on = {quantizer.layer for quantizer in self.quantizers if quantizer.name not in self.off}
@@ -81,7 +81,7 @@ class TwoOutputs(FakeModel):
 
 
 def detected(outputs: Any, _: Any) -> Any:
-    """Part of the three classes that is told rightly, where something is there."""
+    """The share of right answers among three classes, where an object is present."""
     wanted = detected.wanted  # type: ignore[attr-defined]
     return ((outputs[:, 4:] > 0.5) & wanted[: len(outputs)]).sum(axis=1) / np.maximum(
         wanted.sum(axis=1), 1
@@ -91,7 +91,7 @@ def detected(outputs: Any, _: Any) -> Any:
 def planned(
     model: FakeModel, score: Callable[[Any, Any], Any], width: int, path: Path, **means: Any
 ) -> Plan:
-    """What the plain command does: mode, raced scan and plan with the usual signal."""
+    """What the plain command does: mode, raced scan and plan with the default signal."""
     inputs = np.random.default_rng(3).uniform(0, 1, (40, width))
     inputs[:, -1] = 1.0  # something is there in every sample
     detected.wanted = inputs[:, 1:] > 0.7  # type: ignore[attr-defined]
@@ -166,8 +166,10 @@ def search(
     noise: Mapping[str, float] | None = None,
     planner: Any = None,
 ) -> tuple[Choice, list[int]]:
-    """A model that works where `needed` is left out. noise: unit -> its part of the distortion;
-    None: unknown."""
+    """A model that works if `needed` is left out.
+
+    noise: unit -> its share of the distortion; None if it is unknown.
+    """
     asked: list[int] = []
 
     def judge(skip: tuple[str, ...]) -> Judged:
@@ -197,7 +199,8 @@ def test_what_is_left_out_is_what_is_needed_wherever_it_stands(
 
 
 def test_an_end_of_the_graph_is_tried_where_the_ranking_does_not_know_it() -> None:
-    """Three of the last four, last in the ranking: a prefix would hold everything."""
+    """Three of the last four units, which are last in the ranking: a prefix would have to hold
+    everything."""
     needed = {"op56", "op58", "op59"}
     noise = {unit: 1.0 if unit in needed else 1e-3 for unit in UNITS}
     choice, asked = search(needed, UNITS, ends_=(UNITS, UNITS[::-1]), noise=noise)
@@ -256,7 +259,7 @@ def test_a_model_that_does_not_know_its_graph_has_two_ends() -> None:
 def test_a_set_that_misses_by_far_is_refused_on_a_part_of_confirm_and_a_plan_never_is(
     tmp_path: Path,
 ) -> None:
-    """A metric that is no mean has no bound: its jackknife values say when the drop is clear."""
+    """A metric that is not a mean has no bound: its jackknife values say when the drop is clear."""
     model = FakeModel({"ruins": 0.6, "harms": 0.004})
     samples = np.random.default_rng(0).permutation(np.linspace(0, 0.999, 200))
     batches = [(samples[i : i + 10], None) for i in range(0, 200, 10)]
@@ -290,8 +293,8 @@ def median_free(scores: Any) -> float:
 def test_the_ends_of_a_file_are_the_operations_before_each_output_the_nearest_first(
     tmp_path: Path,
 ) -> None:
-    """Two branches: what is near to one output is not before the other, wherever it stands in the
-    file."""
+    """Two branches: a unit that is near one output is not before the other output, wherever it is
+    in the file."""
     body = (
         "qx = QuantizeLinear (x, s, z) dx = DequantizeLinear (qx, s, z) t = Relu (dx) "
         "qt = QuantizeLinear (t, s, z) dt = DequantizeLinear (qt, s, z) a = Neg (dt) "
@@ -341,8 +344,10 @@ def test_a_collapsed_model_whose_outputs_cannot_be_compared_is_measured_whole(
 def measured(
     samples: int, mode: Any, monkeypatch: pytest.MonkeyPatch, refused: Exception | None = None
 ) -> str:
-    """How the plain command scans a model whose exact scan takes so many samples. refused: what its
-    signal raises."""
+    """How the plain command scans a model whose exact scan takes this many samples.
+
+    refused: the error that its signal raises.
+    """
 
     def signal(name: str, few: int) -> dict[str, float]:
         assert (name, few) == ("boxes", FEW_SAMPLES if mode == "enable" else SIGNAL_SAMPLES)

@@ -40,7 +40,7 @@ def test_the_files_are_valid_before_they_are_damaged(valid: dict[str, Path]) -> 
 def test_a_damaged_file_is_read_or_refused_in_one_sentence(
     name: str, valid: dict[str, Path], tmp_path: Path
 ) -> None:
-    """Every kind of damage; what is read is also judged and run."""
+    """Every kind of damage. A file that can still be read is also judged and run."""
     place, refused = tmp_path / "damaged", 0
     for number in range(80):
         rng = np.random.default_rng([7, number])

@@ -1,5 +1,5 @@
-"""The demo's model is trained to the same bits each time, is accurate, and is hurt by INT8 through
-its weights."""
+"""The demo's model is trained to the same bits each time, is accurate, and loses accuracy in INT8
+through its weights."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ EXAMPLE = Path(__file__).parent.parent / "examples" / "03_yolov8n" / "task.py"
 
 @pytest.fixture
 def images(tmp_path):
-    """A white square on black in images of odd sizes and modes, one of them without an object."""
+    """A white square on black in images of odd sizes and modes, one of which has no object."""
     made = []
     for number, (width, height, mode) in enumerate(
         [(90, 60, "RGB"), (31, 77, "L"), (64, 64, "P"), (50, 20, "RGB")]

@@ -1,5 +1,4 @@
-"""What a report says of a detector beyond its mAP: classes, worst images with their boxes, marked
-parts."""
+"""The report of a detector beyond its mAP: classes, worst images with their boxes, marked parts."""
 
 from __future__ import annotations
 
@@ -112,7 +111,8 @@ def test_the_page_shows_metrics_classes_and_each_image_three_times_with_its_boxe
 
 
 def test_an_image_on_which_nothing_is_reported_is_not_shown():
-    """Of a model whose confidences are all low: three empty pictures say nothing."""
+    """The report of a model whose confidences are all low: three empty pictures would say
+    nothing."""
     made = detail(())
     boxes = {name: (replace(made.images[0].boxes["partial"][0]),) for name in made.images[0].boxes}
     silent = replace(made, images=(replace(made.images[0], boxes=boxes),))

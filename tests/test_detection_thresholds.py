@@ -21,8 +21,8 @@ CLASSES = 3
 
 
 def scene(seed: int, n: int = 60, most: int = 6) -> tuple[Detections, Truth]:
-    """Detections whose confidence says how probably they are right: about as many right as
-    wrong."""
+    """Detections whose confidence is the probability that they are right, with about as many right
+    as wrong."""
     random = np.random.default_rng(seed)
     corner = random.random((n, most, 2)) * 500
     boxes = np.concatenate([corner, corner + 40], axis=2)
@@ -85,7 +85,8 @@ def test_confidences_that_all_fall_move_the_threshold_and_not_the_f1() -> None:
 
 
 def test_the_f1_is_the_one_that_counting_gives() -> None:
-    """Two boxes of one class: one found surely, one not at all, and one false detection between."""
+    """Two boxes of one class: one is found with certainty, one is not found, and one false
+    detection lies between them."""
     boxes = np.array([[[0.0, 0, 10, 10], [50, 0, 60, 10]]])
     truth = Truth(boxes, np.zeros((1, 2), np.int64), np.zeros((1, 2), bool))
     found = Detections(

@@ -30,7 +30,7 @@ TEXTS = [
     ),
 ]
 OTHER_PACKAGE = re.compile(r"pip install (-\S+ )*['\"]?sensitivity\b|(?<![-\w])sensitivity\[[a-z]")
-"""An install line, or extras, of the distribution that is somebody else's."""
+"""An install line, or extras, of the distribution that belongs to somebody else."""
 
 
 @pytest.mark.parametrize(

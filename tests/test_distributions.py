@@ -1,4 +1,5 @@
-"""What quantizers get, and what their grids make of it: measured, kept, and told in the report."""
+"""The values that quantizers get, and what their grids make of them: measured, kept, and shown in
+the report."""
 
 from __future__ import annotations
 
@@ -46,7 +47,7 @@ def test_one_wide_channel_takes_all_steps_from_the_others() -> None:
 
 @pytest.mark.parametrize("value", [0.0, -10000.0, -3.4028235e38])
 def test_a_constant_of_one_value_has_a_distribution(value: float) -> None:
-    """Such as what an attention mask adds."""
+    """Values such as those that an attention mask adds."""
     found = of_weight(WEIGHT, np.full((3, 2), value), grid(1.0), None)
     assert sum(found.counts) == 6
 
@@ -87,7 +88,7 @@ def test_a_large_tensor_is_thinned_and_keeps_its_ends() -> None:
 
 
 def shown_by(source: Watchable, forward: object) -> tuple[set[str], set[str]]:
-    """Names of the weights' quantizers, and of those that were shown activations."""
+    """The names of the weights' quantizers, and of those that were shown activations."""
     seen = set()
     with source.watching(lambda name, values: seen.add(name) if values.size else None):
         forward()

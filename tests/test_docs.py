@@ -1,4 +1,4 @@
-"""The documents keep up with the program."""
+"""The documents agree with the program."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PROMPTS = {
     "console": re.compile(r"\s*\$ (.+)"),
     "yaml": re.compile(r"\s*- (?:run: )?((?:sensitivity|pip) .+)"),
 }
-"""What stands before a command, for each kind of block."""
+"""The prompt of a command in each kind of block."""
 OPTIONS_FILE = re.compile(r"```toml\n# (\S+\.toml)\n(.*?)```", re.DOTALL)
 EXTRAS = set(
     tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
@@ -65,8 +65,8 @@ def test_commands_in_the_documents_are_those_of_the_program(
 
 
 def command_lines(page: Path) -> Iterator[str]:
-    """What a reader types into a shell: lines of a block for bash, those with a prompt in one of a
-    console, and steps of a pipeline. Pipes and redirections are cut off."""
+    """The commands that a reader types into a shell: the lines of a bash block, the lines with a
+    prompt in a console block, and the steps of a pipeline. Pipes and redirections are cut off."""
     for kind, block in BLOCK.findall(page.read_text()):
         prompt = PROMPTS.get(kind)
         for line in block.replace("\\\n", " ").splitlines():
@@ -76,7 +76,7 @@ def command_lines(page: Path) -> Iterator[str]:
 
 
 def parse(words: list[str], line: str) -> None:
-    """Let the program read the words of a command without executing it."""
+    """Let the program parse a command line without executing it."""
     at = next((at for at, word in enumerate(words) if word in VERBS), None)
     if at is None:
         assert words[0] in ("--help", "--version"), line

@@ -1,4 +1,4 @@
-"""What units cost by whole engines, against engines whose truth is known."""
+"""The cost of units by whole engines, compared with engines whose true cost is known."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Ranges per channel in front of depthwise convolutions: where they may be, what they are, how they
-are simulated, and what a file makes of them."""
+"""Ranges per channel for inputs of depthwise convolutions: where they are allowed, what they are,
+how they are simulated, and how a file holds them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files in other formats than INT8: what they hold, and that ONNX Runtime computes what was
+"""Files in other formats than INT8: their content, and that ONNX Runtime computes what was
 measured."""
 
 from __future__ import annotations

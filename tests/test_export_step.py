@@ -15,8 +15,8 @@ from sensitivity.session import SomeBatches
 def test_exporting_a_plan_simulates_none_of_the_samples_that_chose_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The files are compared with the scores that scan and plan have measured on the first batches
-    of each split."""
+    """The files are compared with the scores that scan and plan measured on the first batches of
+    each split."""
     asked: list[str] = []
     simulated_scores = evaluate.simulated_scores
 

@@ -1,4 +1,5 @@
-"""Files that ONNX Runtime would change while it loads them, and the copies that it does not."""
+"""Files that ONNX Runtime would change while it loads them, and copies of them that it does not
+change."""
 
 from __future__ import annotations
 

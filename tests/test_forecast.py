@@ -1,4 +1,4 @@
-"""What a run is expected to take, before it is done."""
+"""The estimate of what a run takes, before it is done."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def range_of(amount: Amount) -> tuple[float, float]:
 
 
 class Watcher:
-    """Notes the steps."""
+    """Records the steps."""
 
     def __init__(self) -> None:
         self.steps: list[Step] = []

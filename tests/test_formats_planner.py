@@ -107,7 +107,7 @@ def test_units_that_the_user_leaves_out_are_in_float_in_every_set() -> None:
 
 
 def with_steps(taken: Judge) -> tuple[Choice, Choice]:
-    """What greedy finds among units, and what is taken once it has looked among steps."""
+    """What greedy finds among units, and what it takes once it has looked among steps."""
     before = GreedyPlanner().choose(UNITS.units, taken, GOAL)
     planner = FormatsPlanner(GreedyPlanner(), LOSS)
     return before, cheaper_with_16_bits(before, STEPS, planner, taken, GOAL)

@@ -1,5 +1,5 @@
-"""What ONNX Runtime fuses into an operator that can say less: found exactly where it happens, and
-written in another way."""
+"""Layers that ONNX Runtime fuses into an operator which cannot express them: they are found exactly
+where it happens, and written in another form."""
 
 from __future__ import annotations
 

@@ -151,7 +151,7 @@ def test_a_planner_of_the_free_units_searches_where_its_planner_does(searches: b
 def test_a_decline_that_may_be_chance_starts_no_search_of_single_units(
     doubt: float, climbs: bool
 ) -> None:
-    """More is better, but the second of the ranking seems to cost a little."""
+    """Leaving out more is better, but the second unit of the ranking seems to cost a little."""
 
     def judge(skip: tuple[str, ...]) -> Judged:
         metric = len(skip) - 1.3 * ("u1" in skip)
@@ -165,7 +165,8 @@ def test_a_decline_that_may_be_chance_starts_no_search_of_single_units(
 
 
 def test_units_that_make_it_worse_are_stepped_over_where_the_path_shows_them() -> None:
-    """The second of the ranking spoils every set that it is in; three others meet the target."""
+    """The second unit of the ranking spoils every set that it is in; three others meet the
+    target."""
 
     def evaluate(skip: tuple[str, ...]) -> float:
         return (

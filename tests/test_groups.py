@@ -1,5 +1,5 @@
-"""What belongs together is found in the graph and the modules; a user's own groups and pins are
-taken by name."""
+"""Units that belong together are found in the graph and the modules; a user's own groups and pins
+are matched by name."""
 
 from __future__ import annotations
 
@@ -290,7 +290,7 @@ def test_a_unit_that_came_together_for_two_reasons_is_called_by_the_stronger(str
 
 
 def test_a_reason_for_one_layer_of_a_unit_does_not_name_the_unit() -> None:
-    """Layers of one quantizer cannot part, whatever group the user has put one of them in."""
+    """Layers of one quantizer cannot be separated, whatever group the user puts one of them in."""
     own = quantizers("a", "b")
     relations = [*patterns(["mine=a"], own), Relation("shared", ("a", "b"))]
     (unit,) = units_of(own, "group", relations)

@@ -1,5 +1,5 @@
-"""Other packages bring members of the families by entry points: they are found, and what is wrong
-with one is said."""
+"""Other packages add members of the families by entry points. The members are found, and a faulty
+one is named."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def install(place: Path, package: str, code: str, entries: str) -> None:
-    """What pip leaves of a package with one module, guest_<package>."""
+    """The files that pip leaves of a package with one module, guest_<package>."""
     info = place / f"{package}-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")

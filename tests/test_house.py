@@ -1,4 +1,5 @@
-"""How the code reads, measured by `benchmarks/house.py`: the limits, and the measuring itself."""
+"""How readable the code is, measured by `benchmarks/house.py`: the limits, and the measurement
+itself."""
 
 from __future__ import annotations
 

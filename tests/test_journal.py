@@ -1,4 +1,4 @@
-"""The journal is a promise: what was measured is kept, and never taken for something else."""
+"""The journal is a promise: measurements are kept, and never taken for others."""
 
 from __future__ import annotations
 
@@ -108,14 +108,14 @@ def test_damage_before_the_last_line_is_named(tmp_path: Path) -> None:
 
 
 def old_journal(path: Path) -> None:
-    """The same as `fill`, as it was written before lines had checksums."""
+    """The journal of `fill`, as it was written before lines had checksums."""
     fill(path)
     whole = re.sub(rb',"crc":"[0-9a-f]{8}"\}', b"}", path.read_bytes())
     path.write_bytes(whole.replace(b'"schema":2', b'"schema":1'))
 
 
 def contents(path: Path) -> dict[str, object]:
-    """All that an open journal answers, under the keys that a run asks for."""
+    """Everything that an open journal answers, under the keys that a run asks for."""
     with open_journal(path, HEAD, resume=True) as journal:
         return {
             "labels": sorted((one.key, one.label) for one in journal.variants),
@@ -138,7 +138,8 @@ def test_a_journal_from_before_checksums_opens_and_goes_on_with_them(tmp_path: P
 
 
 def measured_again(path: Path) -> dict[str, object]:
-    """What is in the journal after a run has asked for everything and measured what was missing."""
+    """The content of the journal after a run has asked for everything and measured what was
+    missing."""
     with open_journal(path, HEAD, resume=True) as journal:
         journal.add_batch("rank", 0, "d0")
         for variant, scores in (
@@ -213,7 +214,7 @@ def test_a_journal_of_a_newer_version_is_told_so(tmp_path: Path) -> None:
 
 
 class FullDisk(io.BytesIO):
-    """Writes half of what it is given and then fails, as a full disk does."""
+    """Writes half of the bytes that it is given and then fails, as a full disk does."""
 
     def write(self, data: bytes) -> int:  # type: ignore[override]
         super().write(bytes(data)[: len(data) // 2])
@@ -239,8 +240,8 @@ def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path: Path) -> None:
 
 
 class NearlyFullDisk(io.BytesIO):
-    """Takes what fits, as an unbuffered file does: of each write 40 bytes, and after 100 bytes
-    nothing."""
+    """Writes what fits, as an unbuffered file does: 40 bytes of each write, and nothing after 100
+    bytes."""
 
     def write(self, data: bytes) -> int:  # type: ignore[override]
         if self.tell() >= 100:

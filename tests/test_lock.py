@@ -36,7 +36,7 @@ with locked(Path(sys.argv[1])):
 
 @pytest.fixture
 def holder(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
-    """Another process that holds `run`."""
+    """Another process that holds the lock of `run`."""
     command = [sys.executable, "-c", HOLD, str(tmp_path / "run")]
     process = subprocess.Popen(
         command,

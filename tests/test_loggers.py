@@ -1,4 +1,4 @@
-"""`--log`: what MLflow, Weights & Biases and TensorBoard hold of a run afterwards."""
+"""`--log`: what MLflow, Weights & Biases and TensorBoard hold after a run."""
 
 from __future__ import annotations
 
@@ -95,7 +95,8 @@ def test_tensorboard_writes_scalars_and_texts(entry: Entry, tmp_path: Path) -> N
 
 
 def records(file: Path) -> Iterator[bytes]:
-    """Of an event file: each has its length and a checksum before it, and a checksum behind."""
+    """The records of an event file: each has its length and a checksum before it, and a checksum
+    after it."""
     content, at = file.read_bytes(), 0
     while at < len(content):
         (length,) = struct.unpack_from("<Q", content, at)
@@ -127,7 +128,7 @@ def test_an_entry_has_what_was_measured_and_leaves_out_what_was_not(tmp_path: Pa
 
 
 class Told:
-    """A tracker that keeps what it is told, or fails."""
+    """A tracker that keeps what it is given, or fails."""
 
     name = "wandb"
     entries: ClassVar[list[Entry]] = []

@@ -1,5 +1,5 @@
-"""What ONNX Runtime makes of a lowered detector: integers from the first convolution to the last
-but one."""
+"""How ONNX Runtime runs a lowered detector: in integers from the first convolution to the last but
+one."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def run(model: bytes, feed: dict[str, np.ndarray]) -> np.ndarray:
 
 
 def optimized(file: Path, out: Path) -> onnx.ModelProto:
-    """What ONNX Runtime runs."""
+    """The operations that ONNX Runtime runs."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.optimized_model_filepath = str(out)

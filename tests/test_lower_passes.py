@@ -1,5 +1,5 @@
-"""What the lowering for ONNX Runtime spells in another way, against the same graph before: equal
-values."""
+"""The graph that the lowering for ONNX Runtime writes in another form, compared with the graph
+before: equal values."""
 
 from __future__ import annotations
 
@@ -231,7 +231,7 @@ def clipped(
 
 
 def test_a_clip_becomes_the_end_of_a_finer_grid() -> None:
-    """Twelve is as far as int8 steps reach that were made uint8: ReLU6 would use half of them."""
+    """Twelve is the end of the int8 range that became uint8: ReLU6 would use half of its steps."""
     lowered = ClipByRange()(clipped()).model
     assert kinds(lowered) == {"QuantizeLinear": 1, "DequantizeLinear": 1, "Identity": 1}
     found, draw = values(lowered), np.random.default_rng(7).normal(0, 3, (2, 3, 4, 5))
@@ -264,7 +264,7 @@ def test_other_clips_stay(options: dict) -> None:
 def test_the_zero_point_0_where_nothing_is_clipped_by_the_range(
     ranges: dict | None, zero_point: int
 ) -> None:
-    """A range that cuts values off was chosen so: they are cut off in the lowered file too."""
+    """A range that clips values was chosen on purpose: the lowered file clips them too."""
     text = (
         HEAD.format(channels=3, height=4, width=5)
         + """
@@ -281,7 +281,7 @@ def test_the_zero_point_0_where_nothing_is_clipped_by_the_range(
 
 
 def test_a_value_that_is_moved_to_a_computed_shape_stays_on_its_grid() -> None:
-    """The shape is no value to compute with, so it needs no pair."""
+    """The shape is not a value to compute with, so it needs no pair."""
     body = """
     shape = Shape (x)
     r = Reshape (d, shape)

@@ -1,4 +1,4 @@
-"""What can be traced, what cannot, and what the answer says."""
+"""What can be traced, what cannot, and the sentence that says so."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How rewritings of a graph say what they need, and what happens where a place does not match."""
+"""Graph rewritings state what they need, and what happens where a place does not match."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_places_that_do_not_match_are_left_out() -> None:
 
 
 class OneOfTwoRelus:
-    """Matches a Relu that another one reads, and lets that one read past it."""
+    """Matches a Relu that another Relu reads, and lets that one bypass it."""
 
     def places(self, graph: ir.Graph) -> Iterable[ir.Node]:
         return of_kind(graph, "Relu")
@@ -76,7 +76,7 @@ def test_a_pass_says_whether_it_rewrote_anything(rewriting: type) -> None:
 
 
 class SecondAtOnce(AtOnce):
-    """The same for Relus that read another operation."""
+    """Matches Relus that read another operation, and bypasses them."""
 
     def match(self, place: ir.Node) -> ir.Node:
         require(place.inputs[0].producer() is not None)

@@ -19,7 +19,7 @@ from sensitivity.units.graph import model_graph
 
 
 def drawn(graph: ModelGraph) -> set[tuple[str, str]]:
-    """Edges by what they lead between: a join is called by its operation."""
+    """Edges by the operations that they connect; a join is named by its operation."""
     names = [node.operation if node.kind == "join" else node.name for node in graph.nodes]
     return {(names[before], names[after]) for before, after in graph.edges}
 
@@ -77,7 +77,10 @@ def test_a_qdq_file_is_drawn_by_the_operations_that_read_its_pairs(tmp_path: Pat
 
 
 def edges_of(body: str, *layers: str) -> set[tuple[str, str]]:
-    """Of a graph from x to y. layers: the values that operations with quantizers give."""
+    """The records of a graph from x to y.
+
+    layers: the values that operations with quantizers give.
+    """
     head = '<ir_version: 8, opset_import: ["" : 17]> g (float[n, 4] x) => (float[n, 4] y)'
     model = network_of(f"{head} {{ {body} }}")
     owners = {node: str(node.outputs[0].name) for node in model.graph}

@@ -1,4 +1,4 @@
-"""The picture of a model in the report: blocks, formats, borders, and where all of it stands."""
+"""The picture of a model in the report: blocks, formats, borders, and the position of each."""
 
 from __future__ import annotations
 

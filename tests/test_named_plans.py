@@ -1,4 +1,4 @@
-"""Several plans in one run directory: none takes the place of another, and each has its files."""
+"""Several plans in one run directory: none replaces another, and each has its files."""
 
 from __future__ import annotations
 

@@ -358,7 +358,8 @@ def test_an_output_that_could_be_two_things_or_none_is_one_sentence(
 
 
 def detector(path: Path, inputs: list[Any], outputs: list[int]) -> Path:
-    """A file that gives the same boxes for every image, but for a little of its mean."""
+    """A file that gives nearly the same boxes for every image; the mean of the image changes them a
+    little."""
     rows = np.zeros(outputs, np.float32)
     rows[:, 2:4] = [40, 30]
     rows[:, 4] = np.linspace(0.9, 0.1, len(rows))

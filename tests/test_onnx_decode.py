@@ -1,5 +1,5 @@
-"""Outputs of detectors without a choice of boxes or with one: exact values, and agreement with
-ultralytics' own on the same outputs."""
+"""Outputs of detectors with and without a choice of boxes: exact values, and agreement with
+ultralytics' own code on the same outputs."""
 
 from __future__ import annotations
 

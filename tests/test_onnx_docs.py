@@ -43,7 +43,7 @@ def accuracy(session, split):
 
 @pytest.fixture
 def folder(user_folder: Path) -> Path:
-    """A user's folder with all that the page's tasks read, but for COCO."""
+    """A user's folder with everything that the page's tasks read, except COCO."""
     static_file(float_file(user_folder / "model.onnx"), user_folder / "model.qdq.onnx")
     labelled(user_folder / "model.onnx", user_folder / "samples.npz", 120)
     (user_folder / "val.py").write_text(VAL)

@@ -1,5 +1,5 @@
-"""What tf2onnx leaves of TensorFlow's fake-quant operations is read as Q/DQ pairs, with the values
-that TensorFlow 2.21 gives for them."""
+"""TensorFlow's fake-quant operations that tf2onnx leaves in a file are read as Q/DQ pairs, with the
+values that TensorFlow 2.21 gives for them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is left unquantized computes what the float model computes, whatever the tool did to its
+"""Layers left unquantized compute what the float model computes, whatever the tool did to its
 weights."""
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def normed_file(path: Path) -> Path:
 def changed(
     source: Path, path: Path, changes: dict[str, Callable[[np.ndarray], np.ndarray]]
 ) -> Path:
-    """The file with some initializers of other values."""
+    """The file with other values in some initializers."""
     model = onnx.load(source)
     left = dict(changes)
     for tensor in model.graph.initializer:

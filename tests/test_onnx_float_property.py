@@ -1,5 +1,5 @@
-"""For any network and any way to quantize it: float is the network that it was made from, or it is
-refused by name."""
+"""For any network and any way to quantize it, float is the network that was quantized, or the file
+is refused by name."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ def source(path: Path) -> OnnxQdqModel:
 
 
 def relations(folder: Path, body: str) -> set[tuple[str, tuple[str, ...]]]:
-    """body: each `[x]` stands for a pair on x, whose result is d_x."""
+    """A file with this body, where each `[x]` stands for a pair on x whose result is d_x."""
     for name in "xabcef":
         body = body.replace(f"[{name}]", PAIR.format(name))
     file = onnx_models.qdq_file(folder / "model.onnx", body, CONSTANTS)

@@ -1,4 +1,4 @@
-"""What tf2onnx makes of TensorFlow's fake-quant ops is a source like any other."""
+"""TensorFlow's fake-quant operations as tf2onnx writes them are a source like any other."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Random networks through quantizers: what is called float is the network that was quantized."""
+"""Random networks through quantizers: the float variant is the network that was quantized."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from sensitivity.quantizers.onnx.qdq import OnnxQdqModel
 from sensitivity.records import Finding
 
 TOLERANCE = 1e-4
-"""Largest difference, as a part of the largest value of the output."""
+"""The largest difference, as a fraction of the largest value of the output."""
 
 
 @pytest.mark.parametrize("how", QUANTIZERS)
@@ -56,7 +56,7 @@ def test_float_is_the_network_that_was_quantized_or_it_is_refused_by_name(
 
 
 def float_findings(model: OnnxModel, x: np.ndarray) -> tuple[Finding, ...]:
-    """ONNX Runtime's quantizer takes the Relu away also where a branch of an If reads past the
+    """ONNX Runtime's quantizer also removes the Relu where a branch of an If reads past the
     pair."""
     return OnnxQdqModel(model).float_findings({"x": x})
 

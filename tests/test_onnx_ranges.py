@@ -1,5 +1,5 @@
-"""Other ranges for Q/DQ files: found from calibration samples and float weights, set and taken
-back, replayed, exported."""
+"""Other ranges for Q/DQ files: found from calibration samples and float weights, set and restored,
+replayed, exported."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ net (float[batch, 3, 12, 12] x) => (float[batch, 4] y)
 """
 SHAPES = {"w1": (8, 3, 3, 3), "b1": (8,), "w2": (6, 8, 3, 3), "b2": (6,), "w3": (4, 6), "b3": (4,)}
 HUGE = 2000.0
-"""Of the weights of one channel of w1: all others are rounded to 0 with one scale. What it gives is
-shrunk in w2."""
+"""Factors of the weights of w1: one channel is so large that one scale rounds all others to 0. Its
+output is scaled down in w2."""
 
 
 def float_net(path: Path, opset: int = 17, huge: float = HUGE) -> Path:
@@ -400,7 +400,7 @@ def test_a_tensor_of_zeros_has_no_range() -> None:
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run of a file that one scale for each weight has ruined."""
+    """A finished run of a file that one scale for each weight has made useless."""
     folder = tmp_path_factory.mktemp("ranges")
     source = float_net(folder / "net.onnx", opset=11)
     made = static_file(source, folder / "net.qdq.onnx")

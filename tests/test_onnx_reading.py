@@ -1,8 +1,8 @@
 """Q/DQ graphs in every form that tools write: INT8 stays as the file computes it, and without pairs
 it is the float graph.
 
-Each network is built twice by the same lines, once with pairs and once with nothing in their place:
-the second one is the truth, and is not made by the code under test.
+Each network is built twice by the same lines, once with pairs and once with nothing in their place.
+The second network is the expected result, and is not made by the code under test.
 """
 
 from __future__ import annotations
@@ -28,7 +28,10 @@ SCALE, ZERO = 0.05, 3
 
 
 class Net:
-    """A graph under construction. pairs: whether quantize and dequantize put anything there."""
+    """A graph under construction.
+
+    pairs: whether quantize and dequantize add anything.
+    """
 
     def __init__(self, pairs: bool, seed: int = 0) -> None:
         self.pairs, self.rng = pairs, np.random.default_rng(seed)
@@ -128,7 +131,8 @@ def enlarged(net: Net, x: str) -> str:
 
 
 def clipped(net: Net, x: str) -> str:
-    """Fewer levels than the type has, with the zero point at their end: a Relu as well."""
+    """Fewer levels than the type has, with the zero point at their end, which acts as a Relu
+    too."""
     value = net.conv(x)
     if not net.pairs:
         return net.op("Relu", value)
@@ -163,7 +167,7 @@ def other_zero_point_behind(net: Net, x: str) -> str:
 
 
 def stored_integers_turned(net: Net, x: str) -> str:
-    """int8 weights per channel behind a Transpose, then DQ: the channels move along."""
+    """int8 weights per channel behind a Transpose, then DQ: the axis of channels moves along."""
     levels = net.rng.integers(-127, 128, size=(3, 3, 4, 4)).astype("i1")
     scale = net.rng.uniform(0.001, 0.003, 4).astype("f4")
     if net.pairs:
@@ -259,7 +263,7 @@ def one_scale_then_one_by_channel(net: Net, x: str) -> str:
 
 
 def half_precision_behind(net: Net, x: str) -> str:
-    """Q in FP32 and DQ in FP16: the pair is a Cast as well."""
+    """Q in FP32 and DQ in FP16, so that the pair acts as a Cast too."""
     value = net.conv(x)
     if net.pairs:
         half = [net.constant(np.float16(1 / 16)), net.constant(np.int8(ZERO))]
@@ -330,7 +334,7 @@ def stored_integers_clipped(net: Net, x: str) -> str:
 
 
 def embedding(net: Net, x: str) -> str:
-    """Rows of stored integers, looked up by what the graph computes."""
+    """Rows of stored integers that the graph looks up by computed indices."""
     levels = net.rng.integers(-127, 128, size=(10, 4)).astype("i1")
     rows = net.op("Cast", net.op("Mul", net.op("Abs", x), net.constant(np.float32(9))), to=T.INT64)
     table = net.constant(levels if net.pairs else levels * np.float32(SCALE))
@@ -338,8 +342,8 @@ def embedding(net: Net, x: str) -> str:
 
 
 def branches_with_the_same_names(net: Net, x: str) -> str:
-    """Two bodies, made alike, whose values and nodes share their names; the pair of one clamps at
-    0."""
+    """Two bodies of the same form, whose values and nodes share their names. The pair of one clips
+    at 0."""
     outer, graphs = net.conv(x), []
     for index, zero in enumerate((-128, ZERO)):
         inner = Net(net.pairs)
@@ -367,7 +371,7 @@ def loop_that_clamps(net: Net, x: str) -> str:
 
 
 def loop(net: Net, x: str) -> str:
-    """A Loop of three turns whose body quantizes what it carries."""
+    """A Loop of three turns whose body quantizes the value that it carries."""
     inner = Net(net.pairs, seed=5)
     inner.count = 5000
     return looped(
@@ -545,7 +549,7 @@ def test_a_pair_in_a_branch_that_was_not_taken_is_not_executed(tmp_path: Path) -
 
 
 def test_an_if_may_stand_in_front_of_what_only_its_branches_read(tmp_path: Path) -> None:
-    """As ONNX Runtime's quantizer writes it, and as runtimes read it."""
+    """The form that ONNX Runtime's quantizer writes and that runtimes read."""
     quantized = model_of(KINDS["if-with-an-input"], pairs=True)
     chosen = next(node for node in quantized.graph.node if node.op_type == "If")
     moved_to_front = [chosen, *(node for node in quantized.graph.node if node is not chosen)]
@@ -564,7 +568,7 @@ def test_an_if_may_stand_in_front_of_what_only_its_branches_read(tmp_path: Path)
 
 
 def test_a_pair_that_nothing_reads_is_no_quantizer_and_goes(tmp_path: Path) -> None:
-    """ONNX Runtime's quantizer leaves one on a tensor that only branches of an If read."""
+    """ONNX Runtime's quantizer leaves a pair on a tensor that only branches of an If read."""
     net = Net(pairs=True)
     value = net.conv(net.pair("x"))
     net.pair(value)

@@ -1,4 +1,4 @@
-"""Bias correction of Q/DQ files: what it computes, switched, replayed, exported, and a run."""
+"""Bias correction of Q/DQ files: its values, switching, replay, export, and a run."""
 
 from __future__ import annotations
 
@@ -142,8 +142,8 @@ def source(files: tuple[Path, Path]) -> OnnxQdqModel:
 
 
 def tensors(model: onnx.ModelProto, x: np.ndarray, names: list[str]) -> list[np.ndarray]:
-    """These tensors of a file, computed by ONNX Runtime alone, one sample at a time where the batch
-    is fixed."""
+    """The values of these tensors of a file, computed by ONNX Runtime alone, one sample at a time
+    if the batch is fixed."""
     whole = onnx.ModelProto()
     whole.CopyFrom(model)
     there = {value.name for value in whole.graph.output}
@@ -163,7 +163,8 @@ def mean(values: np.ndarray, axis: int) -> np.ndarray:
 
 
 def by_hand(files: tuple[Path, Path], x: np.ndarray) -> dict[str, np.ndarray]:
-    """What each layer lacks, computed apart: one file edited and run anew for each layer."""
+    """The bias error of each layer, computed independently: the file is edited and run again for
+    each layer."""
     original, edited = onnx.load(files[0]), onnx.load(files[1])
     constants = {one.name: one for one in edited.graph.initializer}
     lacking = {}
@@ -429,8 +430,8 @@ def test_calibration_inputs_as_numpy_arrays_are_joined_too() -> None:
 
 @pytest.fixture(scope="module")
 def files_of_coarse(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """Float and INT8 file of a classifier that is sure of its answers, with three weights on grids
-    so coarse that channels give too much or too little on average."""
+    """The float and INT8 file of a classifier that is sure of its answers. Three weights are on
+    grids so coarse that channels give too much or too little on average."""
     folder, net = tmp_path_factory.mktemp("coarse"), balanced()
     x = images(400, seed=21)
     with torch.no_grad():

@@ -30,7 +30,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def with_own_ranges(made: Path) -> tuple[Any, ...]:
-    """Of a run that keeps the ranges of the file."""
+    """The options of a run that keeps the ranges of the file."""
     data, float_model = made / "data.npz", made / "float.onnx"
     target = ("--target", "0.95", "--no-recalibrate")
     return ("--data", data, "--float-model", float_model, *target)

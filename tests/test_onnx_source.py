@@ -1,4 +1,4 @@
-"""Q/DQ files as a source: what is a quantizer, what is a unit, and that switching means what it
+"""Q/DQ files as a source: what counts as a quantizer and as a unit, and that switching does what it
 says."""
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ def change(model: OnnxModel, name: str, how: Any) -> None:
 def files(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, Path]:
-    """(float file, what quantize_static made of it)."""
+    """(float file, the file that quantize_static made of it)."""
     from onnxruntime.quantization import QuantType
 
     folder = tmp_path_factory.mktemp("static")
@@ -374,8 +374,8 @@ def test_older_and_newer_opsets_are_handled(tmp_path: Path, opset: int) -> None:
 def test_replay_is_compared_with_the_file_in_one_thread_as_it_runs_itself(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two threads add in another order than one, and a rounding that turns over is a whole step of
-    the grid."""
+    """Two threads add in another order than one, and a value that rounds the other way moves by a
+    whole step of the grid."""
     body = "q = QuantizeLinear (x, s, z) d = DequantizeLinear (q, s, z) y = Relu (d)"
     model = OnnxModel(qdq_file(tmp_path / "q.onnx", body, GRID))
     run = OnnxModel.run

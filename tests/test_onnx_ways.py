@@ -1,5 +1,5 @@
-"""What an ONNX file is given and how it is read: told by options, or by what ultralytics wrote into
-it."""
+"""How the inputs and outputs of an ONNX file are understood: by options, or by the metadata that
+ultralytics wrote into it."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ TOLD = {
 
 @dataclass
 class File:
-    """An ONNX file as far as it is read to make a task."""
+    """An ONNX file that is read as far as needed to make a task."""
 
     shape: list[Any]
     output: list[Any]

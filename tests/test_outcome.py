@@ -1,4 +1,4 @@
-"""The three lines of the verdict: accuracy, speed, what to do."""
+"""The three lines of the verdict: accuracy, speed, and what to do."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def bench(
     judged: RuntimeAccuracy | None = None,
     name: str = "model.partial.onnx",
 ) -> BenchResult:
-    """Float takes 4 ms and everything in INT8 2 ms; the plan's file, called `name`, is `ratio`
-    times as fast as float."""
+    """Timings with float at 4 ms and everything in INT8 at 2 ms. The plan's file, called `name`, is
+    `ratio` times as fast as float."""
     files = [timing("model.float.onnx", 4.0, 1.0), timing("model.int8.onnx", 2.0, 2.0, "int8")]
     own = timing(name, 4 / ratio, ratio, "partial")
     if same:

@@ -1,4 +1,4 @@
-"""What whole engines cost: groups that take turns, each beside everything in INT8."""
+"""The cost of whole engines: groups that take turns, each beside everything in INT8."""
 
 from pathlib import Path
 
@@ -30,7 +30,7 @@ class Made:
 
 
 class SlowingRuntime:
-    """Each time all engines are closed the machine gets slower by half."""
+    """Each time that all engines are closed, the machine gets slower by half."""
 
     name = "fake"
 

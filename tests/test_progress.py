@@ -1,4 +1,4 @@
-"""What commands say while they work."""
+"""The messages of commands while they work."""
 
 from __future__ import annotations
 

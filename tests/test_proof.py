@@ -186,8 +186,8 @@ def test_a_plan_that_just_misses_is_called_met_no_more_often_than_stated(
 
 
 def _answers(rng: np.random.Generator, losses: np.ndarray, n: int) -> np.ndarray:
-    """Float minus set, float[sets, n] of -1, 0 and 1: 2 % of answers are gained by all, as many
-    more are lost as the loss says."""
+    """Float minus set, float[sets, n] of -1, 0 and 1: every set gains 2 % of the answers, and loses
+    as many more as its loss says."""
     luck = rng.random(n)
     return np.stack(
         [np.where(luck < 0.02, -1.0, np.where(luck > 1 - loss - 0.02, 1.0, 0.0)) for loss in losses]

@@ -1,5 +1,5 @@
-"""`import sensitivity as sv`: the verbs as functions, for a task that a program made and for one in
-a file."""
+"""`import sensitivity as sv`: the verbs as functions, for a task made in a program and for one in a
+file."""
 
 from __future__ import annotations
 

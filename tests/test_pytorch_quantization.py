@@ -1,4 +1,4 @@
-"""pytorch-quantization's quantizers, in all the ways that its users switch, share and place
+"""pytorch-quantization's quantizers, in all ways in which its users switch, share and place
 them."""
 
 from __future__ import annotations

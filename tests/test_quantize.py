@@ -1,5 +1,5 @@
-"""A float ONNX file is quantized first, on samples that no split holds, and then goes the way of
-every Q/DQ file."""
+"""A float ONNX file is quantized first, on samples that are in no split, and then treated like any
+Q/DQ file."""
 
 from __future__ import annotations
 
@@ -521,7 +521,8 @@ def test_images_of_a_folder_calibrate_a_detector_and_a_classifier(tmp_path: Path
 
 
 def test_a_file_of_the_first_ir_versions_is_lifted_with_its_constants(tmp_path: Path) -> None:
-    """Before version 4 each constant is an input too, and the converter looks there for it."""
+    """Before version 4 each constant is also an input, and the converter looks for it among the
+    inputs."""
     model = onnx.load(float_file(tmp_path / "float.onnx", opset=9))
     model.ir_version = 3
     for tensor in model.graph.initializer:

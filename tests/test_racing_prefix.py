@@ -13,7 +13,7 @@ SIGNALS = st.lists(st.floats(0, 100), min_size=1, max_size=30).map(
 
 
 def search(signal: list[float], losses: list[float], allowed: float) -> list[Tried]:
-    """All tries, when a prefix of size k loses losses[k]."""
+    """All tries, if a prefix of size k loses losses[k]."""
     tried: list[Tried] = []
     while (size := next_size(signal, tried, allowed)) is not None:
         tried.append(Tried(size, losses[size], 0.0, losses[size] <= allowed))
@@ -109,8 +109,8 @@ def test_predictions_agree_with_the_textbook_form_of_gaussian_regression() -> No
 
 
 def test_each_miss_makes_the_search_more_careful_so_that_it_does_not_creep() -> None:
-    """Each prefix of up to 29 units misses by a hair, and the signal says each time that a few
-    units more will do."""
+    """Each prefix of up to 29 units misses by a hair, and the signal always says that a few more
+    units will do."""
     tries = search([100.0] + [0.1] * 39, [0.2] + [0.0101] * 29 + [0.0] * 11, 0.01)
     assert tries[-1].met
     assert len(tries) <= 6, "thirteen where the same chance is good enough after each miss"

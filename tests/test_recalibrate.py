@@ -140,15 +140,15 @@ def test_by_the_metric_alone_each_unit_is_tried_on_top_of_those_before_it(measur
 
 
 def test_many_improvements_that_do_not_show_alone_are_taken_together(measurer):
-    """The metric falls by a step that only shows once all are in: each alone is not below, so all
-    are kept."""
+    """The metric falls by a step that only shows once all ranges are in. Each range alone does not
+    lower it, so all are kept."""
     places = [tried(name, mse=0.97) for name in INPUTS]
     taken = found(measurer, places, signal=MOVED)
     assert set(taken) == {"stem", "head", "body"}
 
 
 def test_changes_that_only_gain_together_have_the_gain_of_all(measurer, monkeypatch):
-    """Each alone lowers the metric, both together raise it."""
+    """Each range alone lowers the metric, and both together raise it."""
     levels = {0: 0.5, 1: 0.4, 2: 0.6}
 
     def scores(variants: Iterable[Variant], split: str, what: str) -> list[np.ndarray]:
@@ -166,7 +166,7 @@ def test_changes_that_only_gain_together_have_the_gain_of_all(measurer, monkeypa
 
 @pytest.mark.parametrize("has_soft", [True, False], ids=["soft drop", "labels alone"])
 def test_where_float_can_say_what_is_lost_the_luck_of_labels_chooses_nothing(measurer, has_soft):
-    """All labels say the reverse of what the outputs do; the gain told is that of the labels."""
+    """All labels contradict the outputs; the reported gain is that of the labels."""
 
     def lost(wanted: np.ndarray, outputs: np.ndarray) -> np.ndarray:
         return outputs[:, 1] - wanted[:, 1]
@@ -221,7 +221,7 @@ def test_after_a_collapse_what_lowers_the_metric_is_not_kept(measurer, monkeypat
 def test_after_a_collapse_ranges_under_which_the_metric_stays_at_nothing_are_not_taken(
     measurer, monkeypatch
 ):
-    """What ruins such a model is something else, and hides what the ranges do to the rest."""
+    """Something else ruins such a model, and hides the effect of the ranges on the rest."""
     places = [tried(INPUTS[0], percentile=0.5)]
     nothing = np.zeros(200)
     monkeypatch.setattr(measurer, "scores", lambda variants, split, what: [nothing, nothing])
@@ -387,8 +387,8 @@ def test_pins_hold_in_the_plan_and_a_mistake_in_one_is_told_before_the_work(done
 
 
 def ranges_given(monkeypatch: pytest.MonkeyPatch, quantizer: str, times: float) -> list[str]:
-    """As if recalibration had found this one range. Gives the list in which each search for a plan
-    leaves its planner."""
+    """Pretend that recalibration has found this one range. Gives the list to which each search for
+    a plan adds its planner."""
 
     def recalibration(session, scanned, target, skip):
         own = session.source.range(quantizer)

@@ -1,5 +1,5 @@
-"""Bias correction: what it computes, switched, replayed, exported, applied, and kept only where it
-helps."""
+"""Bias correction: its values, switching, replay, export and application, and that it is kept only
+where it helps."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def source() -> ModelOptModel:
 
 
 def means(source: ModelOptModel, layer: str, inputs: Any, disabled: Iterable[str]) -> np.ndarray:
-    """What a layer gives on average, per channel."""
+    """The mean output of a layer for each channel."""
     found = []
     module = source.model.get_submodule(layer)
     hook = module.register_forward_hook(lambda module, args, output: found.append(output.clone()))
@@ -245,7 +245,7 @@ def test_corrections_on_parts_of_a_batch_are_those_on_the_whole(source):
 
 
 class Told(Measurer):
-    """A measurer whose scores and distortions are those told, by how many ranges a variant has."""
+    """A measurer that gives these scores and distortions by the number of ranges of a variant."""
 
     levels: dict[int, float]
     moved: dict[int, float]

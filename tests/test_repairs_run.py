@@ -1,5 +1,5 @@
 """Corrected biases and learned rounding in a run: applied to the model, planned again for another
-target, after an interrupt, and what they leave as it was."""
+target and after an interrupt, and leaving the model unchanged."""
 
 from __future__ import annotations
 

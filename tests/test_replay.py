@@ -217,7 +217,8 @@ def test_channels_last_inputs_give_the_same_bits(branches: ModelOptModel) -> Non
 
 
 class Turned(nn.Module):
-    """What is faster with channels last, beside what takes only the other order: a view, a mean."""
+    """A layer that is faster with channels last, with operations that take only the other order: a
+    view, a mean."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -299,8 +300,8 @@ def test_an_unknown_name_is_refused(branches: ModelOptModel) -> None:
 
 
 def test_a_batch_is_cut_until_the_values_of_one_part_fit_the_budget(chain: ModelOptModel) -> None:
-    """As far as no bit changes, which depends on the kernels that the processor has: the rest is
-    told."""
+    """Images are turned as far as no bit changes, which depends on the processor's kernels. A
+    warning names the rest."""
     inputs, variants = batch(16, 32), scan(chain)
     value = 4 * 4 * 16 * 32 * 32  # bytes of four float channels of the whole batch
     simulator = ReplaySimulator(chain, memory=value)
@@ -337,8 +338,11 @@ def test_the_announced_peak_shrinks_with_the_budget_and_is_what_is_held(
 
 
 def most_held(simulator: ReplaySimulator, inputs: Tensor, variants: Variants) -> int:
-    """The most bytes that new tensors hold at once, counted after every op: the op's own scratch is
-    left out, and the inputs, of which each part of a batch is a view."""
+    """The most bytes that new tensors hold at once, counted after every operation.
+
+    Memory inside an operation is left out, and so are the inputs, of which each part of a batch is
+    a view.
+    """
     deque(simulator.outputs(inputs, variants), maxlen=0)  # weights are folded now, and not counted
     ((_, graph),) = simulator._graphs
     original, most = [runner.run for runner in graph._runners], 0
@@ -439,8 +443,8 @@ def test_replay_equals_full_recomputation_on_random_graphs_at_any_budget(plan, r
 
 
 def test_the_last_elements_of_a_sigmoid_keep_their_bits() -> None:
-    """They take another path than full vectors do: no order of a batch, and no way to cut it, may
-    put others there."""
+    """Values at the end of a vector take another path than full vectors do. No order of a batch,
+    and no way to cut it, may put other values there."""
     source = ModelOptModel(
         quantized(seeded(lambda: Drawn([("conv", 0, 0), ("gate", 1, 1)])), batch(3, 6))
     )

@@ -1,5 +1,5 @@
-"""The pages in a real browser, under their own security policy: sorting, searching, choosing,
-copying, by mouse and by keyboard; nothing is cut off, and all text can be read."""
+"""The pages in a real browser, under their own security policy: sorting, searching, choosing and
+copying by mouse and by keyboard. Nothing is cut off, and all text can be read."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ CONTRAST = """
   return found;
 })()
 """
-"""Texts whose contrast with what is behind them is below WCAG AA, with their ratio."""
+"""The texts whose contrast with their background is below WCAG AA, with their ratio."""
 
 AXE = """
 (() => {
@@ -67,8 +67,8 @@ AXE = """
     found.violations.flatMap(({id, nodes}) => nodes.map((node) => `${id}: ${node.html}`)));
 })()
 """
-"""What axe finds wrong, each with its element. Of a table, whose rows are alike, it takes eight: it
-needs minutes for 358. `CONTRAST` measures colours faster."""
+"""The faults that axe finds, each with its element. Of a table, whose rows are alike, it checks
+eight rows, since it needs minutes for 358. `CONTRAST` measures colours faster."""
 
 
 def axe_script() -> str:
@@ -159,7 +159,7 @@ def folded(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def drawer(page: Any) -> str:
-    """The name in the drawer; "" where it is closed."""
+    """The name in the drawer; "" if it is closed."""
     part = "document.querySelector('.drawer')"
     return page.js(f"{part}.hidden ? '' : {part}.querySelector('h2').textContent")
 
@@ -220,7 +220,7 @@ def test_both_searches_find_the_same_layers_in_picture_and_table(page: Any, fold
 
 
 def picked(page: Any) -> tuple[str, str, str]:
-    """Layers, state and command that the section What if shows."""
+    """The layers, the state and the command that the section What if shows."""
     shows = "document.querySelector('[data-shows={}]').textContent"
     command = page.js("document.querySelector('#picked-command').textContent")
     return page.js(shows.format("layers")), page.js(shows.format("state")), command

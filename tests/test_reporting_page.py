@@ -1,5 +1,5 @@
-"""The report as a file: complete, safe, the same each time, and with only the parts there is
-something for."""
+"""The report as a file: complete, safe, the same each time, and with only the parts that have
+content."""
 
 from __future__ import annotations
 

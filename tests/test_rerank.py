@@ -23,7 +23,7 @@ HARM = {"mask": 0.5, "second": 0.2, "third": 0.1} | {f"tail{index}": 0.001 for i
 
 
 class Masked(FakeModel):
-    """While `mask` is quantized it drowns all other layers: leaving one of those out changes
+    """While `mask` is quantized it hides all other layers: leaving one of them out changes
     nothing."""
 
     def __call__(self, inputs: Any) -> Any:
@@ -98,8 +98,8 @@ def test_the_same_order_comes_from_the_journal_without_a_new_sample(tmp_path: Pa
 def test_a_model_that_has_collapsed_is_left_out_in_the_order_of_what_each_layer_does_alone(
     tmp_path: Path,
 ) -> None:
-    """Two layers of which either alone ruins everything: while the other is in INT8, leaving one
-    out shows nothing."""
+    """Two layers, each of which alone ruins everything: while one is in INT8, leaving the other out
+    shows nothing."""
     harm = {"tail": 0.02, "worse": 0.98, "middle": 0.3, "bad": 0.97}
 
     class Ruined(FakeModel):
@@ -131,8 +131,8 @@ def test_a_model_that_has_collapsed_is_left_out_in_the_order_of_what_each_layer_
 def test_a_collapsed_model_of_many_layers_that_harm_gets_no_more_than_it_needs(
     tmp_path: Path,
 ) -> None:
-    """Losses of everything in INT8 and of half of it are both the whole: they do not say which
-    prefix to try."""
+    """Everything in INT8 and half of it both lose everything, which does not say which prefix to
+    try."""
     harm = {f"layer{index:02}": 0.5 / (index + 1) for index in range(32)}
 
     class Ruined(FakeModel):

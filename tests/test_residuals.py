@@ -1,4 +1,4 @@
-"""Skip connections are quantized where the Add reads them, whatever code adds, and share the scale
+"""Skip connections are quantized at the input of the Add, whatever code adds, and share the scale
 of other readers."""
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ def pairs_by_name(model):
 
 
 def operands(model):
-    """Of each Add, the quantizers that its inputs come from."""
+    """For each Add, the quantizers that its inputs come from."""
     return [
         [pair.name.partition("/")[0] for pair in map(qdq.pair_of, node.inputs) if pair is not None]
         for node in model.graph.all_nodes()

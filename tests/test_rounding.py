@@ -1,5 +1,4 @@
-"""Learned rounding: what it finds, and how it is switched, replayed, exported, applied and
-refused."""
+"""Learned rounding: its values, and how it is switched, replayed, exported, applied and refused."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""The builder of TensorRT for RTX: the real one where it is installed, harmless stand-ins for what
-it may do."""
+"""The builder of TensorRT for RTX: the real one where it is installed, and harmless stand-ins for
+its possible behaviour."""
 
 import importlib.metadata
 import importlib.util
@@ -137,14 +137,14 @@ def test_another_compute_capability_is_refused_with_those_that_there_are(tmp_pat
 
 @pytest.fixture
 def child(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A script of ours that stands for the child; the body is written by the test."""
+    """A script of ours in place of the child process, whose body the test writes."""
     monkeypatch.setattr(rtx, "unavailable", lambda: None)
     monkeypatch.setattr(rtx, "CHILD", tmp_path / "child.py")
     return tmp_path / "child.py"
 
 
 def stand_in(child: Path, stage: str | None, end: str, **more: object) -> Path:
-    """It writes the answer of a stage, then ends as told. Gives the file to build."""
+    """A child that writes the answer of a stage and then ends as told. Gives the file to build."""
     answer = json.dumps({"version": "1.7.1.116", "known": ["SM89"], "stage": stage, **more})
     write = f"open(sys.argv[3], 'w').write({answer!r})" if stage else ""
     child.write_text(f"import os, signal, sys, time\n{write}\nsys.stdout.flush()\n{end}\n")
@@ -243,7 +243,8 @@ def test_without_a_gpu_the_runtime_says_that_it_builds_and_does_not_run(
 
 
 def test_the_packages_for_cuda_12_are_recognised(monkeypatch: pytest.MonkeyPatch) -> None:
-    """They bring the same module and no distribution called tensorrt-rtx."""
+    """The packages for other CUDA versions bring the same module, and no distribution called
+    tensorrt-rtx."""
 
     def version(name: str) -> str:
         if name != "tensorrt-rtx-cu12":

@@ -1,5 +1,5 @@
-"""Lint for tensorrt-rtx says what its parser and builder do: on both examples of every rule, and on
-their siblings."""
+"""Lint for tensorrt-rtx agrees with its parser and builder: on both examples of every rule, and on
+variants of them."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""What TensorRT-RTX makes of a file beside what was planned: on logs written here, and for real
-where it is installed."""
+"""What TensorRT-RTX builds of a file compared with the plan: on logs written here, and on the real
+builder where it is installed."""
 
 from __future__ import annotations
 
@@ -220,7 +220,7 @@ BUILD = ("--for", "tensorrt-rtx", "--build")
 
 @pytest.fixture
 def builder(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """A stand-in for the builder; what it was asked for."""
+    """A stand-in for the builder, which records what it was asked for."""
     asked: list[dict[str, Any]] = []
 
     def stand_in(file: Path, **settings: Any) -> EngineStructure:

@@ -1,5 +1,5 @@
-"""Files of other quantizers: lint for tensorrt-rtx, which builds nothing, and NVIDIA's builder say
-the same."""
+"""Files of other quantizers: lint for tensorrt-rtx, which builds nothing, agrees with NVIDIA's
+builder."""
 
 from __future__ import annotations
 
@@ -111,8 +111,8 @@ def errors_of(file: Path) -> set[str]:
 
 
 def agree(file: Path) -> None:
-    """The builder makes an engine exactly where lint has no error, and leaves those layers in float
-    of which lint says so."""
+    """The builder makes an engine exactly if lint has no error, and leaves in float the layers that
+    lint names."""
     made = rtx.build(file)
     assert made.ok == (errors_of(file) == set()), made.problem
     if not made.ok:

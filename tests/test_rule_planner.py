@@ -1,5 +1,5 @@
-"""The hand rule of the field as a planner: what it leaves out, and that it is judged like any
-other."""
+"""The rule by hand as a planner: what it leaves out, and that it is judged like any other
+planner."""
 
 from __future__ import annotations
 

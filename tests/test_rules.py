@@ -1,5 +1,4 @@
-"""Every rule fires on its bad example and is silent on its good one, for each target it is
-about."""
+"""Every rule fires on its bad example and is silent on its good one, for each of its targets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What single rules see, and what they let pass."""
+"""Details of single rules: what they find, and what they let pass."""
 
 from __future__ import annotations
 

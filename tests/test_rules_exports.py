@@ -1,4 +1,4 @@
-"""Our own exports break no rule of the runtime that they are made for."""
+"""Our own exports break no rule of the runtime for which they are made."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ def test_a_transposed_convolution_has_its_scales_along_its_output_channels(
 def test_a_transposed_convolution_with_scales_along_its_input_channels_is_refused(
     tmp_path: Path,
 ) -> None:
-    """As every configuration of ModelOpt calibrates it."""
+    """Calibrated as by every configuration of ModelOpt."""
     import modelopt.torch.quantization as mtq
 
     model = mtq.quantize(
@@ -198,7 +198,7 @@ def test_no_export_holds_what_onnxruntime_would_fuse_into_something_else(tmp_pat
 
 
 def faults(file: Path, target: str) -> list[tuple[str, str, str]]:
-    """What would keep the file out of a CI that fails on warnings."""
+    """The findings that would keep the file out of a CI that fails on warnings."""
     return [
         (one.code, one.node, one.message)
         for one in run_lint(file, target)

@@ -300,8 +300,8 @@ def test_a_scan_killed_at_five_moments_and_resumed_equals_the_uninterrupted_one(
 
 
 def kill_at(command: list[str], journal: Path, lines: int) -> bool:
-    """Start the command and SIGKILL its process once the journal has that many lines; whether it
-    was still running."""
+    """Start the command, and SIGKILL its process once the journal has this many lines. Gives
+    whether it was still running."""
     told = journal.parents[1] / "pid"
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     process = subprocess.Popen(command, env=os.environ | {PID_FILE: str(told)}, **quiet)

@@ -40,7 +40,7 @@ def verb(*words: object) -> int:
 
 
 def typed(command: str) -> int:
-    """Do what a line printed by the tool says, as a shell would."""
+    """Execute a line that the tool prints, as a shell would."""
     code = 0
     for part in command.split("; "):
         words = shlex.split(part)
@@ -53,7 +53,7 @@ def typed(command: str) -> int:
 
 
 def advised(text: str) -> str:
-    """The command that a message tells to type."""
+    """The command that a message tells the user to type."""
     found = re.search(
         r"(?:make it with|make it again with|[Gg]o on with|[Ss]tart it again with): (.+)", text
     )

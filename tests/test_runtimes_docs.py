@@ -1,4 +1,4 @@
-"""docs/runtimes.md says what is there."""
+"""docs/runtimes.md agrees with the code."""
 
 import dataclasses
 import re

@@ -1,5 +1,5 @@
-"""On a machine that has TensorRT. Skipped, with the reason, everywhere else: no time is made up
-here."""
+"""Tests on a machine that has TensorRT. Elsewhere they are skipped with the reason, and no time is
+made up."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The subprocess runtime, with a script in trtexec's place that writes what it is told to: nothing
+"""The subprocess runtime with a script in place of trtexec that writes what it is told to: nothing
 ran on TensorRT."""
 
 import json

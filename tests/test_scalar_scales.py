@@ -49,7 +49,7 @@ def vector_file(folder: Path) -> Path:
 
 
 def shapes(model: ir.Model) -> dict[str, list[tuple[int, ...]]]:
-    """Of each Q and DQ, by its output: shapes of scale and zero point."""
+    """For each Q and DQ, by its output: the shapes of scale and zero point."""
     nodes = [node for node in model.graph if node.op_type in {"QuantizeLinear", "DequantizeLinear"}]
     return {
         node.outputs[0].name: [qdq.constant(value).shape for value in node.inputs[1:]]

@@ -41,7 +41,7 @@ masks = st.lists(st.integers(0, 15), min_size=1, max_size=6)
 
 
 class Memory:
-    """A cell of memory: fresh nodes own one, a view is the cell of what it reads."""
+    """A cell of memory: a fresh node owns one, and a view is the cell of its input."""
 
     def __init__(self, content: object) -> None:
         self.content = content
@@ -60,8 +60,8 @@ def fixed_value(network: Network, node: int, mask: int) -> object:
 
 
 def run(network: Network, plan: Schedule) -> dict[int, list[object]]:
-    """Follows a schedule literally: emptied slots are gone, an overwritten cell has lost what it
-    held."""
+    """Follows a schedule literally: emptied slots are gone, and an overwritten cell has lost its
+    value."""
     slots: list[Memory | None] = [None] * plan.slots
     for (node, mask), slot in plan.fixed.items():
         slots[slot] = Memory(fixed_value(network, node, mask))
@@ -94,7 +94,7 @@ def run(network: Network, plan: Schedule) -> dict[int, list[object]]:
 
 
 class View(Memory):
-    """What is seen through a view changes with the memory under it."""
+    """A view changes with the memory under it."""
 
     def __init__(self, cell: Memory, node: int) -> None:
         self._cell, self._node = cell, node

@@ -30,7 +30,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def refused(name: str, content: Any) -> list[str]:
-    """Why a validator that others use does not take the content."""
+    """The reasons why a widely used validator does not accept the content."""
     jsonschema = pytest.importorskip("jsonschema", reason="jsonschema validates the files")
     validator = jsonschema.Draft202012Validator(schema(name))
     return [error.message for error in validator.iter_errors(content)]

@@ -1,4 +1,4 @@
-"""`--seed`: one for all that a run draws at random."""
+"""`--seed`: one seed for everything that a run draws at random."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_the_same_seed_gives_the_same_result_and_another_one_other_data(
 
 
 def digests(run: Path) -> set[str]:
-    """Of each batch that was measured."""
+    """The samples of each batch that was measured."""
     return set(re.findall(r'"digest":"(\w+)"', (run / "journal.jsonl").read_text()))
 
 

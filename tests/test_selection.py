@@ -1,4 +1,4 @@
-"""Statistics of a search: what holdout covers, what choosing costs, how many samples a drop
+"""Statistics of a search: what holdout covers, the cost of choosing, and the samples that a drop
 takes."""
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from sensitivity.stats.selection import corrected_drop
 
 UNITS = tuple(f"u{index}" for index in range(8))
 MARGIN = 0.6
-"""A sample is right where its margin, normal around this, and the noise of all quantized units are
-above zero."""
+"""A sample is right if its margin, which is normal around this, plus the noise of all quantized
+units is positive."""
 
 
 class Simulated:
@@ -60,7 +60,7 @@ class Simulated:
 
 @pytest.fixture(scope="module")
 def searches() -> list[dict[str, float]]:
-    """500 searches: the true drop of what was chosen, and what confirm, the correction and holdout
+    """500 searches: the true drop of the chosen set, and what confirm, the correction and holdout
     say about it."""
     rows = []
     for seed in range(500):

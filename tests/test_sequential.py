@@ -69,7 +69,7 @@ def test_unbounded_values_are_covered_at_every_look_in_95_percent_of_runs(
 
 
 def test_a_t_interval_looked_at_after_every_batch_fails_where_the_sequence_holds() -> None:
-    """Why any of this is needed: the same data, 20 looks, an interval made for one look."""
+    """Why this is needed: the same data, 20 looks, and an interval made for one look."""
     values = np.random.default_rng(4).normal(size=(RUNS, 1000))
     outside = np.zeros(RUNS, dtype=bool)
     for n in range(50, 1001, 50):
@@ -107,8 +107,8 @@ def test_the_wealth_is_that_of_the_authors_own_implementation() -> None:
 def test_evidence_is_never_stronger_than_the_exact_binomial_test(
     values: list[float], threshold: float
 ) -> None:
-    """Of signs alone the wealth grows with their count, so by Markov's inequality the exact p is at
-    most 1 / wealth."""
+    """With signs alone the wealth grows with their count, so by Markov's inequality the exact p is
+    at most 1 / wealth."""
     signs = np.array([v for v in values if v] or [1.0])
     exact = stats.binomtest(
         int((signs > 0).sum()), signs.size, (1 + threshold) / 2, alternative="greater"
@@ -124,7 +124,7 @@ def test_a_large_split_and_the_world_agree() -> None:
 
 
 def test_the_interval_is_at_most_three_quarters_wider_than_one_made_for_a_single_look() -> None:
-    """The price of looking at any time, half way through a split of 1,000 with 8 % of samples
+    """The price of looking at any time, half-way through a split of 1,000 with 8 % of samples
     changed."""
     values = random_orders(changed(1000, 50, 30), runs=50)[:, :500]
     width = np.mean(

@@ -1,4 +1,4 @@
-"""The signal `boxes`: what is lost of the boxes and confidences that a float detector reports."""
+"""The signal `boxes`: the loss of the boxes and confidences that a float detector reports."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""No unit is drowned by another: noise over float's own spread, by output and group of channels."""
+"""No unit hides another: noise over float's own spread, by output and group of channels."""
 
 from __future__ import annotations
 
@@ -136,8 +136,7 @@ def test_float_runs_on_all_of_the_data_before_the_first_comparison(tmp_path: Pat
     its own key."""
 
     class TwoUnits(FakeModel):
-        """A large output that `pixels` disturbs by a little, and beside it a small one that `sure`
-        ruins."""
+        """A large output that `pixels` disturbs a little, and a small one that `sure` ruins."""
 
         def __call__(self, inputs: Any) -> Any:
             on = {

@@ -1,5 +1,5 @@
-"""The true drop from counted answers and float's own beliefs, against worlds whose truth is
-known."""
+"""The true drop from counted answers and float's own probabilities, compared with worlds whose
+truth is known."""
 
 from __future__ import annotations
 
@@ -21,10 +21,11 @@ ALLOWED, CONFIDENCE = 0.01, 0.8
 
 @dataclass(frozen=True)
 class World:
-    """Nested sets of a classifier, of which each next one leaves out a layer more.
+    """Nested sets of a classifier, each of which leaves out one layer more.
 
-    boldness: what is really lost for each point that float believes to lose. own: the same of each
-    set, about that. noise: of each set, on the margin between the two best answers.
+    boldness: the real loss for each point that float expects to lose.
+    own: the boldness of each set, around that.
+    noise: of each set, on the margin between the two best answers.
     """
 
     boldness: float
@@ -38,8 +39,8 @@ class World:
         return cls(boldness, rng.normal(1, 0.2, sets), noise)
 
     def samples(self, rng: np.random.Generator, n: int) -> tuple[np.ndarray, np.ndarray]:
-        """Counted losses and soft drops, float[sets, n] both. A margin is how much more float
-        believes in its answer than in the next one, which the noise may prefer."""
+        """Counted losses and soft drops, both float[sets, n]. A margin is how much more probable
+        float finds its answer than the next one, which the noise may prefer."""
         margin = rng.beta(1.2, 2.2, n)
         push = 0.8 * rng.normal(size=n) + 0.6 * rng.normal(size=(len(self.noise), n))
         changed = np.abs(push) * self.noise[:, None] > margin
@@ -51,7 +52,7 @@ class World:
         return counted * changed, changed * margin
 
     def truth(self) -> np.ndarray:
-        """Drop of each set, from many more samples than anybody has."""
+        """The drop of each set, from many more samples than anybody has."""
         margin, push = many(len(self.noise))
         changed = push * self.noise[:, None] > margin
         return (changed * np.clip(self.boldness * self.own[:, None] * margin, 0, 1)).mean(axis=1)
@@ -59,8 +60,8 @@ class World:
 
 @cache
 def many(sets: int) -> tuple[np.ndarray, np.ndarray]:
-    """Margins float[n] and how hard each set pushes at them, float[sets, n]: for every world the
-    same."""
+    """Margins float[n], and how hard each set pushes at them, float[sets, n]; the same for every
+    world."""
     rng = np.random.default_rng(99)
     margin = rng.beta(1.2, 2.2, 12_000)
     return margin, np.abs(0.8 * rng.normal(size=12_000) + 0.6 * rng.normal(size=(sets, 12_000)))
@@ -113,7 +114,7 @@ def test_intervals_cover_what_they_say_and_the_error_is_a_third() -> None:
 
 
 def test_the_two_estimates_count_by_their_precision() -> None:
-    """Against weights as statsmodels has them: the inverse of both variances."""
+    """Compared with weights as statsmodels has them: the inverse of both variances."""
     lost = np.array([1.0] * 6 + [-1.0] * 3 + [0.0] * 191)
     soft = np.array([0.1] * 9 + [0.0] * 191)
     ratio = Ratio(1.2, 0.1)

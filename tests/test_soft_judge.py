@@ -31,10 +31,10 @@ from sensitivity.tasks.kept import KeptOutputs
 from sensitivity.testing.fakes import FakeModel, FakeSimulator
 
 HARM = {"stem": 0.20, "head": 0.10} | {f"block{index}": 0.004 for index in range(8)}
-"""What quantizing each layer costs of the accuracy, in the world that all samples are from."""
+"""The accuracy that quantizing each layer costs, in the world from which all samples are drawn."""
 
 BELIEF = 0.8
-"""Part of what is lost that float believes to lose."""
+"""The share of the loss that float expects."""
 
 
 def batches(seed: int, n: int = 400, size: int = 50) -> list[tuple[Any, Any]]:
@@ -94,7 +94,7 @@ def test_float_is_forwarded_once_for_all_variants(tmp_path: Path) -> None:
 
 
 def test_outputs_are_kept_as_far_as_memory_allows(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of the split at work, and its first batches: the next pass begins with them."""
+    """Outputs of the current split, its first batches: the next pass begins with them."""
     monkeypatch.setattr("sensitivity.tasks.kept.KEPT_BYTES", 800)
     kept = KeptOutputs()
     array = np.zeros(50)
@@ -173,7 +173,8 @@ def test_a_set_that_has_no_chance_is_refused_early_unless_all_is_to_be_measured(
 def test_int8_as_it_came_says_what_beliefs_are_worth_where_other_ranges_are_in_force(
     tmp_path: Path,
 ) -> None:
-    """As far as it was measured: here an eighth of `confirm`, on which it was refused."""
+    """The plan shows results as far as they were measured: here an eighth of `confirm`, on which it
+    was refused."""
     other = Range("block0.weight_quantizer", "mse", (0.5,))
     with study(task_of(), tmp_path) as of:
         with of.measurer.with_ranges([other]):
@@ -222,7 +223,7 @@ def test_float_itself_meets_whatever_can_be_met(tmp_path: Path) -> None:
 
 
 def test_a_plan_holds_its_target_with_the_confidence_asked_for(tmp_path: Path) -> None:
-    """Just allowed is what the blocks lose; more confidence leaves more of them out."""
+    """The loss of the blocks is just allowed; more confidence leaves more of them out."""
     sizes = []
     for confidence in (0.5, 0.99):
         folder = tmp_path / str(confidence)
@@ -277,7 +278,7 @@ def test_without_a_soft_drop_the_counted_one_decides(
 
 @dataclass(frozen=True)
 class Believed:
-    """A soft drop whose one parameter is what float believes to lose of what is lost."""
+    """A soft drop whose one parameter is the share of the loss that float expects."""
 
     part: float = BELIEF
     asked: list[int] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""A source says itself what its models are: no other place asks for its name."""
+"""A source says itself what its models are: no other code asks for its name."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from sensitivity.units.relations import structure_of
 
 
 class ForeignFiles(OnnxQdqModel):
-    """Files of another package's source: ours under another name."""
+    """The files of another package's source: ours under another name."""
 
     source = "foreign_files"
 

@@ -1,5 +1,5 @@
-"""Every source passes the public conformance suite, and the same model ranks the same through all
-of them."""
+"""Every source passes the public conformance suite, and all of them give the same model the same
+ranking."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class TestPt2e(SourceConformance):
         return quantized_by_pt2e(reference_network(), reference_inputs())
 
     def uncalibrate(self, model: Any) -> str:
-        """What torchao gives where no data passed."""
+        """What torchao gives if no data has passed."""
         convolutions = [node for node in model.graph.nodes if "conv2d" in str(node.target)]
         dequantize = convolutions[1].args[0]
         for node in (dequantize, dequantize.args[0]):

@@ -75,7 +75,7 @@ def test_without_a_plan_everything_is_open() -> None:
 
 
 def suite_of(data: ReportData) -> Xml.Element:
-    """The suite, whose counts are those of its cases, as the JUnit format wants it."""
+    """The test suite in JUnit's format, whose counts must be those of its cases."""
     root = Xml.fromstring(junit.render(data).encode())
     assert root.tag == "testsuites"
     (suite,) = root

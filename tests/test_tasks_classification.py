@@ -1,4 +1,4 @@
-"""Classifiers from folders and arrays: which samples go where, how they are read, and what is said
+"""Classifiers from folders and arrays: which samples go where, how they are read, and the errors
 when they cannot be."""
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""From a reference to a checked task, and one sentence for everything that can be wrong with it."""
+"""From a reference to a checked task, with one sentence for everything that can be wrong with
+it."""
 
 from __future__ import annotations
 

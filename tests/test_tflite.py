@@ -31,8 +31,8 @@ SAME, VALID = 0, 1
 RELU, RELU6, TANH_FUSED = 1, 3, 4
 SHAPE = (1, 5, 6, 4)
 TIES = 1 / 3
-"""Part of the numbers that may be a step apart: LiteRT rounds halves away from zero and ONNX to
-even ones, and the scales of these cases make many halves."""
+"""The share of numbers that may be a step apart: LiteRT rounds halves away from zero and ONNX to
+even numbers, and the scales of these cases make many halves."""
 
 Case = Callable[[Lite, int], list[int]]
 
@@ -370,7 +370,8 @@ def test_weights_alone_may_be_integers(tmp_path: Path, bench: Any) -> None:
 
 
 def test_a_constant_behind_a_dequantize_is_a_weight(tmp_path: Path, bench: Any) -> None:
-    """As files in half precision have them, and those with weights that only are stored small."""
+    """The form of files in half precision, and of those in which only the weights are stored
+    small."""
     lite = Lite()
     x = lite.tensor("x", SHAPE, "FLOAT32", None)
     half = lite.tensor("half", (), "FLOAT16", None, (ints(1, (8, 3, 3, 4)) / 64).astype("f2"))

@@ -1,4 +1,4 @@
-"""Torch models as people have them: how a batch reaches them, what they give, layers that torch
+"""Torch models as people have them: how a batch reaches them, their outputs, layers that torch
 fuses, dead channels."""
 
 from __future__ import annotations
@@ -213,7 +213,8 @@ def test_every_kind_of_batch_works_with_an_input_that_the_graph_does_not_use(
 
 
 class Depthwise(nn.Module):
-    """With a filter that is all 0, and one of almost 0, as pruning and MobileNets leave them."""
+    """A model with a filter that is all 0 and one that is almost 0, as pruning and MobileNets leave
+    them."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -312,7 +313,7 @@ def test_compiled_parts_and_torchscript_are_refused_with_what_to_give() -> None:
 
 
 class Attention(nn.Module):
-    """Fused attention and dropouts, none of them at work in eval mode."""
+    """Fused attention and dropouts, none of which is active in eval mode."""
 
     def __init__(self, share: float = 0.0) -> None:
         super().__init__()

@@ -108,7 +108,7 @@ def test_only_the_worst_layers_whose_effect_is_clear_are_explained() -> None:
 
 
 def test_where_no_effect_is_shown_the_largest_are_explained_and_so_is_what_is_left_out() -> None:
-    """Without other ranges the values of the quantizers tell."""
+    """Without other ranges, the values of the quantizers give the reason."""
     made = tuple(effect(rank, f"stage1.{rank - 1}", 0.01 / rank, 0.02) for rank in range(1, 7))
     grids = {
         f"stage1.{at}": OnGrid((-1.0, 1.0), (0.01, 0.01), 0.0, at / 1000, 0.0) for at in range(6)

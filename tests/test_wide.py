@@ -1,4 +1,4 @@
-"""Activations of some layers in 16 bits: switched and taken back, replayed, exported, planned."""
+"""16-bit activations of some layers: switched and restored, replayed, exported, planned."""
 
 from __future__ import annotations
 

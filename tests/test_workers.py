@@ -1,4 +1,4 @@
-"""Measuring in more than one process gives what one process gives, also where workers die."""
+"""Measuring in more than one process gives the results of one process, also if workers die."""
 
 from __future__ import annotations
 

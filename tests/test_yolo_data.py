@@ -1,5 +1,4 @@
-"""Labelled images of a YOLO user, in each form, and what is said where they are not as they should
-be."""
+"""Labelled images of a YOLO user in each form, and the errors for faulty ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""ONNX files that ultralytics itself exports are judged as its models are."""
+"""ONNX files that ultralytics itself exports are judged like its models."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Each family of the ultralytics package, built from its own configuration without weights: does
-the path serve it?"""
+"""Each family of the ultralytics package, built from its own configuration without weights, is
+supported."""
 
 from __future__ import annotations
 

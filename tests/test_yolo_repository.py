@@ -1,7 +1,7 @@
 """YOLOs of their own repositories: the templates run on stand-ins with the same blocks, entry
 points and outputs.
 
-The repositories' own code is not here; `test_yolo_checkouts` runs it where it is.
+The repositories' own code is not here; `test_yolo_checkouts` runs it where it is available.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ REPOSITORIES = {
 
 @pytest.fixture(params=REPOSITORIES)
 def template(request, tmp_path, monkeypatch):
-    """The example's task, with a stand-in in the place of the user's checkout."""
+    """The example's task, with a stand-in in place of the user's checkout."""
     variable, place, loader, method, dictionary = REPOSITORIES[request.param]
     file = tmp_path / "checkout" / place
     file.parent.mkdir(parents=True)

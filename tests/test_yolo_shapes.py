@@ -1,4 +1,4 @@
-"""The example of shapes: its labels say what was drawn, and its training learns from them."""
+"""The example of shapes: its labels match the drawings, and its training learns from them."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""ultralytics' own validator as the judge. Where torchvision does not import, its suppression is
-that of ultralytics."""
+"""ultralytics' own validator as the metric. Where torchvision cannot be imported, its suppression
+is that of ultralytics."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The kinds of blocks that the models of the examples are made of, small: as in YOLOv8, and
+"""Small versions of the kinds of blocks in the models of the examples: those of YOLOv8, and
 residual ones."""
 
 from __future__ import annotations

@@ -76,7 +76,10 @@ class Reader:
 
 
 def apply_config(model: Exported, name: str, config: Config, out: Path) -> Path:
-    """What a tool makes of the float file with these settings. name: that of `--config`."""
+    """The file that a tool makes of the float file with these settings.
+
+    name: that of `--config`.
+    """
     return APPLY[name](model.file, model.inputs, json.loads(config.text), out)
 
 
@@ -161,7 +164,7 @@ MODULES = {
 
 
 def problem_of(name: str) -> str | None:
-    """Why a tool cannot be applied here; None where it can."""
+    """The reason why a tool cannot be applied here; None if it can."""
     try:
         importlib.import_module(MODULES[name])
     except ImportError as error:

@@ -1,5 +1,4 @@
-"""What the detection code must agree with: greedy suppression as written in textbooks, and
-pycocotools."""
+"""References for the detection code: greedy suppression as in textbooks, and pycocotools."""
 
 from __future__ import annotations
 
@@ -114,7 +113,7 @@ def _more(masks, keypoints, whose, image, at):
 
 
 def _without_box(results, kind):
-    """loadRes takes whatever has a box for boxes alone."""
+    """Make loadRes take an entry for boxes alone, as it does for anything that has a box."""
     if kind == "bbox":
         return results
     return [{name: value for name, value in one.items() if name != "bbox"} for one in results]

@@ -60,7 +60,7 @@ def float_file(path: Path, opset: int = 17) -> Path:
 
 
 def images(samples: int, seed: int) -> np.ndarray:
-    """Each sample has colours of its own, so that the file tells them apart."""
+    """Each sample has its own colours, so that the file can tell them apart."""
     rng = np.random.default_rng(seed)
     noise, colours = rng.normal(size=(samples, 3, 12, 12)), rng.normal(size=(samples, 3, 1, 1))
     return (0.5 * noise + 2 * colours).astype(np.float32)
@@ -107,7 +107,7 @@ def qdq_file(
 
 
 def run_file(path: Path, x: np.ndarray) -> np.ndarray:
-    """What ONNX Runtime gives for a file, with every optimization off."""
+    """The outputs of ONNX Runtime for a file, with every optimization off."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -117,7 +117,7 @@ def run_file(path: Path, x: np.ndarray) -> np.ndarray:
 
 
 def labelled(float_path: Path, data: Path, samples: int = 80) -> Path:
-    """An .npz of images and what the float file says of them."""
+    """An .npz of images and the float file's answers to them."""
     x = images(samples, seed=5)
     np.savez(data, x=x, y=run_file(float_path, x).argmax(1))
     return data

@@ -1,4 +1,4 @@
-"""Random float networks, and what quantizers make of them."""
+"""Random float networks, and their quantized files."""
 
 from __future__ import annotations
 
@@ -26,9 +26,13 @@ QUANTIZERS = ("default", "symmetric", "per_channel", "16_bit")
 
 @dataclass(frozen=True)
 class Recipe:
-    """operations: one after the other; each reads the value before it. earlier: for those that
-    join, which value of those so far is joined. head: whether a Gemm over the means ends the
-    network. seed: of weights and data."""
+    """A random network.
+
+    operations: one after the other; each reads the value before it.
+    earlier: for operations that join, the earlier value that is joined.
+    head: whether a Gemm over the means ends the network.
+    seed: of weights and data.
+    """
 
     operations: tuple[str, ...]
     earlier: tuple[int, ...]
@@ -149,7 +153,10 @@ def samples(recipe: Recipe, count: int = 8) -> np.ndarray:
 
 
 def quantized_by_onnxruntime(source: Path, path: Path, recipe: Recipe, how: str) -> Path:
-    """What quantize_static makes of the file, calibrated on `samples`. how: one of QUANTIZERS."""
+    """The file that quantize_static makes of a file, calibrated on `samples`.
+
+    how: one of QUANTIZERS.
+    """
     from onnxruntime.quantization import (
         CalibrationDataReader,
         QuantFormat,

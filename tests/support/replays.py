@@ -1,4 +1,4 @@
-"""What a replay must give: the bits of the model whose quantizers are switched one set at a
+"""The expected result of a replay: the bits of the model whose quantizers are switched one set at a
 time."""
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ Variants = list[frozenset[str]]
 
 
 def copied(results: Iterator[tuple[int, Any]]) -> dict[int, Any]:
-    """Outputs are valid until the next are asked for: keep copies, and spoil what was handed
-    out."""
+    """Outputs are valid until the next ones are asked for, so keep copies, and overwrite the
+    originals."""
     kept = {}
     for index, outputs in results:
         leaves, spec = torch.utils._pytree.tree_flatten(outputs)

@@ -1,4 +1,4 @@
-"""Scripts of `benchmarks/` and `examples/`, which stand in no package, as modules."""
+"""Scripts of `benchmarks/` and `examples/`, which are in no package, as modules."""
 
 from __future__ import annotations
 

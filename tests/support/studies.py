@@ -10,6 +10,9 @@ from sensitivity.quantizers.base import layers
 
 
 def study_of(measurer: Measurer, model: Any = None) -> Study:
-    """The measurer with a model that has quantizers. model: None for that of the task."""
+    """A measurer of a model that has quantizers.
+
+    model: None for that of the task.
+    """
     quantizers = (measurer.task.model if model is None else model).quantizers
     return Study(measurer, layers(quantizers), quantizers)

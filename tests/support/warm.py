@@ -1,8 +1,9 @@
 """A `sensitivity` and a `python` for tests of whole command lines that do not import torch and
-ModelOpt anew.
+ModelOpt again.
 
-Those imports take eight seconds of a core, several times what most tests compute. One process does
-them, and forks a child for each command line: its own memory, folder, environment and exit code.
+These imports take eight seconds of a core, several times what most tests compute. One process does
+them, and forks a child for each command line with its own memory, folder, environment and exit
+code.
 """
 
 from __future__ import annotations
@@ -50,7 +51,8 @@ sys.exit((server.recv(1) or b"\\x86")[0])
 DIED = 134
 
 PID_FILE = "WARM_PID_FILE"
-"""The variable that names the file where the child says its process, for who wants to kill it."""
+"""The variable that names the file to which the child writes its process id, so that a test can
+kill it."""
 
 STARTED_S = 600
 """How long the imports may take on a loaded machine."""
@@ -108,7 +110,7 @@ def _collect() -> None:
 
 
 def _answer(client: socket.socket) -> None:
-    """Be the process that the client asked for, tell it the exit code, and end."""
+    """Run as the process that the client asked for, tell the client the exit code, and end."""
     _, files, _, _ = socket.recv_fds(client, 1, 3)
     for to, file in enumerate(files):
         os.dup2(file, to)

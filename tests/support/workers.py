@@ -21,7 +21,7 @@ HARM = {"stem": 0.30, "body": 0.02, "head": 0.10, "neck": 0.05}
 
 
 def die_once(marker: Path) -> None:
-    """Kill this process, but for the second one that comes here."""
+    """Kill this process, except the second one that comes here."""
     if not marker.exists():
         marker.touch()
         os.kill(os.getpid(), signal.SIGKILL)
@@ -49,8 +49,12 @@ def sums(offset: int) -> Iterator[Callable[[Any], Any]]:
 
 @dataclass(frozen=True)
 class FakeTask:
-    """dies: a file that tells whether a worker has died of batch 3 of `rank`. fails: whether the
-    score of that batch does. size: samples in a batch."""
+    """A task for workers.
+
+    dies: a file that records whether a worker has died of batch 3 of `rank`.
+    fails: whether the score of that batch fails.
+    size: samples in a batch.
+    """
 
     dies: Path | None = None
     fails: bool = False

@@ -1,5 +1,5 @@
 """From the task file of a YOLO to verified files, in two units, since a scan of all layers would
-take minutes for nothing new."""
+take minutes without testing more."""
 
 from __future__ import annotations
 
