@@ -210,7 +210,7 @@ class RunDir:
         if not verb or verb in info.commands or not missing:
             return None
         return (
-            f"This {verb} has not come to its end: no {', no '.join(missing)}. Go on with: "
+            f"This {verb} is not finished: no {', no '.join(missing)}. Continue with: "
             f"{self.go_on()}"
         )
 

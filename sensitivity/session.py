@@ -53,7 +53,7 @@ NO_INTERVALS = (
 )
 NOT_HELD_OUT = (
     "The task has no holdout evaluation: the reported accuracy is on data that chose "
-    "the plan, and too kind to it."
+    "the plan, and is too optimistic."
 )
 
 

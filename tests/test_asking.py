@@ -102,4 +102,4 @@ def test_the_command_of_each_choice_makes_it_the_plan(tmp_path: Path, name: str 
             main(shlex.split(command)[1:])
         found = RunDir(out).plan()
         assert found.skip == skip
-        assert any("Taken from" in note for note in found.notes)
+        assert any("Chosen from" in note for note in found.notes)

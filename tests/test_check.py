@@ -217,7 +217,7 @@ def test_a_format_that_no_file_can_hold_is_told_before_the_scan(
 ) -> None:
     (finding,) = found_for(in_config(config), tmp_path)
     assert re.search(why, finding.message)
-    assert "scan, the plan and the report can be had all the same" in finding.message
+    assert "scan, the plan and the report are still possible" in finding.message
 
 
 def in_config(name: str) -> nn.Module:

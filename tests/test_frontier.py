@@ -96,7 +96,7 @@ def test_another_target_takes_the_cheapest_measured_set_that_meets_it(planned: P
     assert (found.skip, found.quantizers, found.met, found.floor) == (("a",), ("a.w",), True, 0.85)
     assert found.metric.confirm.value == 0.9
     assert [step.met for step in found.path] == [False, True, False, True]
-    assert "Taken from 4 skip-sets that were measured before" in found.notes[0]
+    assert "Chosen from 4 skip-sets that were measured before" in found.notes[0]
     assert at(Target(drop=0.0)) is None, "the holdout of that set was not measured"
     assert at(Target(metric=1.1)) is None, "no set meets it"
 
@@ -126,7 +126,7 @@ def test_planning_again_loads_neither_the_task_nor_torch(planned: Path) -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     ).stdout
     assert out.strip().endswith("[]")
-    assert "Taken from" in out
+    assert "Chosen from" in out
 
 
 def test_planning_again_answers_as_the_search_would(planned: Path) -> None:
@@ -137,8 +137,8 @@ def test_planning_again_answers_as_the_search_would(planned: Path) -> None:
         again.metric.holdout,
         again.metric.confirm_drop,
     )
-    assert any("Taken from" in note for note in first.notes)
-    assert not any("Taken from" in note for note in again.notes)
+    assert any("Chosen from" in note for note in first.notes)
+    assert not any("Chosen from" in note for note in again.notes)
 
 
 def test_another_planner_and_a_changed_task_are_searched_anew(planned: Path, monkeypatch) -> None:

@@ -92,7 +92,7 @@ def test_a_named_plan_leaves_the_other_alone_and_is_answered_from_its_search(run
     assert plan(run, *LOOSE, "--name", "loose") == 0
     assert (run / "plan.json").read_bytes() == before
     assert target_of(run / "plans/loose.json") == pytest.approx(0.4)
-    assert "Taken from" in of(run, "loose").notes[0]
+    assert "Chosen from" in of(run, "loose").notes[0]
     assert (run / "plans/loose/frontier.csv").exists()
     assert RunDir(run).plan_names() == ("loose",)
 

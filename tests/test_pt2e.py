@@ -112,7 +112,7 @@ def test_where_the_float_weights_are_gone_they_are_restored_by_dequantizing_and_
 ) -> None:
     x = batch(6, 16)
     source = Pt2eModel(saved_and_loaded(converted, x))
-    assert source.warnings[0].startswith("7 of 7 weights are there as integers only")
+    assert source.warnings[0].startswith("7 of 7 weights exist as integers only")
     weights = frozenset(
         quantizer.name for quantizer in source.quantizers if quantizer.role == "weight"
     )

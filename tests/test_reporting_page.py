@@ -215,7 +215,7 @@ def test_effects_on_few_samples_are_drawn_apart_and_the_largest_comes_first() ->
     text = " ".join(Page(render(data)).text.split())
     assert "3 layers measured on 50 samples" in text
     assert "1 layer measured on 8 samples" in text
-    assert "1 layer ranked by a cheap signal alone: top-1 was not spent on them" in text
+    assert "1 layer ranked by a cheap signal alone: top-1 was not measured for them" in text
     assert "1 layer not judged: what they compute reaches no output" in text
 
 

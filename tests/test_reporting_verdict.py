@@ -342,7 +342,7 @@ def test_layers_that_a_race_ranked_by_signal_alone_are_counted_and_given_no_effe
     ]
     found = "\n".join(scan_sentences(replace(data, effects=(*data.effects[:8], *unmeasured))))
     assert "the largest effect of 8 layers measured" in found
-    assert "The metric was not spent on 20 layers: there the ranking is a signal's alone." in found
+    assert "The metric was not measured for 20 layers: a signal alone ranks them." in found
     assert MetricFormat("top-1", 1.0).effect(unmeasured[0]) == "by signal only"
 
 

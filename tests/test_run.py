@@ -280,7 +280,7 @@ def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(
     monkeypatch.setattr(Journal, "add_batch", interrupted)
     assert verb("scan", f"{TASK}:task", "--out", tmp_path / "r") == 130
     assert (
-        f"go on with: sensitivity scan {TASK}:task --out {tmp_path / 'r'} --resume"
+        f"continue with: sensitivity scan {TASK}:task --out {tmp_path / 'r'} --resume"
         in capsys.readouterr().err
     )
     monkeypatch.undo()

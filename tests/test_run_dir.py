@@ -194,19 +194,19 @@ def test_what_is_advised_after_ctrl_c_works_as_printed(
     assert typed(said) in (0, 2)
     capsys.readouterr()
     assert verb("report", out) == 0
-    assert "has not come to its end" not in capsys.readouterr().out
-    assert "has not come to its end" not in (out / "report.html").read_text()
+    assert "is not finished" not in capsys.readouterr().out
+    assert "is not finished" not in (out / "report.html").read_text()
 
 
 def test_each_verb_says_how_to_go_on_with_it() -> None:
-    assert stopped(["demo", "--out", "a b"]).endswith("go on with: sensitivity demo --out 'a b'")
+    assert stopped(["demo", "--out", "a b"]).endswith("continue with: sensitivity demo --out 'a b'")
     assert stopped(["yolo", "run", "--weights", "w.pt"]).endswith(
         "sensitivity yolo run --weights w.pt --resume"
     )
     assert stopped(["scan", "t.py", "--resume"]).endswith(
-        "go on with: sensitivity scan t.py --resume"
+        "continue with: sensitivity scan t.py --resume"
     )
-    assert stopped(["plan", "r"]).endswith("go on with: sensitivity plan r")
+    assert stopped(["plan", "r"]).endswith("continue with: sensitivity plan r")
     assert stopped(["export", "r"]) == "Stopped. Start it again with: sensitivity export r"
     assert stopped(["lint", "x.onnx"]) == stopped([]) == "Stopped."
 

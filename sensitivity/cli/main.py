@@ -154,9 +154,9 @@ def stopped(words: Sequence[str]) -> str:
     again = shlex.join(["sensitivity", *words])
     if verb in RESUMED:
         again += "" if "--resume" in words else " --resume"
-        return f"Stopped. Nothing that was measured is lost; go on with: {again}"
+        return f"Stopped. No measurement is lost; continue with: {again}"
     if verb in GOES_ON:
-        return f"Stopped. Nothing that was measured is lost; go on with: {again}"
+        return f"Stopped. No measurement is lost; continue with: {again}"
     if verb in STARTS_ANEW:
         return f"Stopped. Start it again with: {again}"
     return "Stopped."

@@ -83,7 +83,7 @@ def refuse_errors(findings: Sequence[Finding], *, force: bool = False) -> None:
     if force or not errors:
         return
     first, *others = errors
-    message = f"{sentence(first)} To go on all the same, add --force."
+    message = f"{sentence(first)} To continue anyway, add --force."
     if others:
         message += f" ({len(others)} more: see sensitivity check.)"
     raise CheckError(message)

@@ -30,8 +30,8 @@ TOLERANCE = 1e-3
 """Largest RMS difference between the exported graph and the model, relative to its outputs. Sums
 may be computed in another order."""
 NO_FILES = (
-    "{problem} The scan, the plan and the report can be had all the same; there will be no "
-    "ONNX file and no latency."
+    "{problem} The scan, the plan and the report are still possible; there will be no ONNX "
+    "file and no latency."
 )
 
 

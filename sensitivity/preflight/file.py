@@ -59,7 +59,7 @@ MADE_UP = Finding(
     "inputs-made-up",
     "note",
     "",
-    "The file was checked on inputs that were made up, without data: nothing is said of its metric "
-    "and its splits.",
+    "The file was checked without data, on made-up inputs: its metric and its splits were not "
+    "checked.",
     "",
 )

@@ -34,7 +34,7 @@ NEXT_TO_NOTHING = 0.01
 
 WRONG_DATA = (
     "Check the order of the classes, the preprocessing and the labels: a drop from such a "
-    "float says nothing of the model."
+    "float says nothing about the model."
 )
 
 

@@ -496,7 +496,7 @@ def _unclear(effects: Sequence[Effect]) -> Iterator[str]:
     unspent = len(judged) - len(measured)
     if unspent:
         rest = count(unspent, "layer")
-        yield f"The metric was not spent on {rest}: there the ranking is a signal's alone."
+        yield f"The metric was not measured for {rest}: a signal alone ranks them."
 
 
 def _tied_first(measured: Sequence[Effect]) -> Iterator[str]:

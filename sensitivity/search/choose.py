@@ -225,7 +225,7 @@ def _order(
             return order, distortion_of(study, means.signal), notes
         return reranked(study, means.signal, means.alone), None, notes
     except ModelError as error:
-        return ranked, None, (f"The layers could not be ranked anew on the way: {error}",)
+        return ranked, None, (f"The layers could not be ranked again during the search: {error}",)
 
 
 def _ranked(scanned: Scan) -> Order:

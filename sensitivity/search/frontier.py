@@ -251,6 +251,6 @@ def _meets(point: FrontierPoint, floor: float, allowed: float, target: Target) -
 
 
 FROM_MEASURED = (
-    "Taken from {} skip-sets that were measured before, without a new one; --search "
-    "looks for a cheaper one between them."
+    "Chosen from {} skip-sets that were measured before; --search looks for a cheaper one "
+    "between them."
 )

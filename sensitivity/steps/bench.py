@@ -57,7 +57,7 @@ CHANGES_NUMBERS = {"SQ705"}
 
 TOO_LONG = (
     "The metric in {} was not measured for {}: that would take more than {} s; --accuracy "
-    "measures it all the same."
+    "measures it anyway."
 )
 
 

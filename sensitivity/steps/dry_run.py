@@ -45,7 +45,7 @@ SMALLEST_FILE = 0.25
 32."""
 
 PLAN = (
-    "A plan takes least where everything in INT8 meets the target. At most the planner judges "
+    "A plan takes the least if everything in INT8 meets the target. At most the planner judges "
     f"about log2 of the number of units and {2 + MORE_SETS} sets on all of confirm, a "
     "classifier's on rank too, and other ranges are tried on rank."
 )
@@ -54,17 +54,17 @@ FILES_TOO = (
     f"On a machine with nothing else to do, fitting repairs takes {FITTED_S[0]:g} to "
     f"{FITTED_S[1]:g} s besides their forwards, writing and checking files {EXPORTED_S[0]:g} to "
     f"{EXPORTED_S[1]:g} s, and drawing the report {DRAWN_S[0]:g} to {DRAWN_S[1]:g} s. Export and "
-    "bench are left out where the model cannot be exported."
+    "bench are left out if the model cannot be exported."
 )
 TRACED = (
     f"Tracing the model, or loading files, takes {TRACED_S[0]:g} to {TRACED_S[1]:g} s in a step on "
     "a machine with nothing else to do."
 )
-MEMORY = "Memory is the most of the host that this process has held until now."
-FILES_MEMORY = f"Files take {COPIES[0]} to {COPIES[1]} copies of the weights more."
-COST = "The time to measure what layers cost is not known and not in it."
-RESUMED = "What the run has measured already is not taken off."
-AS_BUSY = "The machine is taken to be as busy as it was until this batch was timed."
+MEMORY = "Memory is the most host memory that this process has held until now."
+FILES_MEMORY = f"Files take {COPIES[0]} to {COPIES[1]} more copies of the weights."
+COST = "The time to measure the cost of layers is not known, and is not included."
+RESUMED = "What the run has measured already is not subtracted."
+AS_BUSY = "The machine is assumed to stay as busy as it was until this batch was timed."
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ from sensitivity import optional
 from sensitivity.quantizers.torch.calls import with_types_known
 
 HALF = (
-    "The model is in {type}, and measured so. Exported files are in FP32 with exactly the same "
-    "weights and grids, and are verified against the model in FP32; let the runtime choose its own "
-    "type for what is not quantized."
+    "The model is in {type}, and is measured in it. Exported files are in FP32 with exactly the "
+    "same weights and grids, and are verified against the model in FP32; let the runtime choose "
+    "its own type for what is not quantized."
 )
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 HOW = "call torchao's prepare_pt2e, the calibration and convert_pt2e"
 RESTORED = (
-    "{} of {} weights are there as integers only, without the float values that they were rounded "
+    "{} of {} weights exist as integers only, without the float values that they were rounded "
     "from: the float baseline has them rounded, and leaving out such a layer restores what it "
     "reads, not its weights. Give the model as convert_pt2e made it, not one that was saved and "
     "loaded, to have them compared."

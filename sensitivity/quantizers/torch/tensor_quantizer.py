@@ -52,8 +52,8 @@ DEAD_INPUT_SCALE = 2.0**20
 replace them all by 0."""
 
 DEAD_INPUT = (
-    "{names}: only values of 0 came there in calibration, so everything that comes there becomes "
-    "0. Calibrate on data that reaches this layer, unless it is dead."
+    "{names}: calibration saw only values of 0 there, so every input becomes 0. Calibrate on data "
+    "that reaches this layer, unless it is dead."
 )
 
 
