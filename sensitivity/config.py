@@ -747,9 +747,9 @@ def in_python(sentence: str, kinds: Iterable[type[Any]]) -> str:
 
     kinds: the settings classes whose options are meant.
 
-    >>> sentence = "Expected --rounds to be at least 1; add --resume to go on."
+    >>> sentence = "Expected --rounds to be at least 1; add --resume to continue."
     >>> in_python(sentence, [BenchSettings, RunSettings])
-    'Expected rounds= to be at least 1; add resume=True to go on.'
+    'Expected rounds= to be at least 1; add resume=True to continue.'
     """
     keywords = {
         flag_of(item.name): f"{item.name}={'True' if item.default is False else ''}"

@@ -94,7 +94,7 @@ def test_other_data_under_the_same_head_is_refused(tmp_path: Path) -> None:
 def test_a_journal_is_not_overwritten_without_resume(tmp_path: Path) -> None:
     fill(tmp_path / "j")
     before = (tmp_path / "j").read_bytes()
-    with pytest.raises(RunDirError, match="add --resume to go on with it"):
+    with pytest.raises(RunDirError, match="add --resume to continue it"):
         open_journal(tmp_path / "j", HEAD, resume=False)
     assert (tmp_path / "j").read_bytes() == before
 

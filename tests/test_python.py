@@ -439,9 +439,7 @@ def test_a_mistake_is_one_sentence_in_the_words_of_python(
 
 
 def test_a_used_directory_says_what_to_add_in_python(done: Run) -> None:
-    with pytest.raises(
-        RunDirError, match="add resume=True to go on with it, or choose another out="
-    ):
+    with pytest.raises(RunDirError, match="add resume=True to continue it, or choose another out="):
         sv.run(made(), out=done.directory)
 
 

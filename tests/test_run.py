@@ -256,7 +256,7 @@ def test_a_used_run_directory_is_not_overwritten(
 ) -> None:
     before = (done / "journal.jsonl").read_bytes()
     assert verb("run", f"{TASK}:task", "--out", done) == 1
-    assert "add --resume to go on with it" in capsys.readouterr().err
+    assert "add --resume to continue it" in capsys.readouterr().err
     assert (done / "journal.jsonl").read_bytes() == before
 
 

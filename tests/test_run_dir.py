@@ -55,7 +55,7 @@ def typed(command: str) -> int:
 def advised(text: str) -> str:
     """The command that a message tells the user to type."""
     found = re.search(
-        r"(?:make it with|make it again with|[Gg]o on with|[Ss]tart it again with): (.+)", text
+        r"(?:make it with|make it again with|[Cc]ontinue with|[Ss]tart it again with): (.+)", text
     )
     assert found, text
     return found[1].strip()

@@ -226,7 +226,7 @@ def _appending(path: Path) -> Iterator[None]:
     except OSError as error:
         raise WriteError(
             f"Expected to append to {path}, got {error.strerror or error}; what was measured "
-            "before is kept: free some space and go on with --resume."
+            "before is kept: free some space and continue with --resume."
         ) from error
 
 
@@ -289,7 +289,7 @@ def refuse_used(path: Path, resume: bool) -> None:
     if not resume and is_used(path):
         raise RunDirError(
             f"Expected {path.parent} to be a new run, got a journal of an earlier one; "
-            "add --resume to go on with it, or choose another --out."
+            "add --resume to continue it, or choose another --out."
         )
 
 
