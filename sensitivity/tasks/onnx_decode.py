@@ -1,4 +1,5 @@
-"""What the outputs of a detector's ONNX file mean: told by their shapes, or by name."""
+"""How the outputs of a detector's ONNX file are decoded: by their shapes, their names, or as the
+user says."""
 
 from __future__ import annotations
 
@@ -26,16 +27,19 @@ from sensitivity.tasks.onnx_pixels import IMAGENET, RGB_TO_ONE, Pixels, Scale
 from sensitivity.tasks.onnx_selected import AS_NAMED, Selected, decode_selected, selected
 
 Shape = Sequence[int | None]
-"""Sides of an output, None for one of any length."""
+"""Length of each axis of an output; None for an axis of any length."""
 
 
 def decode_name(
     shapes: Sequence[Sequence[Any]], size: Size, classes: int, *, more: bool = False
 ) -> DecodeName:
-    """Return what a detector's outputs mean, told by their shapes.
+    """Return how a detector's outputs are decoded, by their shapes.
 
-    more: coefficients of masks or key points follow the classes of ultralytics' YOLO. Raises
-    TaskError where it is none of those known.
+    shapes: of all outputs.
+    size: side of the square input in pixels, or (height, width).
+    classes: the number of classes.
+    more: whether mask coefficients or key points follow the classes of ultralytics' YOLO.
+    Raises TaskError if the shapes fit no known detector.
     """
     given = [list(map(_known_side, shape)) for shape in shapes]
     found = _with_more(given[0], size) if more else _decode_of(given, size, classes)
@@ -53,18 +57,18 @@ def decode_name(
 
 
 def _known_side(side: Any) -> int | None:
-    """Return a side of an output; None for one of any length."""
+    """Return the length of an axis; None if it may have any length."""
     return side if isinstance(side, int) else None
 
 
 def _listed(shapes: Sequence[Sequence[Any]]) -> str:
-    """Return the shapes of outputs, in words."""
+    """Return the shapes of outputs, for messages."""
     return " and ".join(str(list(shape)) for shape in shapes)
 
 
 def _decode_of(shapes: Sequence[Shape], size: Size, classes: int) -> DecodeName | None:
-    """Return what the outputs mean together, or else the first alone; None where it is none of
-    those known."""
+    """Return how all outputs are decoded together, or else the first alone; None if the shapes fit
+    no known detector."""
     together = _of_several(shapes, size, classes)
     if together is not None or len(shapes[0]) != 3:
         return together
@@ -72,10 +76,11 @@ def _decode_of(shapes: Sequence[Shape], size: Size, classes: int) -> DecodeName 
 
 
 def _of_one(shape: Shape, size: Size, classes: int) -> DecodeName | None:
-    """Return what an output [n, rows, columns] means; None where it is none of those known."""
+    """Return how one output [n, rows, columns] is decoded; None if it fits no known detector."""
     _, rows, columns = shape
-    # Later lines win. With one class, six columns are those of end2end too: only the number of rows
-    # can tell. With two, they are those of RT-DETR too.
+    # Later lines replace earlier ones with the same key. With one class, six columns may also be
+    # those of end2end, and only the number of rows can tell. With two classes they may also be
+    # those of RT-DETR.
     known: dict[tuple[int | None, int], DecodeName | None] = {
         (5 + classes, NO_CELLS): "yolox",
         (5 + classes, OPEN): "yolox",
@@ -92,11 +97,11 @@ def _of_one(shape: Shape, size: Size, classes: int) -> DecodeName | None:
 
 
 def _of_several(shapes: Sequence[Shape], size: Size, classes: int) -> DecodeName | None:
-    """Return what several outputs mean together; None where the first alone means something."""
+    """Return how several outputs are decoded together; None if only the first is to be decoded."""
     ranks = list(map(len, shapes))
     if len(ranks) > 1 and set(ranks) == {4}:
         return "raw"
-    if ranks != [3, 3]:  # such as masks, whose prototypes are a map of their own
+    if ranks != [3, 3]:  # For example a segmentation model, whose second output is prototypes.
         return None
     _, rows, columns = map(set, zip(*shapes, strict=True))
     if columns == {4, classes}:
@@ -112,7 +117,8 @@ def _of_several(shapes: Sequence[Shape], size: Size, classes: int) -> DecodeName
 
 
 def _with_more(shape: Shape, size: Size) -> DecodeName | None:
-    """Return the same for an output of ultralytics with masks or key points behind the classes."""
+    """Return how an output of ultralytics with mask coefficients or key points behind the classes
+    is decoded; None if it is not one."""
     if len(shape) != 3:
         return None
     is_open = _cells(size, shape[2]) in (1, OPEN)
@@ -133,16 +139,20 @@ MEANINGS: Mapping[DecodeName, str] = {
 
 
 def reading(name: DecodeName, shapes: Sequence[Sequence[Any]]) -> str:
-    """Return a sentence on what a detector's outputs were taken for."""
+    """Return a sentence that says how a detector's outputs were understood."""
     return f"Its output {_listed(shapes)} was taken for {MEANINGS[name]}; --decode says otherwise."
 
 
 NO_CELLS, OPEN = 0, -1
-"""Of rows that are no anchors of a grid of cells, and of any number of rows."""
+"""Results of `_cells` for rows that are not the anchors of a grid of cells, and for any number of
+rows."""
 
 
 def _cells(size: Size, anchors: int | None) -> int:
-    """Return how many anchors each cell of a detector has, 1 or 3; else `NO_CELLS` or `OPEN`."""
+    """Return how many anchors each cell of a detector has: 1 or 3, or else `NO_CELLS` or `OPEN`.
+
+    anchors: the number of rows; None for any number.
+    """
     height, width = sides(size)
     known: dict[int | None, int] = {None: OPEN}
     for strides in ((8, 16, 32), (8, 16, 32, 64)):
@@ -153,9 +163,13 @@ def _cells(size: Size, anchors: int | None) -> int:
 
 @dataclass(frozen=True)
 class Decode:
-    """Model outputs -> boxes and confidences, as `detection_task` wants it.
+    """Turns model outputs into boxes and confidences, as the `decode` of `detection_task`.
 
-    numbers: labels of the classes, for a model that gives labels. where: its outputs.
+    name: the form of the outputs.
+    size: side of the square input in pixels, or (height, width).
+    classes: the number of classes.
+    numbers: the label of each class, for a model that gives labels.
+    where: which outputs hold boxes, labels and scores, for such a model.
     """
 
     name: DecodeName
@@ -183,12 +197,13 @@ class Decode:
 
     @property
     def selects(self) -> bool:
-        """Whether the model gives as many boxes as it selects, in its own order."""
+        """Whether the model gives the boxes that it selects, of any number and in its own order."""
         return self.name in SELECTING
 
     @property
     def rule(self) -> Suppression:
-        """Which boxes are reported: of a model that chooses them itself, all."""
+        """Which candidates become detections. No box suppresses another if the model chooses its
+        boxes itself."""
         chooses = self.selects or self.name in ("end2end", "rtdetr")
         return Suppression(iou=1.0) if chooses else Suppression()
 
@@ -204,24 +219,28 @@ PIXELS: Mapping[DecodeName, Pixels] = {
     "ssd": Pixels(scale=IMAGENET),
     "tensorflow": Pixels(scale=Scale(255.0)),
 }
-"""What they are trained with."""
+"""The pixels with which detectors of each form are usually trained."""
 
 SELECTING: tuple[DecodeName, ...] = ("ssd", "tensorflow")
-"""Those that give boxes, labels and scores apart."""
+"""Forms with boxes, labels and scores in outputs of their own."""
 
 STRETCHED: tuple[DecodeName, ...] = ("rtdetr", *SELECTING)
-"""Those that are validated on images that are stretched over the input."""
+"""Forms of detectors that are validated on images stretched over the input."""
 
 
 def told_by_names(names: Sequence[str]) -> DecodeName | None:
-    """Return what outputs of these names mean; None where only their shapes can tell."""
-    found = selected(names)
-    return None if found is None else found.form
+    """Return how outputs of these names are decoded; None if only their shapes can tell."""
+    outputs = selected(names)
+    return None if outputs is None else outputs.form
 
 
 def meaning(name: DecodeName, size: Size, labels: LabelledImages, names: Sequence[str]) -> Decode:
-    """Return how outputs of these names are decoded. labels: of the data set, whose classes the
-    labels of a model stand for."""
+    """Return the decoder of a detector's outputs.
+
+    name: the form of the outputs.
+    labels: those of the data set, for whose classes the labels of the model stand.
+    names: the names of the outputs.
+    """
     classes = len(labels.names)
     if name != "ssd" and name != "tensorflow":
         return Decode(name, size, classes)
