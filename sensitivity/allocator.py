@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import os
+from typing import Any
 
 ARENA_MAX, MMAP_THRESHOLD, TRIM_THRESHOLD = -8, -3, -1
 """Numbers of the settings in malloc.h of glibc."""
@@ -26,7 +28,7 @@ def keep_freed_memory() -> bool:
 
     Other C libraries have no such setting, and nothing changes there.
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    mallopt = _function("mallopt")
     if mallopt is None:
         return False
     # Each arena would keep memory of its own, and each thread would have one.
@@ -36,7 +38,7 @@ def keep_freed_memory() -> bool:
 
 def give_back_memory() -> None:
     """Give the memory that is free now back to the system, before more is needed at once."""
-    malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    malloc_trim = _function("malloc_trim")
     if malloc_trim is not None:
         malloc_trim(0)
 
@@ -45,3 +47,9 @@ def let_go_of_memory() -> None:
     """Do the same with what only circular references still hold, between two steps."""
     gc.collect()
     give_back_memory()
+
+
+def _function(name: str) -> Any:
+    """Return a function of the C library; None where it has none of this name, as on Windows and
+    macOS."""
+    return getattr(ctypes.CDLL(None), name, None) if os.name == "posix" else None

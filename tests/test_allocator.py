@@ -27,6 +27,9 @@ def test_glibc_is_asked_to_keep_the_memory_of_large_tensors(monkeypatch, taken) 
 def test_another_c_library_is_left_as_it_is(monkeypatch) -> None:
     monkeypatch.setattr(allocator.ctypes, "CDLL", lambda _: SimpleNamespace())
     assert not allocator.keep_freed_memory()
+    monkeypatch.setattr(allocator.os, "name", "nt")
+    monkeypatch.setattr(allocator.ctypes, "CDLL", lambda _: pytest.fail("Windows has no such name"))
+    assert not allocator.keep_freed_memory()
 
 
 def test_free_memory_is_given_back_where_the_c_library_can(monkeypatch) -> None:
