@@ -1,4 +1,4 @@
-"""Biases of layers that are changed for as long as their weights are quantized."""
+"""Changes of the biases of layers, in force while the weights of these layers are quantized."""
 
 from __future__ import annotations
 
@@ -16,36 +16,42 @@ if TYPE_CHECKING:
 Delta = tuple[float, ...]
 
 WEIGHTED = {"Linear", "_ConvNd"}
-"""Names of the classes of torch from which all layers with a weight and a bias descend, those of
-the toolkits too."""
+"""Names of torch's classes from which every layer with a weight and a bias descends, including the
+layers of the toolkits."""
 
 
 class Biases:
-    """What is added to the biases of layers now.
+    """The changes of biases that are in force.
 
-    layers: weight quantizer -> the module that holds the bias, which may be None. Given are the
-        modules of all weights; those whose bias cannot be changed are left out.
+    layers: weight quantizer -> its layer, the module that holds the bias, which may be None. Layers
+        whose bias cannot be changed are left out.
     """
 
     def __init__(self, layers: Mapping[str, Any]) -> None:
         self.layers = {name: layer for name, layer in layers.items() if has_bias(layer)}
-        # The user's own parameter, or None, and the type that the layer had with it.
+        # Weight quantizer -> the user's own bias, or None, and the type of the layer when its bias
+        # was first changed.
         self._own: dict[str, tuple[Any, Any]] = {}
         self._now: dict[str, Delta] = {}
 
     def now(self, name: str) -> Delta | None:
-        """Return what is added to the bias of the layer of this quantizer; None where that is
-        nothing."""
+        """Return the values added to the bias of this quantizer's layer, or None if nothing is
+        added."""
         return self._now.get(name)
 
     @property
     def in_force(self) -> frozenset[str]:
-        """The weight quantizers of the layers whose biases are changed now."""
+        """The weight quantizers of the layers whose biases are changed."""
         return frozenset(self._now)
 
     def change(self, name: str, delta: Delta | None) -> None:
-        """Add this to the layer's own bias, in the place of what was added before; None adds
-        nothing. Raises ModelError for a change where the quantizer is not of such a layer."""
+        """Add values to the layer's own bias, instead of those added before.
+
+        name: weight quantizer of the layer.
+        delta: one value for each output channel. None restores the layer's own bias.
+
+        Raises ModelError for a change of a layer whose bias cannot be changed.
+        """
         if name not in self.layers:
             if not delta:
                 return
@@ -62,12 +68,15 @@ class Biases:
         elif layer.weight.dtype == dtype:
             layer._parameters["bias"] = own
             del self._own[name]
-        else:  # the model computes in another type for a while, and `own` comes back after it
+        else:  # The model computes in another type for a while, and gets `own` back after it.
             layer._parameters["bias"] = _in_type_of(layer, own)
 
     @contextmanager
     def changed(self, deltas: Mapping[str, Delta | None]) -> Iterator[None]:
-        """Inside the `with` the biases are those, before and after it as they are now."""
+        """Change biases inside the `with`, and restore them after it.
+
+        deltas: weight quantizer -> the change of its layer's bias, as `change` takes it.
+        """
         with ExitStack() as stack:
             for name, delta in deltas.items():
                 stack.callback(self.change, name, self.now(name))
@@ -76,15 +85,18 @@ class Biases:
 
 
 def has_bias(layer: Any) -> bool:
-    """Return whether a module is a layer of torch whose bias can be changed, one that has none yet
-    included."""
+    """Return whether a module is a layer of torch whose bias can be changed, which includes a layer
+    without a bias."""
     is_weighted = WEIGHTED.intersection(class_names(layer))
     return bool(is_weighted) and "bias" in layer._parameters
 
 
 def _sum(layer: Any, own: Any, dtype: Any, delta: Delta) -> nn.Parameter:
-    """Add in the layer's own type, as where the change was measured, and give the sum in the type
-    that the layer has now."""
+    """Return the layer's own bias plus a change, in the type that the layer has now.
+
+    own: the layer's own bias, or None.
+    dtype: the layer's own type. The sum is computed in it, as when the change was measured.
+    """
     values = optional.torch.tensor(delta, dtype=dtype, device=layer.weight.device)
     if own is not None:
         values = own.detach().to(dtype) + values
@@ -93,7 +105,7 @@ def _sum(layer: Any, own: Any, dtype: Any, delta: Delta) -> nn.Parameter:
 
 
 def _in_type_of(layer: Any, own: Any) -> nn.Parameter | None:
-    """Return the layer's own bias, None where it has none, in the type that the layer has now."""
+    """Return the layer's own bias in the type that the layer has now, or None if it has none."""
     if own is None:
         return None
     values = own.detach().to(layer.weight.dtype)
@@ -101,7 +113,8 @@ def _in_type_of(layer: Any, own: Any) -> nn.Parameter | None:
 
 
 class BiasChange:
-    """Adds to a bias: what a traced graph does where `Biases` changes the layer's parameter."""
+    """The operation of a traced graph that adds a change to a bias, as `Biases` does to the layer's
+    parameter."""
 
     fresh = True
     overwrite = None
@@ -114,10 +127,13 @@ class BiasChange:
 
 
 def mark_biases(model: nn.Module, node: Any, places: Mapping[str, tuple[int, int]]) -> None:
-    """Let the biases of a model, which is a copy for tracing, go through nodes that a tracer sees.
+    """Let the biases of a model pass through nodes that a tracer sees.
 
-    node: called with a bias and the number of a node. places: path of a layer -> (number, channels)
-    of its node. A bias that is None becomes zeros.
+    model: a copy for tracing only.
+    node: function of a bias and the number of its node that returns the bias.
+    places: path of a layer -> (number of its node, number of its channels).
+
+    A bias that is None becomes zeros.
     """
     layers = [(model.get_submodule(path), *place) for path, place in places.items()]
 
@@ -127,7 +143,7 @@ def mark_biases(model: nn.Module, node: Any, places: Mapping[str, tuple[int, int
             if bias is None:
                 weight: Any = layer.weight
                 bias = optional.torch.zeros(channels, dtype=weight.dtype, device=weight.device)
-            # found before the parameter of this name, which stays as it is
+            # Attribute lookup finds this value first; the parameter of this name stays as it is.
             vars(layer)["bias"] = node(bias, number)
 
     def end(module: Any, args: Any, outputs: Any) -> None:

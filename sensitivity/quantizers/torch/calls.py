@@ -1,4 +1,4 @@
-"""How a batch reaches a user's torch model."""
+"""Calls of a user's torch model with a batch."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from sensitivity.errors import TaskError
 
 
 def arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Return how a batch is passed: a tuple or list by position, a mapping by name, anything else
-    as the one input.
+    """Return the positional and the named arguments that pass a batch to a model.
 
-    A list is what torch's DataLoader makes of a tuple of inputs.
+    A tuple or list is passed by position, a mapping by name, and anything else as the only input.
+    torch's DataLoader turns a tuple of inputs into a list.
     """
     if isinstance(inputs, (tuple, list)):
         return tuple(inputs), {}
@@ -27,13 +27,12 @@ def arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
 
 
 def call(model: Any, inputs: Any) -> Any:
-    """Return what the model gives for a batch, passed as `arguments` says, with every module
-    called.
+    """Return the outputs of the model for a batch, which is passed as `arguments` says.
 
-    Types of dataclasses and named tuples in it are made known to torch (`with_types_known`).
+    Every module is called (`every_module_called`), and torch learns the types of dataclasses and
+    named tuples in the outputs (`with_types_known`).
 
-    Raises TaskError, with the model's own exception as its cause, where the model refuses the
-    batch.
+    Raises TaskError, with the model's own exception as its cause, if the model refuses the batch.
     """
     args, kwargs = arguments(inputs)
     try:
@@ -48,13 +47,13 @@ def call(model: Any, inputs: Any) -> Any:
 
 @contextmanager
 def every_module_called() -> Iterator[None]:
-    """Inside the `with`, torch's own encoder and attention layers call their parts.
+    """Make torch's own encoder and attention layers call their submodules inside the `with`.
 
-    In eval mode they may hand all weights to one fused kernel instead, and quantizers on the way
-    are never executed.
+    Otherwise, in eval mode, they may pass all weights to one fused kernel, which skips the
+    quantizers of the submodules.
     """
     torch = sys.modules.get("torch")
-    if torch is None:  # then no model of torch is there either
+    if torch is None:  # Without torch there is no torch model to change.
         yield
         return
     before = torch.backends.mha.get_fastpath_enabled()
@@ -66,16 +65,18 @@ def every_module_called() -> Iterator[None]:
 
 
 def device_of(model: Any) -> Any:
-    """Return the device of the model's first parameter or buffer; None for a model without any."""
+    """Return the device of the model's first parameter or buffer, or None if it has neither."""
     first = next(chain(model.parameters(), model.buffers()), None)
     return None if first is None else first.device
 
 
 def to_device(value: Any, device: Any) -> Any:
-    """Return the same nest of tuples, lists, mappings and dataclasses with every tensor on
-    `device`; other values stay.
+    """Return the same nest of tuples, lists, mappings and dataclasses with every tensor on a
+    device.
 
-    A mapping that torch does not know, such as the batch of a tokenizer, becomes a dict.
+    value: the nest. Values other than tensors stay as they are. A mapping of a type unknown to
+        torch, such as the batch of a tokenizer, becomes a dict.
+    device: None returns `value` itself.
     """
     if device is None:
         return value
@@ -90,8 +91,11 @@ def to_device(value: Any, device: Any) -> Any:
 
 
 def with_types_known(value: Any) -> Any:
-    """Tell torch of the dataclasses and named tuples in a value, and give the value itself: only
-    then can torch take a nest of them apart, follow it in a trace, and write it down."""
+    """Register the types of dataclasses and named tuples in a value with torch, and return the
+    value.
+
+    torch can take a nest apart, follow it in a trace and serialize it only if it knows its types.
+    """
     kind, pytree = type(value), optional.pytree
     is_named_tuple = isinstance(value, tuple) and hasattr(value, "_fields")
     if is_named_tuple and kind not in pytree.SUPPORTED_SERIALIZED_TYPES:
@@ -104,7 +108,7 @@ def with_types_known(value: Any) -> Any:
 
 
 def _is_dataclass(value: Any) -> bool:
-    """Return whether this is an instance of a dataclass, and not the class itself."""
+    """Return whether a value is an instance of a dataclass; False for the class itself."""
     return dataclasses.is_dataclass(value) and not isinstance(value, type)
 
 
@@ -122,7 +126,7 @@ def _register_dataclass(kind: type) -> None:
 
 
 def _items(value: Any) -> Iterable[Any]:
-    """Return what a nest holds directly; nothing for what is no nest."""
+    """Return the values that a nest holds directly, or none for any other value."""
     if isinstance(value, dict):
         return list(value.values())
     if _is_dataclass(value):
@@ -133,8 +137,11 @@ def _items(value: Any) -> Iterable[Any]:
 
 
 def _fields_that_are_set(value: Any) -> tuple[list[Any], list[str]]:
-    """Return the values and names; None is what models give for an output that was not asked
-    for."""
+    """Return the values and the names of the fields that are not None and that the constructor
+    takes.
+
+    Models give None for an output that was not asked for.
+    """
     are_set: dict[str, Any] = {}
     for field in dataclasses.fields(value):
         item = getattr(value, field.name) if field.init else None

@@ -1,5 +1,5 @@
-"""Models whose weights are BF16 or FP16: measured as they are, exported in FP32 with the same
-weights."""
+"""Support for models in BF16 or FP16, which are measured in their own type and exported in FP32
+with the same weights."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ HALF = (
 
 
 def half_type(model: Any) -> str | None:
-    """Return the type, "BF16" or "FP16", of the first parameter or buffer that is of such a type;
-    None where there is none."""
+    """Return "BF16" or "FP16", the type of the model's first parameter or buffer in one of these
+    types, or None if it has none."""
     names = {optional.torch.bfloat16: "BF16", optional.torch.float16: "FP16"}
     for tensor in chain(model.parameters(), model.buffers()):
         if tensor.dtype in names:
@@ -29,7 +29,7 @@ def half_type(model: Any) -> str | None:
 
 
 def as_float32(value: Any) -> Any:
-    """Return the same nest with every BF16 and FP16 tensor in FP32."""
+    """Return the same nest with every BF16 and FP16 tensor converted to FP32."""
 
     def cast(tensor: Any) -> Any:
         is_half = tensor.dtype in (optional.torch.bfloat16, optional.torch.float16)
@@ -40,9 +40,9 @@ def as_float32(value: Any) -> Any:
 
 @contextmanager
 def in_float32(model: Any) -> Iterator[None]:
-    """Inside the `with`, a BF16 or FP16 model computes in FP32, also for inputs of its own type.
+    """Make a BF16 or FP16 model compute in FP32 inside the `with`, also for inputs of its own type.
 
-    Weights and buffers are the very same tensors after it as before, also after an exception.
+    After it, also after an exception, weights and buffers are the very same tensors as before.
     """
     if half_type(model) is None:
         yield

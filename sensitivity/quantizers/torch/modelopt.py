@@ -10,7 +10,7 @@ from sensitivity.quantizers.torch.tensor_quantizer import TensorQuantizerModel, 
 from sensitivity.records import Grid
 
 E4M3, E4M3_HIGH = (4, 3), 448
-"""ModelOpt's name of FP8 E4M3, exponent and mantissa bits, and its largest value."""
+"""FP8 E4M3 as ModelOpt names it, (exponent bits, mantissa bits), and its largest value."""
 
 FLAGS = (
     "_disabled",
@@ -21,7 +21,7 @@ FLAGS = (
     "_enable_pre_quant_scale",
     "_input_dtype",
 )
-"""Every switch of a TensorQuantizer, and the one attribute that a disabled one writes in its
+"""Every switch of a TensorQuantizer, and the only attribute that a disabled quantizer writes in its
 forward."""
 
 SETTINGS = (
@@ -45,7 +45,7 @@ SETTINGS = (
         "_enable_pre_quant_scale",
     ),
 )
-"""What, next to its buffers, decides the values a TensorQuantizer gives."""
+"""The attributes that decide, together with its buffers, which values a TensorQuantizer gives."""
 
 CONTAINERS = ("SequentialQuantizer", "GroupedQuantizer")
 
@@ -83,7 +83,8 @@ class ModelOptModel(TensorQuantizerModel):
         return f"{own_format} in blocks of {told[axes[0]]}"
 
     def file_grid(self, name: str) -> Grid:
-        """As `quantizers.base.WithFileGrids` says."""
+        """Return the grid of a quantizer as an ONNX file can hold it, see
+        `quantizers.base.WithFileGrids`."""
         module = self._named(name)
         is_weight = name in self._of_weights
         reason = self._not_in_a_file(module, is_weight=is_weight) or self._problem(module)
@@ -96,7 +97,8 @@ class ModelOptModel(TensorQuantizerModel):
         low, high = (-E4M3_HIGH, E4M3_HIGH) if is_float else self._bounds(module)
         scale, axis, block = self._scale(name, high), self._axis(module), _block(module)
         if block is not None:
-            # The toolkit rounds rows of one block each, the last one of a row filled up with 0.
+            # The toolkit quantizes the weight as rows of one block each, and pads the last block
+            # along the last axis with 0.
             shape = tuple(module._original_shape)
             axis = len(shape) - 1
             scale = scale.reshape(*shape[:-1], shape[-1] // block)
@@ -126,8 +128,8 @@ class ModelOptModel(TensorQuantizerModel):
 
 
 def _is_float(module: Any) -> bool:
-    """Return whether the quantized values are floating-point numbers, told by two numbers of
-    bits."""
+    """Return whether the quantized values are floating-point numbers, for which ModelOpt gives two
+    numbers of bits."""
     return not isinstance(module._num_bits, int)
 
 
@@ -140,15 +142,18 @@ def _has_several_axes(module: Any) -> bool:
 
 
 def _block_sizes(module: Any) -> dict[Any, Any]:
-    """Return what a quantizer says of its blocks, without what it leaves empty: by axis, how many
-    values of it have one scale, and by name what else it says."""
+    """Return the block settings of a quantizer that are not empty.
+
+    An integer key is an axis, and its value the number of values along it that share one scale. A
+    string key is the name of another setting.
+    """
     told = module._block_sizes or {}
     return {key: value for key, value in told.items() if value}
 
 
 def _block(module: Any) -> int | None:
-    """Return how many values along the last axis have one scale; None where they have none, and
-    where blocks run otherwise."""
+    """Return how many values along the last axis share one scale, or None if there are no blocks,
+    or blocks of another kind."""
     sizes = _block_sizes(module)
     if sizes.get("type", "static") != "static" or sizes.keys() - {-1, "type"}:
         return None
@@ -157,7 +162,8 @@ def _block(module: Any) -> int | None:
 
 
 def _unusual(module: Any) -> str | None:
-    """Return what keeps a quantizer out of any grid; None for most."""
+    """Return the unusual setting for which a quantizer has no grid at all; None for most
+    quantizers."""
     return first_fault(
         {
             "it rotates its input": bool(module.rotate_is_enabled),

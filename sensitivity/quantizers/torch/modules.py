@@ -1,5 +1,5 @@
-"""What a model's modules say about its layers: detection heads, RepVGG blocks, quantizers held in
-several places."""
+"""Facts about layers that a model's modules show: detection heads, RepVGG blocks, and quantizers
+held in several places."""
 
 from __future__ import annotations
 
@@ -9,24 +9,25 @@ from collections.abc import Collection, Iterator
 from typing import Any
 
 HEAD = re.compile(r"detect|(?<!multi)head", re.IGNORECASE)
-"""What the class or attribute of a detection head is called: Detect, YoloHead, bbox_head, ...; an
-attention's heads are something else."""
+"""Matches the name of the class or attribute of a detection head, such as Detect, YoloHead or
+bbox_head, but not of the heads of an attention."""
 
 LARGEST_HEAD = 0.6
-"""The largest part of all layers that a head has: the whole of a "DetectionModel" is no head."""
+"""The largest fraction of all layers that a head may have. A "DetectionModel" as a whole is no
+head."""
 
 REPVGG = re.compile(r"rep_?(vgg|conv)|mobileone", re.IGNORECASE)
 REPARAMETERISED = ("rbr_reparam", "reparam_conv", "reparam")
-"""Attributes that hold the one convolution of a merged block: of RepVGG and YOLOv6, timm, and
-others."""
+"""Attributes that hold the only convolution of a merged block, as RepVGG and YOLOv6, timm, and
+others name them."""
 
 
 def head_parts(model: Any, layers: Collection[str]) -> tuple[tuple[str, ...], ...]:
     """Return the layers of each part of the model's detection heads, such as the box and the class
     branch of YOLOv8's `Detect`.
 
-    A head is an outermost module, by the name of its class or attribute, that holds two or more
-    layers but not most of them; its parts are its children.
+    A head is an outermost module whose class or attribute has the name of a head, and which holds
+    at least two layers but not most of them. Its parts are its children.
     """
     found: list[tuple[str, ...]] = []
     heads: tuple[str, ...] = ()
@@ -43,7 +44,7 @@ def head_parts(model: Any, layers: Collection[str]) -> tuple[tuple[str, ...], ..
 
 
 def merged_blocks(model: Any, layers: Collection[str]) -> tuple[str, ...]:
-    """Return the layers that are the one convolution of a re-parameterised RepVGG block."""
+    """Return the layers that are the only convolution of a re-parameterised RepVGG block."""
     blocks = set()
     for name, module in model.named_modules():
         if REPVGG.search(type(module).__name__):
@@ -59,13 +60,13 @@ def merged_blocks(model: Any, layers: Collection[str]) -> tuple[str, ...]:
 
 
 def shared_objects(model: Any, quantizers: Collection[str]) -> tuple[tuple[str, ...], ...]:
-    """Return the names of modules that hold the same quantizer object, two or more for each.
+    """Return, for each quantizer object that several modules hold, the names of these modules.
 
     quantizers: the names under which the quantizer objects are listed.
     """
     modules = dict(model.named_modules(remove_duplicate=False))
-    # Quantizer object -> holder object -> its first name: a whole module under two names is one
-    # layer.
+    # Id of a quantizer -> id of a module that holds it -> the first name of that module. A module
+    # under two names is one layer.
     holders: dict[int, dict[int, str]] = {id(modules[name]): {} for name in quantizers}
     for name, module in modules.items():
         holder = name.rpartition(".")[0]
@@ -75,15 +76,15 @@ def shared_objects(model: Any, quantizers: Collection[str]) -> tuple[tuple[str, 
 
 
 def class_names(module: Any) -> list[str]:
-    """Return the names of a module's class and of all that it descends from, its own first.
+    """Return the names of a module's class and of all its base classes, its own first.
 
-    A class is told by its name where its package need not be imported.
+    A class is recognised by its name where its package need not be imported.
     """
     return [kind.__name__ for kind in type(module).__mro__]
 
 
 def named_modules(model: Any) -> dict[str, Any]:
-    """Return every module of a model by its name; none of what is no torch module."""
+    """Return every module of a torch model by its name; empty for any other model."""
     return dict(model.named_modules()) if hasattr(model, "named_modules") else {}
 
 

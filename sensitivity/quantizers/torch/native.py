@@ -1,5 +1,5 @@
-"""Torch models with each quantizer replaced by one node that a tracer can see, and that node's
-arithmetic."""
+"""Copies of torch models in which a tracer sees each quantizer as one node, and the arithmetic of
+these nodes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from sensitivity.records import names_of
 
 @torch.library.custom_op("sensitivity::quantizer", mutates_args=())
 def quantizer_node(x: Tensor, index: int) -> Tensor:
-    """Marks the place of `quantizers[index]` in a traced graph; changes nothing itself."""
+    """Return a copy of `x`, and mark the place of `quantizers[index]` in a traced graph."""
     return x.clone(memory_format=torch.contiguous_format)
 
 
@@ -45,12 +45,15 @@ class _Mark(nn.Module):
 
 def marked_copy(source: QuantizedModel, biased: Sequence[str] = ()) -> nn.Module:
     """Return a copy of the model, for tracing only, with a `quantizer_node` in the place of each
-    enabled quantizer, and behind the bias of each layer in `biased`, numbered on in that order.
+    enabled quantizer.
+
+    biased: layers whose bias passes through a `quantizer_node`, too. These nodes are numbered after
+        those of the quantizers, in this order.
 
     Weights and buffers are shared with the user's model, so the copy costs no memory and must not
-    be changed. A quantizer that has several names is replaced under all of them. Other ranges for a
-    quantizer (`alternatives`) have no node here: `simulators.torch.offers` adds theirs to the
-    graph.
+    be changed. A quantizer that has several names is replaced under all of them. The other ranges
+    for a quantizer (`alternatives`) have no node here: `simulators.torch.offers` adds their nodes
+    to the graph.
     """
     model = source.model
     marked = model_copy(model, shared=(*model.parameters(), *model.buffers()))
@@ -70,14 +73,14 @@ def marked_copy(source: QuantizedModel, biased: Sequence[str] = ()) -> nn.Module
 
 
 def biased_layers(source: QuantizedModel) -> tuple[str, ...]:
-    """Return the layers whose bias some range on offer changes, each once."""
+    """Return the layers whose bias is changed by a range on offer, each once."""
     layers = [source.quantizers[index].layer for index, _ in bias_changes(source)]
     return tuple(sorted(set(layers)))
 
 
 def bias_changes(source: QuantizedModel) -> list[tuple[int, Delta]]:
-    """(index into `source.quantizers`, what is added to the layer's bias) for each range on offer
-    that changes a bias."""
+    """Return (index into `source.quantizers`, values added to the layer's bias) for each range on
+    offer that changes a bias."""
     changes = []
     for index, offered in enumerate(ranges_on_offer(source)):
         if offered.bias is not None:
@@ -86,18 +89,23 @@ def bias_changes(source: QuantizedModel) -> list[tuple[int, Delta]]:
 
 
 def model_copy(model: nn.Module, *, shared: Iterable[Tensor] = ()) -> nn.Module:
-    """Return a deep copy that has these tensors in common with the model, and torch's table of
-    functions: a recurrent layer of ModelOpt holds that, and it cannot be copied."""
+    """Return a deep copy of a model.
+
+    shared: tensors that the copy has in common with the model.
+
+    torch's table of functions is shared, too: recurrent layers of ModelOpt hold it, and it cannot
+    be copied.
+    """
     memo: dict[int, Any] = {id(tensor): tensor for tensor in shared}
     memo[id(torch._VF)] = torch._VF
     return copy.deepcopy(model, memo)
 
 
 def put_in_place(model: nn.Module, others: Mapping[int, nn.Module]) -> None:
-    """Put modules in the place of those of these ids, under all of their names, also in plain
-    lists: recurrent layers of ModelOpt call the quantizers in theirs.
+    """Replace modules of a model under all of their names, also in plain lists, from which
+    recurrent layers of ModelOpt call their quantizers.
 
-    others: id of a module inside of `model` -> what takes its place.
+    others: id of a module inside `model` -> its replacement.
     """
 
     def other(item: Any) -> Any:
@@ -113,19 +121,20 @@ def put_in_place(model: nn.Module, others: Mapping[int, nn.Module]) -> None:
 
 
 PIECE = 2**17
-"""Values: 512 KiB of float32, for which the cache of a core has room. Four passes over smaller ones
-cost more in calls than nearer caches save, and 4 MiB takes a fifth longer."""
+"""Number of values in a piece: 512 KiB of float32, which fit into the cache of a core. For smaller
+pieces the calls of the four passes cost more than nearer caches save. Pieces of 4 MiB take a fifth
+longer."""
 
 
 class GridQuantizer:
-    """Fake quantization to an integer grid, bit for bit as the torch toolkits of NVIDIA compute it
-    on a CPU.
+    """Fake quantization to an integer grid, bit for bit as NVIDIA's torch toolkits compute it on a
+    CPU.
 
-    They multiply by high / amax, round, clip, and divide by it again, in float32
+    The toolkits multiply by high / amax, round, clip, and divide by high / amax, in float32
     (`modelopt/torch/quantization/tensor_quant.py`, `_tensor_quant`).
-    `torch.fake_quantize_per_*_affine` multiplies by the scale instead: the last bit differs, a
-    rounding turns over now and then, and the difference grows downstream. It also takes several
-    times as long, since it fills a mask for the gradient.
+    `torch.fake_quantize_per_*_affine` multiplies by the scale instead. The last bit differs, so a
+    value is rounded to another level now and then, and the difference grows downstream. It also
+    takes several times as long, since it fills a mask for the gradient.
     """
 
     fresh = True
@@ -139,8 +148,8 @@ class GridQuantizer:
             )
         amax = amax.detach().float()
         dead = amax <= SMALLEST_AMAX
-        # A tensor and not a number: CUDA divides by a number through its reciprocal, which changes
-        # the last bit.
+        # The multiplier is a tensor, since CUDA divides by a number through its reciprocal, which
+        # changes the last bit.
         multiplier = torch.tensor(float(grid.high), device=amax.device) / amax
         # The toolkits multiply a dead channel by 0 and divide it by 1.
         self._multiplier, self._divisor = (
@@ -153,27 +162,31 @@ class GridQuantizer:
         return self.in_layout(x.contiguous())
 
     def in_layout(self, x: Tensor) -> Tensor:
-        """Return the quantized values, laid out as x where that is contiguous or has channels
-        last."""
+        """Return the quantized values in the layout of `x` if it is contiguous or has its channels
+        last; else contiguous."""
         dense = x if _is_dense(x) else x.contiguous()
         values = dense.float()
         return self._quantized(values, torch.empty_like(values)).to(x.dtype)
 
     def overwrite(self, x: Tensor) -> Tensor:
-        """Return the quantized values, in the memory of x where its type and layout allow."""
+        """Return the quantized values, in the memory of `x` if its type and layout allow that."""
         if not x.is_contiguous():
             return self(x)
         return self.overwrite_in_layout(x)
 
     def overwrite_in_layout(self, x: Tensor) -> Tensor:
-        """As `in_layout`, in the memory of x where its type and layout allow."""
+        """Return the same as `in_layout`, in the memory of `x` if its type and layout allow
+        that."""
         if x.dtype != torch.float32 or not _is_dense(x):
             return self.in_layout(x)
         return self._quantized(x, x)
 
     def _quantized(self, x: Tensor, result: Tensor) -> Tensor:
-        """Fill `result`. Four passes over memory are made piece by piece, while each piece is in a
-        CPU's cache."""
+        """Fill `result` with the quantized values of `x`, and return it.
+
+        On a CPU, with one range per tensor, the four passes over memory are made piece by piece,
+        while each piece is in the cache.
+        """
         whole = x.device.type != "cpu" or self._multiplier.ndim > 0
         pieces = [(x, result)] if whole else _pieces(x, result)
         for source, target in pieces:
@@ -183,33 +196,33 @@ class GridQuantizer:
 
 
 def _pieces(x: Tensor, result: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """Return the views of the same PIECE values of both, which are dense and laid out alike."""
+    """Return pairs of views of the same PIECE values of both tensors, which are dense and have the
+    same layout."""
     sources, targets = _flat(x).split(PIECE), _flat(result).split(PIECE)  # type: ignore[no-untyped-call]
     return list(zip(sources, targets, strict=True))
 
 
 def _is_dense(x: Tensor) -> bool:
-    """Return whether the values fill their memory without gaps, in the tensor's own order or in
-    that of images with channels last."""
+    """Return whether a tensor fills its memory without gaps, contiguous or with channels last."""
     if x.is_contiguous():
         return True
     return x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last)
 
 
 def _flat(x: Tensor) -> Tensor:
-    """Return a view of the values of a dense tensor in their order in memory."""
+    """Return a view of the values of a dense tensor along one axis, in their order in memory."""
     in_order = x if x.is_contiguous() else x.permute(0, 2, 3, 1)
     return in_order.view(-1)
 
 
 class OwnQuantizer:
-    """The user's own quantizer module, for what has no integer grid (FP8, blocks, ranges taken from
-    each batch)."""
+    """The user's own quantizer module, for quantizers without an integer grid (FP8, blocks, ranges
+    taken from each batch)."""
 
     fresh = False
 
     def __init__(self, source: QuantizedModel, name: str) -> None:
-        # A range on offer has no module of its own.
+        # A range on offer has no module in the model, so a source with such ranges makes one.
         module_of = getattr(source, "module", source.model.get_submodule)
         self._module: Any = module_of(name)
 
@@ -223,8 +236,11 @@ NativeQuantizer = GridQuantizer | OwnQuantizer | BiasChange | RoundedWeight
 
 
 def native_quantizers(source: QuantizedModel, *, own: bool = False) -> list[NativeQuantizer]:
-    """Return one for each of `source.quantizers`: on its grid where it has one, else (or if `own`)
-    the user's own module. Behind them one for each of `bias_changes`."""
+    """Return the operations of a traced graph: one for each of `source.quantizers`, then one for
+    each of `bias_changes`.
+
+    own: use the user's own module also for a quantizer that has an integer grid.
+    """
     make = OwnQuantizer if own else _native
     quantizers: list[NativeQuantizer] = []
     names = names_of(source.quantizers)

@@ -38,11 +38,13 @@ NOT_SYMMETRIC = (
 class Pt2eModel:
     """A GraphModule with quantize/dequantize ops, seen as a `QuantizedModel`.
 
-    model: not the user's object but a view of it (`pt2e_view.View`), which shares its weights and
-    has a module for each quantizer. The user's object is switched along, so an evaluator that holds
-    it sees the same variant; nothing of it is changed but its `forward`, and that only inside
-    `disabled`. True as long as the user's graph stays as it is. Raises ModelError for a model that
-    was not converted, or whose scales are not fixed.
+    model: a view of the user's object (`pt2e_view.View`), which shares its weights and has a module
+        for each quantizer. It holds as long as the user's graph stays as it is.
+
+    The user's object is switched together with the view, so that an evaluator that holds it sees
+    the same variant. Only its `forward` is changed, and only inside `disabled`.
+
+    Raises ModelError for a model that was not converted, or whose scales are not fixed.
     """
 
     source = "pt2e"
@@ -61,8 +63,8 @@ class Pt2eModel:
 
     @staticmethod
     def recognises(model: Any) -> bool:
-        """Return whether this is a graph of torch.export with quantizers, converted or only
-        prepared."""
+        """Return whether a model is an exported program, or a graph of torch.export with
+        quantizers, converted or only prepared."""
         if not _is_graph(model):
             return _is_program(model)
         return _has_pairs(model) or bool(_observers(model))
@@ -119,7 +121,7 @@ class Pt2eModel:
         return tuple(left_quantized(str(node.name), f"an operation {node.target}") for node in left)
 
     def executed(self, inputs: Any) -> frozenset[str]:
-        return frozenset(self._placed)  # a graph of torch.export computes all of its nodes
+        return frozenset(self._placed)  # A graph of torch.export computes all of its nodes.
 
     def _warnings(self) -> Iterator[str]:
         weights, _ = weights_and_activations(self._placed.values())
@@ -159,8 +161,8 @@ def _is_graph(model: Any) -> bool:
 
 
 def _has_pairs(model: Any) -> bool:
-    # Not by the ops themselves: torch has them only where torchao was imported, which a plain graph
-    # does not need.
+    # The namespace tells the ops of pairs. The ops themselves exist only after an import of torchao,
+    # which a plain graph does not need.
     return any(map(_is_pair, model.graph.nodes))
 
 
@@ -169,8 +171,8 @@ def _is_pair(node: Any) -> bool:
 
 
 def _observers(model: Any) -> list[str]:
-    """Return the names of the modules with which prepare_pt2e watches values; none in what is no
-    graph."""
+    """Return the names of the modules with which prepare_pt2e observes values; empty if the model
+    is no graph."""
     if not _is_graph(model):
         return []
     children = dict(model.named_children())
@@ -192,14 +194,14 @@ def _quantizer(placed: Any) -> Quantizer:
 
 
 def _is_symmetric(module: Any) -> bool:
-    """Return whether the grid is symmetric and signed, full or narrow."""
+    """Return whether the grid is symmetric and signed, with the full or the narrow range."""
     if _array(module.zero_point).any():
         return False
     return (module.low, module.high) in ((-128, 127), (-127, 127))
 
 
 def _array(value: Any) -> np.ndarray:
-    """Return a number, or the numbers of a tensor, as an array with at least one axis."""
+    """Return a number, or the values of a tensor, as an array with at least one axis."""
     if hasattr(value, "detach"):
         value = value.detach().cpu()
     return np.atleast_1d(np.asarray(value))

@@ -1,4 +1,4 @@
-"""The graph of a PT2E model with its quantize/dequantize pairs as modules that can be switched."""
+"""A view of the graph of a PT2E model, with a module that can be switched for each Q/DQ pair."""
 
 from __future__ import annotations
 
@@ -20,23 +20,26 @@ DEQUANTIZE = {
     torch.ops.quantized_decomposed.dequantize_per_tensor.default: False,
     torch.ops.quantized_decomposed.dequantize_per_channel.default: True,
 }
-"""The ops with fixed scales, and whether they are per channel."""
+"""Dequantize op with fixed scales -> whether it is per-channel."""
 QUANTIZE = {
     torch.ops.quantized_decomposed.quantize_per_tensor.default,
     torch.ops.quantized_decomposed.quantize_per_channel.default,
 }
 OF_PAIRS = {*DEQUANTIZE, *QUANTIZE}
-"""The ops that pairs are made of."""
+"""The ops of Q/DQ pairs with fixed scales."""
 GUARDS = "_guards_fn"
-"""What torch.export adds to check inputs by; a graph with it cannot be exported again."""
+"""Name of the module with which torch.export checks inputs. A graph with it cannot be exported
+again."""
 
 
 class PairQuantizer(nn.Module):
-    """One pair: quantizes to its grid and back, in the arithmetic of the ops of PT2E; gives x
-    itself while `_disabled`.
+    """The quantizer of one Q/DQ pair, with the arithmetic of PT2E's ops. It returns its input while
+    `_disabled`.
 
-    axis: None per tensor. scale: float64 as the op has it, or float32[channels]. zero_point: the
-    same as integers.
+    axis: channel axis; None for per-tensor quantization.
+    scale: a float64 number as the op has it, or float32[channels].
+    zero_point: an integer, or integers[channels].
+    low, high: the smallest and the largest level.
     """
 
     def __init__(self, scale: Any, zero_point: Any, axis: int | None, low: int, high: int) -> None:
@@ -56,7 +59,7 @@ class PairQuantizer(nn.Module):
         return levels.sub_(zero_point).mul_(scale)
 
     def _along(self, value: Any, x: Tensor) -> Any:
-        """Return a scale or zero point of each channel, so that it broadcasts against x."""
+        """Return scales or zero points in a shape that broadcasts against `x`."""
         if self.axis is None:
             return value
         return value.to(x.device).reshape(shape_along(self.axis, x.ndim))
@@ -64,17 +67,16 @@ class PairQuantizer(nn.Module):
 
 @dataclass(frozen=True)
 class _Slot:
-    """The place of an argument that is another node's value."""
+    """The position of an argument among the values of other nodes that an op reads."""
 
     at: int
 
 
 class Operation(nn.Module):
-    """One op of the graph, called with the values of its arguments; quantizers stand in front of
-    some of them.
+    """One op of the graph, called with the values that it reads, some of which are quantized first.
 
-    fed: place of an argument -> attribute of its quantizer. template: (args, kwargs) with a `_Slot`
-    for each value.
+    template: the op's (args, kwargs) with a `_Slot` for each value.
+    fed: position of a value -> attribute of its quantizer.
     """
 
     def __init__(self, target: Callable[..., Any], template: Any, fed: dict[int, str]) -> None:
@@ -96,8 +98,11 @@ class Operation(nn.Module):
 
 @dataclass(frozen=True)
 class Placed:
-    """A quantizer of the view. folded: its weight is stored as integers, and the float weight is
-    gone. weight: the attribute of the view that it quantizes; None for what is no weight."""
+    """A quantizer of the view.
+
+    folded: whether its weight is stored as integers only, without the float weight.
+    weight: the attribute of the view that it quantizes; None if it quantizes no weight.
+    """
 
     name: str
     layer: str
@@ -108,22 +113,26 @@ class Placed:
 
 
 class View:
-    """module: a GraphModule that computes what `model` does and shares its weights. quantizers: in
-    the graph's order.
+    """A view of a PT2E graph in which modules quantize.
 
-    Every op that reads a dequantized value becomes an `Operation`, named by the module of the
-    user's code that it came from, which holds a quantizer for each such value:
+    module: a GraphModule that computes what `model` does and shares its weights.
+    quantizers: in the order of the graph.
+
+    Every op that reads a dequantized value becomes an `Operation`, named after the module of the
+    user's code that it came from. It holds a quantizer for each such value:
     `conv1.input_quantizer`, `conv1.weight_quantizer`. A pair whose value is an output, or is
     quantized again, belongs to the op that made the value: `conv1.output_quantizer`. Integer
-    weights are replaced by the float weight where that is still in the model, else by what they
-    dequantize to. Raises ModelError for ops of PT2E without fixed scales.
+    weights are replaced by the float weight if the model still has it, else by their dequantized
+    values.
+
+    Raises ModelError for ops of PT2E without fixed scales.
     """
 
     def __init__(self, model: fx.GraphModule) -> None:
         _check_ops(model)
         self.module = fx.GraphModule(model, copy.deepcopy(model.graph))
         missing = {**vars(model)}
-        # `train` and `eval` of torch.export only raise.
+        # The methods `train` and `eval` that torch.export sets only raise.
         for name in [*vars(self.module), "train", "eval"]:
             missing.pop(name, None)
         for name, value in missing.items():
@@ -133,7 +142,7 @@ class View:
         for node in model.graph.nodes:
             self._modules.update(dict(_stack(node)))
         self._floats = _unused_floats(model)
-        self._layers: dict[str, str] = {}  # of each new module
+        self._layers: dict[str, str] = {}  # Path of a new module -> its layer.
         self._shared: dict[Any, PairQuantizer] = {}
         self._outputs: dict[fx.Node, fx.Node] = {}
         self._found: list[Placed] = []
@@ -154,12 +163,12 @@ class View:
         self.module.recompile()
 
     def _move_pairs(self, node: fx.Node) -> None:
-        """Let an output, or a further pair, read quantizers in the place of pairs."""
+        """Let the graph's output or another pair read quantizers in the place of pairs."""
         for source in filter(_is_pair, node.all_input_nodes):
             node.replace_input_with(source, self._output(source))
 
     def _erase_unread(self) -> None:
-        """Take out pairs that nothing reads any more, and the constants that they read."""
+        """Remove the pairs that nothing reads any more, and the constants that they read."""
         graph = self.module.graph
         for node in reversed(list(graph.nodes)):
             if node.users:
@@ -168,7 +177,7 @@ class View:
                 graph.erase_node(node)
 
     def _operation(self, node: fx.Node) -> None:
-        """Put an `Operation` in the place of an op that reads dequantized values."""
+        """Replace an op by an `Operation` if it reads dequantized values."""
         sources: list[fx.Node] = []
 
         def slot(value: fx.Node) -> Any:
@@ -193,8 +202,12 @@ class View:
     def _input(
         self, source: fx.Node, layer: str, path: str, operation: Operation
     ) -> tuple[fx.Node, str]:
-        """Return what the operation reads in the place of a dequantized value, and the attribute of
-        the quantizer for it."""
+        """Return the node that an operation reads in the place of a dequantized value, and the
+        attribute of the quantizer for it.
+
+        source: the node that dequantizes.
+        path: path of the operation's module.
+        """
         value, folded = self._unquantized(source)
         role: Role = "input"
         weight = None
@@ -214,8 +227,11 @@ class View:
         return value, attribute
 
     def _output(self, source: fx.Node) -> fx.Node:
-        """Return a call of the quantizer of a value that no op reads, but an output or another
-        pair."""
+        """Return a call of the quantizer of a value that the graph's output or another pair
+        reads.
+
+        source: the node that dequantizes.
+        """
         if source not in self._outputs:
             value, folded = self._unquantized(source)
             if value.op == "call_module":
@@ -235,11 +251,11 @@ class View:
         return self._outputs[source]
 
     def _names(self, node: fx.Node, *, has_weight: bool) -> tuple[str, str]:
-        """Return the layer of an op, and the path of its module: that of the user's code that the
-        op is, or that with the op's own name behind it.
+        """Return the layer of an op, and the path of its module.
 
-        An op is its module where that is one of torch's layers, or where the op reads a weight. A
-        module that is called again is the same layer at another path.
+        An op that comes from one of torch's layers, or that reads a weight, takes the path of its
+        module in the user's code. The path of any other op is that of its module and the op's own
+        name. A module that is called again is the same layer at another path.
         """
         path, kind = (("", ""), *_stack(node))[-1]
         is_module = has_weight or kind.startswith("torch.nn.")
@@ -254,8 +270,11 @@ class View:
         return whole, whole
 
     def _free(self, path: str, but: Collection[str] = ()) -> str:
-        """Return the path, or the first with a number behind it where something has it."""
-        # Only the path itself may be that of a module of the user's code.
+        """Return a path that no module has: this one, or the first with a number behind it.
+
+        but: other paths that must not be taken either.
+        """
+        # Only a path without a number may be that of a module of the user's code.
         taken = {*self._layers, *but, *(self._modules - {path})}
         name, number = path, 0
         while name in taken:
@@ -264,7 +283,7 @@ class View:
         return name
 
     def _put(self, path: str, module: nn.Module, layer: str) -> None:
-        """Put a module at this path, with the weights and modules that were there."""
+        """Put a module at this path, and let it hold the weights and modules that were there."""
         old = _submodule(self.module, path)
         self.module.add_submodule(path, module)
         self._layers[path] = layer
@@ -278,8 +297,8 @@ class View:
             self._layers[path] = path
 
     def _unquantized(self, dequantize: fx.Node) -> tuple[fx.Node, bool]:
-        """Return the node of the value before the pair; for an integer weight one of its float
-        values, and True where those had to be made from the integers."""
+        """Return the node of the value before a pair, and whether it had to be restored from
+        integers, which may be so for a weight."""
         quantized = _first_input(dequantize)
         if quantized.target in QUANTIZE:
             return _first_input(quantized), False
@@ -291,8 +310,12 @@ class View:
             return graph.get_attr(name), folded
 
     def _float_of(self, frozen: str, dequantize: fx.Node) -> tuple[str, bool]:
-        """Return the name of the float weight that quantizes to exactly these integers; else it is
-        made, by dequantizing them."""
+        """Return the name of the float weight for an integer weight, and whether it is restored.
+
+        If no float weight of the model quantizes to exactly these integers, they are dequantized.
+
+        frozen: attribute of the integer weight.
+        """
         levels, pair = attrgetter(frozen)(self.module), self._quantizer(dequantize)
         with torch.no_grad():
             restored = dequantize.target(levels, *_arguments(self.module, dequantize))  # type: ignore[operator]
@@ -330,7 +353,7 @@ def _check_ops(model: fx.GraphModule) -> None:
 
 
 def is_pt2e_op(node: fx.Node) -> bool:
-    """Return whether a node quantizes or dequantizes, or chooses the parameters for it."""
+    """Return whether a node quantizes or dequantizes, or chooses the parameters for that."""
     return isinstance(node.target, torch._ops.OpOverload) and node.target.namespace == NAMESPACE
 
 
@@ -339,28 +362,29 @@ def _is_pair(node: fx.Node) -> bool:
 
 
 def _is_weight(node: fx.Node) -> bool:
-    """Return whether this is a weight or buffer, or one behind its pair."""
+    """Return whether a node is a weight or buffer, or the ops of a pair that read one."""
     while node.target in OF_PAIRS:
         node = _first_input(node)
     return node.op == "get_attr"
 
 
 def _first_input(node: fx.Node) -> fx.Node:
-    """Return what an op of a pair quantizes or dequantizes."""
+    """Return the node of the value that an op of a pair quantizes or dequantizes."""
     value = node.args[0]
     assert isinstance(value, fx.Node)
     return value
 
 
 def _stack(node: fx.Node) -> list[tuple[str, str]]:
-    """(path, class) of the modules of the user's code that the op came from, outermost first."""
+    """Return (path, class) of each module of the user's code that an op came from, outermost
+    first."""
     stack = node.meta.get("nn_module_stack") or {}
     return [(str(path), str(kind)) for path, kind in stack.values()]
 
 
 def _arguments(module: nn.Module, node: fx.Node) -> list[Any]:
-    """Arguments of a dequantize op behind the first, scales and zero points of channels as
-    tensors."""
+    """Return the arguments of a dequantize op after the first; scales and zero points of channels
+    are tensors."""
 
     def value_of(argument: fx.Node) -> Any:
         return attrgetter(str(argument.target))(module)
@@ -376,7 +400,7 @@ def _submodule(module: nn.Module, path: str) -> nn.Module | None:
 
 
 def _unused_floats(model: fx.GraphModule) -> dict[str, Tensor]:
-    """Float parameters that the graph does not read: what folding leaves behind."""
+    """Return the float parameters that the graph does not read, which folding leaves behind."""
     unused: dict[str, Tensor] = dict(model.named_parameters())
     for node in model.graph.find_nodes(op="get_attr"):
         unused.pop(str(node.target), None)

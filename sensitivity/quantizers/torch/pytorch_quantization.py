@@ -13,11 +13,11 @@ from sensitivity.quantizers.base import first_fault
 from sensitivity.quantizers.torch.tensor_quantizer import TensorQuantizerModel, array, range_problem
 
 FLAGS = ("_disabled", "_if_quant", "_if_clip", "_if_calib", "_fake_quant", "_scale")
-"""Every switch of a TensorQuantizer, and what it writes in its forward."""
+"""Every switch of a TensorQuantizer, and the attribute that it writes in its forward."""
 
 CLASS_FLAGS = ("use_fb_fake_quant", "_enable_onnx_export")
-"""Switches of all quantizers at once: of 2.1, of 2.2, and of both. Exporting code sets them, and an
-exception in it leaves them set."""
+"""Attributes of the class that switch all quantizers at once, in versions 2.1 and 2.2. Code that
+exports a model sets them, and an exception in it leaves them set."""
 
 SETTINGS = (
     *(
@@ -31,14 +31,15 @@ SETTINGS = (
     ),
     *("_disabled", "_if_quant", "_if_clip", "_if_calib", "use_fb_fake_quant"),
 )
-"""What, next to its buffers, decides the values a TensorQuantizer gives."""
+"""The attributes that decide, together with its buffers, which values a TensorQuantizer gives."""
 
 
 class PytorchQuantizationModel(TensorQuantizerModel):
     """A model quantized by pytorch-quantization, seen as a `QuantizedModel`.
 
     Quantizers that were switched off by `disable()`, `disable_quant()` or `_disabled = True` are
-    not listed. Learned ranges (`learn_amax`) and `scale_amax` count as what they make of amax.
+    not listed. The amax of a quantizer includes `scale_amax`, or comes from its learned range
+    (`learn_amax`).
     """
 
     source = "pytorch_quantization"
@@ -62,7 +63,7 @@ class PytorchQuantizationModel(TensorQuantizerModel):
             kinds: set[type] = set()
             for module in self._all.values():
                 kinds.update(type(module).__mro__)
-                for bound in _learned(module):  # disable_clip() and enable_clip() switch these
+                for bound in _learned(module):  # disable_clip() and enable_clip() set it.
                     stack.callback(bound.requires_grad_, bound.requires_grad)
             for kind, flag in product(kinds, CLASS_FLAGS):
                 if flag in vars(kind):
@@ -80,7 +81,7 @@ class PytorchQuantizationModel(TensorQuantizerModel):
 
     def _bounds(self, module: Any) -> tuple[int, int]:
         low, high = super()._bounds(module)
-        if module._learn_amax:  # it clips to +-amax first
+        if module._learn_amax:  # It clips to +-amax first.
             low = max(low, -high)
         return low, high
 
@@ -110,7 +111,7 @@ class PytorchQuantizationModel(TensorQuantizerModel):
 
 
 def _learned(module: Any) -> tuple[Any, ...]:
-    """Return the learned bounds, lower and upper; empty where the range is not learned."""
+    """Return the learned lower and upper bound; empty if the range is not learned."""
     if not module._learn_amax:
         return ()
     return module.clip.clip_value_min, module.clip.clip_value_max
@@ -121,7 +122,7 @@ def _has_pre_quant_scale(module: Any) -> bool:
 
 
 def _is_symmetric(module: Any) -> bool:
-    """Return whether the bounds of a range are as far from 0 on both sides; only learned ones may
+    """Return whether both bounds of a range are equally far from 0, which only learned bounds may
     not be."""
     if not module._learn_amax:
         return True

@@ -1,7 +1,7 @@
-"""Weights of layers whose values are rounded otherwise than to the nearest level.
+"""Weights with values that are not rounded to the nearest level.
 
-A value that is to go to another level is moved onto it before it is quantized, so that quantizers
-stay as they are.
+Such a value is moved onto its other level before it is quantized, so that the quantizers stay as
+they are.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
 
 class Roundings:
-    """Which way the weights of layers are rounded now.
+    """The roundings of weights that are in force.
 
-    layers: weight quantizer -> the module that holds the weight. Given are layers of any kind;
-        those whose weight cannot be replaced are left out.
+    layers: weight quantizer -> its layer, a module of any kind that holds the weight. Layers whose
+        weight cannot be replaced are left out.
     """
 
     def __init__(self, layers: Mapping[str, Any]) -> None:
@@ -33,19 +33,25 @@ class Roundings:
         self._now: dict[str, str] = {}
 
     def now(self, name: str) -> str | None:
-        """Return the rounding of the weight of this quantizer; None where it is to the nearest
-        level."""
+        """Return the rounding of this quantizer's weight, or None if every value is rounded to the
+        nearest level."""
         return self._now.get(name)
 
     @property
     def in_force(self) -> frozenset[str]:
-        """The weight quantizers whose weights are rounded otherwise now."""
+        """The weight quantizers with a rounding other than to the nearest level."""
         return frozenset(self._now)
 
     def change(self, name: str, rounding: str | None, grid: Grid | None = None) -> None:
-        """Round the weight of this quantizer so, in the place of what was before; None rounds to
-        the nearest level. grid: that the quantizer has with it, for any but None. Raises ModelError
-        where the quantizer is of no such layer."""
+        """Set the rounding of a weight, instead of the one before.
+
+        name: weight quantizer of the layer.
+        rounding: the moves of the weight's values, packed as `quantizers.rounding` does. None
+            rounds every value to the nearest level.
+        grid: the quantizer's grid with this rounding; None only if `rounding` is None.
+
+        Raises ModelError if the quantizer has no layer whose weight can be replaced.
+        """
         layer = self._layer(name)
         own = self._own.setdefault(name, layer._parameters["weight"])
         self._now.pop(name, None)
@@ -63,7 +69,11 @@ class Roundings:
     def changed(
         self, roundings: Mapping[str, str | None], grid_of: Callable[[str], Grid]
     ) -> Iterator[None]:
-        """Inside the `with` weights are rounded so, before and after it as they are now."""
+        """Set roundings inside the `with`, and restore the present ones after it.
+
+        roundings: weight quantizer -> rounding, as `change` takes it.
+        grid_of: function of the name of a quantizer that returns its grid.
+        """
         with ExitStack() as stack:
             for name, rounding in roundings.items():
                 if rounding is not None:
@@ -96,14 +106,14 @@ class Roundings:
 
 
 def has_weight(layer: Any) -> bool:
-    """Return whether a layer's weight is a parameter in float32, which can be replaced."""
+    """Return whether a layer's weight can be replaced: it is a parameter in float32."""
     weight = layer._parameters.get("weight")
     return weight is not None and weight.dtype == optional.torch.float32
 
 
 def levels_of(weight: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
-    """Return a weight in steps of its grid, and the scale by which it was divided, which
-    broadcasts."""
+    """Return a weight divided by the scale of its grid, and that scale, in a shape that broadcasts
+    against the weight."""
     scale = optional.torch.as_tensor(grid.scale, device=weight.device)
     if scale.numel() > 1:
         scale = scale.reshape(shape_along(grid.axis or 0, weight.ndim))
@@ -111,8 +121,7 @@ def levels_of(weight: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
 
 
 def on_levels(weight: Tensor, grid: Grid, rounding: str) -> Tensor:
-    """Return the weight with each value that is moved put onto its new level; all others stay as
-    they are."""
+    """Return a weight with each moved value on its new level, and all other values as they are."""
     moves = optional.torch.from_numpy(unpacked(rounding, tuple(weight.shape)).copy())
     moves = moves.to(weight.device)
     steps, scale = levels_of(weight, grid)
@@ -121,8 +130,8 @@ def on_levels(weight: Tensor, grid: Grid, rounding: str) -> Tensor:
 
 
 class RoundedWeight:
-    """Quantizes a weight as its rounding says: what a traced graph does where `Roundings` changes
-    the layer's parameter."""
+    """The operation of a traced graph that quantizes a weight with a rounding, for which `Roundings`
+    changes the layer's parameter."""
 
     fresh = True
     overwrite = None

@@ -1,4 +1,4 @@
-"""Change what the sums of a torch model's own code add up: `x + y`, `x += y`, `torch.add` and
+"""Changes of the operands of sums in a torch model's own code: `x + y`, `x += y`, `torch.add` and
 FloatFunctional."""
 
 from __future__ import annotations
@@ -19,18 +19,20 @@ SUMS = (torch.add, Tensor.add, Tensor.__add__, Tensor.__radd__, *IN_PLACE)
 OPERANDS = ("input", "other")
 
 Change = Callable[[int, Tensor, Tensor], tuple[Tensor, Tensor]]
-"""(which sum of this call of the module, from 0; its two operands) -> the operands to add up."""
+"""Function of the number of a sum in this call of the module, from 0, and its two operands, that
+returns the operands to add."""
 
 
 class _Running(threading.local):
-    """The calls of watched models that run in this thread, the innermost last."""
+    """The calls of modules with changed sums that run in this thread, the innermost last."""
 
     def __init__(self) -> None:
         self.calls: list[_Call] = []
 
 
 class _Call(TorchFunctionMode):
-    """One call of a module: its own sums are changed, those of modules that it calls are not."""
+    """One call of a module, in which its own sums are changed, but not the sums of modules that it
+    calls."""
 
     def __init__(self, change: Change) -> None:
         super().__init__()
@@ -48,13 +50,13 @@ class _Call(TorchFunctionMode):
         first, second = self._change(self._sums, *operands)
         self._sums += 1
         if func in IN_PLACE and first is not operands[0]:
-            # Others may hold the tensor that this sum writes to.
+            # Other code may hold the tensor that this sum writes to.
             return operands[0].copy_(torch.add(first, second))
         return func(first, second)
 
 
 def _operands(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-    """Return both operands of a sum of two tensors; None for anything else."""
+    """Return both operands of a sum of two tensors, or None for any other call."""
     if func not in SUMS or kwargs.keys() - OPERANDS:
         return None
     # By the order of their names, "input" comes before "other".
@@ -69,7 +71,7 @@ _running = _Running()
 
 
 class ResidualAdd(nn.Module):
-    """What an Add reads over its skip connection."""
+    """Module for the quantizer of the operand that an Add reads over its skip connection."""
 
     def __init__(self, quantizer: nn.Module) -> None:
         super().__init__()
@@ -81,13 +83,16 @@ class ResidualAdd(nn.Module):
 
 
 class QuantizedSums:
-    """A `Change` in which one operand of some sums passes a quantizer."""
+    """A `Change` that quantizes one operand of some sums."""
 
     def __init__(self) -> None:
         self._added: dict[int, tuple[int, ResidualAdd]] = {}
 
     def add(self, operand: SumOperand, quantizer: nn.Module) -> ResidualAdd:
-        """Return the module that holds the quantizer; it must become part of the model."""
+        """Quantize an operand of a sum.
+
+        Returns the module that holds the quantizer, which must become part of the model.
+        """
         added = ResidualAdd(quantizer)
         self._added[operand.sum] = operand.index, added
         return added
@@ -126,8 +131,12 @@ class _After:
 
 
 def change_sums(model: nn.Module, changes: Mapping[str, Change]) -> None:
-    """Change the operands of sums in the modules of these names, each time that they are called,
-    until `restore_sums`. A deep copy of the model changes its sums too."""
+    """Change the operands of sums in each call of some modules, until `restore_sums`.
+
+    changes: name of a module -> the change of its sums.
+
+    A deep copy of the model changes its sums, too.
+    """
     for name, module in model.named_modules():
         change = changes.get(name)
         module.register_forward_pre_hook(_Before(change))
@@ -147,7 +156,7 @@ def restore_sums(model: nn.Module) -> None:
 
 @contextmanager
 def changed_sums(model: nn.Module, changes: Mapping[str, Change]) -> Iterator[None]:
-    """`change_sums` inside the `with`."""
+    """Change the operands of sums inside the `with`, as `change_sums` does."""
     change_sums(model, changes)
     try:
         yield

@@ -1,7 +1,7 @@
-"""What ModelOpt and pytorch-quantization, whose quantizers have one ancestor, have in common.
+"""The common part of ModelOpt and pytorch-quantization, whose quantizers have one ancestor.
 
-The quantizers are told by their class name, so neither toolkit is ever imported here: a model that
-holds one has imported it already.
+Quantizers are recognised by their class name, so neither toolkit is ever imported here. A model
+that holds a quantizer has imported its toolkit already.
 """
 
 from __future__ import annotations
@@ -41,15 +41,15 @@ if TYPE_CHECKING:
     from sensitivity.quantizers.base import Seer
 
 SMALLEST_AMAX = 2.0**-24
-"""Both toolkits (`_tensor_quant`) replace every value of a channel by 0 where amax is not above
-this: it is dead."""
+"""The amax up to which a channel is dead: both toolkits (`_tensor_quant`) replace all of its values
+by 0."""
 
 SMALLEST_SCALE = 4 * SMALLEST_AMAX
-"""The smallest scale that a dead channel gets: it rounds all values of the channel to 0."""
+"""The smallest scale for a dead channel of a weight. It rounds all values of the channel to 0."""
 
 DEAD_INPUT_SCALE = 2.0**20
-"""The scale that a dead activation gets: values up to half of it are rounded to 0, as the toolkits
-replace them all by 0."""
+"""The scale for a dead activation. It rounds values up to half of it to 0, as the toolkits replace
+all values by 0."""
 
 DEAD_INPUT = (
     "{names}: calibration saw only values of 0 there, so every input becomes 0. Calibrate on data "
@@ -60,15 +60,19 @@ DEAD_INPUT = (
 class TensorQuantizerModel:
     """A model with `TensorQuantizer` modules, seen as a `QuantizedModel`.
 
-    A quantizer's layer is the module that holds it; its role comes from the attribute's name, and
-    every name but `..weight_quantizer` and `..output_quantizer` is an input. One quantizer under
-    several names is listed once, under the first. Raises ModelError where the model has no enabled
-    quantizer.
+    The layer of a quantizer is the module that holds it. Its role comes from the name of its
+    attribute: every name other than `..weight_quantizer` and `..output_quantizer` is that of an
+    input. A quantizer with several names is listed once, under the first.
 
-    toolkit, how: its name in messages, and how to quantize with it. transposed: how to get scales
-    along axis 1 for the weights of transposed convolutions. package: of its classes. calibrators:
-    the module that has its `HistogramCalibrator`. flags: every switch of a quantizer, and what else
-    its forward writes. settings: what, next to its buffers, decides the values it gives.
+    toolkit: name of the toolkit in messages.
+    how: how to quantize with it, in messages.
+    package: the package of its classes.
+    calibrators: the module that has its `HistogramCalibrator`.
+    transposed: how to get scales along axis 1 for the weights of transposed convolutions.
+    flags: attributes that switch a quantizer, and those that its forward writes.
+    settings: attributes that decide, together with its buffers, which values a quantizer gives.
+
+    Raises ModelError if the model has no enabled quantizer.
     """
 
     source: ClassVar[str]
@@ -133,7 +137,7 @@ class TensorQuantizerModel:
             stack.enter_context(self.roundings.changed(without_changes, self.grid))
             for name, module in self._enabled.items():
                 module._disabled = name in wanted
-                # a quantizer that still collects would be changed by being measured
+                # A measurement would change a quantizer that still collects values.
                 module._if_calib = False
             yield
 
@@ -154,17 +158,24 @@ class TensorQuantizerModel:
         return self._enabled[name]
 
     def _scale(self, name: str, high: int) -> NDArray[np.float32]:
-        """float32[n]: one for each of the quantizer's ranges. high: its largest level."""
+        """Return the scale of each of a quantizer's ranges, float32[n].
+
+        high: the quantizer's largest level.
+        """
         amax = array(self._amax(self._enabled[name])).reshape(-1)
         return scales_of(amax, high, is_weight=name in self._of_weights)
 
     def amax(self, name: str) -> Any:
-        """Return the largest absolute value that a quantizer can give, a tensor that broadcasts
+        """Return the largest absolute value that a quantizer can give, as a tensor that broadcasts
         against what it quantizes."""
         return self._amax(self._enabled[name])
 
     def range(self, name: str) -> Range:
-        """Return the range that a quantizer has now, as `with_ranges` takes it."""
+        """Return the present range of a quantizer, as `with_ranges` takes it.
+
+        Raises ModelError for a quantizer without an integer grid, and for a range that is learned
+        or scaled.
+        """
         self.grid(name)
         module = self._enabled[name]
         amax = self._amax(module)
@@ -209,7 +220,7 @@ class TensorQuantizerModel:
             self._enabled[name]._disabled = True
 
     def _change_layer(self, one: Range) -> None:
-        """Change the bias and the weight of a quantizer's layer for good, as the range says."""
+        """Change the bias and the weight of a quantizer's layer permanently, as a range says."""
         self.biases.change(one.quantizer, one.bias)
         if one.rounding is not None:
             self.roundings.change(one.quantizer, one.rounding, self.grid(one.quantizer))
@@ -229,7 +240,7 @@ class TensorQuantizerModel:
         return shown_in_float(self, see)
 
     def _dimensions(self, name: str) -> int:
-        """Return how many axes the tensor that this quantizer gets has, as far as per-channel
+        """Return the number of axes of the tensor that a quantizer gets, as far as per-channel
         ranges need it."""
         layer = name.rpartition(".")[0]
         amax = self._enabled[name]._amax
@@ -257,7 +268,8 @@ class TensorQuantizerModel:
     # ------------------------------------------------------------------------------
 
     def _more_restored(self) -> Any:
-        """Return a context that restores what a user's code may switch besides `flags`."""
+        """Return a context that restores, after it, what a user's code may switch besides
+        `flags`."""
         return ExitStack()
 
     def _amax(self, module: Any) -> Any:
@@ -272,7 +284,7 @@ class TensorQuantizerModel:
         return lowest + int(module._narrow_range), high
 
     def _is_fixed(self, module: Any) -> bool:
-        """Return whether the range comes from calibration, and must be there."""
+        """Return whether the range comes from calibration, so that it must be present."""
         return True
 
     def _not_an_integer_grid(self, module: Any) -> str | None:
@@ -286,13 +298,13 @@ class TensorQuantizerModel:
         return f"FP{1 + exponent + mantissa} E{exponent}M{mantissa}"
 
     def _is_container(self, module: Any) -> bool:
-        """Return whether the module only holds the quantizers of the module above it."""
+        """Return whether a module only holds quantizers of the module that holds it."""
         return False
 
     # ----------------------------------------------------------------------------------------------
 
     def _is_dead(self, name: str) -> bool:
-        """Return whether a quantizer replaces all that it gets by 0."""
+        """Return whether a quantizer replaces all of its input by 0."""
         module = self._enabled[name]
         if not self._is_fixed(module):
             return False
@@ -322,9 +334,11 @@ class TensorQuantizerModel:
         )
 
     def _place(self, name: str, modules: Mapping[str, Any]) -> tuple[str, str]:
-        """Return the layer that holds a quantizer, and the attribute by which it does; a quantizer
-        that
-        stands by itself is the layer: what it quantizes is the operation."""
+        """Return the layer that holds a quantizer, and the name of the attribute that does.
+
+        A quantizer that stands by itself is its own layer, since no module stands for the operation
+        that it quantizes.
+        """
         layer, _, attribute = name.rpartition(".")
         while layer and self._holds_quantizers(layer, modules[layer]):
             layer, _, attribute = layer.rpartition(".")
@@ -333,7 +347,7 @@ class TensorQuantizerModel:
         return name, attribute
 
     def _holds_quantizers(self, name: str, module: Any) -> bool:
-        """Return whether the module is no layer, but only holds quantizers of one.
+        """Return whether a module is no layer itself, but only holds the quantizers of a layer.
 
         Recurrent layers hold lists of quantizers, one for each of their own layers and directions.
         """
@@ -341,10 +355,10 @@ class TensorQuantizerModel:
         return is_list or self._is_container(module)
 
     def _wrong_axis(self, axis: int | None) -> str | None:
-        """Return what is wrong with this channel axis of the weight of a transposed convolution.
+        """Return the fault of a channel axis for the weight of a transposed convolution, or None.
 
-        Both toolkits give every weight axis 0 by default, which in a transposed convolution is the
-        axis that the kernel sums over: no engine can take scales out of that sum.
+        Both toolkits give every weight axis 0 by default. In a transposed convolution the kernel
+        sums over this axis, and no engine can take scales out of that sum.
         """
         if axis in (None, 1):
             return None
@@ -354,11 +368,11 @@ class TensorQuantizerModel:
         )
 
     def _axis(self, module: Any) -> int | None:
-        """Return the channel axis, from 0; None for per tensor, and for grids with more than one
-        axis.
+        """Return the channel axis of a quantizer, from 0, or None if it is per-tensor or has more
+        than one channel axis.
 
-        The shape of amax decides, as it does when values are quantized; what the quantizer says,
-        where the shape says nothing.
+        The shape of amax decides, as it does when values are quantized. The axis that the quantizer
+        names decides only if the shape does not.
         """
         amax, told = self._amax(module), _told_axis(module)
         if amax is None:
@@ -380,21 +394,21 @@ class TensorQuantizerModel:
             return None
         amax = self._amax(module)
         if amax is None:
-            # Both toolkits would take the range of each batch instead, silently.
+            # Both toolkits would silently take the range of each batch instead.
             return "amax is missing"
         return range_problem(array(amax))
 
 
 def is_a(module: Any, kind: str, package: str) -> bool:
-    """Return whether a module is of this class of a package, found by name: the package need not be
-    imported."""
+    """Return whether a module is of this class of a package. Both are compared by name, so that the
+    package need not be imported."""
     names = [(base.__name__, base.__module__.partition(".")[0]) for base in type(module).__mro__]
     return (kind, package) in names
 
 
 def shown_in_float(source: Any, see: Seer) -> AbstractContextManager[None]:
-    """Inside the `with` the model runs with nothing quantized, and `see` is called with the name of
-    each quantizer of an activation and what it gets."""
+    """Run the model unquantized inside the `with`, and call `see` with the name and the input of
+    each quantizer of an activation."""
 
     def show(name: str, module: Any, given: Any) -> None:
         see(name, array(given[0]))
@@ -409,11 +423,11 @@ def array(tensor: Any) -> NDArray[np.float32]:
 
 
 def scales_of(amax: NDArray[np.float32], high: int, *, is_weight: bool) -> NDArray[np.float32]:
-    """float32[channels], all above 0: amax over the largest level, and for dead channels one that
-    keeps their values 0.
+    """Return the scales of channels, float32[channels], all above 0: amax divided by the largest
+    level, or for a dead channel a scale that keeps its values 0.
 
-    A dead channel of a weight takes the smallest scale of the living ones, 1 at most, so that its
-    bias, in steps of it, is held as well as theirs.
+    A dead channel of a weight takes the smallest scale of the other channels, at most 1. Its bias,
+    in steps of this scale, is then as precise as theirs.
 
     >>> scales_of(np.float32([127.0, 254.0, 0.0]), 127, is_weight=True).tolist()
     [1.0, 2.0, 1.0]
@@ -426,8 +440,8 @@ def scales_of(amax: NDArray[np.float32], high: int, *, is_weight: bool) -> NDArr
 
 
 def range_problem(amax: NDArray[np.float32]) -> str | None:
-    """Return what is wrong with the ranges of a quantizer's channels; None where nothing is. Those
-    of dead channels are right."""
+    """Return the faults of the ranges of a quantizer's channels, or None if there are none. A dead
+    channel has no fault."""
     faults = [
         _describe("not finite", ~np.isfinite(amax)),
         _describe("negative", amax < 0),
@@ -436,9 +450,10 @@ def range_problem(amax: NDArray[np.float32]) -> str | None:
 
 
 def add_tensors(digest: Any, model: Any) -> None:
-    """Add names, types and bytes of all weights and buffers to a digest.
+    """Add the names, types, shapes and bytes of all weights and buffers to a digest.
 
-    Not those of state_dict(): buffers that are not persistent change the outputs too.
+    This includes buffers that are not persistent, which state_dict() leaves out, since they change
+    the outputs, too.
     """
     for name, tensor in chain(model.named_parameters(), model.named_buffers()):
         digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)}\n".encode())
@@ -448,8 +463,8 @@ def add_tensors(digest: Any, model: Any) -> None:
 def _is_enabled(module: Any) -> bool:
     if module._disabled:
         return False
-    # Interrupted calibration leaves quantization off and collecting on: not the user's choice, so
-    # it is listed.
+    # Interrupted calibration leaves quantization off and collecting on. The user did not choose
+    # that, so the quantizer is listed.
     return bool(module._if_quant or module._if_calib)
 
 
@@ -462,8 +477,8 @@ def _role(attribute: str) -> Role:
 
 
 def _bits(module: Any) -> int:
-    """Return the bits of the quantized values; a float format is told by its exponent and mantissa
-    bits."""
+    """Return the number of bits of a quantized value. A float format is given by its numbers of
+    exponent and mantissa bits, to which the sign adds one."""
     bits: int | tuple[int, int] = module._num_bits
     if isinstance(bits, int):
         return bits
@@ -471,8 +486,10 @@ def _bits(module: Any) -> int:
 
 
 def _describe(fault: str, where: NDArray[np.bool_]) -> str | None:
-    """Return the fault in words; None where no channel has it. where: bool[channels], those that
-    do."""
+    """Return a fault of amax in words, or None if no channel has it.
+
+    where: bool[channels], true for the channels that have it.
+    """
     count = int(where.sum())
     if count == 0:
         return None
@@ -487,6 +504,6 @@ def _bytes(tensor: Any) -> bytes:
 
 
 def _told_axis(module: Any) -> int | None:
-    """Return the channel axis that a quantizer says it has; None for none and for several."""
+    """Return the channel axis that a quantizer names, or None if it names none or several."""
     axis = first_axis(module._axis)
     return axis if isinstance(axis, int) else None

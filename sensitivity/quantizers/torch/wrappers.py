@@ -1,5 +1,5 @@
-"""What people put around a model: taken off, since the quantizers are those of the module inside,
-by its own names."""
+"""Removal of the wrappers around a model, since the quantizers belong to the module inside and go by
+its names."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ INSIDE = {
     "DistributedDataParallel": "module",
     "OptimizedModule": "_orig_mod",
 }
-"""Class of a wrapper (the last is that of torch.compile) -> attribute of the module inside."""
+"""Class of a wrapper -> its attribute for the module inside. torch.compile makes the last of these
+wrappers."""
 
 
 def unwrapped(model: Any) -> Any:
-    """Return the module inside of DataParallel, DistributedDataParallel and torch.compile; any
-    other model itself.
+    """Return the module inside DataParallel, DistributedDataParallel and torch.compile, or the
+    model itself if it has no such wrapper.
 
-    Raises ModelError for TorchScript, and for a part that is compiled alone: neither shows its
-    quantizers.
+    Raises ModelError for a model that is TorchScript, or that holds a part that is TorchScript or
+    compiled by itself.
     """
     while type(model).__name__ in INSIDE:
         model = getattr(model, INSIDE[type(model).__name__])
