@@ -113,8 +113,8 @@ def _in_type_of(layer: Any, own: Any) -> nn.Parameter | None:
 
 
 class BiasChange:
-    """The operation of a traced graph that adds a change to a bias, as `Biases` does to the layer's
-    parameter."""
+    """The operation of a traced graph that adds a change to a bias, where `Biases` would change the
+    layer's parameter."""
 
     fresh = True
     overwrite = None

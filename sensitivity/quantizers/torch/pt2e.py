@@ -161,8 +161,8 @@ def _is_graph(model: Any) -> bool:
 
 
 def _has_pairs(model: Any) -> bool:
-    # The namespace tells the ops of pairs. The ops themselves exist only after an import of torchao,
-    # which a plain graph does not need.
+    # The namespace tells which ops are those of pairs. torch has the ops themselves only after an
+    # import of torchao, which a plain graph does not need.
     return any(map(_is_pair, model.graph.nodes))
 
 

@@ -63,7 +63,8 @@ class PytorchQuantizationModel(TensorQuantizerModel):
             kinds: set[type] = set()
             for module in self._all.values():
                 kinds.update(type(module).__mro__)
-                for bound in _learned(module):  # disable_clip() and enable_clip() set it.
+                # disable_clip() and enable_clip() switch the gradients of learned bounds.
+                for bound in _learned(module):
                     stack.callback(bound.requires_grad_, bound.requires_grad)
             for kind, flag in product(kinds, CLASS_FLAGS):
                 if flag in vars(kind):

@@ -130,8 +130,8 @@ def on_levels(weight: Tensor, grid: Grid, rounding: str) -> Tensor:
 
 
 class RoundedWeight:
-    """The operation of a traced graph that quantizes a weight with a rounding, for which `Roundings`
-    changes the layer's parameter."""
+    """The operation of a traced graph that quantizes a weight with a rounding, where `Roundings`
+    would change the layer's parameter."""
 
     fresh = True
     overwrite = None

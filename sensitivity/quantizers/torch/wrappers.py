@@ -1,5 +1,5 @@
-"""Removal of the wrappers around a model, since the quantizers belong to the module inside and go by
-its names."""
+"""Removal of the wrappers around a model, since the quantizers belong to the module inside and have
+their names from it."""
 
 from __future__ import annotations
 

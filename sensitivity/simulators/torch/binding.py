@@ -1,5 +1,5 @@
-"""What is known of single ATen ops: how to call them from values, and when they share, change or
-reuse memory."""
+"""Facts about single ATen ops: how to call them with values, and when they share, change or reuse
+memory."""
 
 from __future__ import annotations
 
@@ -31,24 +31,24 @@ FRESH = {
     "aten::max_pool2d",
     "aten::upsample_nearest2d.vec",
 }
-"""Composite ops that never give back what they read. Of the others that is not known: dropout does,
-in eval mode."""
+"""Composite ops that never return what they read. Other composite ops may: dropout does in eval
+mode."""
 
 OVERWRITES = {
     "relu", "leaky_relu", "relu6", "elu", "gelu", "mish", "silu", "sigmoid", "hardsigmoid",
     "hardswish", "hardtanh", "tanh", "clamp", "clamp_min", "clamp_max", "add", "sub", "mul", "div",
     "exp", "neg",
 }  # fmt: skip
-"""Elementwise ops: their in-place form runs the same kernel."""
+"""Elementwise ops whose in-place form runs the same kernel."""
 
 SHARES = ("p", "dropout_p")
-"""Arguments of random ops that draw nothing where one of these is 0."""
+"""Arguments of random ops. An op draws nothing if one of these is 0."""
 MODES = ("train", "training")
-"""Arguments of ops that are random only where one of these is true."""
+"""Arguments of random ops. An op draws nothing if one of these is false."""
 
 
 def bind(target: Run, node: fx.Node, deps: Sequence[fx.Node]) -> Run:
-    """Return a function of the values of `deps`, in their order, that calls `target` with the
+    """Return a function of the values of `deps`, in this order, that calls `target` with the
     arguments of `node`."""
     position = dict(zip(deps, count()))
     template, kwargs = list(node.args), dict(node.kwargs)
@@ -59,7 +59,7 @@ def bind(target: Run, node: fx.Node, deps: Sequence[fx.Node]) -> Run:
             fill.append((at, position[value]))
         else:
             nests.append(value)
-    # A list or keyword argument that holds a dep is filled in by way of the nest.
+    # Deps inside lists and keyword arguments are filled in by a walk over the nest of arguments.
     if _holds_nodes(nests):
         return _bind_nested(target, node, position)
 
@@ -91,10 +91,10 @@ def _bind_nested(target: Run, node: fx.Node, position: dict[fx.Node, int]) -> Ru
 
 
 def functional(node: fx.Node) -> tuple[Run | None, fx.Node | None]:
-    """Return the op without side effects, and the node that the original changes in place, None
-    where it changes nothing.
+    """Return the form of an op without side effects, and the node that the op changes in place.
 
-    The op is None where the original writes to something in a way that has no such form.
+    The form is None if the op writes to memory in a way that has no such form. The node is None if
+    the op changes nothing.
     """
     target = node.target
     if not isinstance(target, torch._ops.OpOverload):
@@ -117,7 +117,7 @@ def _is_written(argument: Any) -> bool:
 
 
 def _without_underscore(schema: Any) -> Run | None:
-    """Return the op that gives what an op such as `add_` writes in place; None where there is
+    """Return the op that returns what an op such as `add_` writes in place, or None if there is
     none."""
     namespace, _, name = schema.name.partition("::")
     if not name.endswith("_"):
@@ -126,7 +126,7 @@ def _without_underscore(schema: Any) -> Run | None:
 
 
 def is_fresh(target: Any) -> bool:
-    """Return whether the result surely shares no memory with what was read."""
+    """Return whether the result of an op is certain to share no memory with what the op reads."""
     if not isinstance(target, torch._ops.OpOverload):
         return target is not operator.getitem
     if any(result.alias_info is not None for result in target._schema.returns):
@@ -138,8 +138,8 @@ def is_fresh(target: Any) -> bool:
 
 
 def is_random(node: fx.Node) -> bool:
-    """Return whether the op draws random numbers as it is called here: dropout of nothing does not,
-    nor dropout in eval mode."""
+    """Return whether an op draws random numbers in this call. Dropout with a probability of 0 or in
+    eval mode does not."""
     target = node.target
     if not isinstance(target, torch._ops.OpOverload):
         return False
@@ -157,7 +157,7 @@ def _is_zero(value: Any) -> bool:
 
 
 def _given(target: torch._ops.OpOverload, node: fx.Node) -> dict[str, Any]:
-    """Arguments of a call by name, with the defaults of those that are not given."""
+    """Return the arguments of a call by name, with the defaults of those that are not given."""
     arguments = target._schema.arguments
     given: dict[str, Any] = {}
     for argument in arguments:
@@ -169,8 +169,8 @@ def _given(target: torch._ops.OpOverload, node: fx.Node) -> dict[str, Any]:
 
 
 def updates_statistics(node: fx.Node) -> bool:
-    """Return whether a normalization takes its statistics from the batch and keeps them, which its
-    schema does not say."""
+    """Return whether a normalization takes its statistics from the batch and stores them, which its
+    schema does not tell."""
     normalizes = node.target in (
         torch.ops.aten.batch_norm.default,
         torch.ops.aten.instance_norm.default,
@@ -179,8 +179,11 @@ def updates_statistics(node: fx.Node) -> bool:
 
 
 def in_place(target: Any, node: fx.Node, deps: Sequence[fx.Node]) -> Run | None:
-    """Return the op's in-place form, bound; None where there is none, or where its result does not
-    fit into the first dep."""
+    """Return a function of the values of `deps` that calls the in-place form of an op.
+
+    Returns None if there is no such form, or if the result does not fit into the memory of the
+    first dep.
+    """
     if not isinstance(target, torch._ops.OpOverload):
         return None
     schema = target._schema
@@ -193,14 +196,14 @@ def in_place(target: Any, node: fx.Node, deps: Sequence[fx.Node]) -> Run | None:
 
 
 def _overload(namespace: Any, name: str, schema: Any) -> Run | None:
-    """Return the op of this name with the overload of a schema; None where there is none."""
+    """Return the op of this name with the overload of a schema, or None if there is none."""
     packet = getattr(namespace, name, None)
     found: Run | None = getattr(packet, schema.overload_name or "default", None)
     return found
 
 
 def _have_one_form(one: fx.Node, other: fx.Node) -> bool:
-    """Return whether both give a tensor, of the same type and shape."""
+    """Return whether the values of both nodes are tensors of the same type and shape."""
     first, second = one.meta.get("val"), other.meta.get("val")
     if not isinstance(first, torch.Tensor) or not isinstance(second, torch.Tensor):
         return False

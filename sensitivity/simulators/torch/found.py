@@ -1,5 +1,5 @@
-"""What one simulator of a model has found, for the next one, which differs in the ranges on offer
-alone."""
+"""What one simulator of a model has found, for the next one, which differs from it only in the
+ranges on offer."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 class Laid:
     """A traced graph without ranges on offer, and how its nodes run.
 
-    key: of the batches that it holds for. biased: the layers whose bias is marked in it. own:
-    whether the user's own quantizers ran in it.
+    key: nest, types and shapes of the batches for which the graph holds.
+    biased: the layers whose bias is marked in it.
+    own: whether the user's own quantizers ran in it.
     """
 
     key: Any
@@ -27,17 +28,23 @@ class Laid:
     settled: Settled
 
     def holds_for(self, length: int | None) -> bool:
-        """Return whether it runs batches of this length; None for inputs that have none."""
+        """Return whether the graph holds for batches of this length.
+
+        length: None for inputs that have none.
+        """
         shortest, longest = self.traced.batches
         return length is None or shortest <= length <= longest
 
 
 @dataclass
 class Found:
-    """What simulators of one model have found so far. Tracing it again for each set of ranges, and
-    comparing it with the model on a whole batch, took a sixth of a whole run.
+    """What simulators of one model have found so far.
 
-    parts: whether the user's own quantizers run -> for each shape of a batch, into how many parts.
+    A sixth of a whole run went into tracing the model again for each set of ranges, and comparing
+    the graph with the model on a whole batch.
+
+    parts: whether the user's own quantizers run -> shape of a batch -> number of parts into which
+        it is cut.
     checked: whether the user's own quantizers run -> shapes on which the graph was compared with
         the model.
     laid: the graphs.
@@ -48,8 +55,11 @@ class Found:
     laid: list[Laid] = field(default_factory=list)
 
     def graph(self, kind: tuple[Any, tuple[str, ...], bool], length: int | None) -> Laid | None:
-        """Return the graph of this key, with these layers marked, for batches of this length; None
-        if there is none."""
+        """Return a graph for batches of this length, or None if there is none.
+
+        kind: (key, biased, own) of the graph.
+        length: None for inputs that have none.
+        """
         for laid in self.laid:
             if (laid.key, laid.biased, laid.own) == kind and laid.holds_for(length):
                 return laid

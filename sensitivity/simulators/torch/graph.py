@@ -1,5 +1,5 @@
-"""A traced model made ready to run: callables, weights in both states, memory measured,
-schedules."""
+"""A traced model that is ready to run, with its operations, quantized and float weights, measured
+memory and schedules."""
 
 from __future__ import annotations
 
@@ -28,16 +28,18 @@ from sensitivity.simulators.torch.tracing import Node, Run, Traced
 Slots = list[Any]
 
 SCHEDULES = 8
-"""How many schedules to keep. A scan asks for the same variants batch after batch; a race drops
-some now and then."""
+"""Number of schedules to keep. A scan asks for the same variants in each batch; a race drops some
+now and then."""
 
 
 @dataclass(frozen=True)
 class _Forward:
-    """What one forward tells of all batches of its shape.
+    """Measurements of one forward, which hold for all batches of its shape.
 
-    size: bytes of new memory that each node takes. handed: bytes of the outputs. goes_by_place:
-    whether an op that goes by place has elements left over behind its last full vector.
+    size: bytes of new memory that each node takes.
+    handed: bytes of the outputs.
+    goes_by_place: whether an op whose bits depend on the place in memory has elements left over
+        after its last full vector.
     """
 
     size: tuple[int, ...]
@@ -47,8 +49,11 @@ class _Forward:
 
 @dataclass
 class _Runner:
-    """How a node is run: `run` gives its value; `overwrite` does so in the memory of the first
-    value that it reads, None where it cannot."""
+    """How a node is run.
+
+    run: returns its value.
+    overwrite: returns its value in the memory of the first value that it reads. None if it cannot.
+    """
 
     run: Run
     overwrite: Run | None = None
@@ -56,19 +61,24 @@ class _Runner:
 
 @dataclass(frozen=True)
 class Settled:
-    """How the nodes of a graph run, by their places. turned: whether images may have their channels
-    last in it."""
+    """How the nodes of a graph run.
+
+    runners: position of a node -> how it runs.
+    turned: whether images may have their channels last in the graph.
+    """
 
     runners: dict[int, _Runner]
     turned: bool
 
 
 class Graph:
-    """Runs variants, given as bits of disabled quantizers, on the flat inputs of one batch cut into
-    equal pieces.
+    """A traced model that runs variants on the flat inputs of one batch, cut into equal pieces.
 
-    quantizers: by the index of their nodes. bits: the bit that turns each of them off. settled: how
-    the other nodes run; None to find it out at the first batch.
+    A variant is a mask, the bits of its disabled quantizers.
+
+    quantizers: the operations of quantizers, by the index of their nodes.
+    bits: the bit that disables each of them.
+    settled: how the other nodes run. None finds it out at the first batch.
     """
 
     def __init__(
@@ -93,7 +103,7 @@ class Graph:
 
     @property
     def settled(self) -> Settled:
-        """How its nodes run, once it has run a batch."""
+        """How the nodes run, after a first batch."""
         return Settled(dict(enumerate(self._runners)), self._turned)
 
     def _take_over(self, settled: Settled) -> None:
@@ -109,43 +119,53 @@ class Graph:
         runner.run, runner.overwrite = keeping_layout(runner.run, runner.overwrite)
 
     def holds_for(self, length: int | None) -> bool:
-        """Return whether it runs batches of this length; None for inputs that have none."""
+        """Return whether the graph holds for batches of this length.
+
+        length: None for inputs that have none.
+        """
         if length is None:
             return True
         shortest, longest = self.batches
         return shortest <= length <= longest
 
     def largest(self, leaves: Sequence[Any]) -> int:
-        """Return the bytes of the largest value that one forward on these inputs makes."""
+        """Return the bytes of the largest value in one forward on these inputs."""
         return max(self._forward(leaves).size, default=0)
 
     def goes_by_place(self, leaves: Sequence[Any]) -> bool:
         """Return whether a bit of a forward may depend on how these inputs are cut, see
-        `layouts`."""
+        `layouts.goes_by_place`."""
         return self._forward(leaves).goes_by_place
 
     def peak(
         self, pieces: Sequence[Sequence[Any]], masks: Sequence[int], memory: int | None
     ) -> int:
-        """Return the most bytes that running these variants holds at once: not counted are weights,
-        inputs, the ops' own scratch, and outputs that the caller keeps."""
+        """Return the largest number of bytes that are held at once while these variants run.
+
+        Weights, inputs, the scratch memory of ops, and outputs that the caller keeps do not count.
+
+        pieces: flat inputs of each piece of the batch.
+        memory: limit in bytes for values that are kept; None for no limit.
+        """
         return self._schedule(pieces, masks, memory).peak
 
     def outputs(
         self, pieces: Sequence[Sequence[Any]], masks: Sequence[int], memory: int | None
     ) -> Iterator[tuple[int, Any]]:
-        """Yield (index into masks, outputs of the whole batch), cheapest first; to be run without
-        gradients."""
+        """Yield (index into `masks`, outputs of the whole batch), the cheapest variant first. The
+        caller must disable gradients."""
         plan = self._schedule(pieces, masks, memory)
         states = [self._start(plan, piece) for piece in pieces]
         for leg in plan.legs:
             yield leg.variant, self._outputs(leg, states)
 
     def seconds(self, pieces: Sequence[Sequence[Any]]) -> float:
-        """Return how long the variants that each leave out one quantizer take, as far as one
-        forward
-        tells: the time of each node counts as often as there are quantizers upstream of it, which
-        is how often these variants recompute it."""
+        """Return how long all variants with one quantizer disabled would take, in seconds, from the
+        times of one forward.
+
+        The time of a node counts once for each quantizer upstream of it, since so many of these
+        variants recompute it.
+        """
         upstream = self._network.upstream
         total = 0.0
         for piece in pieces:
@@ -159,7 +179,7 @@ class Graph:
 
     @property
     def _steps(self) -> tuple[Step, ...]:
-        """The steps of one forward with all quantizers on."""
+        """The steps of one forward with all quantizers enabled."""
         return self._whole.legs[0].steps
 
     def _schedule(
@@ -175,7 +195,8 @@ class Graph:
         return self._schedules.get(key, make)
 
     def _forward(self, leaves: Sequence[Any]) -> _Forward:
-        """Return what one forward on these inputs tells, all quantizers on."""
+        """Return the measurements of one forward on inputs of these shapes, with all quantizers
+        enabled."""
         shapes = _shapes(leaves)
         if not self._is_laid_out:
             self._lay_out(leaves)
@@ -201,11 +222,14 @@ class Graph:
         return _Forward(tuple(size), handed, goes_by_place)
 
     def _lay_out(self, leaves: Sequence[Any]) -> None:
-        """Choose for each node whether it runs on images with channels last, in one forward beside
-        that of the model's own order, all quantizers on."""
+        """Choose for each node whether it runs on images with channels last.
+
+        Each choice is tried in a forward beside one in the model's own layout, with all quantizers
+        enabled.
+        """
         constants = [node.tensor for node in self._traced.nodes]
         if any(map(has_channels_last, [*leaves, *constants])):
-            return  # the model has an order of its own, which decides about its bits
+            return  # The model has a layout of its own, on which its bits depend.
         self._turned = True
         plain, slots = self._start(self._whole, leaves), self._start(self._whole, leaves)
         for step in self._steps:
@@ -217,7 +241,11 @@ class Graph:
             _let_go(slots, step.frees)
 
     def _settle(self, place: int, plain: Sequence[Any], given: Sequence[Any]) -> None:
-        """Choose how one node runs. plain, given: as for `laid_out`."""
+        """Choose how one node runs.
+
+        place: position of the node.
+        plain, given: as for `laid_out`.
+        """
         node, runner = self._traced.nodes[place], self._runners[place]
         if node.kind == "quantizer":
             self._keep_layout(place)
@@ -237,7 +265,8 @@ class Graph:
         return slots
 
     def _constant(self, value: Value) -> Any:
-        """Return a value that no input changes, such as a quantized weight; computed once."""
+        """Return a value that depends on no input, such as a quantized weight. It is computed
+        once."""
         if value not in self._fixed:
             node, _ = value
             if self._traced.nodes[node].kind == "tensor":
@@ -255,7 +284,8 @@ class Graph:
             slots[slot] = None
 
     def _finish(self, leg: Leg, slots: Slots) -> list[Any]:
-        """Do the steps of one leg and give its outputs, whose memory later legs may still read."""
+        """Run the steps of one leg and return its outputs, whose memory later legs may still
+        read."""
         for step in leg.steps:
             self._do(step, slots)
         results = _take(slots, leg.outputs)
@@ -263,7 +293,7 @@ class Graph:
         return results
 
     def _outputs(self, leg: Leg, states: list[Slots]) -> Any:
-        """Return the outputs of the whole batch, in memory of their own."""
+        """Run one leg and return the outputs of the whole batch, in memory of their own."""
         results = [self._finish(leg, slots) for slots in states]
         if len(results) == 1:
             own = zip(results[0], leg.owned, strict=True)
@@ -273,7 +303,7 @@ class Graph:
         return self._traced.nested(map(self._handed, values))
 
     def _handed(self, value: Any) -> Any:
-        """Return an output in the order that the model gives it in."""
+        """Return an output in the layout in which the model gives it."""
         is_turned = self._turned and has_channels_last(value)
         return value.contiguous() if is_turned else value
 
@@ -326,7 +356,7 @@ def _shapes(leaves: Sequence[Any]) -> tuple[tuple[int, ...], ...]:
 
 
 def _storages(value: Any) -> dict[int, int]:
-    """Return address -> bytes of the memory under every tensor in a nest."""
+    """Return the memory of every tensor in a nest, as address -> bytes."""
     found = {}
     for tensor in _tensors(pytree.tree_leaves(value)):
         storage = tensor.untyped_storage()
@@ -339,8 +369,10 @@ def _copy(value: Any) -> Any:
 
 
 def _joined(pieces: tuple[Any, ...]) -> Any:
-    """Return one output of all micro-batches. Whether it has the batch in front is not known:
-    splitting is checked before."""
+    """Return one output of the whole batch from its pieces.
+
+    Whether axis 0 of a tensor is the batch is not known here; splitting was checked before.
+    """
     if isinstance(pieces[0], Tensor) and pieces[0].ndim:
         return torch.cat(pieces)
     return _copy(pieces[0])

@@ -1,8 +1,9 @@
-"""Images with their channels last, where a kernel is faster on them and gives the same bits.
+"""Choice of layouts: images have their channels last if a kernel is faster on them and gives the
+same bits.
 
-On a CPU depthwise convolutions, pooling and upsampling take two to twelve times as long where each
-channel lies by itself. Whether a kernel sums in the same order either way depends on its shapes: it
-is tried at each node, on the values of a whole forward.
+On a CPU, depthwise convolutions, pooling and upsampling take two to twelve times as long if each
+channel lies by itself in memory. Whether a kernel sums in the same order in both layouts depends on
+its shapes, so it is tried at each node, on the values of a whole forward.
 """
 
 from __future__ import annotations
@@ -39,15 +40,16 @@ EXACT = {
     torch.ops.aten.sub,
     torch.ops.aten.where,
 }
-"""Pointwise ops of single operations that IEEE 754 rounds, or of none: a value depends on what it
-is made from alone."""
+"""Pointwise ops with at most one arithmetic operation, which IEEE 754 rounds. A value depends only on
+its operands."""
 
 VECTOR = 64
-"""Elements; a multiple of what a pointwise kernel of torch takes at once on any processor. Those
-left over at the end take another path, where the last bit of e.g. a sigmoid may be another."""
+"""A number of elements that is a multiple of what a pointwise kernel of torch takes at once on any
+processor. Elements left over at the end take another path, in which the last bit, of a sigmoid for
+example, may differ."""
 
 CHUNK = 32768
-"""Elements that torch at least gives to a thread in a pointwise op: at::internal::GRAIN_SIZE."""
+"""The fewest elements that torch gives to a thread in a pointwise op: at::internal::GRAIN_SIZE."""
 
 FASTER = {
     torch.ops.aten.conv2d.default,
@@ -55,12 +57,12 @@ FASTER = {
     torch.ops.aten.max_pool2d.default,
     torch.ops.aten.upsample_nearest2d.vec,
 }
-"""Ops that images are turned for. All others take them as they come."""
+"""Ops for which images are turned to channels last. All other ops take images as they come."""
 
 
 def is_faster(node: fx.Node) -> bool:
-    """Return whether an op is worth turning its image for. Pointwise convolutions are not: what
-    they gain goes into the turning."""
+    """Return whether an op gains from turning its image to channels last. Pointwise convolutions
+    do not, since the turning costs what they gain."""
     if node.target not in FASTER:
         return False
     read = node.all_input_nodes
@@ -70,7 +72,7 @@ def is_faster(node: fx.Node) -> bool:
 
 
 def goes_by_place(node: fx.Node) -> bool:
-    """Return whether the bits of an element may depend on where in memory it is."""
+    """Return whether the bits of an element may depend on its place in memory."""
     target: Any = node.target
     if torch.Tag.pointwise not in getattr(target, "tags", ()):
         return False
@@ -78,8 +80,8 @@ def goes_by_place(node: fx.Node) -> bool:
 
 
 def fills_vectors(value: Any) -> bool:
-    """Return whether a pointwise op has no elements left over at the end of any thread's part of
-    it."""
+    """Return whether a pointwise op on a value has no elements left over at the end of any thread's
+    part."""
     if not isinstance(value, Tensor):
         return True
     threads = min(torch.get_num_threads(), -(-value.numel() // CHUNK))
@@ -87,8 +89,8 @@ def fills_vectors(value: Any) -> bool:
 
 
 def has_channels_last(value: Any) -> bool:
-    """Return whether it is a batch of images in memory by place, then channel, and not the other
-    way round too."""
+    """Return whether a value is a batch of images with channels last that is not contiguous as
+    well."""
     if not isinstance(value, Tensor) or value.ndim != 4:
         return False
     is_plain = value.is_contiguous()
@@ -96,8 +98,8 @@ def has_channels_last(value: Any) -> bool:
 
 
 def with_channels_last(value: Any) -> Any:
-    """Return a batch of images on the CPU in float32 with its channels last; anything else as it
-    is."""
+    """Return a batch of images on the CPU in float32 with its channels last, and any other value
+    unchanged."""
     if not isinstance(value, Tensor):
         return value
     if (value.ndim, value.dtype, value.device.type) != (4, torch.float32, "cpu"):
@@ -113,11 +115,13 @@ def laid_out(
     turns: bool = False,
     by_place: bool = False,
 ) -> Run:
-    """Return how to run a node so that it gives the bits that it gives for `plain`.
+    """Return how to run a node so that it gives the same bits as for `plain`.
 
-    plain: the values that it reads as the model itself would have them. given: the same values as
-    they come here. turns: try its image with channels last. by_place: see `goes_by_place`; a trial
-    alone does not tell, since few elements are concerned and most of them are the same either way.
+    plain: the values that the node reads, in the layouts of the model itself.
+    given: the same values in the layouts in which they come here.
+    turns: whether to try its image with channels last.
+    by_place: the node's `goes_by_place`. For such a node a trial is no proof, since few elements
+        are concerned, and most of them are the same in both layouts.
     """
     differs = list(map(_differ, plain, given))
     as_plain = _contiguous_where(differs, run)
@@ -137,8 +141,8 @@ def laid_out(
 
 
 def keeping_layout(quantizer: Run, overwrite: Run | None) -> tuple[Run, Run | None]:
-    """Return a quantizer, and its form that overwrites, that give images with channels last where
-    they get them, as while it is disabled."""
+    """Return a quantizer and its form that overwrites, changed to keep channels last, as a disabled
+    quantizer does."""
     if isinstance(quantizer, GridQuantizer):
         return quantizer.in_layout, quantizer.overwrite_in_layout
 
@@ -153,7 +157,7 @@ def keeping_layout(quantizer: Run, overwrite: Run | None) -> tuple[Run, Run | No
 def _gives(run: Run, values: Sequence[Any], expected: Any) -> bool:
     try:
         return same(expected, run(*values))
-    except RuntimeError:  # a view that takes the other order in memory only
+    except RuntimeError:  # The node is a view that works in the other layout only.
         return False
 
 
@@ -173,8 +177,8 @@ def _turning(run: Run) -> Run:
 
 
 def _differ(plain: Any, given: Any) -> bool:
-    """Return whether a value comes in another order than the model's own, which is not channels
-    last."""
+    """Return whether a value comes in another layout than in the model itself, if it does not have
+    channels last there."""
     if not isinstance(plain, Tensor) or has_channels_last(plain):
         return False
     return bool(plain.stride() != given.stride())

@@ -1,4 +1,4 @@
-"""Other ranges put into a traced graph, so that a model is traced once for all of them."""
+"""Addition of other ranges to a traced graph, so that a model is traced once for all of them."""
 
 from __future__ import annotations
 
@@ -11,15 +11,14 @@ from sensitivity.quantizers.torch.native import bias_changes, biased_layers
 from sensitivity.simulators.torch.tracing import Node, Traced
 
 Chains = Mapping[int, tuple[int, ...]]
-"""Index of a quantizer in the traced graph -> the indices of the nodes that stand there."""
+"""Index of a quantizer in the traced graph -> the indices of the nodes that take its place."""
 
 
 @dataclass(frozen=True)
 class Offered:
     """A traced graph with ranges on offer.
 
-    origins: for each of its nodes the place that it has in the graph without them, None for an
-    added one.
+    origins: for each node its position in the graph without these ranges; None for an added node.
     """
 
     traced: Traced
@@ -27,11 +26,11 @@ class Offered:
 
 
 def chains_of(source: QuantizedModel) -> dict[int, tuple[int, ...]]:
-    """Return which nodes stand at the place of each quantizer and of each marked bias.
+    """Return which nodes take the place of each quantizer and of each marked bias.
 
-    At a quantizer these are its own and then one for each of its ranges on offer, of which a
-    variant switches on one at a time; at a bias those of `bias_changes`, by the numbers that
-    `native_quantizers` has for them.
+    For a quantizer these are its own node and then one for each of its ranges on offer. A variant
+    switches on one of them at a time. For a bias these are the nodes of its `bias_changes`, by
+    their index in `native_quantizers`.
     """
     own = [each.name for each in source.quantizers if each.replaces is None]
     numbers = {name: index for index, name in enumerate(own)}
@@ -45,7 +44,7 @@ def chains_of(source: QuantizedModel) -> dict[int, tuple[int, ...]]:
 
 
 def with_offers(traced: Traced, chains: Chains) -> Offered:
-    """Return the graph with a chain of nodes at the place of each quantizer's."""
+    """Return the graph with a chain of nodes in the place of each quantizer node."""
     nodes: list[Node] = []
     origins: list[int | None] = []
     last: list[int] = []

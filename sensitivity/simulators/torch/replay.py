@@ -1,4 +1,5 @@
-"""Runs many variants of a torch model on one batch and computes what they have in common once."""
+"""Simulator that runs many variants of a torch model on one batch and computes what they have in
+common once."""
 
 from __future__ import annotations
 
@@ -33,31 +34,34 @@ from sensitivity.simulators.torch.tracing import Untraceable, ordered_arguments,
 from sensitivity.tasks.batches import first_samples
 
 LARGEST_VALUES = (4 * 2**20, 8 * 2**20, 24 * 2**20)
-"""Bytes. On a CPU a batch is cut until no value is larger than one of these, whichever is fastest:
-small parts stay in the caches, large ones share what each call of a kernel costs, which weighs in
-the deep layers that most variants recompute. The last is for glibc, which gives memory of 32 MiB
-and more back to the system at once; fetching it again, page by page, costs more than the arithmetic
-of a whole layer."""
+"""Limits in bytes. On a CPU a batch is cut until no value is larger than one of these limits, the one
+that is fastest. Small parts stay in the caches. Large parts share the cost of each call of a
+kernel, which matters in the deep layers that most variants recompute. The last limit is for glibc,
+which gives memory of 32 MiB and more back to the system at once. Fetching it again, page by page,
+costs more than the arithmetic of a whole layer."""
 
 TIMINGS = 2
-"""How often each way to cut a batch is timed; the fastest counts."""
+"""How often each way to cut a batch is timed. The shortest time counts."""
 
 GRAPHS = 6
-"""How many graphs to keep for models whose graph holds for one input shape only; other shapes are
-toggled."""
+"""Number of graphs to keep, for models whose graph holds for one input shape only. Batches of other
+shapes run on the model's own modules."""
 
 
 class ReplaySimulator:
-    """Recomputes, for each variant, only what differs from the variants before it.
+    """Simulator that recomputes, for each variant, only what differs from the variants before it.
 
-    memory: bytes for values that wait for a later variant, and for those of the variant at work;
-    None: no limit. A batch is cut for it as far as its numbers stay the same; `warnings` says where
-    that is not far enough.
-    own: run the user's own quantizer modules in the graph, where the arithmetic of `GridQuantizer`
-    differs from theirs. True as long as the weights, buffers and quantizers of the model are not
-    changed. Batches of a shape that cannot be traced run on the user's own modules.
-    found: what simulators of one model have found, kept for the next, which may differ from them in
-    the ranges on offer alone.
+    memory: limit in bytes for values that wait for a later variant and for those of the variant
+        that runs. None for no limit. A batch is cut to meet it as far as its numbers stay the same;
+        `warnings` says if that is not enough.
+    own: whether to run the user's own quantizer modules in the graph, for quantizers whose
+        arithmetic differs from that of `GridQuantizer`.
+    reason: why this simulator was chosen, in words.
+    found: what earlier simulators of the model have found. They may differ from this one only in
+        the ranges on offer.
+
+    Its outputs are right as long as the weights, buffers and quantizers of the model do not change.
+    Batches of a shape that cannot be traced run on the user's own modules.
     """
 
     name = "replay"
@@ -78,7 +82,7 @@ class ReplaySimulator:
         self._quantizers = native_quantizers(source, own=own)
         self._node_bits = list(self._switches.bits.values())
         for index, _ in bias_changes(source):
-            # a change of a bias goes with the range that brings it
+            # The change of a bias is switched together with the range that brings it.
             self._node_bits.append(self._node_bits[index])
         self._biased = biased_layers(source)
         self._own_asked = own
@@ -111,18 +115,21 @@ class ReplaySimulator:
             if item is None:
                 return
             yield item
-            del item  # not kept while the next one is computed
+            del item  # Its memory is free while the next one is computed.
 
     def _flat(self, inputs: Any) -> tuple[Any, list[Any], Any]:
-        """Return a batch on the model's device: as the task gives it, and its leaves and their nest
-        in the order of the model's arguments."""
+        """Move a batch to the model's device.
+
+        Returns the batch as the task gives it, then its leaves and the spec of their nest, both in
+        the order of the model's arguments.
+        """
         inputs = to_device(inputs, device_of(self._source.model))
         return inputs, *pytree.tree_flatten(ordered_arguments(self._source.model, inputs))
 
     @property
     def smallest(self) -> int | None:
-        """The smallest batch of the first graph traced; None before that, and where the graph holds
-        for one length only."""
+        """The smallest batch of the first traced graph, or None if no graph is traced or if this
+        graph holds for one length only."""
         if not self._graphs:
             return None
         _, graph = self._graphs[0]
@@ -134,21 +141,22 @@ class ReplaySimulator:
         return budget_warnings(self._needed, self._memory)
 
     def prepare(self, inputs: Any) -> None:
-        """Trace the model for batches like this one, and leave it to the caller to check the
-        outputs.
+        """Trace the model for batches like this one. The caller has to check the outputs.
 
-        Raises Untraceable.
+        Raises Untraceable if batches like this one cannot be replayed.
         """
         _, leaves, spec = self._flat(inputs)
         self._pieces(leaves, spec)
         self._checked.add(_shape(leaves, spec))
 
     def left_to_compare(self, inputs: Any, samples: int) -> Any:
-        """Return the first samples of a batch on which only the ranges on offer are left to compare
-        with
-        the model: so many, or as few as the graph takes.
+        """Return the first samples of a batch if only the ranges on offer are left to compare with
+        the model.
 
-        None where no simulator before has compared a graph of the model on batches like this one.
+        samples: how many samples are wanted. A graph that needs longer batches gets more.
+
+        Returns None if no earlier simulator has compared a graph of the model on batches like this
+        one.
         """
         inputs, leaves, spec = self._flat(inputs)
         kind = (spec, _kinds(leaves)), self._biased, self._own_asked
@@ -160,31 +168,35 @@ class ReplaySimulator:
         return first_samples(inputs, max(samples, shortest))
 
     def take_over(self) -> None:
-        """Take the shapes on which a simulator before was compared with the model as compared."""
+        """Skip the comparison with the model on shapes on which an earlier simulator made it."""
         self._checked |= self._found.checked[self._own_asked]
 
     def hand_on(self) -> None:
-        """Tell the simulators after this one on which shapes it was compared with the model."""
+        """Tell later simulators on which shapes this one was compared with the model."""
         self._found.checked[self._own_asked] |= self._checked
 
     def peak(self, inputs: Any, variants: Sequence[frozenset[str]]) -> int:
-        """Return the bytes that values will take at most while these variants run on this batch.
-        Raises Untraceable."""
+        """Return the largest number of bytes that values take while these variants run on a batch.
+
+        Raises Untraceable if batches like this one cannot be replayed.
+        """
         _, leaves, spec = self._flat(inputs)
         graph, pieces = self._pieces(leaves, spec)
         return graph.peak(pieces, list(map(self._switches.mask, variants)), self._memory)
 
     @contextmanager
     def _ready(self) -> Iterator[None]:
-        """No gradients, and the user's own quantizers enabled, for as long as something is
-        computed."""
+        """Disable gradients inside the `with`, and enable the user's own quantizers if the graph
+        runs them."""
         enabled = self._source.disabled(()) if self._own else nullcontext()
         with torch.no_grad(), enabled:
             yield
 
     def _check(self, inputs: Any, leaves: list[Any], spec: Any) -> None:
-        """Compare with the model itself, all quantizers on, at the first batch of each shape.
-        Raises Untraceable."""
+        """Compare the graph with the model, all quantizers enabled, on the first batch of a shape.
+
+        Raises Untraceable if they differ, or if there is no graph for the batch.
+        """
         shape = _shape(leaves, spec)
         if shape in self._checked:
             return
@@ -194,7 +206,8 @@ class ReplaySimulator:
             all_on = self._switches.mask(frozenset())
             ((_, ours),) = graph.outputs(pieces, [all_on], self._memory)
         distance = difference(theirs, ours)
-        if distance > 0 and len(pieces) > 1:  # the number of parts may be that of a longer batch
+        if distance > 0 and len(pieces) > 1:
+            # The number of parts may come from a longer batch, so that it was not tried on this one.
             self._parts[shape] = 1
             self._check(inputs, leaves, spec)
             return
@@ -207,7 +220,7 @@ class ReplaySimulator:
         self._found.checked[self._own_asked].add(shape)
 
     def _pieces(self, leaves: list[Any], spec: Any) -> tuple[Graph, list[list[Any]]]:
-        """Return the batch as micro-batches, and the graph for them; as one where splitting does
+        """Return the graph for a batch, and the pieces of the batch, a single one if splitting does
         not pay or changes a bit."""
         shape = _shape(leaves, spec)
         if shape in self._refused:
@@ -219,8 +232,8 @@ class ReplaySimulator:
         return self._graph(pieces[0], spec), pieces
 
     def _known_parts(self, shape: Any) -> int | None:
-        """Into how many parts a batch is cut so that none is longer than those of a longer batch of
-        the same kind; None where there was none."""
+        """Return the number of parts for which no part is longer than those of a longer batch of
+        the same kind, or None if there was no such batch."""
         *kind, length = shape
         if length is None:
             return None
@@ -230,11 +243,11 @@ class ReplaySimulator:
         return None
 
     def _measured_parts(self, leaves: list[Any], spec: Any) -> int:
-        """Return the number of parts that is fastest and lets one forward fit in half of the
-        memory, as far as no bit of the outputs changes.
+        """Return the number of parts into which a batch is cut.
 
-        Whether bits change depends on the kernels, which are chosen by the shape and the number of
-        threads, so it is tried.
+        It is the fastest number, or a larger one for which one forward fits in half of the memory.
+        Numbers that change a bit of the outputs are left out. Whether bits change depends on the
+        kernels, which are chosen by the shape and the number of threads, so it is tried.
         """
         whole, length = self._graph(leaves, spec), _length(leaves)
         if length is None or whole.goes_by_place(leaves):
@@ -268,7 +281,7 @@ class ReplaySimulator:
         return parts
 
     def _fastest(self, parts: Sequence[int], leaves: list[Any], spec: Any) -> int:
-        """Return the fastest of these ways to cut the batch, the coarsest of equals."""
+        """Return the fastest of these numbers of parts, the smallest one of equals."""
         if len(parts) == 1:
             return parts[0]
         pieces = {number: _split(leaves, number) for number in parts}
@@ -281,14 +294,14 @@ class ReplaySimulator:
 
     def _fits(self, pieces: list[list[Any]], spec: Any) -> bool:
         """Return whether the forward of one variant leaves half of the memory to values that wait
-        for later ones."""
+        for later variants."""
         if self._memory is None:
             return True
         return self._graph(pieces[0], spec).peak(pieces, [0], None) <= self._memory // 2
 
     def _common_graph(self, pieces: list[list[Any]], spec: Any) -> Graph | None:
-        """Return the graph that holds for all the pieces; None where they would need different
-        ones, or none can be had."""
+        """Return the graph that holds for all pieces, or None if they need different graphs or
+        cannot be traced."""
         try:
             graphs = {self._graph(piece, spec) for piece in pieces}
         except Untraceable:
@@ -314,7 +327,7 @@ class ReplaySimulator:
         except Untraceable as error:
             self._refused[shape] = error
             raise
-        except RuntimeError as error:  # a graph that does not run is no better than none
+        except RuntimeError as error:  # A graph that does not run is no better than none.
             self._refused[shape] = Untraceable(
                 f"its traced graph fails ({type(error).__name__}: {error})"
             )
@@ -322,8 +335,10 @@ class ReplaySimulator:
         return graph
 
     def _made(self, leaves: list[Any], spec: Any) -> Graph:
-        """Return a graph that has run a batch: one that a simulator before has traced, with the
-        ranges on offer of this one, or a new one."""
+        """Return a graph with the ranges on offer that has run a batch.
+
+        It comes from a graph that an earlier simulator has traced, or from a new trace.
+        """
         kind = (spec, _kinds(leaves)), self._biased, self._own_asked
         laid = self._found.graph(kind, _length(leaves))
         if laid is None:
@@ -342,7 +357,8 @@ class ReplaySimulator:
 
 
 def _moved(settled: Settled, offered: Offered) -> Settled:
-    """Return how the nodes of a graph with ranges on offer run, from how they do without."""
+    """Return how the nodes of a graph with ranges on offer run, from how those of the graph without
+    them run."""
     runners = {}
     for place, origin in enumerate(offered.origins):
         if origin is not None:
@@ -351,7 +367,8 @@ def _moved(settled: Settled, offered: Offered) -> Settled:
 
 
 def _moved_back(settled: Settled, offered: Offered) -> Settled:
-    """Return the other way round."""
+    """Return how the nodes of a graph without ranges on offer run, from how those of the graph with
+    them run."""
     runners = {}
     for place, origin in enumerate(offered.origins):
         if origin is not None:
@@ -362,13 +379,15 @@ def _moved_back(settled: Settled, offered: Offered) -> Settled:
 def _marked(source: QuantizedModel, biased: tuple[str, ...]) -> torch.nn.Module:
     try:
         return marked_copy(source, biased)
-    except Exception as error:  # whatever the model's own attributes meet in a deep copy
+    except Exception as error:  # Attributes of the model may raise anything in a deep copy.
         raise Untraceable(f"it cannot be copied ({type(error).__name__}: {error})") from error
 
 
 def _split(leaves: list[Any], parts: int) -> list[list[Any]]:
-    """Return every tensor whose axis 0 is the batch cut into `parts` pieces; all else as it is in
-    each of them."""
+    """Return the leaves of each of `parts` pieces of a batch.
+
+    Tensors whose axis 0 is the batch are cut; every piece has all other leaves as they are.
+    """
     length = _length(leaves)
     cut: list[Sequence[Any]] = []
     for leaf in leaves:
@@ -378,7 +397,7 @@ def _split(leaves: list[Any], parts: int) -> list[list[Any]]:
 
 
 def _kind(leaf: Any) -> Any:
-    """Return what must be the same for a graph to hold, besides the length of the batch."""
+    """Return what must be the same in another batch for a graph to hold, besides its length."""
     if not isinstance(leaf, Tensor):
         return leaf
     return leaf.dtype, tuple(leaf.shape[1:]), leaf.device, has_channels_last(leaf)
@@ -393,7 +412,8 @@ def _shape(leaves: list[Any], spec: Any) -> Any:
 
 
 def _length(leaves: list[Any]) -> int | None:
-    """Return the axis-0 length of the first tensor that has an axis; None where there is none."""
+    """Return the length along axis 0 of the first tensor that has an axis, or None if there is
+    none."""
     for leaf in leaves:
         if isinstance(leaf, Tensor) and leaf.ndim:
             return len(leaf)
@@ -401,9 +421,11 @@ def _length(leaves: list[Any]) -> int | None:
 
 
 def _tries(leaves: Iterable[Any], length: int, largest: int) -> list[int]:
-    """Into how many parts a batch on the CPU may be cut; none elsewhere, where it is not faster.
+    """Return the numbers of parts to try for a batch on the CPU, or none for a batch elsewhere, for
+    which cutting is not faster.
 
-    length: samples of the batch. largest: bytes of the largest value of its forward.
+    length: number of samples in the batch.
+    largest: bytes of the largest value in its forward.
     """
     for leaf in leaves:
         if isinstance(leaf, Tensor) and leaf.device.type != "cpu":
@@ -413,8 +435,13 @@ def _tries(leaves: Iterable[Any], length: int, largest: int) -> list[int]:
 
 
 def _parts(length: int, largest: int, limit: int) -> int:
-    """Return the fewest parts that the limit allows, or up to twice as many where these are of one
-    length."""
+    """Return the fewest parts that keep to the limit, or up to twice as many if those have equal
+    lengths.
+
+    length: number of samples in the batch.
+    largest: bytes of the largest value in its forward.
+    limit: bytes of the largest value that a part may have.
+    """
     few = max(1, min(length, -(-largest // limit)))
     for parts in range(few, min(2 * few, length) + 1):
         if length % parts == 0:

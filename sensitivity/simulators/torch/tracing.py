@@ -1,5 +1,5 @@
-"""From a torch model with marked quantizers to a functional graph of callables: `torch.export`,
-then plain data."""
+"""Tracing of a torch model with marked quantizers: `torch.export` follows it, and the exported graph
+becomes a functional graph of callables in plain data."""
 
 from __future__ import annotations
 
@@ -31,31 +31,36 @@ from sensitivity.simulators.torch.layouts import goes_by_place, is_faster
 Run = Callable[..., Any]
 
 STACK_TRACES = "do_not_emit_stack_traces"
-"""The setting of `torch.fx` that leaves them out."""
+"""The setting of `torch.fx` that leaves out stack traces."""
 
 
 class Untraceable(Exception):
-    """Why a model cannot be replayed: a clause about the model, such as "it changes its inputs"."""
+    """The reason why a model cannot be replayed, as a clause about the model, such as "it changes
+    its inputs"."""
 
 
 class _NotFunctional(Exception):
-    """The exported graph holds what only torch's own functionalization can take out."""
+    """The exported graph holds something that only torch's own functionalization can remove."""
 
 
 def _refuse(*values: Any) -> Any:
-    """Return the `run` of nodes that only hold a value, or the place of a quantizer."""
+    """Raise AssertionError, as the `run` of nodes that only hold a value or the place of a
+    quantizer."""
     raise AssertionError("this node is not run")
 
 
 @dataclass(frozen=True)
 class Node:
-    """run(*values of deps) gives the node's value; overwrite does so in the memory of the first
-    dep, None: it cannot.
+    """A node of a traced graph.
 
-    turns: whether it is worth turning the image that it reads; by_place: whether an element's bits
-    may depend on where in memory it is; see `layouts`.
-    kind: "input"; "tensor": a weight, buffer or constant, whose value is `tensor`; "quantizer": the
-    place of `quantizers[index]`, which has no run; "call": anything else.
+    kind: "input"; "tensor" for a weight, buffer or constant with the value `tensor`; "quantizer"
+        for the place of `quantizers[index]`, which has no `run`; "call" for any other node.
+    deps: positions of the nodes whose values it reads.
+    run: returns its value for the values of `deps`.
+    overwrite: returns its value in the memory of the first dep. None if it cannot.
+    fresh: whether its value is certain to share no memory with what it reads.
+    turns: whether it gains from turning its image, see `layouts.is_faster`.
+    by_place: whether bits may depend on the place in memory, see `layouts.goes_by_place`.
     """
 
     kind: str
@@ -71,11 +76,14 @@ class Node:
 
 @dataclass(frozen=True)
 class Traced:
-    """nodes: in topological order. inputs: the node of each flat input, None where that is no
-    tensor.
+    """A traced graph.
 
-    outputs: for each flat output its node, or the constant itself where `constant` says so. spec:
-    how to unflatten them. batches: the smallest and the largest batch that the graph holds for.
+    nodes: in topological order.
+    inputs: the node of each flat input; None for an input that is no tensor.
+    outputs: for each flat output its node, or its value if it is constant.
+    constant: whether each flat output is constant.
+    spec: the nest of the outputs, to unflatten them.
+    batches: the smallest and the largest batch for which the graph holds.
     """
 
     nodes: tuple[Node, ...]
@@ -86,8 +94,10 @@ class Traced:
     batches: tuple[int, int]
 
     def nested(self, values: Iterable[Any]) -> Any:
-        """Return what the model gives. values: those of the nodes among `outputs`, in their
-        order."""
+        """Return the outputs as the model nests them.
+
+        values: the values of the outputs that are not constant, in their order.
+        """
         computed = iter(values)
         flat = [
             leaf if is_constant else next(computed)
@@ -97,8 +107,8 @@ class Traced:
 
 
 def ordered_arguments(model: nn.Module, inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """As `calls.arguments`, with the names in the order of the model's signature, as torch.export
-    wants them."""
+    """Return the same as `calls.arguments`, with the names in the order of the model's signature,
+    which torch.export needs."""
     args, kwargs = arguments(inputs)
     parameters = list(inspect.signature(model.forward).parameters)
     # Names that the signature does not have come last, in the order given.
@@ -107,8 +117,10 @@ def ordered_arguments(model: nn.Module, inputs: Any) -> tuple[tuple[Any, ...], d
 
 
 def trace(model: nn.Module, inputs: Any) -> Traced:
-    """Export the model on one batch; the graph holds for any batch size where the model allows.
-    Raises Untraceable."""
+    """Trace a model on one batch. The graph holds for any batch size if the model allows that.
+
+    Raises Untraceable if the model cannot be replayed.
+    """
     program = _export(model, *ordered_arguments(model, inputs))
     try:
         return _Reader(program).read()
@@ -131,14 +143,17 @@ def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
         ):
             warnings.simplefilter("ignore")
             return torch.export.export(model, args, kwargs, dynamic_shapes=shapes, strict=False)
-    except Exception as error:  # whatever the model's code meets while it is followed
+    except Exception as error:  # The model's code may raise anything while it is followed.
         raise Untraceable(f"torch.export cannot follow it ({_first_line(error)})") from error
 
 
 @contextmanager
 def _no_stack_traces() -> Iterator[None]:
-    """Inside the `with`, torch does not look up the line of code behind every node, which takes a
-    fifth of an export; nothing here reads it. A torch without this setting ignores it."""
+    """Keep torch from looking up the line of code of every node inside the `with`.
+
+    That takes a fifth of an export, and nothing here reads it. A torch without this setting ignores
+    it.
+    """
     config = vars(fx.config)
     before = config.get(STACK_TRACES, False)
     config[STACK_TRACES] = True
@@ -168,10 +183,11 @@ def _first_line(error: Exception) -> str:
 
 
 class _Reader:
-    """Turns the nodes of one exported program into `Node`s.
+    """Reader of the nodes of one exported program as `Node`s.
 
-    In-place ops become their functional form: what they write to is, from there on, the new value.
-    That is right only while nothing else shares that memory, so `group` follows which nodes may.
+    An in-place op becomes its functional form, and its result replaces the value that it writes to
+    from there on. That is right only if nothing else shares this memory, so `_group` tells which
+    nodes may share memory.
     """
 
     def __init__(self, program: Any) -> None:
@@ -211,7 +227,7 @@ class _Reader:
         )
 
     def _placeholder(self, node: fx.Node, spec: Any) -> None:
-        """Add an input of the user, or what the program holds."""
+        """Add an input of the user, or a tensor that the program holds."""
         if spec.kind != InputKind.USER_INPUT:
             self._add(node, Node("tensor", tensor=self._stored(spec)))
         elif isinstance(node.meta.get("val"), Tensor):
@@ -248,7 +264,7 @@ class _Reader:
         if not isinstance(length, int):
             limits = self._program.range_constraints.get(length.node.expr)
         if limits is None:
-            # a number, or one that follows from others: then only this length is sure
+            # The length is fixed, or follows from other lengths, so only this one is certain.
             low = high = int(length)
         else:
             low = int(limits.lower)
@@ -294,12 +310,16 @@ class _Reader:
             self._move(changed, node)
 
     def _join(self, one: int, other: int) -> None:
-        """Let all nodes of the group `other` be of the group `one`."""
+        """Move all nodes of the group `other` to the group `one`."""
         _rename(self._group, other, one)
 
     def _check_alone(self, node: fx.Node, changed: fx.Node) -> None:
-        """Refuse an in-place op whose target shares memory with what is read later, or with the
-        model's own tensors."""
+        """Check that an in-place op writes to memory that nothing reads later and that is not the
+        model's own.
+
+        Raises _NotFunctional if another value shares the memory, Untraceable if it is an input or
+        buffer of the model.
+        """
         now, place = self._position[node], self._place[changed]
         for other, group in self._group.items():
             if group != self._group[changed] or self._place[other] == place:
@@ -315,11 +335,12 @@ class _Reader:
             )
 
     def _is_the_models(self, node: fx.Node) -> bool:
-        """Return whether this is now an input of the model or a tensor that it holds."""
+        """Return whether the present value of a node is an input of the model or a tensor that the
+        model holds."""
         return self._nodes[self._place[node]].kind in ("input", "tensor")
 
     def _move(self, changed: fx.Node, node: fx.Node) -> None:
-        """Let what was changed in place be, from here on, the value of `node`."""
+        """Replace the value that was changed in place by that of `node`, from here on."""
         _rename(self._place, self._place[changed], self._place[node])
         self._join(self._group[changed], self._group[node])
 
