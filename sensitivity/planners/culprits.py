@@ -37,7 +37,7 @@ smaller set leaves."""
 class CulpritPlanner:
     """Planner for a model whose outputs are noise when everything is in INT8.
 
-    1. It forms sets of 1, 2, 4, ... units: the first units of the ranking, and up to END units at
+    1. It forms sets of 1, 2, 4, ... units from the start of the ranking, and of up to END units at
        each end of the graph. It judges only sets that bring the outputs nearer to float's than
        every smaller set, the smallest first, until one meets the target.
     2. It prunes that set. Bisection finds the shortest prefix of its ranking that meets the target.

@@ -152,9 +152,10 @@ def _channels_last(layer: Any, output: Tensor) -> Tensor:
 
 
 def _places_of_each(places: Tensor, outputs: Sequence[Tensor]) -> list[Tensor]:
-    """Return which of these positions each part of an output has, counted from its own first.
+    """Return the positions that lie in each part of an output, counted from the start of the part.
 
-    places: int64[n], ascending, counted over all parts. outputs: with their channels last.
+    places: int64[n], ascending, counted over all parts.
+    outputs: the parts, with their channels last.
     """
     found, start = [], 0
     for output in outputs:

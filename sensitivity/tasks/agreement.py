@@ -54,7 +54,10 @@ class FloatModel:
 
 
 def _spread(parts: Sequence[Array]) -> float:
-    """Return the spread of one output. parts: its values, batch by batch."""
+    """Return the spread of one output.
+
+    parts: its values, batch by batch.
+    """
     is_comparable = len({part.shape[1:] for part in parts}) == 1 and parts[0].ndim > 0
     if not is_comparable:
         return 0.0
@@ -74,7 +77,11 @@ class FloatOutputs:
     def __init__(
         self, model: FloatModel, inputs: Any, known: Sequence[Array] | None = None
     ) -> None:
-        """known: the outputs, if they were computed before; None computes them."""
+        """Set the model and the batch.
+
+        inputs: one batch of inputs.
+        known: the outputs, if they were computed before. None computes them.
+        """
         self.samples = batch_size(inputs)
         self._model = model
         self._inputs = inputs
@@ -153,8 +160,10 @@ def _check_shape(own: Array, float_output: Array) -> None:
 
 
 def _determination(own: Array, float_output: Array, spread: float) -> Scores:
-    """Return the agreement of one output, float64[n]. spread: of the float model's output, above
-    0."""
+    """Return the agreement of one output for each sample, float64[n].
+
+    spread: the spread of the float model's output, above 0.
+    """
     axes = tuple(range(1, float_output.ndim))
     is_equal = own == float_output
     if float_output.dtype.kind not in "fc":

@@ -290,7 +290,10 @@ def _area(hits: Bools, count: float) -> float:
 
 
 def _in_input(corners: Floats, geometry: Geometry) -> Floats:
-    """Return the points [n, most, 4, 2] of the images in pixels of the input. geometry: [n, 6]."""
+    """Return points [n, most, 4, 2] of the images in pixels of the input.
+
+    geometry: [n, 6], one row for each image.
+    """
     scale, border = geometry[:, None, None, 0:2], geometry[:, None, None, 2:4]
     in_input: Floats = corners / scale + border
     return in_input

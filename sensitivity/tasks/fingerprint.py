@@ -120,7 +120,10 @@ class _Reader:
             self.read(value)
 
     def _code(self, code: CodeType, known: Mapping[str, Any]) -> None:
-        """Read the code of a function. known: name -> its value in the function's module."""
+        """Read the code of a function.
+
+        known: name -> its value in the function's module.
+        """
         self._update(code.co_code)
         self._all(code.co_names)
         self._all(known[name] for name in code.co_names if name in known)

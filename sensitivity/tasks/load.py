@@ -82,8 +82,12 @@ def load_task(given: Given) -> Task | EvaluateTask:
 
 
 def checked(task: Any, what: str) -> Task | EvaluateTask:
-    """Return the given task. what: words for it in messages. Raises TaskError if it is not a task,
-    or has a fault."""
+    """Return the given task.
+
+    what: words for the task in messages.
+
+    Raises TaskError if it is not a task, or has a fault.
+    """
     if isinstance(task, Task):
         check_task(task)
         return task

@@ -255,7 +255,10 @@ def split_arrays(
 
 
 def _selected(x: Inputs, samples: Any) -> Inputs:
-    """Return these samples of each array. samples: a slice, or indices."""
+    """Return some samples of each array.
+
+    samples: a slice, or indices.
+    """
     if isinstance(x, dict):
         return {name: np.ascontiguousarray(array[samples]) for name, array in x.items()}
     return np.ascontiguousarray(x[samples])

@@ -24,11 +24,11 @@ NAMES: Mapping[SelectedForm, tuple[tuple[str, ...], ...]] = {
 
 @dataclass(frozen=True)
 class Selected:
-    """Which outputs hold what.
+    """The form and the positions of the outputs with boxes, labels and scores.
 
-    form: "ssd" for sides of a box as x1 y1 x2 y2 and labels that count the classes from 1;
-    "tensorflow" for y1 x1 y2 x2 and labels that are the categories' own numbers. boxes, labels,
-    scores: places among the outputs.
+    form: "ssd" for boxes as x1 y1 x2 y2 and labels that count the classes from 1; "tensorflow" for
+        boxes as y1 x1 y2 x2 and labels that are the categories' own numbers.
+    boxes, labels, scores: positions among the outputs.
     """
 
     form: SelectedForm
@@ -38,12 +38,12 @@ class Selected:
 
 
 AS_NAMED = Selected("ssd")
-"""Boxes, labels and scores in this order."""
+"""Outputs with boxes, labels and scores, in this order."""
 
 
 def selected(names: Sequence[str]) -> Selected | None:
-    """Return what the outputs of these names hold; None where they are not those of such a
-    detector.
+    """Return the form and positions of outputs with these names, or None if they are not those of
+    such a detector.
 
     >>> selected(["num_detections:0", "detection_boxes:0", "detection_scores:0",
     ...           "detection_classes:0"])
@@ -59,19 +59,22 @@ def selected(names: Sequence[str]) -> Selected | None:
 
 
 def _place(names: Sequence[str], words: Sequence[str]) -> int | None:
-    """Return which of the names is one of the words; None where none is."""
+    """Return the position of the first name that is one of the words, or None if there is none."""
     return next((at for at, name in enumerate(names) if name in words), None)
 
 
 def decode_selected(
     outputs: Any, size: Size, numbers: Sequence[int], where: Selected
 ) -> tuple[Floats, Floats]:
-    """Return the boxes float[n, most, 4] as x1 y1 x2 y2 in pixels of the input and confidences
+    """Return boxes, float[n, most, 4] as x1 y1 x2 y2 in pixels of the input, and confidences,
     float[n, classes, most].
 
-    outputs: boxes [n, most, 4] as parts of the input, labels and scores [n, most], in the places
-    that `where` tells. size: of the input. numbers: the label of each class. No box suppresses
-    another: judge with `Suppression(iou=1.0)`.
+    outputs: boxes [n, most, 4] as fractions of the input, labels and scores [n, most].
+    size: size of the input in pixels.
+    numbers: the label of each class.
+    where: positions of boxes, labels and scores in `outputs`.
+
+    No box suppresses another, so judge with `Suppression(iou=1.0)`.
     """
     given, labels, scores = (
         np.asarray(as_numpy(outputs[place]), np.float32)

@@ -88,8 +88,10 @@ def _image_files(data: Path, folder: Path | None) -> list[Path]:
 
 
 def _no_form(option: str, data: Path, missing: str) -> TaskError:
-    """Return the error for data in none of the forms. missing: words for a path at which nothing
-    is."""
+    """Return the error for data in none of the forms.
+
+    missing: words for a path that does not exist.
+    """
     got = "another kind of file" if data.exists() else missing
     return TaskError(f"Expected {option} to be {FORMS}, got {data}: {got}.")
 
@@ -247,8 +249,10 @@ def _sigmas_of(content: Mapping[str, Any], file: Path, form: LabelForm) -> tuple
 
 
 def _names_of(declared: Any, file: Path) -> tuple[str, ...]:
-    """Return the class names of a data YAML; empty if it has none. declared: a list, or number ->
-    name in any order."""
+    """Return the class names of a data YAML, empty if it has none.
+
+    declared: a list of names, or number -> name in any order.
+    """
     if not isinstance(declared, Mapping):
         return tuple(map(str, declared or ()))
     for number in declared:

@@ -276,7 +276,10 @@ KNOWN_PACKAGES = frozenset({"ultralytics", "torch", "numpy", "builtins"})
 
 
 def _unreadable(weights: Path, error: Exception, classes: list[str], trust: bool) -> TaskError:
-    """Return the error for a file that could not be loaded. classes: the names that it needs."""
+    """Return the error for a file that could not be loaded.
+
+    classes: names of the classes that the file needs.
+    """
     foreign = [name for name in classes if name.partition(".")[0] not in KNOWN_PACKAGES]
     if not trust and foreign:
         return TaskError(

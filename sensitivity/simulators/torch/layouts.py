@@ -40,8 +40,8 @@ EXACT = {
     torch.ops.aten.sub,
     torch.ops.aten.where,
 }
-"""Pointwise ops with at most one arithmetic operation, which IEEE 754 rounds. A value depends only on
-its operands."""
+"""Pointwise ops with at most one arithmetic operation, which IEEE 754 rounds. The bits of a value
+depend on its operands only."""
 
 VECTOR = 64
 """A number of elements that is a multiple of what a pointwise kernel of torch takes at once on any

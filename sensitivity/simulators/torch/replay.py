@@ -34,11 +34,11 @@ from sensitivity.simulators.torch.tracing import Untraceable, ordered_arguments,
 from sensitivity.tasks.batches import first_samples
 
 LARGEST_VALUES = (4 * 2**20, 8 * 2**20, 24 * 2**20)
-"""Limits in bytes. On a CPU a batch is cut until no value is larger than one of these limits, the one
-that is fastest. Small parts stay in the caches. Large parts share the cost of each call of a
-kernel, which matters in the deep layers that most variants recompute. The last limit is for glibc,
-which gives memory of 32 MiB and more back to the system at once. Fetching it again, page by page,
-costs more than the arithmetic of a whole layer."""
+"""Limits in bytes, of which the fastest is used: on a CPU a batch is cut until no value is larger
+than the limit. Small parts stay in the caches. Large parts share the cost of each call of a kernel,
+which matters in the deep layers that most variants recompute. The last limit is for glibc, which
+gives memory of 32 MiB and more back to the system at once. Fetching it again, page by page, costs
+more than the arithmetic of a whole layer."""
 
 TIMINGS = 2
 """How often each way to cut a batch is timed. The shortest time counts."""
@@ -115,7 +115,7 @@ class ReplaySimulator:
             if item is None:
                 return
             yield item
-            del item  # Its memory is free while the next one is computed.
+            del item  # Its memory is freed before the next one is computed.
 
     def _flat(self, inputs: Any) -> tuple[Any, list[Any], Any]:
         """Move a batch to the model's device.
@@ -207,7 +207,7 @@ class ReplaySimulator:
             ((_, ours),) = graph.outputs(pieces, [all_on], self._memory)
         distance = difference(theirs, ours)
         if distance > 0 and len(pieces) > 1:
-            # The number of parts may come from a longer batch, so that it was not tried on this one.
+            # The number of parts may come from a longer batch and was then not tried on this one.
             self._parts[shape] = 1
             self._check(inputs, leaves, spec)
             return

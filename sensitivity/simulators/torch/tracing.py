@@ -1,5 +1,5 @@
-"""Tracing of a torch model with marked quantizers: `torch.export` follows it, and the exported graph
-becomes a functional graph of callables in plain data."""
+"""Tracing of a torch model with marked quantizers by `torch.export`, whose graph becomes a
+functional graph of callables in plain data."""
 
 from __future__ import annotations
 
@@ -314,11 +314,11 @@ class _Reader:
         _rename(self._group, other, one)
 
     def _check_alone(self, node: fx.Node, changed: fx.Node) -> None:
-        """Check that an in-place op writes to memory that nothing reads later and that is not the
-        model's own.
+        """Check that an in-place op writes to memory that nothing else reads later and that does
+        not belong to the model.
 
-        Raises _NotFunctional if another value shares the memory, Untraceable if it is an input or
-        buffer of the model.
+        Raises _NotFunctional if the memory is shared with a value that is read later or a tensor of
+        the model, and Untraceable if the changed value is itself an input or buffer of the model.
         """
         now, place = self._position[node], self._place[changed]
         for other, group in self._group.items():
