@@ -314,8 +314,8 @@ class PlanChoices:
     planner: str = registered(
         "greedy",
         "greedy: the fewest layers along the ranking; cost: the lowest cost, by integer "
-        "programs; exhaustive: every set, for up to 12 layers; rule: what people leave out by "
-        "hand, for comparison (detection heads, else the first and the last layers).",
+        "programs; exhaustive: every set, for up to 12 layers, or 6 with int16; rule: what people "
+        "leave out by hand, for comparison (detection heads, else the first and the last layers).",
         family="planners",
     )
     cost: CostName | None = setting(

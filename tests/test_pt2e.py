@@ -19,7 +19,8 @@ from torchao.quantization.pt2e import MinMaxObserver
 from torchao.quantization.pt2e.quantize_pt2e import prepare_pt2e
 from torchao.quantization.pt2e.quantizer import QuantizationSpec
 
-from sensitivity.errors import ExportError, ModelError
+from sensitivity.config import PlanSettings
+from sensitivity.errors import ExportError, ModelError, SensitivityError
 from sensitivity.exporters.torch_model import export_files
 from sensitivity.exporters.verify import verify
 from sensitivity.opened import quantized_model
@@ -28,6 +29,7 @@ from sensitivity.quantizers.torch.pt2e import Pt2eModel
 from sensitivity.simulators.choose import simulator_for
 from sensitivity.simulators.evaluate import EvaluateSimulator
 from sensitivity.simulators.toggle import ToggleSimulator
+from sensitivity.steps.plan import check_formats
 
 
 @pytest.fixture(scope="module")
@@ -329,3 +331,14 @@ def test_dynamic_quantization_is_refused_with_the_op() -> None:
         ModelError, match=r"with fixed scales, got quantized_decomposed\.choose_qparams"
     ):
         quantized_model(model)
+
+
+def test_formats_are_refused_in_one_sentence_that_names_the_way_out(source: Pt2eModel) -> None:
+    settings = PlanSettings(directory=Path(), formats="int8,int16,float")
+    with pytest.raises(SensitivityError) as refused:
+        check_formats(settings, source)
+    assert str(refused.value) == (
+        "Expected a model whose quantizers can take other ranges for --formats int16, got a PT2E "
+        "graph; leave int16 out, or scan its Q/DQ file."
+    )
+    check_formats(PlanSettings(directory=Path(), formats="int8,float"), source)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,11 @@ from support.models import Branches, Chain, batch, seeded
 from support.pq_models import QuantDescriptor, calibrate, quant_nn, quantized_by_pq, quantizers_of
 from torch import Tensor, nn
 
+from sensitivity.config import PlanSettings
 from sensitivity.errors import ModelError
 from sensitivity.exporters.torch_model import export_files
 from sensitivity.exporters.verify import verify
+from sensitivity.quantizers.alternatives import Alternatives
 from sensitivity.quantizers.base import check_calibrated, layers
 from sensitivity.quantizers.torch.native import GridQuantizer, OwnQuantizer, native_quantizers
 from sensitivity.quantizers.torch.pytorch_quantization import (
@@ -24,8 +27,11 @@ from sensitivity.quantizers.torch.pytorch_quantization import (
     FLAGS,
     PytorchQuantizationModel,
 )
+from sensitivity.search.wide import wide_ranges
 from sensitivity.simulators.choose import simulator_for
 from sensitivity.simulators.toggle import ToggleSimulator
+from sensitivity.simulators.torch.replay import ReplaySimulator
+from sensitivity.steps.plan import check_formats
 
 
 @pytest.fixture(scope="module")
@@ -430,3 +436,23 @@ def test_the_toolkits_own_calibrators_find_other_ranges_which_are_put_back(
     with source.with_ranges(found[:1]):
         assert source.grid(name).scale * 127 == pytest.approx(found[0].amax[0])
     assert source.fingerprint() == before
+
+
+def test_layers_take_16_bit_activations_where_formats_are_asked_for(chain: nn.Module) -> None:
+    source, x = PytorchQuantizationModel(chain), batch(seed=3)
+    check_formats(PlanSettings(directory=Path(), formats="int8,int16,float"), source)
+    wide = wide_ranges(source, layers(source.quantizers))
+    assert {(unit, one.quantizer, one.bits) for unit, (one,) in wide.items()} == {
+        (unit, f"{unit}._input_quantizer", 16)
+        for unit in ("conv1", "conv2", "conv3", "conv4", "fc")
+    }
+    ranges = [one for own in wide.values() for one in own]
+    before = chain(x)
+    with source.with_ranges(ranges):
+        whole = chain(x)
+        weights = {q.name: source.grid(q.name).high for q in source.quantizers}
+    assert set(weights.values()) == {32767, 127}
+    assert torch.equal(chain(x), before)
+    simulator = ReplaySimulator(Alternatives(source, ranges))
+    ((_, replayed),) = simulator.outputs(x, [frozenset(one.key for one in ranges)])
+    assert torch.equal(replayed, whole)

@@ -193,5 +193,7 @@ def test_a_target_without_16_bits_is_refused_before_the_work(done: Path, capsys:
     assert "got tensorrt: its formats are INT8, FP8" in capsys.readouterr().err
     assert verb("export", done, "--config", "ort") == 1
     assert "got one with INT16" in capsys.readouterr().err
+    assert verb("plan", done, "--planner", "exhaustive", *FORMATS) == 1
+    assert "got 7, 7 of them with the choice of 16 bits" in capsys.readouterr().err
     assert verb("plan", done, "--formats", "int8,int4") == 1
     assert "int8,float or int8,int16,float" in capsys.readouterr().err

@@ -9,7 +9,7 @@ from sensitivity.errors import SensitivityError
 from sensitivity.planners.base import Choice, Goal, Judge, Search
 
 LARGEST = 12
-"""Largest number of units, which is 4,096 sets."""
+"""Largest number of choices, which is 4,096 sets. A unit is one, or two with 16-bit activations."""
 
 
 class ExhaustivePlanner:
@@ -23,11 +23,7 @@ class ExhaustivePlanner:
     wants_cost = True
 
     def choose(self, ranking: Sequence[str], judge: Judge, goal: Goal) -> Choice:
-        if len(ranking) > LARGEST:
-            raise SensitivityError(
-                f"Expected at most {LARGEST} units for --planner exhaustive, got {len(ranking)} "
-                f"({2 ** len(ranking):,} skip-sets); use --planner cost, or larger units."
-            )
+        check_number(len(ranking))
         search = Search(judge)
         sets = [
             chosen for size in range(len(ranking) + 1) for chosen in combinations(ranking, size)
@@ -36,3 +32,18 @@ class ExhaustivePlanner:
             if search.met(skip):
                 return search.choice(skip)
         return search.best_missed(ranking)
+
+
+def check_number(units: int, wide: int = 0) -> None:
+    """Raise SensitivityError if there are too many sets.
+
+    units: how many are up for choice. wide: how many of them may have 16-bit activations.
+    """
+    if units + wide <= LARGEST:
+        return
+    of_which = f", {wide} of them with the choice of 16 bits" if wide else ""
+    raise SensitivityError(
+        f"Expected at most {LARGEST} units for --planner exhaustive, or {LARGEST // 2} with "
+        f"--formats int8,int16,float, got {units}{of_which} ({2 ** (units + wide):,} skip-sets); "
+        "use --planner cost, or larger units."
+    )

@@ -28,6 +28,7 @@ from sensitivity.journal.journal import task_of
 from sensitivity.measure.ranking import estimate
 from sensitivity.measure.scan import Scan
 from sensitivity.measure.study import Study
+from sensitivity.planners.exhaustive import ExhaustivePlanner, check_number
 from sensitivity.quantizers.base import QuantizedModel, Recalibratable, name_in_words
 from sensitivity.records import (
     BenchResult,
@@ -138,11 +139,11 @@ def search_plan(
     unseen = set(scanned.unjudged) - {*fixed.skip, *fixed.keep}
     # Leaving these out would cost time and gain nothing that is measured.
     fixed = replace(fixed, keep=(*fixed.keep, *sorted(unseen)))
+    study = _study(session, settings, fixed)
     own = new = Recalibration("", (), scanned)
     if not settings.no_recalibrate:
         new = recalibration(session, scanned, target, fixed.skip)
     with _priced(session, settings, runtime) as (cost, probe):
-        study = _study(session, settings, fixed)
         question = Question(study, settings.planner, target, fixed, cost, probe)
         ranges = (new, own) if cost and new.units else (new,)
         search = partial(_attempt, session, question)
@@ -198,7 +199,10 @@ def _study(session: Session, settings: SearchSettings, fixed: Pins) -> Study:
     pinned = {*fixed.skip, *fixed.keep}
     source: Any = session.source
     free = [unit for unit in session.study.units if unit.name not in pinned]
-    return replace(session.study, wide=wide_ranges(source, free))
+    wide = wide_ranges(source, free)
+    if settings.planner == ExhaustivePlanner.name:  # before it searches without 16 bits
+        check_number(len(free), len(wide))
+    return replace(session.study, wide=wide)
 
 
 def check_formats(settings: PlanChoices, source: QuantizedModel | None = None) -> None:
