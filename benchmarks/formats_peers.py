@@ -1,0 +1,364 @@
+"""Plans over 8 bits, 16-bit activations and float beside those of AIMET and AMD Quark.
+
+python benchmarks/formats_peers.py --json benchmarks/results/formats_peers.json
+
+All start from the same float file, the same calibration images and pairs in the same places, and
+their results are judged by the same function on the same samples. Needs SENSITIVITY_ASSETS, and for
+the tools that --tools names `aimet-onnx` 2.42.0 and `amd-quark` 0.13, which are no dependencies of
+this project and want environments of their own: rows are written as soon as they are there, beside
+those of earlier calls.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from formats_models import MODELS, WEIGHTED, Model, Reader, macs_of, session
+
+from sensitivity.timing.environment import environment
+
+RANK_BATCHES = 3
+"""Of `rank`, for the sensitivities of AIMET."""
+
+WIDE = "int8,int16,float"
+DROPS = {"mobilenet": (0.5, 1.0), "resnet20": (0.1, 0.5), "repvgg": (0.5, 1.0), "vit": (0.5, 1.0)}
+"""In points."""
+
+Row = dict[str, Any]
+
+
+def int8_file(model: Model, path: Path) -> Path:
+    """Pairs on the inputs and weights of weighted operations, min-max ranges, by ONNX Runtime."""
+    from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
+
+    quantize_static(
+        str(model.file),
+        str(path),
+        Reader(model.input, model.calib),
+        quant_format=QuantFormat.QDQ,
+        op_types_to_quantize=list(WEIGHTED),
+        per_channel=model.per_channel,
+        activation_type=QuantType.QInt8,
+        weight_type=QuantType.QInt8,
+        extra_options={
+            "ActivationSymmetric": True,
+            "WeightSymmetric": True,
+            "AddQDQPairToWeight": True,
+            "QuantizeBias": False,
+            "OpTypesToExcludeOutputQuantization": list(WEIGHTED),
+        },
+    )
+    return path
+
+
+def kinds_of(model: onnx.ModelProto, names: Collection[str]) -> dict[str, str]:
+    """Node -> "INT8", "16 bits" or "float", by the pairs on its inputs."""
+    made = {name: node for node in model.graph.node for name in node.output}
+    types = {one.name: one.data_type for one in model.graph.initializer}
+    found = {}
+    for node in model.graph.node:
+        if node.name in names:
+            pairs = [made.get(name) for name in node.input[:2]]
+            rounded = [pair for pair in pairs if pair and pair.op_type.endswith("DequantizeLinear")]
+            kinds = [KIND.get(types[pair.input[2]], "float") for pair in rounded]
+            kinds += ["float"] * (2 - len(kinds))
+            found[node.name] = max(kinds, key=["INT8", *KINDS].index)
+    return found
+
+
+KINDS = ("16 bits", "float")
+KIND = {
+    onnx.TensorProto.INT8: "INT8",
+    onnx.TensorProto.UINT8: "INT8",
+    onnx.TensorProto.INT16: "16 bits",
+    onnx.TensorProto.UINT16: "16 bits",
+}
+"""Of integers, by the type of the zero point; Quark writes pairs for BF16 as well."""
+
+
+# Tools.
+# --------------------------------------------------------------------------------------------------
+
+Judged = tuple[Callable[[np.ndarray], Any], dict[str, str]]
+"""A model of mixed formats, as a function, and the kind of each node."""
+
+
+def ours(model: Model, drop: float, folder: Path, **settings: Any) -> Judged:
+    import sensitivity
+    from sensitivity import Task
+    from sensitivity.quantizers.onnx.model import OnnxModel
+
+    kept = model.file.with_suffix("")  # one scan for all targets
+    quantized = kept.with_suffix(".int8.onnx")
+    if not kept.exists():
+        int8_file(model, quantized)
+    calib = [(x, np.zeros(len(x), int)) for x in model.calib]
+    task = Task(
+        OnnxModel(quantized, float_path=model.file),
+        {**model.data, "calib": calib},
+        model.score,
+        soft=model.soft,
+    )
+    run = sensitivity.scan(task, out=kept, resume=kept.exists())
+    plan = sensitivity.plan(run, max_drop=f"{drop:g}pt", formats=WIDE, **settings)
+    files = sensitivity.export(plan).files
+    partial_file = onnx.load(files["partial" if "partial" in files else "int8"])
+    kinds = kinds_of(partial_file, macs_of(model))
+    runner = session(partial_file)
+    return (lambda x: runner.run(None, {model.input: x})[0]), kinds
+
+
+def aimet(model: Model, drop: float, folder: Path, ranges: str = "min_max") -> Judged:
+    """Automatic mixed precision of AIMET: sensitivities on some of `rank`, the target on
+    `confirm`. ranges: its quantization scheme."""
+    from aimet_onnx import QuantizationSimModel
+    from aimet_onnx.common.defs import CallbackFunc, QuantizationDataType
+    from aimet_onnx.mixed_precision import choose_mixed_precision
+    from aimet_onnx.utils import disable_quantizers
+
+    integer, real = QuantizationDataType.int, QuantizationDataType.float
+    candidates = [
+        ((16, real), (16, real)),
+        ((16, integer), (8, integer)),
+        ((8, integer), (8, integer)),
+    ]
+    (folder / "config.json").write_text(json.dumps(aimet_config(model)))
+    loaded = onnx.load(model.file)
+    sim = QuantizationSimModel(loaded, quant_scheme=ranges, config_file=str(folder / "config.json"))
+
+    def forward(runner: Any, *_: Any) -> None:
+        for x in model.calib:
+            runner.run(None, {model.input: x})
+
+    def score(split: str, batches: int | None, runner: Any, *_: Any) -> float:
+        return float(model.metric(lambda x: runner.run(None, {model.input: x})[0], split, batches))
+
+    sim.compute_encodings(forward)
+    calls = [
+        CallbackFunc(partial(score, *one)) for one in (("rank", RANK_BATCHES), ("confirm", None))
+    ]
+    with disable_quantizers(sim, list(sim.qc_quantize_op_dict)):
+        whole = score("confirm", None, sim.session)
+    print("aimet", whole, score("confirm", None, sim.session), flush=True)
+    choose_mixed_precision(
+        sim,
+        candidates,
+        eval_callback_for_phase1=calls[0],
+        eval_callback_for_phase2=calls[1],
+        allowed_accuracy_drop=drop / 100,
+        results_dir=str(folder),
+        clean_start=True,
+        forward_pass_callback=CallbackFunc(forward),
+        use_all_amp_candidates=True,
+    )
+    names = set(macs_of(model))
+    kinds = {
+        node.name: aimet_kind([sim.qc_quantize_op_dict.get(base(one)) for one in node.input[:2]])
+        for node in sim.model.model.graph.node
+        if node.name in names
+    }
+    return (lambda x: sim.session.run(None, {model.input: x})[0]), kinds
+
+
+def aimet_config(model: Model) -> dict[str, Any]:
+    """Inputs and weights of weighted operations are quantized, biases and outputs are not."""
+    return {
+        "defaults": {
+            "hw_version": "default",
+            "ops": {"is_symmetric": "True"},
+            "params": {"is_quantized": "True", "is_symmetric": "True"},
+            "strict_symmetric": "True",
+            "unsigned_symmetric": "False",
+            "per_channel_quantization": str(model.per_channel),
+        },
+        "params": {"bias": {"is_quantized": "False"}},
+        "op_type": {name: {"is_input_quantized": "True"} for name in WEIGHTED},
+        "supergroups": [],
+        "model_input": {},
+        "model_output": {},
+    }
+
+
+def base(name: str) -> str:
+    """The tensor that a quantizer of the simulation reads."""
+    return name.removesuffix("_updated").removesuffix("_qdq")
+
+
+def aimet_kind(quantizers: Sequence[Any]) -> str:
+    """Of a node, by what it reads. None and a quantizer that is off round nothing."""
+    bits = []
+    for one in quantizers:
+        if one is None or not one.enabled or one.data_type.name == "float":
+            return "float"
+        bits.append(one.bitwidth)
+    return "INT8" if max(bits) == 8 else "16 bits"
+
+
+def quark(model: Model, drop: float, folder: Path, *, wide: bool = True) -> Judged:
+    """Quark's automatic mixed precision, from the same INT8 file that the plan here starts from.
+    Sensitivities and the target are both measured on `confirm`, by the metric. wide: whether
+    16-bit activations are a candidate beside BF16."""
+    from onnxruntime.quantization import CalibrationMethod, create_calibrator
+    from quark.onnx import AutoMixprecisionConfig, BFloat16Spec, Int8Spec, Int16Spec, QLayerConfig
+    from quark.onnx.algorithm.finetuning.onnx_evaluate import create_session
+    from quark.onnx.algorithm.mprecision.auto_mixprecision import auto_mixprecision
+
+    start = int8_file(model, folder / "int8.onnx")
+    calibrator = create_calibrator(
+        str(model.file), list(WEIGHTED), str(folder / "augmented.onnx"), CalibrationMethod.MinMax,
+        extra_options={"symmetric": True},
+    )  # fmt: skip
+    calibrator.collect_data(Reader(model.input, model.calib))
+    targets = [one for _, one in model.data["confirm"]]
+
+    def lost(
+        whole: Sequence[Sequence[np.ndarray]], rounded: Sequence[Sequence[np.ndarray]]
+    ) -> float:
+        means = []
+        for outputs in (whole, rounded):
+            scores = [model.score(one[0], y) for one, y in zip(outputs, targets, strict=True)]
+            means.append(float(np.mean(np.concatenate(scores))))
+        return 100 * (means[0] - means[1])
+
+    candidates = [QLayerConfig(activation=BFloat16Spec(), weight=BFloat16Spec())]
+    if wide:
+        candidates.insert(0, QLayerConfig(activation=Int16Spec(), weight=Int8Spec()))
+    config = AutoMixprecisionConfig(
+        target_layer_config=candidates,
+        target_op_type=WEIGHTED,
+        data_size=len(targets),  # 0 is one batch in 0.13, not all as its documentation says
+        metric_distance_fn=lost,
+        metric_threshold=drop + 1e-9,
+        metric_optimize_object="quality",
+        shared_param_mode="unshare",
+    )
+    reader = Reader(model.input, [x for x, _ in model.data["confirm"]])
+    options = {"ActivationSymmetric": True, "WeightSymmetric": True}
+    options |= config._get_config(dict(options))
+    made = auto_mixprecision(
+        str(model.file), str(start), False, reader, calibrator.compute_data(), options
+    )
+    runner = create_session(made)  # with its operations for BF16
+    return (lambda x: runner.run(None, {model.input: x})[0]), kinds_of(made, macs_of(model))
+
+
+TOOLS: Mapping[str, Callable[..., Judged]] = {
+    "sensitivity": ours,
+    "sensitivity, ranges as they came": partial(ours, no_recalibrate=True),
+    "AIMET": aimet,
+    "AIMET, its ranges of least error": partial(aimet, ranges="tf_enhanced"),
+    "Quark": quark,
+    "Quark, BF16 alone": partial(quark, wide=False),
+}
+PACKAGES = {
+    "AIMET": "aimet-onnx",
+    "AIMET, its ranges of least error": "aimet-onnx",
+    "Quark": "amd-quark",
+    "Quark, BF16 alone": "amd-quark",
+}
+
+
+def row(name: str, tool: str, drop: float, folder: Path) -> Row:
+    model = MODELS[name](folder)
+    floats = session(model.file)
+    whole = {
+        split: model.metric(lambda x: floats.run(None, {model.input: x})[0], split)
+        for split in ("confirm", "holdout")
+    }
+    with tempfile.TemporaryDirectory() as scratch:
+        started = time.monotonic()
+        run, kinds = TOOLS[tool](model, drop, Path(scratch))
+        seconds = time.monotonic() - started
+        found = {split: model.metric(run, split) for split in whole}
+    macs = macs_of(model)
+    every = sum(macs.values())
+    shares = {kind: sum(macs[n] for n in macs if kinds[n] == kind) / every for kind in KINDS}
+    return {
+        "model": model.name,
+        "tool": tool,
+        "max_drop": drop,
+        "met": whole["confirm"] - found["confirm"] <= drop / 100 + 1e-9,
+        "float": whole,
+        "plan": found,
+        "nodes": {kind: [n for n in macs if kinds[n] == kind] for kind in KINDS},
+        "macs": shares,
+        "seconds": seconds,
+    }
+
+
+def place(found: Row) -> tuple[str, float, int]:
+    """Where a row stands in the table."""
+    return found["model"], found["max_drop"], list(TOOLS).index(found["tool"])
+
+
+def markdown(result: Mapping[str, Any]) -> str:
+    head = (
+        "| model | target | tool | met on confirm | in 16 bits | in float | MACs in 16 bits or "
+        "float, % | top-1 on confirm | on holdout | float on holdout | seconds |\n"
+        "|---|---|---|---|---|---|---|---|---|---|---|"
+    )
+    lines = [_line(one) for one in result["rows"]]
+    commands = "\n".join(f"- `{one}`" for one in result["commands"])
+    cpu = result["environment"].get("cpu", "")
+    return "\n".join([
+        "# Plans of three formats, beside AIMET and Quark", "", head, *lines, "",
+        f"Commands, on cpu {cpu}, one thread:", "", commands, "",
+    ])  # fmt: skip
+
+
+def _line(one: Row) -> str:
+    cells = [
+        one["model"], f"{one['max_drop']:g} pt", one["tool"], "yes" if one["met"] else "no",
+        *(str(len(one["nodes"][kind])) for kind in KINDS),
+        f"{100 * sum(one['macs'].values()):.1f}",
+        *(f"{100 * one['plan'][split]:.1f}" for split in ("confirm", "holdout")),
+        f"{100 * one['float']['holdout']:.1f}", f"{one['seconds']:.0f}",
+    ]  # fmt: skip
+    return f"| {' | '.join(cells)} |"
+
+
+def main(arguments: list[str]) -> None:
+    parser = argparse.ArgumentParser(description="Plans of three formats, beside two other tools.")
+    parser.add_argument("--json", type=Path, required=True, help="rows; a table goes beside them")
+    parser.add_argument("--runs", type=Path, default=Path("runs/formats"), help="keeps the models")
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
+    parser.add_argument("--tools", nargs="+", choices=TOOLS, default=list(TOOLS))
+    parser.add_argument("--drops", nargs="+", type=float, help="in points; two for each model")
+    given = parser.parse_args(arguments)
+    result: dict[str, Any] = {"commands": [], "rows": []}
+    if given.json.exists():
+        result = json.loads(given.json.read_text())
+    packages = [PACKAGES[tool] for tool in given.tools if tool in PACKAGES]
+    result["environment"] = environment() | {
+        **result.get("environment", {}), **{name: version(name) for name in packages}
+    }  # fmt: skip
+    command = shlex.join(["python", "benchmarks/formats_peers.py", *arguments])
+    result["commands"] = [*dict.fromkeys([*result["commands"], command])]
+    for name in given.models:
+        for drop in given.drops or DROPS[name]:
+            for tool in given.tools:
+                found = row(name, tool, drop, given.runs)
+                print(json.dumps(found), flush=True)
+                key = [found[part] for part in ("model", "max_drop", "tool")]
+                others = [
+                    o for o in result["rows"] if [o["model"], o["max_drop"], o["tool"]] != key
+                ]
+                result["rows"] = sorted([*others, found], key=place)
+                given.json.write_text(json.dumps(result, indent=1) + "\n")
+                given.json.with_suffix(".md").write_text(markdown(result))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
