@@ -16,11 +16,11 @@ ARENA_MAX, MMAP_THRESHOLD, TRIM_THRESHOLD = -8, -3, -1
 """Numbers of the settings in malloc.h of glibc."""
 
 LARGEST = 64 * 2**20
-"""Bytes from which memory is still given back at once: larger tensors come one at a time, and their
-arithmetic takes long beside the page faults."""
+"""Size in bytes from which memory is still given back at once. Larger tensors come one at a time,
+and their arithmetic takes long beside the page faults."""
 
 KEPT = 256 * 2**20
-"""Most bytes that stay free at the end of the heap."""
+"""The most bytes that stay free at the end of the heap."""
 
 
 def keep_freed_memory() -> bool:
@@ -44,12 +44,13 @@ def give_back_memory() -> None:
 
 
 def let_go_of_memory() -> None:
-    """Do the same with what only circular references still hold, between two steps."""
+    """Delete objects that only circular references hold, and give free memory back to the system,
+    between two steps."""
     gc.collect()
     give_back_memory()
 
 
 def _function(name: str) -> Any:
-    """Return a function of the C library; None where it has none of this name, as on Windows and
-    macOS."""
+    """Return a function of the C library, or None if it has no function of this name, as on Windows
+    and macOS."""
     return getattr(ctypes.CDLL(None), name, None) if os.name == "posix" else None

@@ -151,7 +151,7 @@ class Planned(Result):
         return later.apply.applied(model, self.record, self.info)
 
     def apply_permanently(self, model: Any) -> None:
-        """Put the model into the state that the plan was judged in, and leave it so.
+        """Put the model into the state in which the plan was judged, permanently.
 
         Raises ModelError for models other than those of ModelOpt and pytorch-quantization.
         """

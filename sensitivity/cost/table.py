@@ -55,7 +55,7 @@ class ConversionTime:
 
 @dataclass(frozen=True)
 class Table:
-    """What was measured in one place.
+    """The times measured in one place.
 
     place: runtime, version, threads and machine.
     layers: by `key_of` their shape.

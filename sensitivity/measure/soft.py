@@ -28,7 +28,7 @@ empty."""
 
 @dataclass(frozen=True)
 class Compared:
-    """A variant's scores, and the values of the same samples by which it is told from other
+    """A variant's scores, and the values of the same samples by which it is compared with other
     variants.
 
     values: if the task has a soft drop, what float expects to lose, with its sign turned; otherwise

@@ -21,7 +21,7 @@ since cubic interpolation overshoots."""
 
 FIRST_ONLY = {"Reshape", "Transpose", "Squeeze", "Unsqueeze", "Slice", "Split", "QuantizeLinear",
               "DequantizeLinear", "Dropout", "ReduceMean"}  # fmt: skip
-"""Those of them whose output depends on the values of their first input alone."""
+"""Operations of KEEPS_SIGN whose output depends on the values of their first input only."""
 
 
 def non_negative(value: ir.Value | None) -> bool:

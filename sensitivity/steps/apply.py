@@ -31,7 +31,7 @@ def applied(model: Any, plan: Plan, info: RunInfo) -> Iterator[Any]:
 
 
 def apply_for_good(model: Any, plan: Plan, info: RunInfo) -> None:
-    """Put the model into the state that the plan was judged in, and leave it so.
+    """Put the model into the state in which the plan was judged, permanently.
 
     Raises ModelError, and changes nothing, for a model whose toolkit does not allow it.
     """

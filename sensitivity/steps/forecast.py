@@ -48,8 +48,8 @@ REPAIR_FORWARDS = 12
 """How often a repaired plan forwards as many samples as `rank` has: to try repairs, and to fit them
 on calibration inputs, by the user's own modules."""
 SHARED = 4
-"""How many times as long whole forwards would take as those of other ranges, which share most of
-their computation."""
+"""How many times as long whole forwards would take as the forwards of other ranges, which share
+most of their computation."""
 DRAWN_S = (0.5, 5.0)
 """Seconds to draw a report."""
 

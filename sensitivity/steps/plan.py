@@ -246,8 +246,8 @@ def under_each(
     plan_of: Callable[[Found], Plan],
     pinned: Collection[str] = (),
 ) -> list[Found]:
-    """Return what `search` finds under these ranges in turn, until a plan leaves out no more than
-    `pinned`."""
+    """Return what `search` finds under each of these ranges, up to the first whose plan leaves out
+    no more than `pinned`."""
     results: list[Found] = []
     for candidate in ranges:
         with session.measurer.with_ranges(candidate.ranges):

@@ -59,7 +59,7 @@ class Task:
     model: the calibrated model, in eval mode, on the device where it shall run.
     data: batches of each split. "rank", "confirm" and "holdout" are required; they hold different
         samples, drawn at random from the same population, and none that was used for calibration.
-        "calib" is optional: other ranges are calibrated on it, or on "rank" where it is missing.
+        "calib" is optional: other ranges are calibrated on it, or on "rank" if it is missing.
         "unlabeled" is optional: further samples of the same population, which only `soft` reads.
     score: (outputs, targets) -> per-sample scores float[n] or float[n, k]; higher is better, and
         all are finite.
@@ -75,8 +75,8 @@ class Task:
     soft: (outputs of the float model, outputs of a variant) -> float[n], the loss that the float
         model itself expects from each sample's other answer, in the unit of the score and without
         labels. Only for a metric that is the mean of one score for each sample. A `Fittable` one
-        is first fitted to the labelled samples of "rank" and "confirm". None where no such
-        estimate is known.
+        is first fitted to the labelled samples of "rank" and "confirm". None if no such estimate
+        is known.
 
     Inputs of a batch are passed as `model(*inputs)` for a tuple, `model(**inputs)` for a dict, and
     `model(inputs)` otherwise.
@@ -104,7 +104,7 @@ class EvaluateTask:
     evaluate: model -> the metric; higher is better.
     confirm, holdout: the same on other samples. None uses `evaluate` for them too, and the reported
         accuracy is then not held out.
-    example_inputs: one batch of inputs, which only export and bench need. None where there is none.
+    example_inputs: one batch of inputs, which only export and bench need. None if there is none.
     metric: the name of the metric in reports.
     full_scale: the largest value of the metric; "1pt" is a hundredth of it.
     float_model: as in `Task`; compared on `example_inputs`.

@@ -209,10 +209,10 @@ def classification_task(model: Any, splits: Mapping[str, Any]) -> Task:
 
 @dataclass(frozen=True)
 class Top1:
-    """(outputs, targets) -> 1.0 where the highest output is the target's, else 0.0: float64[n].
+    """(outputs, targets) -> float64[n], 1.0 if the highest output is the target's, else 0.0.
 
     classes: the number of outputs that the model must have. None if the data does not say.
-    reading: a sentence that says how images were given to the model, where the user did not say
+    reading: a sentence that says how images were given to the model, if the user did not say
         so. It is quoted when the float model is no good.
     """
 

@@ -32,8 +32,8 @@ class Detections:
         angle.
     confidences: float32[n, limit], 0 where there is no detection.
     classes: int64[n, limit], class indices.
-    anchors: int64[n, limit], the index of the candidate that became the detection. None where it
-        is not needed.
+    anchors: int64[n, limit], the index of the candidate that became the detection. None if it is
+        not needed.
     """
 
     boxes: NDArray[np.float64]

@@ -86,7 +86,7 @@ class DetectionDetail:
     metrics: name of a metric -> variant -> its value.
     classes: the classes that occur, the one that loses most in INT8 first.
     images: the images that lose most.
-    thresholds: the best confidence thresholds. None where no image holds a box, and in files of
+    thresholds: the best confidence thresholds. None if no image holds a box, and in files of
         earlier versions.
     """
 

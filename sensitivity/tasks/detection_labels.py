@@ -25,7 +25,7 @@ class LabelledImage:
     """An image file and its labelled objects.
 
     Coordinates and areas are in pixels of the image. `outlines`, `keypoints`, `areas` and `corners`
-    are None where they were not asked for.
+    are None if they were not asked for.
 
     file: the image file.
     boxes: float64[g, 4], x1 y1 x2 y2.
@@ -74,8 +74,8 @@ class LabelledImages:
 
     images: in the order of the labels.
     names: the class names, in the order of the model's outputs.
-    sigmas: the sigma of each key point; empty where the data set declares none.
-    ids: the numbers of the classes, in the order of the names; empty where the data set has none of
+    sigmas: the sigma of each key point; empty if the data set declares none.
+    ids: the numbers of the classes, in the order of the names; empty if the data set has none of
         its own.
     """
 
@@ -264,7 +264,7 @@ def _coco_keypoints(
 
 
 def _area(annotation: Mapping[str, Any]) -> float:
-    """Return the area of an annotated object in square pixels, from its box where it is not
+    """Return the area of an annotated object in square pixels, estimated from its box if it is not
     given."""
     area = annotation.get("area")
     if area is not None:

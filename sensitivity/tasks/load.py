@@ -162,8 +162,8 @@ def _sha(content: bytes) -> str:
 
 
 def _code(source: bytes) -> bytes:
-    """Return the syntax tree as text, without docstrings; the source itself where it is not valid
-    Python."""
+    """Return the syntax tree of a source as text, without docstrings, or the source itself if it is
+    not valid Python."""
     try:
         tree = ast.parse(source)
     except (SyntaxError, ValueError):

@@ -346,7 +346,10 @@ def class_indices(given: NDArray[Any], what: str, classes: int | None) -> Labels
 
 
 def _check_range(indices: Labels, what: str, classes: int | None) -> None:
-    """Raise TaskError for an index below 0, or above that of the last class where it is known."""
+    """Raise TaskError for an index below 0, or above that of the last class.
+
+    classes: the number of classes; None if it is not known.
+    """
     is_wrong = indices < 0
     upto = ""
     if classes is not None:

@@ -24,7 +24,7 @@ class Scoring:
     batches: (inputs, targets), which can be iterated any number of times in the same order.
     score, aggregate, full_scale: as in a task.
     simulated: (variant, number of a batch) -> the scores of the simulated model of this variant,
-        "int8" or "partial", on that batch; None where it was not measured.
+        "int8" or "partial", on that batch; None if it was not measured.
     of_files: (digest of a file, whether the runtime optimizes it) -> the scores of that file in
         ONNX Runtime, as far as they were computed.
     """

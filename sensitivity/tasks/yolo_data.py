@@ -232,8 +232,8 @@ def _from_yaml(data: Path, names: Sequence[str], split: str, form: LabelForm) ->
 
 
 def _sigmas_of(content: Mapping[str, Any], file: Path, form: LabelForm) -> tuple[float, ...]:
-    """Return the spreads of key points in a data YAML, which ultralytics' validator reads too;
-    empty where it has none, or where no key points are wanted."""
+    """Return the spreads of key points in a data YAML, which ultralytics' validator reads, too.
+    They are empty if it has none, or if no key points are wanted."""
     declared = content.get("kpt_oks_sigmas")
     if form.kind != "keypoints" or not declared:
         return ()

@@ -302,7 +302,7 @@ def axes_to(layout: Layout, rank: int, *, back: bool = False) -> list[int]:
     """Return, for each axis of a tensor in this layout, the axis of the file, whose channels are
     last.
 
-    back: the other way round.
+    back: whether to return, for each axis of the file, the axis in this layout.
 
     >>> axes_to("first", 4), axes_to("first", 4, back=True)
     ([0, 3, 1, 2], [0, 2, 3, 1])

@@ -68,8 +68,8 @@ class TensorFlowGrid:
 
     @property
     def shift(self) -> int:
-        """What is subtracted from each level, so that a grid around 0 becomes signed, as TensorRT
-        takes it."""
+        """The number subtracted from each level, so that a grid around 0 becomes signed, as
+        TensorRT takes it."""
         middle = 2 ** (self.bits - 1)
         return middle if np.all(self.zero_point == middle) else 0
 

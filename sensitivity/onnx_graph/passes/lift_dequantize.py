@@ -44,7 +44,7 @@ MOVED = dict.fromkeys(FIRST_INPUT, (0,)) | {"Where": (1, 2)}
 inputs."""
 
 ORDERED = {"MaxPool", "ReduceMax", "ReduceMin"}
-"""Those that compare integers, which have the same order as their values unless a scale is
+"""Operations that compare integers, which have the same order as their values unless a scale is
 negative."""
 
 PAD_VALUE = 2

@@ -36,8 +36,8 @@ Input = tuple[ir.Node | None, int]
 """An operation and the index of one of its inputs; None stands for the outputs of the graph."""
 
 EMBEDDED = 2**20
-"""Bytes. Constants up to this size stay in the operation that reads them, as in the file; larger
-ones are held once."""
+"""Size in bytes. Constants up to this size stay in the operation that reads them, as in the file;
+larger ones are held once."""
 
 
 class Unsplittable(Exception):

@@ -48,8 +48,8 @@ from sensitivity.simulators.schedule import Leg, Schedule, Value, needed, schedu
 from sensitivity.simulators.switches import Switches
 
 LARGEST_VALUE = 4 * 2**20
-"""Bytes. A batch is cut until no value is larger than this, for the sake of the caches, and until
-every core has a piece."""
+"""Size in bytes. A batch is cut until no value is larger than this, so that values stay in the
+caches, and until every core has a piece."""
 
 SCHEDULES = 2
 """Number of schedules that are kept with their sessions. A scan asks for the same variants batch
