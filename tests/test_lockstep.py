@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from sensitivity.errors import TaskError
+from sensitivity.repairs import lockstep
 from sensitivity.repairs.lockstep import in_lockstep, stop
 
 
@@ -64,3 +65,17 @@ def test_an_error_of_a_part_and_one_of_a_meeting_are_raised_and_end_the_others()
     with pytest.raises(ZeroDivisionError):
         in_lockstep(run, [1, 2], lambda *_: 1 / 0)
     assert threading.active_count() == before
+
+
+def test_memory_is_given_back_where_values_have_become_half_as_large(monkeypatch) -> None:
+    sizes, given = [8, 6, 3, 4, 1], []
+    monkeypatch.setattr(lockstep, "give_back_memory", lambda: given.append(seen[-1]))
+    seen: list[int] = []
+
+    def run(part: int) -> None:
+        for size in sizes:
+            stop("layer", torch.zeros(size))
+
+    in_lockstep(run, [1, 2], lambda name, shown: seen.append(len(shown[0][0])))
+    # Less than half of 8 and of 4, and at the end.
+    assert given == [3, 1, 1]

@@ -43,6 +43,7 @@ def in_lockstep(run: Callable[[Any], None], parts: Sequence[Any], meet: Meet) ->
     Raises what `run` and `meet` raise, and TaskError if the parts stop at different places.
     """
     running = [_Part(run, part) for part in parts]
+    most = 0
     try:
         with every_module_called():
             while True:
@@ -58,11 +59,22 @@ def in_lockstep(run: Callable[[Any], None], parts: Sequence[Any], meet: Meet) ->
                 if not name:
                     return
                 meet(name, [values for _, values in stops])
+                waiting = sum(map(_bytes, stops))
                 del stops
+                most = max(most, waiting)
+                if waiting < most / 2:  # what held the larger values of earlier layers is free
+                    give_back_memory()
+                    most = waiting
     finally:
         for part in running:
             part.abandon()
         give_back_memory()
+
+
+def _bytes(at: Stop) -> int:
+    """Return the bytes of the tensors that a part shows where it stops."""
+    _, values = at
+    return sum(value.nbytes for value in values if isinstance(value, optional.torch.Tensor))
 
 
 class _Part:
