@@ -37,7 +37,8 @@ class ExhaustivePlanner:
 def check_number(units: int, wide: int = 0) -> None:
     """Raise SensitivityError if there are too many sets.
 
-    units: how many are up for choice. wide: how many of them may have 16-bit activations.
+    units: number of units up for choice.
+    wide: number of them that may have 16-bit activations.
     """
     if units + wide <= LARGEST:
         return

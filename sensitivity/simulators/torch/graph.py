@@ -145,7 +145,7 @@ class Graph:
         Weights, inputs, the scratch memory of ops, and outputs that the caller keeps do not count.
 
         pieces: flat inputs of each piece of the batch.
-        memory: limit in bytes for values that are kept; None for no limit.
+        memory: limit in bytes; None for no limit.
         """
         return self._schedule(pieces, masks, memory).peak
 
