@@ -97,6 +97,21 @@ def test_events_are_json_of_the_begin_the_end_and_one_a_second_between(
     ]
 
 
+def test_a_first_part_that_takes_no_time_tells_nothing_of_the_others(
+    clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tell = Lines()
+    clock.now += 20
+    with tell("checks", 6) as advance:
+        advance(1, 0)
+        clock.now += 20
+        advance(1, 0)
+    assert capsys.readouterr().err.splitlines() == [
+        "20 s: checks: 1 of 6 done",
+        "40 s: checks: 2 of 6 done, about 40 s left",
+    ]
+
+
 def test_work_that_is_given_up_ends_without_a_last_event(
     clock: Clock, capsys: pytest.CaptureFixture[str]
 ) -> None:
