@@ -206,7 +206,7 @@ def command_line_cases() -> Iterator[Case]:
     ):  # fmt: skip
         yield Case("usage", words)
     for option, values in {
-        "--mode": ("both",), "--signal": ("psnr",), "--unit": ("channel",), "--decode": ("darknet",),
+        "--mode": ("both",), "--signal": ("psnr",), "--unit": ("channel",), "--decode": ("detr",),
         "--samples": ("x", "0", "-5"),
         "--time-budget": ("soon", "-1", "nan"), "--memory": ("1.5", "0", "-1"),
         "--group": ("head", "a=", "=MatMul_h", "a=nothing.*"),
