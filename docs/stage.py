@@ -27,13 +27,13 @@ LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
 
 
 def files_of_the_site() -> set[Path]:
-    """Every page, and every file that a page links to."""
+    """Return every page, and every file that a page links to."""
     pages = {page for pattern in PAGES for page in ROOT.glob(pattern)}
     return pages | {file for page in pages for file in linked(page)}
 
 
 def linked(page: Path) -> set[Path]:
-    """The files of this repository that a page links to; a folder stands for its README.md."""
+    """Return the files of this repository that a page links to, the README.md of a folder."""
     targets = {
         (page.parent / link).resolve()
         for link in LINK.findall(page.read_text())
