@@ -163,14 +163,15 @@ def test_outlines_and_key_points_of_coco_are_read(folder):
     person = {"image_id": 7, "category_id": 1, "bbox": [1, 2, 30, 40]}
     shape = [[1, 2, 31, 2, 31, 42]]
     runs = {"size": [100, 200], "counts": [5, 9, 19986]}
-    (image, empty), _ = vars(coco_images(*coco(folder, annotations=[
-        person | {"segmentation": shape}, person | {"segmentation": runs, "iscrowd": 1}
-    ]), OUTLINES)).values()  # fmt: skip
+    annotations = [
+        person | {"segmentation": shape},
+        person | {"segmentation": runs, "iscrowd": 1},
+    ]
+    image, empty = coco_images(*coco(folder, annotations=annotations), OUTLINES).images
     assert image.outlines == (shape, runs)
     assert empty.outlines == ()
-    (image, empty), _ = vars(coco_images(*coco(folder, annotations=[
-        person | {"keypoints": [4, 5, 2, 0, 0, 0], "area": 700}, person
-    ]), POINTS)).values()  # fmt: skip
+    annotations = [person | {"keypoints": [4, 5, 2, 0, 0, 0], "area": 700}, person]
+    image, empty = coco_images(*coco(folder, annotations=annotations), POINTS).images
     assert image.keypoints.tolist() == [[[4, 5, 2], [0, 0, 0]], [[0, 0, 0], [0, 0, 0]]]
     np.testing.assert_allclose(image.areas, [700, 0.53 * 1200])
     assert empty.keypoints.shape == (0, 2, 3)
