@@ -32,6 +32,7 @@ from sensitivity.config import UnitChoices
 from sensitivity.executors.base import Crew, Reply, Start
 from sensitivity.journal.journal import open_journal
 from sensitivity.measure.forward import Used
+from sensitivity.measure.progress import silent
 from sensitivity.measure.reader import Reader
 from sensitivity.measure.scan import scan
 from sensitivity.measure.spread import SpreadMeasurer
@@ -84,19 +85,16 @@ def measured_job(reference: str, batches: int) -> Job:
             units = [study.unit_variant(unit, "disable") for unit in study.units]
             variants = [*study.baselines.values(), *units]
             reader, seconds = Reader(session.task, "rank"), list[float]()
-            for number in range(1 + batches):
-                start = time.perf_counter()
-                scores = measurer.batch(variants, "rank", number, reader, _no_progress)
-                seconds.append(time.perf_counter() - start)
+            with silent("rank", 1 + batches) as advance:
+                for number in range(1 + batches):
+                    start = time.perf_counter()
+                    scores = measurer.batch(variants, "rank", number, reader, advance)
+                    seconds.append(time.perf_counter() - start)
             first, *others = seconds
             opening_s += max(0.0, first - float(np.median(others)))
             return Job(
                 opening_s, tuple(others), len(scores[0]), scores, study.units, study.quantizers
             )
-
-
-def _no_progress(steps: int, samples: int) -> None:
-    """Show nothing."""
 
 
 @dataclass

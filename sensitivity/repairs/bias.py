@@ -152,7 +152,7 @@ class Call:
 
 
 def visit_layers(
-    source: QuantizedModel,
+    source: Correctable,
     names: Iterable[str],
     parts: Parts,
     visit: Callable[[str, list[Call]], None],
@@ -169,10 +169,9 @@ def visit_layers(
 
         return hook
 
-    biases: Any = source
     with ExitStack() as stack:
         for name in names:
-            layer = biases.biases.layers[name]
+            layer = source.biases.layers[name]
             stack.callback(layer.register_forward_hook(hook_for(name)).remove)
         in_lockstep(partial(forward, source), parts.batches, meet)
 

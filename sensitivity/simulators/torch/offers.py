@@ -18,11 +18,12 @@ Chains = Mapping[int, tuple[int, ...]]
 class Offered:
     """A traced graph with ranges on offer.
 
-    origins: for each node its position in the graph without these ranges; None for an added node.
+    origins: position of each node that is not an added one -> its position in the graph without
+        these ranges.
     """
 
     traced: Traced
-    origins: tuple[int | None, ...]
+    origins: Mapping[int, int]
 
 
 def chains_of(source: QuantizedModel) -> dict[int, tuple[int, ...]]:
@@ -46,20 +47,20 @@ def chains_of(source: QuantizedModel) -> dict[int, tuple[int, ...]]:
 def with_offers(traced: Traced, chains: Chains) -> Offered:
     """Return the graph with a chain of nodes in the place of each quantizer node."""
     nodes: list[Node] = []
-    origins: list[int | None] = []
+    origins: dict[int, int] = {}
     last: list[int] = []
     for place, node in enumerate(traced.nodes):
         moved = replace(node, deps=tuple(last[dep] for dep in node.deps))
         indices = chains[node.index] if node.kind == "quantizer" else (node.index,)
+        origins[len(nodes)] = place
         for number, index in enumerate(indices):
             deps = moved.deps if number == 0 else (len(nodes) - 1,)
             nodes.append(replace(moved, index=index, deps=deps))
-            origins.append(place if number == 0 else None)
         last.append(len(nodes) - 1)
     outputs = []
     for output, is_constant in zip(traced.outputs, traced.constant, strict=True):
         outputs.append(output if is_constant else last[output])
     inputs = tuple(place if place is None else last[place] for place in traced.inputs)
     return Offered(
-        replace(traced, nodes=tuple(nodes), inputs=inputs, outputs=tuple(outputs)), tuple(origins)
+        replace(traced, nodes=tuple(nodes), inputs=inputs, outputs=tuple(outputs)), origins
     )

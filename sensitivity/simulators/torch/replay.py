@@ -4,7 +4,7 @@ common once."""
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from itertools import product
 from typing import Any
@@ -29,7 +29,7 @@ from sensitivity.simulators.toggle import ToggleSimulator
 from sensitivity.simulators.torch.found import Found, Laid
 from sensitivity.simulators.torch.graph import Graph, Settled
 from sensitivity.simulators.torch.layouts import has_channels_last
-from sensitivity.simulators.torch.offers import Offered, chains_of, with_offers
+from sensitivity.simulators.torch.offers import chains_of, with_offers
 from sensitivity.simulators.torch.tracing import Untraceable, ordered_arguments, trace
 from sensitivity.tasks.batches import first_samples
 
@@ -347,32 +347,22 @@ class ReplaySimulator:
         else:
             traced = laid.traced
         offered = with_offers(traced, chains_of(self._source))
-        settled = None if laid is None else _moved(laid.settled, offered)
+        settled = None if laid is None else _moved(laid.settled, offered.origins)
         graph = Graph(offered.traced, self._quantizers, self._node_bits, settled)
         with self._ready():
             graph.largest(leaves)
         if laid is None:
-            self._found.laid.append(Laid(*kind, traced, _moved_back(graph.settled, offered)))
+            places = {origin: place for place, origin in offered.origins.items()}
+            self._found.laid.append(Laid(*kind, traced, _moved(graph.settled, places)))
         return graph
 
 
-def _moved(settled: Settled, offered: Offered) -> Settled:
-    """Return how the nodes of a graph with ranges on offer run, from how those of the graph without
-    them run."""
-    runners = {}
-    for place, origin in enumerate(offered.origins):
-        if origin is not None:
-            runners[place] = settled.runners[origin]
-    return Settled(runners, settled.turned)
+def _moved(settled: Settled, origins: Mapping[int, int]) -> Settled:
+    """Return how the nodes of a graph run, from how the same nodes of another graph run.
 
-
-def _moved_back(settled: Settled, offered: Offered) -> Settled:
-    """Return how the nodes of a graph without ranges on offer run, from how those of the graph with
-    them run."""
-    runners = {}
-    for place, origin in enumerate(offered.origins):
-        if origin is not None:
-            runners[origin] = settled.runners[place]
+    origins: position of a node -> its position in the other graph.
+    """
+    runners = {place: settled.runners[origin] for place, origin in origins.items()}
     return Settled(runners, settled.turned)
 
 
