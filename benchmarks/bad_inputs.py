@@ -218,7 +218,7 @@ def command_line_cases() -> Iterator[Case]:
         "--target": ("x", "nan", "inf"),
         "--skip": ("nothing", "MatMul_h --keep MatMul_h", "*x*["), "--keep": ("MatMul_q",),
         "--planner": ("best",),
-        "--cost": ("joules --planner cost", "macs"), "--threads": ("0", "-1", "many"),
+        "--cost": ("joules --planner cost", "table"), "--threads": ("0", "-1", "many"),
         "--runtime": ("onnxrt", "tensorrt", "trtexec"),
     }.items():  # fmt: skip
         for value in values:

@@ -320,9 +320,10 @@ class PlanChoices:
     )
     cost: CostName | None = setting(
         None,
-        "Cost of leaving a layer out of INT8; table by default, and none for greedy. macs: "
-        "arithmetic and bytes from the graph; table: each distinct layer timed in the runtime; "
-        "engine: whole files, with each layer left out and for each plan that may be best.",
+        "Cost of leaving a layer out of INT8; table by default, macs for Q/DQ ONNX files, and none "
+        "for greedy. macs: arithmetic and bytes from the graph; table: each distinct layer timed "
+        "in the runtime; engine: whole files, with each layer left out and for each plan that may "
+        "be best. Q/DQ ONNX files take macs only.",
     )
 
 

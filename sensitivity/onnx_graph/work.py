@@ -1,11 +1,13 @@
-"""Lists the work of the weighted layers of a canonical Q/DQ file, and the tensors between the
-layers."""
+"""Lists the work of the quantized layers of a Q/DQ file, and the tensors between the layers.
+
+Layers are the operations with a weight and, if asked for, products of two activations.
+"""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
 
@@ -13,8 +15,18 @@ import onnx_ir as ir
 
 from sensitivity.onnx_graph import qdq
 from sensitivity.onnx_graph.matching import match_or_none, matches, needed, require
-from sensitivity.onnx_graph.uses import BIAS_INPUT
-from sensitivity.onnx_graph.walk import given, made_by, name_of, reached, read_by, value_name
+from sensitivity.onnx_graph.uses import BIAS_INPUT, MOVERS
+from sensitivity.onnx_graph.walk import (
+    given,
+    made_by,
+    name_of,
+    of_kind,
+    reached,
+    read_by,
+    source,
+    there,
+    value_name,
+)
 
 ACTIVATIONS = {"Relu", "LeakyRelu", "Clip", "HardSwish", "Sigmoid", "Tanh", "Gelu", "Elu", "PRelu"}
 """Operations that runtimes run together with the layer before them, or in its precision."""
@@ -32,7 +44,8 @@ class LayerShape:
     """What the time of a layer depends on. Two layers with equal shapes take equally long.
 
     attributes: attributes of the operation as JSON.
-    input, weight, output: shapes for a batch of 1, the weight as the operation reads it.
+    input, weight, output: shapes for a batch of 1, the weight as the operation reads it. The weight
+        of a product of two activations is the second one.
     then: the activations behind the layer as (operation, attributes as JSON); SiLU is ("SiLU",
         "{}").
     """
@@ -71,9 +84,9 @@ class LayerShape:
 
 @dataclass(frozen=True)
 class Layer:
-    """A weighted node that is quantized in the file.
+    """A layer that is quantized in the file.
 
-    node: name of the node.
+    node: name of its node.
     quantizers: exact names of the quantizers on its input and its weight.
     """
 
@@ -104,7 +117,7 @@ class Work:
 
 @dataclass(frozen=True, eq=False)
 class _Quantized:
-    """A weighted node with pairs on its input and its weight.
+    """A layer with pairs on its input and its weight.
 
     end: output of the last activation behind the layer, or of the layer.
     then: those activations, as in `LayerShape`.
@@ -118,30 +131,70 @@ class _Quantized:
 
     @property
     def given(self) -> ir.Value:
-        """The activation in front of its quantizer."""
-        return self.activation.source
+        """The activation in front of its quantizer, or behind what moves its values after that."""
+        return _unrounded(self.node.inputs[0])
+
+    @property
+    def other(self) -> ir.Value:
+        """The same of the weight."""
+        return _unrounded(self.node.inputs[1])
+
+    @property
+    def activations(self) -> list[ir.Value]:
+        """The activations that the layer reads: two of a product, otherwise one."""
+        return [self.given, self.other] if _is_product(self.node) else [self.given]
+
+    @property
+    def quantizers(self) -> tuple[str, ...]:
+        """The names of its quantizers in a file of this project, each once."""
+        return tuple(dict.fromkeys(map(_quantizer, (self.activation, self.weight))))
 
 
-def needed_values(model: ir.Model) -> tuple[str, ...]:
-    """Return the names of the values whose shapes `work` needs."""
-    names: dict[str, None] = {}
-    for layer in _quantized(model.graph):
-        names |= dict.fromkeys(map(value_name, (layer.given, layer.end)))
-    return tuple(names)
+@dataclass(frozen=True, eq=False)
+class Layers:
+    """The quantized layers of a graph by their node, in the graph's order."""
+
+    graph: ir.Graph
+    by_node: Mapping[ir.Node, _Quantized]
+
+    @property
+    def needed_values(self) -> tuple[str, ...]:
+        """The names of the values whose shapes `work` needs."""
+        names: dict[str, None] = {}
+        for layer in self.by_node.values():
+            names |= dict.fromkeys(map(value_name, (*layer.activations, layer.end)))
+        return tuple(names)
 
 
-def work(model: ir.Model, shapes: Mapping[str, tuple[int, ...]]) -> Work:
-    """Return the work of the file.
+def quantized_layers(graph: ir.Graph, *, products: bool = False) -> Layers:
+    """Return the quantized layers of a graph.
+
+    products: whether products of two activations are layers too, such as those of attention.
+    """
+    nodes = qdq.weighted_nodes(graph)
+    if products:
+        nodes = iter(of_kind(graph.all_nodes(), *qdq.WEIGHT_INPUT))
+    return Layers(graph, {layer.node: layer for layer in matches(_quantized_node, nodes)})
+
+
+def work(
+    layers: Layers,
+    shapes: Mapping[str, tuple[int, ...]],
+    quantizers: Mapping[ir.Node, tuple[str, ...]] | None = None,
+) -> Work:
+    """Return the work of quantized layers.
 
     shapes: shape of every value in `needed_values`, for a batch of 1.
+    quantizers: node -> exact names of the quantizers on its inputs; None takes the names that files
+        of this project give to their pairs.
     """
-    quantized = {layer.node: layer for layer in _quantized(model.graph)}
-    layers: list[Layer] = []
+    found: list[Layer] = []
     links: list[Link] = []
-    for layer in quantized.values():
-        layers.append(_layer(layer, shapes))
-        links += _links(layer, quantized, shapes)
-    return Work(tuple(layers), tuple(links))
+    for layer in layers.by_node.values():
+        names = layer.quantizers if quantizers is None else quantizers[layer.node]
+        found.append(Layer(name_of(layer.node), names, _shape(layer, shapes)))
+        links += _links(layer, layers.by_node, shapes)
+    return Work(tuple(found), tuple(links))
 
 
 def _links(
@@ -155,47 +208,67 @@ def _links(
     quantized: all layers.
     shapes: as for `work`.
     """
-    name, size = name_of(layer.node), shapes[value_name(layer.given)]
-    producers = dict.fromkeys(_producers(layer.given))
-    before = [name_of(other) for other in producers if other in quantized]
-    for giver in before or [OUTSIDE]:
-        yield Link(giver, name, size)
+    name = name_of(layer.node)
+    for value in layer.activations:
+        size = shapes[value_name(value)]
+        producers = dict.fromkeys(_producers(value, quantized))
+        before = [name_of(other) for other in producers if other in quantized]
+        for giver in before or [OUTSIDE]:
+            yield Link(giver, name, size)
     if not _reaches(layer.end, quantized):
         yield Link(name, OUTSIDE, shapes[value_name(layer.end)])
 
 
-def _layer(layer: _Quantized, shapes: Mapping[str, tuple[int, ...]]) -> Layer:
-    """Return the layer with its shape.
+def _shape(layer: _Quantized, shapes: Mapping[str, tuple[int, ...]]) -> LayerShape:
+    """Return the shape of a layer.
 
     shapes: as for `work`.
     """
     node = layer.node
-    shape = LayerShape(
+    if _is_product(node):
+        weight = shapes[value_name(layer.other)]
+    else:
+        weight = _as_used(qdq.known(layer.weight.source).shape, node)
+    return LayerShape(
         op=node.op_type,
         attributes=_attributes(node),
         input=shapes[value_name(layer.given)],
-        weight=_as_used(qdq.known(layer.weight.source).shape, node),
+        weight=weight,
         output=shapes[value_name(layer.end)],
         bias=given(node, BIAS_INPUT) is not None,
         then=layer.then,
     )
-    names = dict.fromkeys(map(_quantizer, (layer.activation, layer.weight)))
-    return Layer(name_of(node), tuple(names), shape)
-
-
-def _quantized(graph: ir.Graph) -> Iterator[_Quantized]:
-    """Return every weighted node with pairs on its input and its weight, in the graph's order."""
-    return matches(_quantized_node, qdq.weighted_nodes(graph))
 
 
 def _quantized_node(node: ir.Node) -> _Quantized:
-    """Return the weighted node with its pairs. Raises NoMatch if one is missing."""
-    activation = needed(qdq.pair_of(node.inputs[0]))
-    weight = needed(qdq.through_transpose(qdq.weight(node)))
+    """Return the layer of a node. Raises NoMatch if a pair is missing."""
+    activation = needed(qdq.pair_of(_behind_pair(node.inputs[0])))
+    weight = needed(qdq.pair_of(_behind_pair(node.inputs[1])))
     run = list(_activations_behind(node.outputs[0]))
     ends = [node.outputs[0], *(activation.output for activation in run)]
     then = tuple((activation.kind, activation.attributes) for activation in run)
     return _Quantized(node, activation, weight, ends[-1], then)
+
+
+def _behind_pair(value: ir.Value | None) -> ir.Value:
+    """Return the value in front of everything that only moves values. Raises NoMatch for an input
+    that is left out."""
+    return source(needed(value), lambda node: node.op_type in MOVERS)
+
+
+def _unrounded(value: ir.Value | None) -> ir.Value:
+    """Return the value in front of the pairs that round it, or this value if none does so. The
+    input must not be left out."""
+    pair = qdq.pair_of(value)
+    while pair is not None:
+        value = pair.source
+        pair = qdq.pair_of(value)
+    return there(value)
+
+
+def _is_product(node: ir.Node) -> bool:
+    """Return whether this layer multiplies two activations."""
+    return qdq.weight(node) is None
 
 
 def _quantizer(pair: qdq.Pair) -> str:
@@ -256,14 +329,14 @@ def _silu(value: ir.Value) -> _Activation:
     return _Activation("SiLU", "{}", product.outputs[0])
 
 
-def _producers(value: ir.Value) -> Iterator[ir.Node]:
-    """Yield the weighted nodes that a value comes from, through nodes without a weight."""
+def _producers(value: ir.Value, layers: Container[ir.Node]) -> Iterator[ir.Node]:
+    """Yield the layers and weighted nodes that a value comes from, through all other nodes."""
     ready, seen = [value], {value}
     while ready:
         node = ready.pop().producer()
         if node is None:
             continue
-        if qdq.weight(node) is not None:
+        if node in layers or qdq.weight(node) is not None:
             yield node
             continue
         new = [read for read in qdq.computed_inputs(node) if read not in seen]
@@ -271,17 +344,16 @@ def _producers(value: ir.Value) -> Iterator[ir.Node]:
         ready += new
 
 
-def _reaches(value: ir.Value, layers: Mapping[ir.Node, _Quantized]) -> bool:
+def _reaches(value: ir.Value, layers: Container[ir.Node]) -> bool:
     """Return whether this value reaches a quantized layer without passing a node with a weight."""
-    readers = chain.from_iterable(passed.consumers() for passed in reached([value], _passed_on))
-    return not layers.keys().isdisjoint(readers)
 
+    def passed_on(value: ir.Value) -> Iterator[ir.Value]:
+        for user in value.consumers():
+            if user not in layers and qdq.weight(user) is None:
+                yield from user.outputs
 
-def _passed_on(value: ir.Value) -> Iterator[ir.Value]:
-    """Yield the outputs of those readers of the value that have no weight."""
-    for user in value.consumers():
-        if qdq.weight(user) is None:
-            yield from user.outputs
+    readers = chain.from_iterable(passed.consumers() for passed in reached([value], passed_on))
+    return any(reader in layers for reader in readers)
 
 
 def _attributes(node: ir.Node) -> str:

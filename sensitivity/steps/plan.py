@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from sensitivity.config import (
+    CostName,
     PlanChoices,
     PlanSettings,
     RunSettings,
@@ -29,7 +30,7 @@ from sensitivity.measure.ranking import estimate
 from sensitivity.measure.scan import Scan
 from sensitivity.measure.study import Study
 from sensitivity.planners.exhaustive import ExhaustivePlanner, check_number
-from sensitivity.quantizers.base import QuantizedModel, Recalibratable, name_in_words
+from sensitivity.quantizers.base import QuantizedModel, Recalibratable, form_of, name_in_words
 from sensitivity.records import (
     BenchResult,
     CostModel,
@@ -484,7 +485,8 @@ def _priced(
     cost was asked for."""
     if settings.cost is None and not wants_cost(settings):
         return nullcontext((None, None))
-    return later.price.priced(session, settings.cost or "table", runtime, settings.threads)
+    usual: CostName = "macs" if form_of(session.source) == "onnx" else "table"
+    return later.price.priced(session, settings.cost or usual, runtime, settings.threads)
 
 
 def _signal(session: Session, scanned: Scan) -> tuple[Signal | None, dict[str, float] | None]:

@@ -9,14 +9,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from sensitivity.config import CostName
 from sensitivity.cost.engines import engine_cost, engine_sets
 from sensitivity.cost.model import table_cost, work_cost
-from sensitivity.cost.shapes import work_of
+from sensitivity.cost.shapes import work_of, work_of_model
 from sensitivity.cost.table import FILE, measured_table, to_measure
 from sensitivity.errors import TaskError
 from sensitivity.exporters.lower import TARGETS, LowerTarget
@@ -63,16 +63,14 @@ def priced(
     """
     from sensitivity.exporters.candidates import Candidates
 
-    if form_of(session.source) == "onnx":
-        raise TaskError(
-            "Expected a PyTorch model for --cost and the cost planner, which export each set, got "
-            "a Q/DQ ONNX file; use --planner greedy without --cost."
-        )
     if session.example is None:
         raise TaskError(
             "Expected the task to have example_inputs for --planner cost, got None; add one batch "
             "of inputs to the EvaluateTask."
         )
+    if form_of(session.source) == "onnx":
+        yield _cost_of_file(session, kind), None
+        return
     threads = threads or usable_cores()
     with tempfile.TemporaryDirectory() as name:
         target = LOWERED.get(runtime.name, runtime.name)
@@ -85,10 +83,11 @@ def priced(
             calibration=session.inputs(),
             target=lowered,
         )
-        work = work_of(made.canonical(()))
+        file = made.canonical(())
         if kind == "macs":
-            yield work_cost(work, session.units), None
+            yield work_cost(work_of(file, products=True), session.units), None
             return
+        work = work_of(file)
         probe = Prober(made, runtime, threads)
         with session.measurer.progress(
             f"cost: layers in {runtime.name}", to_measure(work)
@@ -107,6 +106,18 @@ def priced(
         with session.measurer.progress(f"cost: engines in {runtime.name}", number) as advance:
             ms = dict(zip(sets, probe(sets, advance), strict=True))
         yield engine_cost(table_cost(work, session.units, table, ms[()], ms[names]), ms), probe
+
+
+def _cost_of_file(session: Session, kind: CostName) -> CostModel:
+    """Return the cost of a Q/DQ file's units. Raises TaskError for a cost that needs a file of each
+    set."""
+    if kind != "macs":
+        raise TaskError(
+            f"Expected a PyTorch model for --cost {kind}, which times files of single sets, got a "
+            "Q/DQ ONNX file; use --cost macs."
+        )
+    source: Any = session.source
+    return work_cost(work_of_model(source.model, session.example), session.units)
 
 
 def place(runtime: Runtime, threads: int) -> str:
