@@ -82,13 +82,14 @@ class ImageInput:
 
     size: (height, width) in pixels.
     dtype: numpy's name of the input's type.
-    told: the pixels that the levels of a quantized input represent; None if the file does not say.
+    stored: the pixels that the levels of a quantized input represent; None if the file does not
+        say.
     """
 
     size: tuple[int, int]
     layout: Layout
     dtype: str = "float32"
-    told: Scale | None = None
+    stored: Scale | None = None
 
 
 class File(Protocol):
@@ -351,10 +352,12 @@ def image_input(model: File, size: Size | None = None) -> ImageInput:
             f"Expected to know the size of the images that {model.path.name} takes, got {listed}, "
             "whose sides are open; give it with --imgsz, as in 640 or 384,640 (height, width)."
         )
-    return ImageInput((height, width), layout, all_ports[0].dtype, _told_scale(all_ports[0].codes))
+    return ImageInput(
+        (height, width), layout, all_ports[0].dtype, _scale_of_codes(all_ports[0].codes)
+    )
 
 
-def _told_scale(codes: Codes | None) -> Scale | None:
+def _scale_of_codes(codes: Codes | None) -> Scale | None:
     """Return the pixels that 8-bit levels represent; None for a wider type or unusual pixels."""
     if codes is None or np.dtype(codes.dtype).itemsize > 1:
         return None
@@ -414,7 +417,7 @@ def _image_splits(
     colours = choices.colours or "rgb"
     # ultralytics classifies images without normalization, and scales the shorter side to the crop.
     usual, resize = (Scale(), 1.0) if exported.task else (IMAGENET.ordered(colours), RESIZE)
-    scale = choices.scale(image.told or usual, image.dtype)
+    scale = choices.scale(image.stored or usual, image.dtype)
     transform = ClassifierPixels(image.size, colours, scale, image.dtype, resize)
     splits = onnx_data.split_folders(
         samples, transform, image.layout, CLASSIFICATION_BATCH, set_aside=reading.set_aside
@@ -448,7 +451,9 @@ def _detection(model: File, labels: LabelledImages, reading: Reading, exported: 
     image = image_input(model, reading.size)
     outputs = model.get_outputs()
     shapes, names = [output.shape for output in outputs], names_of(outputs)
-    name = reading.decode or ("rtdetr" if exported.is_rtdetr else onnx_decode.told_by_names(names))
+    name = reading.decode or (
+        "rtdetr" if exported.is_rtdetr else onnx_decode.decode_of_names(names)
+    )
     if reading.evaluator is not None:
         name = name or "yolo"  # whose pixels are usual; it decodes the outputs itself
     if name is None:
@@ -457,7 +462,7 @@ def _detection(model: File, labels: LabelledImages, reading: Reading, exported: 
         )
     usual = onnx_decode.PIXELS[name]
     colours = reading.pixels.colours or usual.colours
-    scale = reading.pixels.scale(image.told or usual.scale, image.dtype)
+    scale = reading.pixels.scale(image.stored or usual.scale, image.dtype)
     pixels = Pixels(colours, scale, image.layout, image.dtype)
     splits = _detection_splits(labels, reading)
     read_as = "" if reading.decode or exported.task else onnx_decode.reading(name, shapes)

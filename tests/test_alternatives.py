@@ -140,7 +140,7 @@ def test_a_range_for_a_quantizer_that_has_none_is_refused(source):
         source.with_ranges([LEFT])
 
 
-def test_a_model_whose_ranges_cannot_be_changed_is_told():
+def test_a_model_whose_ranges_cannot_be_changed_is_reported():
     fake = FakeModel({"a": 0.1})
     assert with_alternatives(fake, ()) is fake
     with pytest.raises(

@@ -138,7 +138,7 @@ def test_engines_are_closed_also_when_one_of_them_fails() -> None:
     assert [engine.closed for engine in runtime.engines] == [True, True]
 
 
-def test_progress_is_told_after_each_round() -> None:
+def test_progress_is_reported_after_each_round() -> None:
     seen: list[tuple[int, int]] = []
     engines = {"float": FakeEngine("f", 1.0, [])}
     interleaved(

@@ -23,7 +23,7 @@ from benchmarks import rtx, rtx_forms
 
 
 @pytest.mark.skipif(unavailable() is not None, reason=str(unavailable()))
-def test_every_file_of_the_demo_is_built_as_planned_and_a_missing_model_is_told(
+def test_every_file_of_the_demo_is_built_as_planned_and_a_missing_model_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "rtx.md"

@@ -70,7 +70,7 @@ def test_the_plain_command_of_each_model(whole: Any, monkeypatch: pytest.MonkeyP
     assert whole.command_of("demo", Path("/tree"), Path("/out")) == ["demo", "--out", "/out"]
 
 
-def test_a_command_that_fails_is_told_with_what_it_said(
+def test_a_command_that_fails_is_reported_with_what_it_said(
     whole: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(whole.COMMANDS, "broken", "plan {out}")

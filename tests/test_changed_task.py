@@ -85,7 +85,7 @@ def test_a_comment_is_not_spoken_of(run: Path, capsys: pytest.CaptureFixture[str
     assert samples(run) == before, "nothing is measured again"
 
 
-def test_other_code_that_measures_the_same_is_told_once_and_goes_on(
+def test_other_code_that_measures_the_same_is_reported_once_and_goes_on(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     edit(run, "return whole()", "found = whole()\n    return found")

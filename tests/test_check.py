@@ -198,7 +198,9 @@ def test_a_model_that_can_be_exported_has_no_finding(tmp_path: Path) -> None:
     assert found_for(auxiliary(), tmp_path) == []
 
 
-def test_a_graph_that_is_fixed_to_one_batch_size_is_told_before_the_scan(tmp_path: Path) -> None:
+def test_a_graph_that_is_fixed_to_one_batch_size_is_reported_before_the_scan(
+    tmp_path: Path,
+) -> None:
     (finding,) = found_for(quantized(seeded(FixedBatch), images()), tmp_path)
     assert finding.severity == "warning"
     assert "traced with 2 samples, to give the model's outputs for 3" in finding.message
@@ -212,7 +214,7 @@ def test_a_graph_that_is_fixed_to_one_batch_size_is_told_before_the_scan(tmp_pat
         ("FP8_PER_CHANNEL_PER_TOKEN_CFG", "its range is taken from each batch"),
     ],
 )
-def test_a_format_that_no_file_can_hold_is_told_before_the_scan(
+def test_a_format_that_no_file_can_hold_is_reported_before_the_scan(
     config: str, why: str, tmp_path: Path
 ) -> None:
     (finding,) = found_for(in_config(config), tmp_path)
@@ -334,7 +336,7 @@ def test_the_class_of_a_model_is_no_model_to_compare_with() -> None:
     assert why == "it is the class Auxiliary, and no model of it"
 
 
-def test_outputs_of_another_shape_are_told() -> None:
+def test_outputs_of_another_shape_are_reported() -> None:
     given = seeded(Auxiliary)
     given.fc = nn.Linear(4, 6)
     assert "outputs of shapes [4, 5] and not [4, 6]" in float_finding(auxiliary(), given).message
@@ -509,7 +511,7 @@ def test_samples_that_are_in_two_splits_are_found_whatever_batch_they_are_in(
     assert f"got {shared} that are in both" in finding.message
 
 
-def test_a_split_of_a_few_samples_and_a_drop_below_one_of_them_are_told() -> None:
+def test_a_split_of_a_few_samples_and_a_drop_below_one_of_them_are_reported() -> None:
     values = np.random.default_rng(0).normal(size=(43, 4))
     found = data_findings(split_task(values[:20], values[20:40], values[40:]), Target(drop=0.01))
     assert [(finding.code, finding.where) for finding in found] == [
@@ -549,7 +551,7 @@ def test_what_cannot_be_opened_is_one_error_in_json_too(
     assert said in found["findings"][0]["message"]
 
 
-def test_a_task_without_example_inputs_gets_a_plan_and_is_told_why_there_are_no_files(
+def test_a_task_without_example_inputs_gets_a_plan_and_learns_why_there_are_no_files(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "task.py").write_text("from test_check import evaluated as task\n")

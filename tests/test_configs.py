@@ -208,7 +208,7 @@ def test_aimet_gets_a_transposed_weight_by_the_name_of_its_initializer() -> None
     assert json.loads(AimetConfig().write(plan_of(linear)).text) == ["x", "w"]
 
 
-def test_aimet_rounds_a_tensor_for_all_its_readers_and_that_is_told() -> None:
+def test_aimet_rounds_a_tensor_for_all_its_readers_and_that_is_reported() -> None:
     kept, out = operation("kept", inputs=("x", "w")), operation("out", inputs=("x", "v"))
     notes = AimetConfig().write(plan_of(kept, replace(out, plan=frozenset()))).notes
     assert [note.partition(" stay")[0] for note in notes] == ["out"]
@@ -330,7 +330,7 @@ def test_a_kept_layer_reads_what_a_layer_in_float_gave_unrounded(
     assert "conv2" not in quantized_inputs(written)
 
 
-def test_onnx_runtime_rounds_a_tensor_for_its_only_quantized_reader_and_that_is_told() -> None:
+def test_onnx_runtime_rounds_a_tensor_for_its_only_quantized_reader_and_that_is_reported() -> None:
     kept = operation("kept", inputs=("x", "w"), weight="w")
     out = operation("out", inputs=("x", "v"), weight="v", kept=False)
     written = OrtConfig().write(plan_of(kept, out))

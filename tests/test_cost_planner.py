@@ -288,7 +288,7 @@ def test_where_every_unit_is_pinned_the_pins_are_the_plan() -> None:
     assert (choice.skip, choice.met) == (("b",), True)
 
 
-def test_the_loss_model_repeats_what_it_was_told_and_learns_a_pair() -> None:
+def test_the_loss_model_repeats_what_it_was_asked_and_learns_a_pair() -> None:
     quantized = every_set(3)
     losses = quantized.sum(axis=1) * 0.1 + 0.3 * quantized[:, 0] * quantized[:, 1]
     known = fitted(first_guess([1.0, 1.0, 1.0], 0.6), quantized, losses)

@@ -83,12 +83,12 @@ def test_prepared_weights_are_kept(reference, monkeypatch):
     assert demo.prepare(Path(reference.rpartition(":")[0]).parent) == reference
 
 
-def test_lost_weights_are_told(tmp_path):
+def test_lost_weights_are_reported(tmp_path):
     with pytest.raises(TaskError, match="Expected the demo's weights in .*weights.pt, got none"):
         demo.task(tmp_path / "weights.pt")
 
 
-def test_a_folder_that_cannot_be_made_is_told(tmp_path):
+def test_a_folder_that_cannot_be_made_is_reported(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(WriteError, match="Expected to write to .*/file/run"):
         demo.prepare(tmp_path / "file" / "run")

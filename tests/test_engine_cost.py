@@ -84,7 +84,7 @@ def test_a_table_that_is_right_is_believed_more_than_engines_that_are_off() -> N
     assert np.std(off) < 0.1
 
 
-def test_engines_that_do_not_add_up_to_the_float_one_are_told() -> None:
+def test_engines_that_do_not_add_up_to_the_float_one_are_reported() -> None:
     truth = a_model(1.0, seed=5)
     ms = times(truth, 0.0, seed=0)
     cost = engine_cost(truth, ms | {UNITS: 3 * ms[UNITS]})

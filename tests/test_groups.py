@@ -331,7 +331,7 @@ def test_a_users_group_is_stronger_than_the_graphs_and_takes_exact_names_before_
     ],
     ids=["no pattern", "matches nothing", "claimed twice"],
 )
-def test_a_group_that_cannot_be_made_is_told(group, message):
+def test_a_group_that_cannot_be_made_is_reported(group, message):
     with pytest.raises(SensitivityError, match=message):
         patterns(group, quantizers("model.a", "model.b"))
 
@@ -349,7 +349,7 @@ def test_pins_name_units_by_name_by_pattern_or_by_a_layer_in_them():
     assert pins(["model.*"], [], UNITS).skip == tuple(unit.name for unit in UNITS)
 
 
-def test_a_pin_that_matches_nothing_or_is_pinned_both_ways_is_told():
+def test_a_pin_that_matches_nothing_or_is_pinned_both_ways_is_reported():
     with pytest.raises(
         NamesError,
         match=r"Expected --keep to match at least one name, got 'modle.3' \(0 of 5\). Close",
@@ -391,7 +391,7 @@ def test_skip_connections_get_quantizers_for_the_whole_of_a_session_and_lose_the
     ).skip
 
 
-def test_a_model_that_takes_no_new_quantizers_is_told():
+def test_a_model_that_takes_no_new_quantizers_is_reported():
     from sensitivity.units.placement import residual_quantizers
 
     with (

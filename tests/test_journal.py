@@ -205,7 +205,7 @@ def test_what_cannot_follow_is_damage_also_without_a_checksum(tmp_path: Path) ->
             open_journal(tmp_path / "j", HEAD, resume=True)
 
 
-def test_a_journal_of_a_newer_version_is_told_so(tmp_path: Path) -> None:
+def test_a_journal_of_a_newer_version_is_refused(tmp_path: Path) -> None:
     fill(tmp_path / "j")
     content = (tmp_path / "j").read_bytes().replace(b'"schema":2', b'"schema":3')
     (tmp_path / "j").write_bytes(re.sub(rb',"crc":"[0-9a-f]{8}"\}', b"}", content))

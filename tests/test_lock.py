@@ -60,7 +60,7 @@ def refused(run: Path, pid: int) -> str:
     )
 
 
-def test_a_second_process_is_told_who_is_at_work(
+def test_a_second_process_learns_who_is_at_work(
     holder: subprocess.Popen[str], tmp_path: Path
 ) -> None:
     for _ in range(2):

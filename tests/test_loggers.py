@@ -188,7 +188,7 @@ def test_a_tracker_that_fails_costs_nothing_of_the_run(
 
 
 @pytest.mark.parametrize("name", FAMILIES["loggers"])
-def test_a_missing_client_is_told_before_the_long_work(
+def test_a_missing_client_is_reported_before_the_long_work(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for module in ("mlflow", "wandb", "tensorboardX", "torch.utils.tensorboard"):

@@ -54,7 +54,7 @@ def test_a_grid_quantizer_gives_the_bits_of_the_users_own(
     assert torch.equal(ours(x.half()), module(x.half()))
 
 
-def test_a_grid_quantizer_leaves_its_input_as_it_is_unless_told(source: ModelOptModel) -> None:
+def test_a_grid_quantizer_leaves_its_input_as_it_is_unless_asked(source: ModelOptModel) -> None:
     x = batch()
     before = x.clone()
     GridQuantizer(source, "stem.0.input_quantizer")(x)

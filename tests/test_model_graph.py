@@ -54,7 +54,7 @@ def test_layers_of_a_torch_model_are_joined_where_their_values_meet() -> None:
     assert all(before < after for before, after in found.edges)
 
 
-def test_readers_of_one_tensor_are_told_only_while_their_ranges_differ() -> None:
+def test_readers_of_one_tensor_are_named_only_while_their_ranges_differ() -> None:
     source, found = of_torch(models.Branches)
     readers = ("left.input_quantizer", "right.input_quantizer")
     assert found.meetings == ()

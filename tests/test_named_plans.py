@@ -169,7 +169,7 @@ def test_a_name_that_another_target_has_is_refused_before_the_search(
 
 
 @pytest.mark.parametrize("verb_", ["export", "bench", "report"])
-def test_a_name_of_no_plan_is_told_with_close_ones(
+def test_a_name_of_no_plan_is_reported_with_close_ones(
     run: Path, verb_: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     made = f"make it with: sensitivity plan {run} --name fast"

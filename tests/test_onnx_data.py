@@ -338,7 +338,7 @@ def test_chosen_boxes_are_reported_as_they_are() -> None:
     ([1, 5, 8400], 640, 1, "yolo"),
     ([1, 25500, 85], 640, 80, "yolov5"),
 ])  # fmt: skip
-def test_what_a_detectors_output_means_is_told_by_its_shape(
+def test_what_a_detectors_output_means_follows_from_its_shape(
     shape: list[Any], size: Any, classes: int, name: str
 ) -> None:
     assert decode_name([shape], size, classes) == name
@@ -504,7 +504,7 @@ def test_a_data_loader_of_tensors_serves_a_qdq_file(tmp_path: Path, items: str) 
     assert [one["metric"]["n"] for one in checked if one["variant"] == "int8"] == [80]
 
 
-def test_a_detector_whose_float_finds_nothing_is_told_how_its_output_was_read(
+def test_a_detector_whose_float_finds_nothing_learns_how_its_output_was_read(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = detector(tmp_path / "q.onnx", ["n", 3, 64, 64], [300, 6])

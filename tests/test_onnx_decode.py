@@ -27,7 +27,7 @@ from sensitivity.tasks.detection_boxes import (
 from sensitivity.tasks.detection_images import placed, stretch, to_image, to_input
 from sensitivity.tasks.detection_labels import LabelledImage, LabelledImages
 from sensitivity.tasks.detection_map import average_precision
-from sensitivity.tasks.onnx_decode import Decode, decode_name, meaning, told_by_names
+from sensitivity.tasks.onnx_decode import Decode, decode_name, decode_of_names, meaning
 
 torch = pytest.importorskip("torch")
 
@@ -39,7 +39,7 @@ torch = pytest.importorskip("torch")
     ([[1, 64, 8400], [1, 80, 8400]], "raw"), ([[1, 84, 8400], [1, 144, 80, 80]], "yolo"),
     ([[1, 8400, 4], [1, 8400, 80]], "corners"), ([[1, 80, 8400], [1, 8400, 4]], "corners"),
 ])  # fmt: skip
-def test_outputs_are_told_by_their_shapes(shapes: list[list[Any]], name: str) -> None:
+def test_outputs_are_recognized_by_their_shapes(shapes: list[list[Any]], name: str) -> None:
     assert decode_name(shapes, 640, 80) == name
 
 
@@ -128,7 +128,7 @@ OBJECTS = ((8.0, 4, 40, 30), (44.0, 10, 76, 36))
 def test_boxes_labels_and_scores_apart_are_judged_as_pycocotools_does(
     names: tuple[str, ...], form: Any, ids: tuple[int, ...]
 ) -> None:
-    assert told_by_names(names) == form
+    assert decode_of_names(names) == form
     image = LabelledImage(
         Path("a.png"), np.array(OBJECTS), np.array([0, 1]), np.zeros(2, bool), (80, 40)
     )

@@ -519,7 +519,7 @@ def test_a_weight_that_the_float_file_does_not_have_is_named(tmp_path: Path) -> 
     assert "9 of 10 quantized constants were found in it (not w4_quantized)" in finding.message
 
 
-def test_a_float_file_with_other_outputs_is_told_to_be_unproved(tmp_path: Path) -> None:
+def test_a_float_file_with_other_outputs_is_said_to_be_unproved(tmp_path: Path) -> None:
     original = activated_file(tmp_path / "float.onnx")
     path = static_file(original, tmp_path / "int8.onnx")
     other = onnx.load(original)
@@ -534,7 +534,7 @@ def test_a_float_file_with_other_outputs_is_told_to_be_unproved(tmp_path: Path) 
     assert "it has other outputs" in findings[0].message
 
 
-def test_without_the_float_file_what_makes_the_claim_doubtful_is_told(tmp_path: Path) -> None:
+def test_without_the_float_file_what_makes_the_claim_doubtful_is_reported(tmp_path: Path) -> None:
     original = activated_file(tmp_path / "float.onnx")
     path = static_file(original, tmp_path / "int8.onnx")
     (finding,) = quantized_model(OnnxModel(path)).float_findings(images(4, 0))  # type: ignore[attr-defined]

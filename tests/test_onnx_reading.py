@@ -607,7 +607,7 @@ def test_integers_at_the_inputs_of_a_file_are_no_quantizer(tmp_path: Path) -> No
     assert [node.op_type for node in without.graph] == ["DequantizeLinear", "Conv", "Neg"]
 
 
-def test_the_rounding_of_an_integer_output_stays_and_is_told(tmp_path: Path) -> None:
+def test_the_rounding_of_an_integer_output_stays_and_is_reported(tmp_path: Path) -> None:
     net = Net(pairs=True)
     y = net.quantize(net.conv(net.pair("x")))
     graph = h.make_graph(

@@ -229,7 +229,7 @@ def test_a_session_like_model_is_put_back_after_an_exception(made: Path) -> None
     assert np.array_equal(before, after)
 
 
-def test_an_onnx_file_without_data_is_told_what_data_can_be(
+def test_an_onnx_file_without_data_learns_what_data_can_be(
     made: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert verb("scan", made / "int8.onnx", "--out", made / "none") == 1
@@ -271,7 +271,7 @@ def test_folders_of_images_are_classified_as_the_file_takes_them(tmp_path: Path)
     ],
     ids=["missing", "npz"],
 )
-def test_data_of_no_known_kind_is_told(
+def test_data_of_no_known_kind_is_reported(
     made: Path, tmp_path: Path, name: str, content: Any, sentence: str
 ) -> None:
     if content:

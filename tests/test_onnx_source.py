@@ -330,7 +330,7 @@ def test_a_pair_without_a_zero_point_is_unsigned_from_0_as_onnx_says(tmp_path: P
     assert np.allclose(y, [[0, 0.4, 25.5, 0]])
 
 
-def test_an_asymmetric_grid_per_channel_is_told_as_it_is(tmp_path: Path) -> None:
+def test_an_asymmetric_grid_per_channel_is_reported_as_it_is(tmp_path: Path) -> None:
     body = (
         "q = QuantizeLinear <axis = 1> (x, s, z) d = DequantizeLinear <axis = 1> (q, s, z) y = "
         "Relu (d)"
@@ -453,7 +453,7 @@ def test_a_float_file_of_another_model_is_refused(tmp_path: Path) -> None:
         OnnxModel(path, float_path=tmp_path / "other.onnx")
 
 
-def test_a_batch_that_does_not_fit_the_file_is_told(tmp_path: Path) -> None:
+def test_a_batch_that_does_not_fit_the_file_is_reported(tmp_path: Path) -> None:
     source = quantized_model(
         OnnxModel(static_file(float_file(tmp_path / "f.onnx"), tmp_path / "q.onnx"))
     )
@@ -468,7 +468,7 @@ def test_a_batch_that_does_not_fit_the_file_is_told(tmp_path: Path) -> None:
         list(OnnxReplay(source).outputs({"image": images(1, 0)}, [frozenset()]))
 
 
-def test_batches_of_another_type_than_the_file_takes_are_told_and_not_blamed_on_the_file(
+def test_batches_of_another_type_than_the_file_takes_are_named_and_not_blamed_on_the_file(
     tmp_path: Path,
 ) -> None:
     path = static_file(float_file(tmp_path / "float.onnx"), tmp_path / "int8.onnx")

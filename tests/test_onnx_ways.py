@@ -208,7 +208,7 @@ MEAN, STD = (0.1, 0.2, 0.3), (0.5, 0.25, 2 / 3)
     (PixelChoices(top=255.0, mean=MEAN, std=STD), [-0.2, 399.2, 374.55]),
     (PixelChoices("bgr", 2.0), [500 / 255, 200 / 255, 0]),
 ])  # fmt: skip
-def test_pixels_are_scaled_and_moved_as_told(
+def test_pixels_are_scaled_and_moved_as_asked(
     classes: Path, choices: PixelChoices, expected: list[float]
 ) -> None:
     file = File(["batch", 3, 32, 32], ["batch", 3])
@@ -265,7 +265,7 @@ def test_a_mean_that_is_none_is_one_sentence(given: str) -> None:
         channels("--std", "1,0,1")
 
 
-def test_a_task_file_holds_what_was_told(data: Path, tmp_path: Path) -> None:
+def test_a_task_file_holds_what_was_asked(data: Path, tmp_path: Path) -> None:
     settings = ScanSettings(
         task="m.onnx", data=data / "yolo", mean="0.5", std="1,2,3", imgsz=(64, 96), colours="bgr"
     )
@@ -374,7 +374,7 @@ def test_an_evaluator_that_is_none_or_was_changed_is_one_sentence(
         load_evaluator(f"{evaluator}:near", found.code)
 
 
-def test_a_size_of_two_sides_is_told_in_one_word() -> None:
+def test_a_size_of_two_sides_is_said_in_one_word() -> None:
     given = ScanSettings(task="m.onnx", imgsz=(48, 192), shape=("x=1,3", "y=2"))
     assert shown(given)["imgsz"] == "48,192"
     assert shown(given)["shape"] == "x=1,3 y=2"

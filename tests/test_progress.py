@@ -51,7 +51,7 @@ def sets(tell: Teller, clock: Clock, number: int, step_s: float = 3.0) -> None:
                 advance(1, 25)
 
 
-def test_without_a_terminal_many_short_steps_in_a_row_are_told_of_with_their_times(
+def test_without_a_terminal_many_short_steps_in_a_row_are_reported_with_their_times(
     clock: Clock, capsys: pytest.CaptureFixture[str]
 ) -> None:
     sets(Lines(), clock, 5)
@@ -220,7 +220,7 @@ def test_of_commands_with_one_step_nothing_is_said_of_steps() -> None:
         (5700, "about 1.6 h"),
     ],
 )
-def test_times_are_told_as_exactly_as_they_are_known(seconds: float, words: str) -> None:
+def test_times_are_given_as_exactly_as_they_are_known(seconds: float, words: str) -> None:
     assert about(seconds) == words
 
 

@@ -109,7 +109,7 @@ def saved_and_loaded(model: Any, x: Tensor) -> Any:
     return torch.export.load(buffer).module()
 
 
-def test_where_the_float_weights_are_gone_they_are_restored_by_dequantizing_and_the_reader_is_told(
+def test_where_the_float_weights_are_gone_they_are_restored_by_dequantizing_and_it_is_said(
     converted: Any,
 ) -> None:
     x = batch(6, 16)
@@ -231,7 +231,7 @@ ASYMMETRIC = QuantizationSpec(
 )
 
 
-def test_asymmetric_ranges_are_replayed_and_told_before_an_export_that_refuses_them(
+def test_asymmetric_ranges_are_replayed_and_reported_before_an_export_that_refuses_them(
     tmp_path,
 ) -> None:
     source = Pt2eModel(
@@ -286,7 +286,7 @@ def test_channels_with_other_zero_points_are_no_single_grid(source: Pt2eModel) -
         source.grid("left.weight_quantizer")
 
 
-def test_a_model_that_is_only_prepared_or_only_exported_is_told_what_is_missing() -> None:
+def test_a_model_that_is_only_prepared_or_only_exported_learns_what_is_missing() -> None:
     program = torch.export.export(seeded(Branches), (batch(),))
     with pytest.raises(
         ModelError, match=r"got the program; call torchao's prepare_pt2e.* on program\.module\(\)"

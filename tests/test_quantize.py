@@ -118,7 +118,7 @@ def test_other_options_than_what_was_measured_are_one_sentence(
     assert "repeat the command that began the run, or choose another --out" in told
 
 
-def test_a_file_that_was_tampered_with_is_told_where_it_was_measured(
+def test_a_file_that_was_tampered_with_is_refused_with_where_it_was_measured(
     done: Path, made: Path
 ) -> None:
     content = (done / "quantized.onnx").read_bytes()

@@ -373,7 +373,7 @@ def test_the_export_has_the_new_scales_and_another_target_calibrates_nothing_aga
         assert float(pairs["conv2.input_quantizer"].scale) == np.float32(new) / np.float32(127)
 
 
-def test_pins_hold_in_the_plan_and_a_mistake_in_one_is_told_before_the_work(done: Path, capsys):
+def test_pins_hold_in_the_plan_and_a_mistake_in_one_is_reported_before_the_work(done: Path, capsys):
     assert verb("plan", done, "--target", "0.8", "--skip", "conv3", "--keep", "conv[25]") == 0
     plan = json.loads((done / "plan.json").read_text())
     assert "conv3" in plan["skip"]

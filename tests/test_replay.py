@@ -311,7 +311,9 @@ def test_a_batch_is_cut_until_the_values_of_one_part_fit_the_budget(chain: Model
     assert (simulator.warnings == ()) == (peak <= value)
 
 
-def test_a_budget_that_cannot_be_held_is_told_with_what_is_needed(branches: ModelOptModel) -> None:
+def test_a_budget_that_cannot_be_held_is_reported_with_what_is_needed(
+    branches: ModelOptModel,
+) -> None:
     simulator = ReplaySimulator(branches, memory=1)
     assert simulator.warnings == ()
     deque(simulator.outputs(batch(2, 256), scan(branches)), maxlen=0)
@@ -490,7 +492,7 @@ class Wrong:
         return x * 1.01
 
 
-def test_the_factory_toggles_when_told(branches: ModelOptModel) -> None:
+def test_the_factory_toggles_when_asked(branches: ModelOptModel) -> None:
     assert simulator_for(branches, batch(), exact_toggle=True).name == "toggle"
 
 

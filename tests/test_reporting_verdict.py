@@ -224,7 +224,7 @@ def test_a_missed_target_says_by_how_much_why_and_what_else_to_try() -> None:
     )
 
 
-def test_a_model_that_needs_no_plan_is_told_so() -> None:
+def test_a_model_that_needs_no_plan_is_refused() -> None:
     data = complete()
     assert data.plan
     data = replace(data, plan=replace(data.plan, skip=()))
@@ -258,7 +258,7 @@ def test_units_that_took_other_ranges_are_named_with_what_they_bring() -> None:
     )
 
 
-def test_a_corrected_bias_is_told_with_new_ranges_and_without() -> None:
+def test_a_corrected_bias_is_reported_with_new_ranges_and_without() -> None:
     own, new = Range("w", "own", (2.0,)), Range("w", "bias correction", (2.0,), bias=(0.5,))
     data = recalibrated(complete(), ())
     assert data.plan

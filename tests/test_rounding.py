@@ -22,7 +22,7 @@ from sensitivity.onnx_graph import qdq
 from sensitivity.onnx_graph.load import load_model
 from sensitivity.quantizers.alternatives import with_alternatives
 from sensitivity.quantizers.base import layers
-from sensitivity.quantizers.rounding import packed, unpacked
+from sensitivity.quantizers.rounding import pack, unpack
 from sensitivity.quantizers.torch.modelopt import ModelOptModel
 from sensitivity.quantizers.torch.pytorch_quantization import PytorchQuantizationModel
 from sensitivity.records import Grid, Range
@@ -156,7 +156,7 @@ def test_a_rounding_goes_with_its_quantizer_and_is_taken_back_after_an_exception
     (found, *_) = learned_roundings(source, models.batch(8, 16))
     layer, name = source.model.stem, found.quantizer
     own = layer.weight
-    moves = unpacked(found.rounding, own.shape)
+    moves = unpack(found.rounding, own.shape)
     step = torch.tensor(source.grid(name).scale).reshape(-1, 1, 1, 1)
 
     def work() -> None:
@@ -230,7 +230,7 @@ def test_files_have_the_learned_levels_where_the_layer_is_quantized_and_float_as
             assert np.array_equal(given, own), (variant, layer)
             continue
         step = source.grid(f"{layer}.weight_quantizer").scale.reshape(-1, 1, 1, 1)
-        moves = unpacked(rounding[layer], own.shape)
+        moves = unpack(rounding[layer], own.shape)
         assert np.array_equal(np.rint(given / step) - np.rint(own / step), moves), (variant, layer)
 
 
@@ -244,7 +244,7 @@ def weight_of(file: Path, layer: str) -> np.ndarray:
 
 def test_a_rounding_of_another_weight_is_refused(source) -> None:
     one = source.range("stem.weight_quantizer")
-    short = replace(one, rounding=packed(np.zeros(3, np.int8)))
+    short = replace(one, rounding=pack(np.zeros(3, np.int8)))
     with pytest.raises(ModelError, match="a weight of 216 values, got one of 3; search for"):
         source.with_ranges([short]).__enter__()
     with pytest.raises(ModelError, match="got text that cannot be unpacked; search for the plan"):

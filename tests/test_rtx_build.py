@@ -66,7 +66,7 @@ def test_the_log_lists_layers_with_types_shapes_and_onnx_names() -> None:
 @pytest.mark.parametrize(
     "text", ["Layers:\nLayer 0: conv", "Layers:", ""], ids=["other-form", "no-layers", "empty"]
 )
-def test_a_log_of_another_form_is_told_and_is_no_engine_without_layers(text: str) -> None:
+def test_a_log_of_another_form_is_named_and_is_no_engine_without_layers(text: str) -> None:
     with pytest.raises(
         RuntimeUnavailable,
         match=r"Expected the log of TensorRT-RTX 9.9 to list the engine's layers",
@@ -160,7 +160,7 @@ def test_a_child_that_a_signal_ends_is_a_record_and_not_an_error(child: Path) ->
     )
 
 
-def test_the_last_words_of_a_child_that_ends_are_told(child: Path) -> None:
+def test_the_last_words_of_a_child_that_ends_are_reported(child: Path) -> None:
     made = rtx.build(
         stand_in(
             child, "parse", "print('first\\nlast words', file=sys.stderr, flush=True); os._exit(3)"
@@ -178,7 +178,7 @@ def test_a_child_without_end_is_ended_after_the_limit(child: Path) -> None:
     assert made.ended == "the builder of TensorRT-RTX 1.7.1.116 had no end after 2 s"
 
 
-def test_the_words_of_a_builder_that_gives_up_are_told(child: Path) -> None:
+def test_the_words_of_a_builder_that_gives_up_are_reported(child: Path) -> None:
     made = rtx.build(stand_in(child, "build", "", errors=["no tactic", "out of luck"]))
     assert made.ended == "the builder of TensorRT-RTX 1.7.1.116 says: no tactic; out of luck"
 

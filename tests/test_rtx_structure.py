@@ -325,7 +325,7 @@ def test_a_longer_job_gets_the_engine_or_why_there_is_none(
     )
 
 
-def test_what_was_built_and_what_was_not_is_told_with_the_files() -> None:
+def test_what_was_built_and_what_was_not_is_reported_with_the_files() -> None:
     engine = EngineStructure(
         "1.7.1.116", 89, (BuiltLayer("conv", "int8", "int8"),), 5, 2, 1_500_000
     )

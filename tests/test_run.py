@@ -186,7 +186,7 @@ def test_each_verb_works_alone_on_a_run_directory(
     assert set(again.lowered) == lowered - {"model.int8.tensorrt.onnx"}
 
 
-def test_a_task_with_only_evaluate_is_served_and_told_what_it_lacks(
+def test_a_task_with_only_evaluate_is_served_and_learns_what_it_lacks(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "evaluate"

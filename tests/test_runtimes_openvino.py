@@ -20,7 +20,7 @@ class TestOpenVino(RuntimeConformance):
     runtime = OpenVino()
 
 
-def test_float_is_fp32_unless_it_is_told_otherwise(tmp_path: Path) -> None:
+def test_float_is_fp32_unless_it_asked_otherwise(tmp_path: Path) -> None:
     file = chain(tmp_path / "float.onnx")
     with OpenVino().build(file, threads=1) as engine:
         assert engine.precision == "fp32"

@@ -90,7 +90,7 @@ def test_outputs_are_decoded_as_the_task_says():
     assert (boxes.shape, confidences.shape) == ((1, 3, 4), (1, 2, 3))
 
 
-def test_a_task_that_is_no_detector_is_told():
+def test_a_task_that_is_no_detector_is_reported():
     task: Any = SimpleNamespace(score=lambda outputs, targets: outputs)
     with pytest.raises(
         TaskError, match="for --signal boxes, got one whose score has no decode; use --signal sqnr"

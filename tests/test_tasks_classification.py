@@ -209,13 +209,13 @@ def test_an_empty_class_folder_is_named(folder):
         images_by_class(folder)
 
 
-def test_a_flat_folder_without_labels_is_told_about_label(tmp_path):
+def test_a_flat_folder_without_labels_learns_of_label(tmp_path):
     paint(tmp_path / "a.png", 1)
     with pytest.raises(TaskError, match="got 1 images and no folder; pass label="):
         from_folder(tmp_path, transform=red)
 
 
-def test_a_folder_without_images_is_told(tmp_path):
+def test_a_folder_without_images_is_reported(tmp_path):
     with pytest.raises(TaskError, match="got none that end in .bmp"):
         from_folder(tmp_path, transform=red, label=lambda file: 0)
 

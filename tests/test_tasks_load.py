@@ -147,7 +147,7 @@ def test_imported_names_are_no_close_names(write):
     assert "EvaluateTask" not in str(error)
 
 
-def test_a_function_that_raises_is_told_with_its_line_and_cause(write):
+def test_a_function_that_raises_is_reported_with_its_line_and_cause(write):
     error = refused(
         write("def task():\n    raise KeyError('weights')\n"),
         "got KeyError: 'weights' (line 2)",
@@ -156,7 +156,7 @@ def test_a_function_that_raises_is_told_with_its_line_and_cause(write):
     assert isinstance(error.__cause__, KeyError)
 
 
-def test_a_syntax_error_is_told_with_its_line(write):
+def test_a_syntax_error_is_reported_with_its_line(write):
     error = refused(write("def task(:\n"), "to be imported", "SyntaxError", "line 1")
     assert isinstance(error.__cause__, SyntaxError)
 
@@ -181,7 +181,7 @@ def test_another_type_is_refused_by_name(write):
     refused(write(returning("{'model': 1}")), "to return a Task or EvaluateTask", "got a dict")
 
 
-def test_a_forgotten_return_is_told(write):
+def test_a_forgotten_return_is_reported(write):
     refused(write(HEAD + "def task():\n    Task(Model(), DATA, score)\n"), "got None")
 
 
@@ -250,7 +250,7 @@ def test_an_evaluation_that_is_no_function_is_refused(write):
     )
 
 
-def test_a_forgotten_model_is_told(write):
+def test_a_forgotten_model_is_reported(write):
     refused(write(returning("Task(None, DATA, score)")), "calibrated model", "got None")
 
 
@@ -291,7 +291,7 @@ def test_only_what_changes_the_code_makes_another_task_of_it(write):
     assert not same_task(None, digest)
 
 
-def test_a_file_that_is_missing_from_the_current_folder_is_told_with_the_folder(write):
+def test_a_file_that_is_missing_from_the_current_folder_is_reported_with_the_folder(write):
     reference = write('def task():\n    open("data.npz")\n')
     with pytest.raises(
         TaskError,

@@ -406,7 +406,7 @@ def one(tmp_path: Path, kind: str, **options: Any) -> Path:
     return lite.write(tmp_path / "one.tflite", [x], [made])
 
 
-def test_what_cannot_be_read_or_written_is_told_in_one_sentence(tmp_path: Path) -> None:
+def test_what_cannot_be_read_or_written_is_refused_in_one_sentence(tmp_path: Path) -> None:
     refused = partial(pytest.raises, TfliteFileError)
     with refused(match=r"got FLOOR_DIV number 0 of one.tflite, which makes made; give the model"):
         onnx_from_tflite(one(tmp_path, "FLOOR_DIV"))
@@ -424,7 +424,7 @@ def test_what_cannot_be_read_or_written_is_told_in_one_sentence(tmp_path: Path) 
             read_tflite(tmp_path / "cut.tflite")
 
 
-def test_sides_that_the_model_computes_are_told(tmp_path: Path) -> None:
+def test_sides_that_the_model_computes_are_reported(tmp_path: Path) -> None:
     lite = Lite()
     x, sides = lite.tensor("x", SHAPE), lite.tensor("sides", (4, 2), "INT32", None)
     made = lite.add("PAD", [x, sides], [lite.tensor("made", (1, 7, 8, 4))])
@@ -434,7 +434,9 @@ def test_sides_that_the_model_computes_are_told(tmp_path: Path) -> None:
         onnx_from_tflite(path)
 
 
-def test_an_open_batch_is_read_as_one_sample_and_other_open_sides_are_told(tmp_path: Path) -> None:
+def test_an_open_batch_is_one_sample_and_other_open_sides_are_reported(
+    tmp_path: Path,
+) -> None:
     lite = Lite()
     x = lite.tensor("x", SHAPE)
     made = lite.add("RELU", [x], [lite.tensor("made", SHAPE)])
@@ -448,7 +450,7 @@ def test_an_open_batch_is_read_as_one_sample_and_other_open_sides_are_told(tmp_p
         onnx_from_tflite(lite.write(tmp_path / "open.tflite", [x], [made]))
 
 
-def test_without_the_package_the_way_to_get_it_is_told(
+def test_without_the_package_the_way_to_get_it_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = one(tmp_path, "ADD")

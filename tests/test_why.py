@@ -55,7 +55,7 @@ def test_what_a_depthwise_convolution_reads_is_not_called_weights() -> None:
     ],
     ids=["symmetric", "asymmetric"],
 )
-def test_a_range_that_went_too_far_is_told_with_its_steps(
+def test_a_range_that_went_too_far_is_reported_with_its_steps(
     old: Range, new: Range, words: str
 ) -> None:
     assert said(old, new).startswith("Activations: ")

@@ -243,7 +243,7 @@ def of_yolov5(folder: Path) -> Path:
         (of_yolov5, "of YOLOv5 or YOLOv7 from its own repository"),
     ],
 )  # fmt: skip
-def test_weights_that_cannot_be_used_are_told_in_one_sentence(tmp_path, weights, message):
+def test_weights_that_cannot_be_used_are_refused_in_one_sentence(tmp_path, weights, message):
     with pytest.raises(TaskError, match=message):
         load_yolo(weights(tmp_path))
 
@@ -282,7 +282,7 @@ def test_a_one_to_one_head_is_asked_of_models_that_have_one_only(folder):
         load_yolo(folder / "small.pt", end2end=True)
 
 
-def test_without_ultralytics_its_install_line_is_told(monkeypatch, folder):
+def test_without_ultralytics_its_install_line_is_reported(monkeypatch, folder):
     monkeypatch.setitem(sys.modules, "ultralytics", None)
     with pytest.raises(
         MissingPackage, match=r"Expected ultralytics .* pip install 'layer-sensitivity\[yolo\]'"
@@ -316,7 +316,7 @@ def test_without_ultralytics_its_install_line_is_told(monkeypatch, folder):
         ),
     ],
 )
-def test_choices_that_cannot_be_served_are_told(folder, choices, message):
+def test_choices_that_cannot_be_served_are_reported(folder, choices, message):
     with pytest.raises(TaskError, match=message):
         workflow.task(folder / "small.pt", folder / "instances.json", **SIZE | choices)
 
@@ -349,7 +349,7 @@ def test_the_task_file_of_a_rectangular_input_says_so(folder):
     assert "imgsz=(64, 96)," in workflow.task_file(settings)
 
 
-def test_a_torchvision_that_does_not_import_is_told(folder, monkeypatch):
+def test_a_torchvision_that_does_not_import_is_reported(folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "torchvision", None)
     with pytest.raises(
         TaskError,
@@ -416,7 +416,7 @@ def test_help_names_the_families_and_the_way_for_others():
     )
 
 
-def test_a_missing_option_is_told(capsys):
+def test_a_missing_option_is_reported(capsys):
     with pytest.raises(SystemExit) as stopped:
         main(["yolo", "run", "--data", "x.yaml"])
     assert stopped.value.code == 1

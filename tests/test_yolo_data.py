@@ -104,7 +104,7 @@ def test_labels_lie_where_ultralytics_looks_for_them():
          "3\n", "val", r"1 images listed in .*list\.txt, got 1 missing, first .*gone\.jpg"),
     ],
 )  # fmt: skip
-def test_a_data_yaml_that_is_not_as_it_should_be_is_told_in_one_sentence(
+def test_a_data_yaml_that_is_not_as_it_should_be_is_refused_in_one_sentence(
     tmp_path, content, split, message
 ):
     yolo_folder(tmp_path, count=3)
@@ -142,7 +142,7 @@ def test_spreads_of_key_points_are_those_that_the_data_yaml_declares(poses):
 
 
 @pytest.mark.parametrize("given", ["[0.05]", "[0.05, 0]", "[wide, narrow]", "[0.1, 0.1, 0.1]"])
-def test_spreads_that_do_not_fit_the_key_points_are_told(poses, given):
+def test_spreads_that_do_not_fit_the_key_points_are_reported(poses, given):
     file = poses(f"kpt_oks_sigmas: {given}")
     told = r"Expected kpt_oks_sigmas in .*data\.yaml to be 2 positive numbers, .*; correct it"
     with pytest.raises(TaskError, match=told):
@@ -166,7 +166,7 @@ def test_declared_spreads_judge_an_onnx_file_and_a_model_of_ultralytics(poses, m
     assert found.score.part.sigmas == (0.05, 0.1)
 
 
-def test_missing_data_and_unknown_forms_are_told(tmp_path):
+def test_missing_data_and_unknown_forms_are_reported(tmp_path):
     (tmp_path / "data.csv").write_text("")
     with pytest.raises(TaskError, match="Expected a data YAML at .*none.yaml, got nothing there"):
         labelled(tmp_path / "none.yaml", NAMES, split="val")

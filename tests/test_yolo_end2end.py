@@ -87,7 +87,7 @@ def test_rows_of_other_anchors_with_the_right_confidences_are_seen():
     assert not chosen_best(rows, candidates, classes=3, most=10)
 
 
-def test_outputs_that_are_no_candidates_are_told(tmp_path):
+def test_outputs_that_are_no_candidates_are_reported(tmp_path):
     with pytest.raises(
         ExportError,
         match=r"Expected candidates \[n, 14 or more, anchors\] .* export the model without",

@@ -49,10 +49,10 @@ from sensitivity.journal.lines import (
     VariantMade,
     made_range,
     made_variant,
-    packed,
+    pack,
     record_of,
     sealed,
-    unpacked,
+    unpack,
 )
 from sensitivity.records import Range, Scores, Variant
 
@@ -135,7 +135,7 @@ class Journal:
         """
         if variant.key not in self._variants:
             self._add_variant(variant)
-        self._append(Scored(variant.key, split, batch, scores.shape, packed(scores)))
+        self._append(Scored(variant.key, split, batch, scores.shape, pack(scores)))
 
     def sync(self) -> None:
         """Wait until all lines are on the disk, so that a power cut cannot lose them.
@@ -188,7 +188,7 @@ class Journal:
             raise Damaged("its batch is unknown")
         if place in self._scores:
             raise Damaged("an earlier line holds these scores")
-        self._scores[place] = unpacked(record)
+        self._scores[place] = unpack(record)
 
 
 def write_line(file: BinaryIO, path: Path, record: Record) -> None:

@@ -145,13 +145,13 @@ def made_variant(record: VariantMade, ranges: dict[str, Range]) -> Variant:
     return variant
 
 
-def packed(scores: Scores) -> str:
+def pack(scores: Scores) -> str:
     """Return the scores as base64 text."""
     raw = np.ascontiguousarray(scores, "<f8").tobytes()
     return base64.b64encode(zlib.compress(raw)).decode()
 
 
-def unpacked(record: Scored) -> Scores:
+def unpack(record: Scored) -> Scores:
     """Return the scores of a line.
 
     Raises Damaged if they do not have the shape that the line names.

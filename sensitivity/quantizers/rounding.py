@@ -12,20 +12,20 @@ from numpy.typing import NDArray
 from sensitivity.errors import ModelError
 
 
-def packed(moves: NDArray[np.int8]) -> str:
+def pack(moves: NDArray[np.int8]) -> str:
     """Return these rounding moves as text.
 
     moves: -1, 0 or 1 level from the nearest one for each value of a weight.
 
     >>> moves = np.array([[0, 1], [-1, 0]], np.int8)
-    >>> unpacked(packed(moves), (2, 2)).tolist()
+    >>> unpack(pack(moves), (2, 2)).tolist()
     [[0, 1], [-1, 0]]
     """
     values = np.ascontiguousarray(moves, np.int8).tobytes()
     return base64.b64encode(zlib.compress(values, 9)).decode("ascii")
 
 
-def unpacked(text: str, shape: Sequence[int]) -> NDArray[np.int8]:
+def unpack(text: str, shape: Sequence[int]) -> NDArray[np.int8]:
     """Return the moves of a weight of this shape. Raises ModelError for text that does not fit such
     a weight."""
     expected = int(np.prod(shape))

@@ -20,7 +20,7 @@ import numpy as np
 
 from sensitivity import optional
 from sensitivity.quantizers.base import QuantizedModel
-from sensitivity.quantizers.rounding import packed
+from sensitivity.quantizers.rounding import pack
 from sensitivity.quantizers.torch.rounded import levels_of
 from sensitivity.records import Grid, Range, names_of
 from sensitivity.repairs import bias
@@ -208,7 +208,7 @@ def _rounding(source: Roundable, name: str, calls: Sequence[Call], target: Wante
     moves = learned_moves(
         layer.weight.detach(), source.grid(name), optional.torch.cat(seen), target.outputs
     )
-    return packed(moves) if moves.any() else None
+    return pack(moves) if moves.any() else None
 
 
 def _as_it_is(given: Tensor) -> Tensor:

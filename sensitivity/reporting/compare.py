@@ -13,7 +13,7 @@ from sensitivity.records import Effect, Estimate, Plan, PlanMetric, Timing, Verd
 from sensitivity.reporting.data import ReportData
 from sensitivity.reporting.formats import MetricFormat, count, listing, milliseconds, ratio
 from sensitivity.reporting.number_formats import USUAL, in_format
-from sensitivity.reporting.outcome import called
+from sensitivity.reporting.outcome import maker_name
 from sensitivity.reporting.tables import SEPARATOR
 from sensitivity.reporting.verdict import Line, lines_of
 
@@ -247,7 +247,7 @@ def _latencies(runs: Sequence[ComparedRun]) -> Iterator[Fact]:
     for runtime in _all_runtimes(runs):
         for variant, words in VARIANTS.items():
             timings = [run.timing(variant, runtime) for run in runs]
-            yield Fact(f"{words} in {called(runtime)}", tuple(map(_latency, timings)))
+            yield Fact(f"{words} in {maker_name(runtime)}", tuple(map(_latency, timings)))
 
 
 def _latency(timing: Timing | None) -> Cell:

@@ -197,7 +197,7 @@ def pixels(box: ShownBox, image: ShownImage) -> dict[str, str]:
     return {name: f"{max(value, 0):.1f}" for name, value in (places | sides).items()}
 
 
-def told(box: ShownBox) -> str:
+def label_of(box: ShownBox) -> str:
     """Return the label of a box, such as "cat 87 %, found"."""
     sure = "" if box.confidence is None else f" {100 * box.confidence:.0f} %"
     return f"{box.name}{sure}, {box.outcome}"

@@ -10,9 +10,9 @@ from sensitivity.records import Plan, Timing, Verdict, timing_of
 from sensitivity.reporting.data import ReportData
 from sensitivity.reporting.formats import MetricFormat
 from sensitivity.reporting.outcome import (
-    called,
     evidence_of,
     is_lowered_file,
+    maker_name,
 )
 from sensitivity.reporting.verdict import verdict_in
 from sensitivity.stats.proof import limit_held
@@ -56,7 +56,9 @@ def _after(verdict: Verdict, data: ReportData, directory: str) -> NextStep:
         case "repair" if partial:
             runtime = RULES.get(partial.runtime, partial.runtime)
             command = f"sensitivity lint {shlex.quote(partial.file)} --for {runtime}"
-            return NextStep(f"See what {called(partial.runtime)} does with the file:", (command,))
+            return NextStep(
+                f"See what {maker_name(partial.runtime)} does with the file:", (command,)
+            )
         case "prove":
             return _to_be_surer(data.plan, data, directory)
         case "risk":
@@ -159,7 +161,7 @@ def _lowered(partial: Timing, place: str) -> NextStep:
     """Return the step that writes the file for the runtime in which it was slow."""
     bench = f"sensitivity bench {place} --runtime {partial.runtime}"
     return NextStep(
-        f"Write the file for {called(partial.runtime)}, and time it again:",
+        f"Write the file for {maker_name(partial.runtime)}, and time it again:",
         (f"sensitivity export {place} --for {partial.runtime}", bench),
     )
 

@@ -131,7 +131,7 @@ def evidence_of(plan: Plan, measured: RuntimeAccuracy | None = None) -> Evidence
     level, drop, where = results.holdout, results.holdout_drop, "holdout"
     if measured is not None:
         level, drop = measured.level, measured.drop
-        where = f"holdout in {called(measured.runtime)}"
+        where = f"holdout in {maker_name(measured.runtime)}"
     levels, drops = [level], [drop]
     missing = [shortfall(target, results.holdout_float, level, drop)]
     if results.confirm_drop is not None and not differs:
@@ -158,7 +158,7 @@ def _soft_evidence(results: PlanMetric, target: Target, drop: Estimate) -> Evide
     return Evidence(shown, missing, drop, where, spread)
 
 
-def called(runtime: str) -> str:
+def maker_name(runtime: str) -> str:
     """Return the name of a runtime in its makers' spelling."""
     return RUNTIMES.get(runtime, runtime)
 
@@ -235,7 +235,7 @@ def _is_worthless(plan: Plan) -> bool:
 
 
 def _broken_promise(measured: RuntimeAccuracy, metric: MetricFormat) -> str:
-    runtime = called(measured.runtime)
+    runtime = maker_name(measured.runtime)
     cause = f": {measured.cause}" if measured.cause else ""
     return (
         f"The file does not do in {runtime} what the plan promised: {metric.name} is "
@@ -336,11 +336,11 @@ def _speed_words(speed: SpeedStatus, partial: Timing | None, bench: BenchResult 
     if lacks_lowering(bench) and speed != "faster":
         return (
             f"{ratio(partial.ratio)} the speed of float, as far as is known: the file that was "
-            f"timed is not written for {called(partial.runtime)}."
+            f"timed is not written for {maker_name(partial.runtime)}."
         )
     times = f"{milliseconds(partial.median_ms)} against {milliseconds(float_.median_ms)}"
     sentence = (
-        f"{ratio(partial.ratio)} the speed of float in {called(partial.runtime)} on this "
+        f"{ratio(partial.ratio)} the speed of float in {maker_name(partial.runtime)} on this "
         f"machine ({times})."
     )
     return sentence + _beside_int8(bench, partial) + _few_in_int8(bench, partial)
@@ -377,7 +377,7 @@ def _action_words(
 ) -> str:
     file = Path(partial.file).name if partial else "model.partial.onnx"
     file = file.replace("model.int8.", PARTIAL)
-    runtime = called(partial.runtime) if partial else "this runtime"
+    runtime = maker_name(partial.runtime) if partial else "this runtime"
     where = f"in {runtime} on this machine" if partial else "in this runtime"
     match action:
         case "use":

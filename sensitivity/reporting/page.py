@@ -27,7 +27,7 @@ from sensitivity.reporting.charts import (
 )
 from sensitivity.reporting.choices import choice_chart
 from sensitivity.reporting.data import BASELINES, ReportData
-from sensitivity.reporting.detection import LEAST_HEIGHT, detection_section, pixels, told
+from sensitivity.reporting.detection import LEAST_HEIGHT, detection_section, label_of, pixels
 from sensitivity.reporting.formats import MetricFormat, count
 from sensitivity.reporting.graph.layout import middle, path
 from sensitivity.reporting.graph.picture import facts_for_script, picture_of
@@ -137,7 +137,7 @@ def _templates() -> jinja2.Environment:
         "pixels": pixels,
         "path": path,
         "middle": middle,
-        "told": told,
+        "label_of": label_of,
         "place_in": lambda name, names: names.index(name),
         "place_on": lambda value, axis: axis.at(value),
         "percent": "{:.4g}%".format,

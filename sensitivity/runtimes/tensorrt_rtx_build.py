@@ -151,13 +151,13 @@ def _build(answer: dict[str, Any], sm: int, ended: str | None) -> Build:
         )
         return Build(version, sm, ok=False, parsed=False, errors=errors or (_unnamed(answer),))
     part = "parser" if stage == "parse" else "builder"
-    reason = f"the {part} of TensorRT-RTX {version} {ended or f'says: {_said(answer)}'}"
+    reason = f"the {part} of TensorRT-RTX {version} {ended or f'says: {_reason(answer)}'}"
     return Build(version, sm, ok=False, parsed=stage == "build", ended=reason)
 
 
 def _unnamed(answer: dict[str, Any]) -> ParserError:
-    return ParserError("", "", _said(answer))
+    return ParserError("", "", _reason(answer))
 
 
-def _said(answer: dict[str, Any]) -> str:
+def _reason(answer: dict[str, Any]) -> str:
     return "; ".join(answer.get("errors", ())) or "no reason given"

@@ -113,7 +113,7 @@ def choose_plan(
         target=target,
         floor=floor,
         metric=metric,
-        path=tuple(_told(step) for step in choice.path),
+        path=tuple(_by_precision(step) for step in choice.path),
         planner=planner.name,
         reason=None if choice.met else _reason(choice, target, metric),
         try_next=() if choice.met else TRY_NEXT,
@@ -128,7 +128,7 @@ def choose_plan(
     )
 
 
-def _told(step: PlanStep) -> PlanStep:
+def _by_precision(step: PlanStep) -> PlanStep:
     """Return the step with its float units and its 16-bit units apart."""
     skip, wide = parts_of_set(step.skip)
     return replace(step, skip=skip, wide=wide)

@@ -10,16 +10,16 @@ UNKNOWN_MEMORY = 8 * 2**30
 
 def host_memory() -> int:
     """Return the bytes free on the host; `UNKNOWN_MEMORY` if the system does not say."""
-    return _bytes_told("/proc/meminfo", "MemAvailable:") or UNKNOWN_MEMORY
+    return _bytes_named("/proc/meminfo", "MemAvailable:") or UNKNOWN_MEMORY
 
 
 def peak_memory() -> int | None:
     """Return the largest number of host bytes that this process has held at once so far; None if
     the system does not say."""
-    return _bytes_told("/proc/self/status", "VmHWM:")
+    return _bytes_named("/proc/self/status", "VmHWM:")
 
 
-def _bytes_told(path: str, field: str) -> int | None:
+def _bytes_named(path: str, field: str) -> int | None:
     """Return a number of bytes from one of Linux's own files; None if it cannot be read there."""
     try:
         lines = Path(path).read_text().splitlines()

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sensitivity.config import RunSettings, ScanSettings
-from sensitivity.journal.lines import packed
+from sensitivity.journal.lines import pack
 from sensitivity.measure.checked import checked_scores
 from sensitivity.measure.progress import Stopwatch
 from sensitivity.measure.reader import Reader
@@ -147,7 +147,7 @@ def forecast_from(pace: Pace, size: Size, needs: dict[str, Amount], weights: int
     weights: bytes of the weights.
     """
     least, most = (pace.begin + seconds * pace.slowed for seconds in TRACED_S)
-    check = Expected("check", (0, 0), (least, most), _held(weights, (0, 0)))
+    check = Expected("check", (0, 0), (least, most), _memory(weights, (0, 0)))
     steps = [check, *(_expected(name, amount, pace, weights) for name, amount in needs.items())]
     return Forecast(size, pace, tuple(steps), _disk(pace, size, needs, weights))
 
@@ -159,11 +159,11 @@ def _expected(name: str, amount: Amount, pace: Pace, weights: int) -> Expected:
         name,
         (amount.least.samples, amount.most.samples),
         (amount.least.at(a_sample, pace.slowed), amount.most.at(a_sample, pace.slowed)),
-        _held(weights, copies),
+        _memory(weights, copies),
     )
 
 
-def _held(weights: int, copies: tuple[int, int]) -> tuple[float, float] | None:
+def _memory(weights: int, copies: tuple[int, int]) -> tuple[float, float] | None:
     peak = peak_memory()
     return None if peak is None else (peak + copies[0] * weights, peak + copies[1] * weights)
 
@@ -221,7 +221,7 @@ def spread(units: Sequence[Unit], most: int) -> list[Unit]:
 
 def line_bytes(scores: Scores) -> int:
     """Return the bytes of a journal line with these scores of one batch."""
-    return LINE_BYTES + len(packed(scores))
+    return LINE_BYTES + len(pack(scores))
 
 
 def _seconds(session: Session, variants: Sequence[Variant]) -> tuple[float, Scores]:

@@ -228,7 +228,7 @@ STRETCHED: tuple[DecodeName, ...] = ("rtdetr", *SELECTING)
 """Forms of detectors that are validated on images stretched over the input."""
 
 
-def told_by_names(names: Sequence[str]) -> DecodeName | None:
+def decode_of_names(names: Sequence[str]) -> DecodeName | None:
     """Return how outputs of these names are decoded; None if only their shapes can tell."""
     outputs = selected(names)
     return None if outputs is None else outputs.form

@@ -360,7 +360,7 @@ def _inner_values(graph: ir.Graph) -> dict[str, ir.Value]:
     return values
 
 
-def _told(known: FloatModel) -> str:
+def _found_in_words(known: FloatModel) -> str:
     """Return how many quantized constants the float model has, in words."""
     as_written = "" if known.form == "as it is" else f" ({known.form})"
     return (
@@ -375,8 +375,9 @@ def _weights(model: OnnxModel, known: FloatModel) -> tuple[Finding, ...]:
     if not known.missing:
         return ()
     message = (
-        f"Expected every weight of {model.path.name} in {known.name}: {_told(known)}, not "
-        f"{listed(known.missing)}, which stay what their pairs give where their layer is left out."
+        f"Expected every weight of {model.path.name} in {known.name}: {_found_in_words(known)}, "
+        f"not {listed(known.missing)}, which stay what their pairs give where their layer is left "
+        "out."
     )
     return (
         Finding(
@@ -394,7 +395,7 @@ def _same(model: OnnxModel, known: FloatModel, apart: float, tolerance: float) -
     message = (
         f"{model.path.name} with everything unquantized computes what {known.name} computes: "
         f"outputs differ by at most {apart:.2g} of their spread (up to {tolerance:.0e} is "
-        f"rounding); {_told(known)}."
+        f"rounding); {_found_in_words(known)}."
     )
     return Finding("float-proved", "note", model.path.name, message, "")
 
@@ -406,7 +407,7 @@ def _not_compared(model: OnnxModel, known: FloatModel, why: str) -> Finding:
     """
     message = (
         f"Expected to compare the outputs of {model.path.name} with those of {known.name}, but "
-        f"{why}: it is not proved that the one is made from the other; {_told(known)}."
+        f"{why}: it is not proved that the one is made from the other; {_found_in_words(known)}."
     )
     return Finding(
         "float-not-compared",
@@ -428,7 +429,7 @@ def _differs(
     message = (
         f"Expected {model.path.name} with everything unquantized to compute what {known.name} "
         f"computes, got output {output} that differs by {apart:.2g} of its spread (up to "
-        f"{tolerance:.0e} is rounding); {where}; {_told(known)}{missing}."
+        f"{tolerance:.0e} is rounding); {where}; {_found_in_words(known)}{missing}."
     )
     fix = "Give the very file that was quantized, and the Q/DQ file as the tool wrote it."
     return Finding("float-differs", "error", model.path.name, message, fix)

@@ -254,11 +254,11 @@ class OnnxModel:
         key = (self._skipped, grids, self._threads)
 
         def make() -> Any:
-            return self._made(self.without(self._skipped))
+            return self._new_session(self.without(self._skipped))
 
         return self._sessions.get(key, make)
 
-    def _made(self, model: ir.Model) -> Any:
+    def _new_session(self, model: ir.Model) -> Any:
         content = ir.to_proto(model).SerializeToString()
         return session(content, self.path.name, self.custom_ops, threads=self._threads)
 
@@ -273,7 +273,7 @@ class OnnxModel:
         inputs = set(map(value_name, self.graph.graph.inputs))
         inner = tuple(name for name in names if name not in inputs)
         key = (inner, self._threads)
-        runner = self._sessions.get(key, lambda: self._made(self._giving_float(inner)))
+        runner = self._sessions.get(key, lambda: self._new_session(self._giving_float(inner)))
         outputs = output_names or list(map(value_name, self.graph.graph.outputs))
         size = fixed_batch(runner) or 1
         samples = length(given) or size

@@ -113,13 +113,13 @@ def _is_dataclass(value: Any) -> bool:
 
 
 def _register_dataclass(kind: type) -> None:
-    def made(values: Iterable[Any], names: Iterable[str]) -> Any:
+    def rebuilt(values: Iterable[Any], names: Iterable[str]) -> Any:
         return kind(**dict(zip(names, values, strict=True)))
 
     optional.pytree.register_pytree_node(
         kind,
         _fields_that_are_set,
-        made,
+        rebuilt,
         serialized_type_name=_full_name(kind),
         flatten_with_keys_fn=_fields_with_keys,
     )

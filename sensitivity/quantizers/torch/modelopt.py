@@ -76,11 +76,11 @@ class ModelOptModel(TensorQuantizerModel):
 
     def _format(self, module: Any) -> str:
         own_format = super()._format(module)
-        told = _block_sizes(module)
-        axes = [axis for axis in told if isinstance(axis, int)]
+        sizes = _block_sizes(module)
+        axes = [axis for axis in sizes if isinstance(axis, int)]
         if len(axes) != 1:
             return own_format
-        return f"{own_format} in blocks of {told[axes[0]]}"
+        return f"{own_format} in blocks of {sizes[axes[0]]}"
 
     def file_grid(self, name: str) -> Grid:
         """Return the grid of a quantizer as an ONNX file can hold it, see
@@ -147,8 +147,8 @@ def _block_sizes(module: Any) -> dict[Any, Any]:
     An integer key is an axis, and its value the number of values along it that share one scale. A
     string key is the name of another setting.
     """
-    told = module._block_sizes or {}
-    return {key: value for key, value in told.items() if value}
+    sizes = module._block_sizes or {}
+    return {key: value for key, value in sizes.items() if value}
 
 
 def _block(module: Any) -> int | None:

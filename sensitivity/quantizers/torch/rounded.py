@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from sensitivity import optional
 from sensitivity.errors import ModelError
 from sensitivity.quantizers.ranges import shape_along
-from sensitivity.quantizers.rounding import unpacked
+from sensitivity.quantizers.rounding import unpack
 from sensitivity.records import Grid
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ def levels_of(weight: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
 
 def on_levels(weight: Tensor, grid: Grid, rounding: str) -> Tensor:
     """Return a weight with each moved value on its new level, and all other values as they are."""
-    moves = optional.torch.from_numpy(unpacked(rounding, tuple(weight.shape)).copy())
+    moves = optional.torch.from_numpy(unpack(rounding, tuple(weight.shape)).copy())
     moves = moves.to(weight.device)
     steps, scale = levels_of(weight, grid)
     levels = (steps.round() + moves).clamp(grid.low, grid.high)

@@ -374,18 +374,18 @@ class TensorQuantizerModel:
         The shape of amax decides, as it does when values are quantized. The axis that the quantizer
         names decides only if the shape does not.
         """
-        amax, told = self._amax(module), _told_axis(module)
+        amax, axis = self._amax(module), _named_axis(module)
         if amax is None:
-            return told
+            return axis
         dimensions = int(amax.ndim)
         along = np.flatnonzero(np.greater(tuple(amax.shape), 1)).tolist()
         if len(along) > 1 or dimensions == 0:
             return None
         if along:
             return int(along[0]) if dimensions > 1 else None
-        if told is None:
+        if axis is None:
             return None
-        return told % dimensions
+        return axis % dimensions
 
     def _problem(self, module: Any) -> str | None:
         if not module._if_quant:
@@ -503,7 +503,7 @@ def _bytes(tensor: Any) -> bytes:
     )
 
 
-def _told_axis(module: Any) -> int | None:
+def _named_axis(module: Any) -> int | None:
     """Return the channel axis that a quantizer names, or None if it names none or several."""
     axis = first_axis(module._axis)
     return axis if isinstance(axis, int) else None

@@ -323,7 +323,7 @@ class ReplaySimulator:
     def _traced(self, leaves: list[Any], spec: Any) -> Graph:
         shape = _shape(leaves, spec)
         try:
-            graph = self._made(leaves, spec)
+            graph = self._new_graph(leaves, spec)
         except Untraceable as error:
             self._refused[shape] = error
             raise
@@ -334,7 +334,7 @@ class ReplaySimulator:
             raise self._refused[shape] from error
         return graph
 
-    def _made(self, leaves: list[Any], spec: Any) -> Graph:
+    def _new_graph(self, leaves: list[Any], spec: Any) -> Graph:
         """Return a graph with the ranges on offer that has run a batch.
 
         It comes from a graph that an earlier simulator has traced, or from a new trace.
