@@ -99,7 +99,7 @@ from sensitivity.reporting.formats import MetricFormat, listing
 from sensitivity.reporting.number_formats import format_of
 from sensitivity.reporting.outcome import verdict_of
 from sensitivity.reporting.summaries import summary_of
-from sensitivity.reporting.tables import scan_table
+from sensitivity.reporting.tables import detection_table, scan_table
 from sensitivity.run_dir import RunDir, RunInfo
 from sensitivity.seeds import current_seed, seeded
 from sensitivity.session import Session, open_session
@@ -643,6 +643,7 @@ def _plan(
         detail = detection_detail(session.study, chosen)
         if detail:
             session.run_dir.write("detection.json", detail)
+            write_csv(detection_table(detail), session.run_dir.file("detection.csv"))
     return chosen
 
 

@@ -20,12 +20,18 @@ from sensitivity.exporters.verification import Verification
 from sensitivity.measure.scan import Scan
 from sensitivity.records import BenchResult, Finding, Plan, PlanMetric, Verdict
 from sensitivity.reporting.compare import ComparedRun, layers_table, runs_table
-from sensitivity.reporting.tables import bench_table, frontier_table, scan_table
+from sensitivity.reporting.tables import (
+    bench_table,
+    detection_table,
+    frontier_table,
+    scan_table,
+)
 from sensitivity.reporting.verdict import lines_of
 from sensitivity.run_dir import RunDir, RunInfo
 from sensitivity.steps import later
 from sensitivity.steps.plan import read_frontier
 from sensitivity.tasks.base import EvaluateTask, Task
+from sensitivity.tasks.detection_detail import DetectionDetail
 
 if TYPE_CHECKING:
     from sensitivity.tasks.load import Given
@@ -138,6 +144,15 @@ class Planned(Result):
         found, best = read_frontier(self._run_dir)
         names = {point.names for point in best}
         return frontier_table(found.points, self.record, found.cost, names)
+
+    def detection(self) -> pd.DataFrame:
+        """Return the metrics of a detector and its AP by size of the objects, as in detection.csv.
+
+        Each has a row for float, INT8 and the plan, on `holdout`. The table is empty for a model
+        that is not a detector.
+        """
+        detail = self._run_dir.read_if_there("detection.json", DetectionDetail)
+        return detection_table(detail or DetectionDetail(0, (), {}, (), ()))
 
     def apply(self, model: Any) -> AbstractContextManager[Any]:
         """Put the model into the state that the plan was judged in, for the length of a `with`

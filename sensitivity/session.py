@@ -35,7 +35,7 @@ from sensitivity.signals.choose import distortion_signal
 from sensitivity.signals.fisher import fisher
 from sensitivity.tasks.base import EvaluateTask, Task
 from sensitivity.tasks.batches import batch_size
-from sensitivity.tasks.detection import DetectionScore
+from sensitivity.tasks.detection import DetectionScore, with_rows_of
 from sensitivity.tasks.load import Given, same_task
 
 if TYPE_CHECKING:
@@ -273,18 +273,21 @@ def open_session(
             head |= {"seed": current_seed()}
         with open_journal(run_dir.journal, head, resume=resume) as journal:
             simulators = model.simulators(memory)
-            measurer = Measurer(model.task, simulators, journal, progress)
+            task = with_rows_of(model.task, journal.row_shape)
+            measurer = Measurer(task, simulators, journal, progress)
             if workers.spread:
-                measures = Measures(journal.head, residuals, memory, model.gpus, model.threads)
+                measures = Measures(
+                    journal.head, residuals, memory, model.gpus, model.threads, journal.row_shape
+                )
                 crew = crew_for(workers, given, measures)
                 stack.enter_context(crew)
-                measurer = SpreadMeasurer(model.task, simulators, journal, crew, progress)
+                measurer = SpreadMeasurer(task, simulators, journal, crew, progress)
             measurer.offer(own_ranges)  # so that the cost of sharing them can be measured
             study = Study(measurer, placed.units, source.quantizers)
             changed = _changed(study, run_dir, head["task"], loaded)
             yield Session(
                 given=given,
-                task=model.task,
+                task=task,
                 source=source,
                 units=placed.units,
                 run_dir=run_dir,

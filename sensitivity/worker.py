@@ -15,6 +15,7 @@ from sensitivity.opened import OpenModel, opened_model
 from sensitivity.seeds import seeded
 from sensitivity.simulators.choose import free_memory
 from sensitivity.simulators.memory import host_memory
+from sensitivity.tasks.detection import with_rows_of
 from sensitivity.units import placement
 
 
@@ -36,7 +37,8 @@ def opened_worker(opening: Opening) -> Iterator[Callable[[Work], Measured]]:
             stack.enter_context(placement.unified_scales(model.source, scales))
         _check_same(model, opening)
         _set_threads(opening.threads)
-        hand = Hand(model.task, model.simulators(_memory(model, opening)))
+        task = with_rows_of(model.task, opening.measures.row_shape)
+        hand = Hand(task, model.simulators(_memory(model, opening)))
 
         def measured(work: Work) -> Measured:
             with seeded(opening.seed):  # a call may run in a context of its own

@@ -68,7 +68,8 @@ def test_a_detector_that_finds_the_squares_is_scored_in_the_pixels_of_each_image
     found = task.score.detections(whiteness(inputs), targets)
     np.testing.assert_allclose(found.boxes[0, 0], [4, 2, 24, 12], atol=0.6)
     scores = scored(task)
-    assert scores.shape == (4, 2 * 300 + 2)
+    assert scores.shape == (4, (2 * 300 + 2) + (300 + 2))
+    scores = task.score.without_sizes(scores)
     # The third image shows the square without a label: of four equally confident detections in
     # order of the images, precision is 1 up to recall 2/3 (67 of 101 recall thresholds) and 3/4
     # beyond.
@@ -223,7 +224,10 @@ def test_yolov8n_scores_on_real_images_equal_pycocotools_on_the_annotation_file(
         evaluation.accumulate()
         evaluation.summarize()
     scores = np.concatenate(scores)
+    of_sizes = [mean_average_precision(rows, 80) for rows in task.score.size_rows(scores).values()]
+    assert of_sizes == pytest.approx(evaluation.stats[3:6].tolist(), abs=1e-6)
     assert task.aggregate(scores) == pytest.approx(evaluation.stats[0], abs=1e-6)
+    scores = task.score.without_sizes(scores)
     assert mean_average_precision_50(scores, 80) == pytest.approx(evaluation.stats[1], abs=1e-6)
     assert 0.2 < task.aggregate(scores) < 0.6
     precision = evaluation.eval["precision"][:, :, :, 0, -1]

@@ -5,7 +5,12 @@ import pytest
 from PIL import Image
 
 from sensitivity.errors import TaskError
-from sensitivity.tasks.detection_labels import LabelForm, coco_images, yolo_images
+from sensitivity.tasks.detection_labels import (
+    LabelForm,
+    coco_images,
+    labelled_areas,
+    yolo_images,
+)
 
 
 @pytest.fixture
@@ -141,7 +146,8 @@ def test_outlines_and_key_points_of_yolo_files_are_in_pixels(folder):
     np.testing.assert_allclose(image.boxes, [[20, 20, 60, 60]])
     image = yolo_image(folder, "1 0.5 0.5 0.2 0.4 0.1 0.2 2 0.3 0.4 0\n", POINTS)
     np.testing.assert_allclose(image.keypoints, [[[20, 20, 2], [60, 40, 0]]])
-    np.testing.assert_allclose(image.areas, [0.53 * 40 * 40])
+    assert image.areas is None
+    np.testing.assert_allclose(labelled_areas(image), [40 * 40])
     image = yolo_image(folder, "1 0.5 0.5 0.2 0.4 0.1 0.2 -1 0.4\n", PAIRS)
     np.testing.assert_allclose(image.keypoints, [[[20, 20, 1], [-200, 40, 0]]])
 
@@ -173,7 +179,9 @@ def test_outlines_and_key_points_of_coco_are_read(folder):
     annotations = [person | {"keypoints": [4, 5, 2, 0, 0, 0], "area": 700}, person]
     image, empty = coco_images(*coco(folder, annotations=annotations), POINTS).images
     assert image.keypoints.tolist() == [[[4, 5, 2], [0, 0, 0]], [[0, 0, 0], [0, 0, 0]]]
-    np.testing.assert_allclose(image.areas, [700, 0.53 * 1200])
+    np.testing.assert_allclose(image.areas, [700, np.nan])
+    np.testing.assert_allclose(labelled_areas(image), [700, 1200])
+    np.testing.assert_allclose(labelled_areas(image, 0.53), [700, 0.53 * 1200])
     assert empty.keypoints.shape == (0, 2, 3)
 
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from click.testing import CliRunner
 from support.reporting_samples import complete
@@ -162,6 +163,12 @@ def test_a_run_of_a_detector_writes_and_shows_its_classes_and_images(tmp_path):
     assert report.plan
     assert report.detection.skip == report.plan.skip
     assert set(report.detection.metrics) == {"mAP50-95", "mAP50"}
+    assert {size.name: size.objects for size in report.detection.sizes} == {
+        "small": 2, "medium": 0, "large": 0
+    }  # fmt: skip
+    assert report.detection.metrics["mAP50-95"]["partial"] == report.plan.metric.holdout
+    table = pd.read_csv(tmp_path / "run" / "detection.csv")
+    assert len(table) == 3 * (2 + 3)
     assert {unit.kind for unit in report.units} == {"layer", "head"}
     assert isinstance(report.units[0], Unit)
     assert "Classes and images" in (tmp_path / "run" / "report.html").read_text()

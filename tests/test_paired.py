@@ -97,6 +97,13 @@ def test_pseudo_values_of_a_mean_are_the_scores(scores: list[float]) -> None:
     )
 
 
+def test_each_of_many_samples_has_a_pseudo_value_if_it_is_asked_for() -> None:
+    scores = np.arange(300.0)
+    assert len(pseudo_values(scores, lambda s: float(np.mean(s)))) == 200
+    each = pseudo_values(scores, lambda s: float(np.mean(s)), most=300)
+    np.testing.assert_allclose(each, scores, atol=1e-9)
+
+
 def test_pseudo_values_give_the_standard_error_that_a_bootstrap_gives() -> None:
     rng = np.random.default_rng(0)
     scores = rng.gamma(2.0, size=(300, 2))

@@ -15,14 +15,15 @@ from support.commands import verb
 from support.reporting_samples import complete, scan_only
 
 from sensitivity.measure.scan import Scan
-from sensitivity.records import Plan, Recalibrated, Verdict
+from sensitivity.records import Estimate, Plan, Recalibrated, Verdict
 from sensitivity.reporting.data import ReportData
-from sensitivity.reporting.formats import MetricFormat
+from sensitivity.reporting.formats import MINUS, MetricFormat
 from sensitivity.reporting.outcome import verdict_of
 from sensitivity.reporting.summaries import checks as checking
 from sensitivity.reporting.summaries import junit, markdown, sarif
 from sensitivity.reporting.summaries.checks import checks
 from sensitivity.run_dir import RunDir, RunInfo
+from sensitivity.tasks.detection_detail import DetectionDetail, SizeResult
 
 EVIL = 'a|b <img src=x> & "q" `c` *d*\u0001'
 
@@ -188,6 +189,17 @@ def test_markdown_has_the_verdict_the_tables_and_the_names() -> None:
         assert len({line.count("|") for line in table.splitlines()}) == 1
     assert "\u274c **Speed" in markdown.render(found(**FAILS))
     assert "sensitivity plan" in markdown.render(scan_only())
+
+
+def test_markdown_has_the_ap_of_each_size() -> None:
+    level = {name: Estimate(0.4, 0.3, 0.5, 50) for name in ("float", "int8", "partial")}
+    change = dict.fromkeys(("int8", "partial"), Estimate(-0.05, -0.08, -0.01, 50))
+    sizes = (SizeResult("small", 3, level, change), SizeResult("large", 0, {}, {}))
+    detail = DetectionDetail(50, (), {}, (), (), sizes=sizes, size_note="")
+    text = markdown.render(replace(complete(), detection=detail))
+    drop = f"{MINUS}5.0 pt \\[{MINUS}8.0, {MINUS}1.0\\]"
+    assert f"| small, 3 objects | 40.0 | 40.0 | 40.0 | {drop} | {drop} |" in text
+    assert "| large, no objects |  |  |  |  |  |" in text
 
 
 def test_markdown_shows_names_and_sentences_as_they_are() -> None:

@@ -99,6 +99,15 @@ class Journal:
         """All measured variants, in the order in which they were added."""
         return tuple(self._variants.values())
 
+    @property
+    def row_shape(self) -> tuple[int, ...] | None:
+        """The shape of the scores of one sample; None if none was measured."""
+        for (_, split, _), scores in self._scores.items():
+            is_of_signal = ":" in split
+            if not is_of_signal:
+                return scores.shape[1:]
+        return None
+
     def scores(self, variant: Variant, split: str, batch: int) -> Scores | None:
         """Return the per-sample scores of one batch; None if they have not been measured."""
         return self._scores.get((variant.key, split, batch))

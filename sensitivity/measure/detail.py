@@ -4,41 +4,49 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from sensitivity.measure.measurer import Measurer
-from sensitivity.measure.ranking import estimate
+from sensitivity.measure.ranking import Aggregate, estimate, gain
 from sensitivity.measure.study import Study
-from sensitivity.records import Plan, Scores, Variant
+from sensitivity.records import Estimate, Plan, Scores, Variant
 from sensitivity.stats.jackknife import pseudo_values
 from sensitivity.tasks.detection import DetectionScore, ImageBatches, pad_truth
 from sensitivity.tasks.detection_detail import (
     VARIANTS,
     DetectionDetail,
     ShownImage,
+    SizeResult,
     class_results,
     shown_boxes,
 )
 from sensitivity.tasks.detection_images import image_size, load_rgb
 from sensitivity.tasks.detection_labels import LabelledImage
+from sensitivity.tasks.detection_map import mean_average_precision
 from sensitivity.tasks.detection_thresholds import threshold_result
 
-MOST_IMAGES = 400
-"""Number of images of `rank` that are measured, at most: enough for each class, and few compared
-with a scan."""
+MOST_IMAGES = 5_000
+"""Number of images of `holdout` that are measured, at most. Up to that number, the search for the
+plan has measured them all."""
 
+SEARCHED_IMAGES = 400
+"""Number of images among which the worst ones are found, at most, because each of them is left out
+once."""
+
+SPLIT = "holdout"
 WORST = 4
 WIDTH = 480
 """Longer side of a picture in the report, in pixels."""
 
 
 def detection_detail(study: Study, plan: Plan) -> DetectionDetail | None:
-    """Return details of float, INT8 and the plan on the first images of `rank`; None for a task
-    that is not a detector's."""
+    """Return details of float, INT8 and the plan on `holdout`, which no choice has seen; None for a
+    task that is not a detector's."""
     measurer = study.measurer
     judge = measurer.task.score
     if not isinstance(judge, DetectionScore):
@@ -46,34 +54,75 @@ def detection_detail(study: Study, plan: Plan) -> DetectionDetail | None:
     variants = (study.float_variant, study.baselines["quantized"], study.plan_variant(plan))
     scores = dict(zip(VARIANTS, _scores(measurer, variants), strict=True))
     aggregates = {measurer.task.metric: measurer.task.aggregate} | judge.figures
-    metrics = {
-        name: {variant: estimate(rows, aggregate) for variant, rows in scores.items()}
-        for name, aggregate in aggregates.items()
-    }
     loss = _losses(scores, measurer)
     worst = [int(index) for index in np.argsort(-loss, kind="stable")[:WORST] if loss[index] > 0]
-    data = measurer.task.data["rank"]
+    data = measurer.task.data[SPLIT]
     images = (
         tuple(_shown(measurer, variants, data, index, float(loss[index])) for index in worst)
         if isinstance(data, ImageBatches) and judge.can_be_drawn
         else ()
     )
     return DetectionDetail(
-        len(loss),
-        plan.skip,
-        metrics,
-        class_results(scores, judge),
-        images,
-        threshold_result(
+        n=len(scores["float"]),
+        skip=plan.skip,
+        metrics={name: _levels(scores, aggregate) for name, aggregate in aggregates.items()},
+        classes=class_results(scores, judge),
+        images=images,
+        thresholds=threshold_result(
             {variant: judge.box_rows(rows) for variant, rows in scores.items()}, len(judge.names)
         ),
+        split=SPLIT,
+        changes={name: _changes(scores, aggregate) for name, aggregate in aggregates.items()},
+        sizes=_size_results(scores, judge),
+        size_note=judge.size_note,
     )
 
 
+def _levels(scores: Mapping[str, Scores], aggregate: Aggregate) -> dict[str, Estimate]:
+    """Return the metric of each variant."""
+    return {variant: estimate(rows, aggregate) for variant, rows in scores.items()}
+
+
+def _changes(scores: Mapping[str, Scores], aggregate: Aggregate) -> dict[str, Estimate]:
+    """Return the metric of each variant but float, minus float's."""
+    others = [variant for variant in scores if variant != "float"]
+    return {variant: gain(scores["float"], scores[variant], aggregate) for variant in others}
+
+
+def _size_results(scores: Mapping[str, Scores], judge: DetectionScore) -> tuple[SizeResult, ...]:
+    """Return the results by size; none if the scores do not hold the areas of objects."""
+    by_variant = {variant: judge.size_rows(rows) for variant, rows in scores.items()}
+    return tuple(
+        _size_result(size, {variant: rows[size] for variant, rows in by_variant.items()}, judge)
+        for size in by_variant["float"]
+    )
+
+
+def _size_result(size: str, scores: Mapping[str, Scores], judge: DetectionScore) -> SizeResult:
+    """Return the result of one size.
+
+    scores: variant -> rows of `image_scores` that judge this size alone.
+    """
+    classes = len(judge.names)
+    objects_by_image = scores["float"][:, -classes:].sum(axis=1)
+    objects = int(objects_by_image.sum())
+    if not objects:
+        return SizeResult(size, 0, {}, {})
+    aggregate = partial(mean_average_precision, classes=classes)
+    levels, changes = _levels(scores, aggregate), _changes(scores, aggregate)
+    if np.count_nonzero(objects_by_image) < 2:  # Leaving that image out leaves no AP.
+        levels, changes = _without_intervals(levels), _without_intervals(changes)
+    return SizeResult(size, objects, levels, changes)
+
+
+def _without_intervals(estimates: Mapping[str, Estimate]) -> dict[str, Estimate]:
+    return {name: replace(known, low=None, high=None) for name, known in estimates.items()}
+
+
 def _scores(measurer: Measurer, variants: Sequence[Variant]) -> list[Scores]:
-    """Return scores of the first images of `rank`, at least one batch."""
+    """Return scores of the first images of `holdout`, at least one batch."""
     batches: list[list[Scores]] = []
-    stream = measurer.stream(variants, "rank", "detail")
+    stream = measurer.stream(variants, SPLIT, "detail")
     while (
         sum(len(scores) for scores, *_ in batches) < MOST_IMAGES
         and (batch := next(stream, None)) is not None
@@ -83,13 +132,15 @@ def _scores(measurer: Measurer, variants: Sequence[Variant]) -> list[Scores]:
 
 
 def _losses(scores: dict[str, Scores], measurer: Measurer) -> Scores:
-    """Return each image's part of the loss of INT8, float64[n]; the parts add up to the loss."""
-    if len(scores["float"]) < 2:
-        return np.zeros(len(scores["float"]))
-    float_, int8 = (
-        pseudo_values(scores[variant], measurer.task.aggregate) for variant in ("float", "int8")
-    )
-    return (float_ - int8) / len(float_)
+    """Return the part of the loss of INT8 that each of the first images causes, float64[n]; the
+    parts add up to the loss on these images."""
+    float_, int8 = (scores[variant][:SEARCHED_IMAGES] for variant in ("float", "int8"))
+    n = len(float_)
+    if n < 2:
+        return np.zeros(n)
+    aggregate = measurer.task.aggregate
+    lost = pseudo_values(float_, aggregate, n) - pseudo_values(int8, aggregate, n)
+    return np.asarray(lost / n)
 
 
 def _shown(

@@ -28,6 +28,7 @@ class Measures:
         free memory.
     gpus: number of GPUs of each worker on a cluster.
     threads: number of torch threads in the leading process; None if that does not compute.
+    row_shape: shape of the scores of one sample in the run; None if it holds none.
     """
 
     head: Mapping[str, Any]
@@ -35,6 +36,7 @@ class Measures:
     memory: int | None = None
     gpus: int = 0
     threads: int | None = None
+    row_shape: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
 
 from sensitivity.records import Estimate
 from sensitivity.reporting.data import ReportData
-from sensitivity.reporting.formats import MetricFormat, signed
-from sensitivity.tasks.detection_detail import ClassResult, DetectionDetail, ShownBox, ShownImage
+from sensitivity.reporting.formats import MetricFormat, listing, signed
+from sensitivity.tasks.detection_detail import (
+    ClassResult,
+    DetectionDetail,
+    ShownBox,
+    ShownImage,
+    SizeResult,
+)
 from sensitivity.tasks.detection_thresholds import ThresholdResult
 
 COLUMNS = {"float": "Float", "int8": "INT8", "partial": "Partial"}
+AREAS = {"small": "up to 32² px", "medium": "32² to 96² px", "large": "from 96² px"}
+"""Size -> the areas of its objects, in words."""
+
 CLASSES_SHOWN = 12
 LEAST_HEIGHT = 0.09
 """Smallest height of a box that has room for its name, as a fraction of the picture's height."""
@@ -23,12 +32,12 @@ class MetricRow:
     """One metric.
 
     values: text and interval for each of `COLUMNS`.
-    drops: text for INT8 and for the plan against float.
+    drops: text and interval for INT8 and for the plan against float.
     """
 
     name: str
     values: tuple[tuple[str, str], ...]
-    drops: tuple[str, str]
+    drops: tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True)
@@ -44,6 +53,23 @@ class ClassRow:
     boxes: int
     values: tuple[str, ...]
     drops: tuple[str, str]
+
+
+@dataclass(frozen=True)
+class SizeRow:
+    """The boxes of one size.
+
+    area: the areas of this size, in words.
+    objects: number of boxes in the ground truth.
+    values: text for each of `COLUMNS`; empty if there are no objects.
+    drops: text and interval for INT8 and for the plan against float; empty if there are no objects.
+    """
+
+    name: str
+    area: str
+    objects: int
+    values: tuple[str, ...]
+    drops: tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True)
@@ -90,17 +116,22 @@ class ImageRow:
 class DetectionSection:
     """The section on a detector.
 
+    split: the split of the images.
     columns: names of the variants.
     more: rows of the classes table after the first ones.
+    size_sentences: what the sizes show, and what they do not.
     """
 
     n: int
+    split: str
     columns: tuple[str, ...]
     metrics: tuple[MetricRow, ...]
     classes: tuple[ClassRow, ...]
     more: tuple[ClassRow, ...]
     images: tuple[ImageRow, ...]
     thresholds: tuple[ThresholdRow, ...]
+    sizes: tuple[SizeRow, ...]
+    size_sentences: tuple[str, ...]
 
 
 def detection_section(data: ReportData) -> DetectionSection | None:
@@ -112,19 +143,59 @@ def detection_section(data: ReportData) -> DetectionSection | None:
     classes = tuple(_class_row(result, metric) for result in detail.classes)
     return DetectionSection(
         detail.n,
+        detail.split,
         tuple(COLUMNS.values()),
-        tuple(_metric_row(name, result, metric) for name, result in detail.metrics.items()),
+        tuple(_metric_row(name, detail, metric) for name in detail.metrics),
         classes[:CLASSES_SHOWN],
         classes[CLASSES_SHOWN:],
         _image_rows(detail, metric),
         _threshold_rows(detail.thresholds),
+        tuple(_size_row(result, metric) for result in detail.sizes),
+        tuple(_size_sentences(detail)),
     )
 
 
-def _metric_row(name: str, estimates: Mapping[str, Estimate], metric: MetricFormat) -> MetricRow:
-    levels = {key: estimate.value for key, estimate in estimates.items()}
-    shown = [(metric.level(levels[key]), metric.interval(estimates[key])) for key in COLUMNS]
-    return MetricRow(name, tuple(shown), _drops(levels, metric))
+def _metric_row(name: str, detail: DetectionDetail, metric: MetricFormat) -> MetricRow:
+    levels, changes = detail.metrics[name], detail.changes.get(name)
+    shown = [(metric.level(levels[key].value), metric.interval(levels[key])) for key in COLUMNS]
+    if changes is None:  # a file of an earlier version
+        drops = _drops({key: level.value for key, level in levels.items()}, metric)
+        return MetricRow(name, tuple(shown), tuple((text, "") for text in drops))
+    return MetricRow(name, tuple(shown), _changes(changes, metric))
+
+
+def _size_row(result: SizeResult, metric: MetricFormat) -> SizeRow:
+    area = AREAS[result.name]
+    if not result.objects:
+        return SizeRow(result.name, area, 0, (), ())
+    values = tuple(metric.number(result.precision[key].value) for key in COLUMNS)
+    return SizeRow(result.name, area, result.objects, values, _changes(result.change, metric))
+
+
+def _size_sentences(detail: DetectionDetail) -> Iterator[str]:
+    if detail.sizes:
+        int8, plan = (_lowered(detail.sizes, variant) for variant in ("int8", "partial"))
+        yield f"By more than chance explains, INT8 lowers {int8}, and the plan {plan}."
+    if detail.size_note:
+        yield detail.size_note
+
+
+def _lowered(sizes: Iterable[SizeResult], variant: str) -> str:
+    """Return which sizes this variant lowers by more than chance explains."""
+    names = []
+    for result in sizes:
+        _, high = result.change[variant].ends if result.objects else (0, 0)
+        if high < 0:
+            names.append(result.name)
+    if not names:
+        return "the AP of no size"
+    return f"the AP of {listing(tuple(names), last='and')} objects"
+
+
+def _changes(changes: Mapping[str, Estimate], metric: MetricFormat) -> tuple[tuple[str, str], ...]:
+    """Return text and interval for INT8 and for the plan against float."""
+    shown = [changes["int8"], changes["partial"]]
+    return tuple((metric.change(change.value), metric.interval(change)) for change in shown)
 
 
 def _class_row(result: ClassResult, metric: MetricFormat) -> ClassRow:

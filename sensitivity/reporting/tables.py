@@ -3,14 +3,29 @@ units."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+import math
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from typing import Any
 
 import pandas as pd
 
-from sensitivity.records import CostModel, Effect, FrontierPoint, Plan, Timing, Unit, cost_of
+from sensitivity.records import (
+    CostModel,
+    Effect,
+    Estimate,
+    FrontierPoint,
+    Plan,
+    Timing,
+    Unit,
+    cost_of,
+)
+from sensitivity.tasks.detection_detail import VARIANTS, DetectionDetail
 
 SEPARATOR = ";"
 """Separator of the names in one cell."""
+
+UNKNOWN = Estimate(math.nan, None, None, 0)
+"""Stands for a value that there is not; its cells are empty."""
 
 
 def scan_table(effects: Iterable[Effect], units: Iterable[Unit]) -> pd.DataFrame:
@@ -181,6 +196,54 @@ def bench_table(timings: Iterable[Timing]) -> pd.DataFrame:
     ]
     numbers.append("ratio_vs_fp16")
     return _floats(pd.DataFrame(rows, columns=text + numbers), numbers)
+
+
+def detection_table(detail: DetectionDetail) -> pd.DataFrame:
+    """Return one row for each number of a detector and each variant.
+
+    Columns:
+    number: name of a metric, or "AP small", "AP medium" or "AP large".
+    objects: labelled boxes of that size; empty for a metric.
+    variant: "float", "int8" or "partial".
+    value, low, high: in the metric's own unit; empty for a size without objects.
+    change, change_low, change_high: minus float's, paired; empty for float.
+    n: images.
+    """
+    rows = list[dict[str, Any]]()
+    for name, levels in detail.metrics.items():
+        rows += _number_rows(name, None, levels, detail.changes.get(name, {}))
+    for size in detail.sizes:
+        rows += _number_rows(f"AP {size.name}", size.objects, size.precision, size.change)
+    for row in rows:
+        row["n"] = detail.n
+    numbers = ["value", "low", "high", "change", "change_low", "change_high"]
+    table = pd.DataFrame(rows, columns=["number", "objects", "variant", *numbers, "n"])
+    return _floats(table.astype({"objects": "Int64"}), numbers)
+
+
+def _number_rows(
+    name: str,
+    objects: int | None,
+    levels: Mapping[str, Estimate],
+    changes: Mapping[str, Estimate],
+) -> Iterator[dict[str, Any]]:
+    """Yield the rows of one number.
+
+    levels, changes: by variant.
+    """
+    for variant in VARIANTS:
+        level, change = levels.get(variant, UNKNOWN), changes.get(variant, UNKNOWN)
+        yield {
+            "number": name,
+            "objects": objects,
+            "variant": variant,
+            "value": level.value,
+            "low": level.low,
+            "high": level.high,
+            "change": change.value,
+            "change_low": change.low,
+            "change_high": change.high,
+        }
 
 
 def _floats(table: pd.DataFrame, columns: list[str]) -> pd.DataFrame:

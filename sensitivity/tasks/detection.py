@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -22,7 +21,7 @@ from sensitivity import optional
 from sensitivity.errors import TaskError
 from sensitivity.records import Scores
 from sensitivity.tasks.base import Task
-from sensitivity.tasks.batches import as_numpy
+from sensitivity.tasks.batches import NOT_DIGESTED, as_numpy
 from sensitivity.tasks.classification import random_parts
 from sensitivity.tasks.detection_boxes import (
     Detections,
@@ -39,7 +38,7 @@ from sensitivity.tasks.detection_images import (
     stretch,
     to_image,
 )
-from sensitivity.tasks.detection_labels import LabelledImage
+from sensitivity.tasks.detection_labels import LabelledImage, labelled_areas
 from sensitivity.tasks.detection_map import (
     Truth,
     average_precision,
@@ -55,7 +54,17 @@ from sensitivity.tasks.detection_parts import (
     mean_of_both,
     part_rows,
 )
+from sensitivity.tasks.detection_sizes import SIZES as OBJECT_SIZES
+from sensitivity.tasks.detection_sizes import rows_of_size, size_scores
 from sensitivity.tasks.images import Size
+
+OLD_SCORES = (
+    "There is no AP by size: an earlier version began this run, and its scores do not hold the "
+    "areas of objects. Scan into another --out for it."
+)
+
+AREAS = NOT_DIGESTED
+"""The target that holds the areas of the objects."""
 
 Decode = Callable[[Any], tuple[Floats, Floats]]
 """Model outputs -> boxes float[n, anchors, 4] (x1 y1 x2 y2 in input pixels) and confidences
@@ -131,8 +140,9 @@ class ImageBatches:
 
     The inputs of a batch are float32[n, 3, height, width], RGB in the range 0 to 1. Its targets are
     a dict of tensors whose first axis is the image: "boxes" float64[n, most, 4] in image pixels,
-    "classes" int64[n, most] (-1 where there is no box), "crowd" bool[n, most], "geometry"
-    float64[n, 6], and those of `part`. `most` is the same in all batches.
+    "classes" int64[n, most] (-1 where there is no box), "crowd" bool[n, most], `AREAS`
+    float64[n, most] in square pixels, "geometry" float64[n, 6], and those of `part`. `most` is the
+    same in all batches.
 
     images: at least one. TaskError is raised for none.
     size: side of the square input in pixels, or (height, width).
@@ -173,6 +183,7 @@ class ImageBatches:
     def _targets(self, images: Sequence[LabelledImage]) -> dict[str, NDArray[Any]]:
         truth = pad_truth(images, self.most)
         targets = {"boxes": truth.boxes, "classes": truth.classes, "crowd": truth.crowd}
+        targets[AREAS] = np.asarray(truth.areas)
         if self.part is None:
             return targets
         return targets | self.part.truth(images, self.most)
@@ -203,10 +214,11 @@ class ImageBatches:
 
 @dataclass(frozen=True)
 class DetectionScore:
-    """(outputs, targets) -> one record per image, float64[n, 2 * rule.limit + classes].
+    """(outputs, targets) -> one record per image, float64[n, width + rule.limit + classes].
 
-    `detection_map` describes the records, `detection_parts` those of a model with masks or key
-    points.
+    `detection_map` describes the first 2 * rule.limit + classes numbers of a record,
+    `detection_parts` the first ones of a model with masks or key points, and `detection_sizes` the
+    others.
 
     names: the class names, in the order of the model's outputs.
     decode: turns the model's outputs into boxes and confidences.
@@ -214,6 +226,7 @@ class DetectionScore:
     reading: a sentence that says how the outputs were understood, where the user did not say so.
         It is quoted when the float model finds nothing.
     part: what is judged beside boxes. None for boxes alone.
+    sized: whether records hold the sizes of objects. False continues a run whose records lack them.
     """
 
     names: tuple[str, ...]
@@ -221,18 +234,40 @@ class DetectionScore:
     rule: Suppression
     reading: str = ""
     part: Part | None = None
+    sized: bool = True
 
     can_be_drawn: ClassVar[bool] = True
     """Whether the report can show its boxes in images."""
 
     def __call__(self, outputs: Any, targets: Mapping[str, Any]) -> Scores:
         arrays = {name: as_numpy(value) for name, value in targets.items()}
-        truth = Truth(arrays["boxes"], arrays["classes"], arrays["crowd"])
+        truth = Truth(arrays["boxes"], arrays["classes"], arrays["crowd"], arrays.get(AREAS))
         found = self.detections(outputs, targets)
         if self.part is None:
-            return image_scores(found, truth, len(self.names))
-        overlaps = self.part.overlaps(found, truth, outputs, arrays)
-        return both_scores(found, truth, overlaps, len(self.names))
+            scores = image_scores(found, truth, len(self.names))
+        else:
+            overlaps = self.part.overlaps(found, truth, outputs, arrays)
+            scores = both_scores(found, truth, overlaps, len(self.names))
+        if not self.sized:
+            return scores
+        return np.concatenate([scores, size_scores(found, truth, len(self.names))], axis=1)
+
+    @property
+    def size_note(self) -> str:
+        """A sentence on what is not judged by size, or why nothing is; "" if everything is."""
+        if not self.sized:
+            return OLD_SCORES
+        if self.part is None:
+            return ""
+        return f"Boxes alone are judged by size; the {self.part.name} AP is not."
+
+    @property
+    def width(self) -> int:
+        """The number of numbers in a record without the sizes of objects."""
+        of_boxes = 2 * self.rule.limit + len(self.names)
+        if self.part is None:
+            return of_boxes
+        return of_boxes + self.rule.limit + len(self.names) + 1
 
     @property
     def metric(self) -> str:
@@ -242,32 +277,44 @@ class DetectionScore:
     @property
     def aggregate(self) -> Aggregate:
         """Records of images -> the metric, 0..1."""
-        classes = len(self.names)
-        if self.part is None:
-            return partial(mean_average_precision, classes=classes)
-        return partial(mean_of_both, classes=classes)
+        mean = mean_average_precision if self.part is None else mean_of_both
+        return Figure(self.without_sizes, mean, len(self.names))
 
     @property
     def figures(self) -> dict[str, Aggregate]:
         """Further numbers from the same records, by name."""
         classes = len(self.names)
         if self.part is None:
-            return {"mAP50": partial(mean_average_precision_50, classes=classes)}
+            return {"mAP50": Figure(self.box_rows, mean_average_precision_50, classes)}
         figures: dict[str, Aggregate] = {}
         for metric, mean in MEANS.items():
             figures[f"box {metric}"] = Figure(self.box_rows, mean, classes)
             figures[f"{self.part.name} {metric}"] = Figure(self.part_rows, mean, classes)
         return figures
 
+    def without_sizes(self, scores: Scores) -> Scores:
+        """Return the records without the sizes of objects."""
+        return scores[:, : self.width]
+
     def box_rows(self, scores: Scores) -> Scores:
         """Return the part of the records that judges boxes, as rows of `image_scores`."""
+        rows = self.without_sizes(scores)
         if self.part is None:
-            return scores
-        return box_rows(scores, len(self.names))
+            return rows
+        return box_rows(rows, len(self.names))
 
     def part_rows(self, scores: Scores) -> Scores:
         """Return the part of the records that judges masks or key points, in the same form."""
-        return part_rows(scores, len(self.names))
+        return part_rows(self.without_sizes(scores), len(self.names))
+
+    def size_rows(self, scores: Scores) -> dict[str, Scores]:
+        """Return the part of the records that judges the boxes of each size, size -> rows of
+        `image_scores`; empty if the records hold no sizes."""
+        sizes, classes = scores[:, self.width :], len(self.names)
+        if sizes.shape[1] != self.rule.limit + classes:
+            return {}
+        boxes = self.box_rows(scores)
+        return {size: rows_of_size(boxes, sizes, classes, size) for size in OBJECT_SIZES}
 
     def precision(self, scores: Scores) -> NDArray[np.float64]:
         """Return AP float64[10, classes] by the metric, at each overlap threshold; nan for a class
@@ -332,10 +379,25 @@ def pad_truth(images: Sequence[LabelledImage], most: int) -> Truth:
         np.zeros((len(images), most, 4)),
         np.full((len(images), most), -1),
         np.zeros((len(images), most), bool),
+        np.zeros((len(images), most)),
     )
+    assert truth.areas is not None
     for row, image in enumerate(images):
         count = len(image.boxes)
         truth.boxes[row, :count] = image.boxes
         truth.classes[row, :count] = image.classes
         truth.crowd[row, :count] = image.crowd
+        truth.areas[row, :count] = labelled_areas(image)
     return truth
+
+
+def with_rows_of(task: Task, shape: tuple[int, ...] | None) -> Task:
+    """Return the task with records as a run holds them, which lack the sizes of objects in runs of
+    earlier versions.
+
+    shape: of one record of the run; None if it holds none.
+    """
+    score = task.score
+    if not isinstance(score, DetectionScore) or shape != (score.width,):
+        return task
+    return replace(task, score=replace(score, sized=False))

@@ -4,13 +4,13 @@ INT8."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sensitivity.records import Estimate, Scores
-from sensitivity.tasks.detection import DetectionScore
+from sensitivity.tasks.detection import OLD_SCORES, DetectionScore
 from sensitivity.tasks.detection_boxes import Bools, Detections
 from sensitivity.tasks.detection_labels import LabelledImage
 from sensitivity.tasks.detection_map import Truth, match
@@ -35,6 +35,23 @@ class ClassResult:
     name: str
     boxes: int
     precision: dict[str, float]
+
+
+@dataclass(frozen=True)
+class SizeResult:
+    """The average precision of the boxes of one size.
+
+    name: "small", "medium" or "large".
+    objects: the number of labelled boxes of this size. A box on the border of two sizes is of both.
+    precision: variant -> AP50-95, 0..1; empty if there are no such boxes.
+    change: variant -> its AP minus float's, for the variants but float; empty if there are no such
+        boxes. Intervals are paired by image.
+    """
+
+    name: str
+    objects: int
+    precision: dict[str, Estimate]
+    change: dict[str, Estimate]
 
 
 @dataclass(frozen=True)
@@ -81,13 +98,19 @@ class ShownImage:
 class DetectionDetail:
     """The content of detection.json: results of the float model, of INT8 and of the plan.
 
-    n: the number of images; they are the first ones of "rank".
+    n: the number of images; they are the first ones of `split`.
     skip: the plan's skip set.
     metrics: name of a metric -> variant -> its value.
     classes: the classes that occur, the one that loses most in INT8 first.
     images: the images that lose most.
     thresholds: the best confidence thresholds. None if no image holds a box, and in files of
         earlier versions.
+    split: the split of the images; "rank" in files of earlier versions.
+    changes: name of a metric -> variant -> its value minus float's, for the variants but float.
+        Intervals are paired by image. Empty in files of earlier versions.
+    sizes: the results by size, small first; empty if they are not known.
+    size_note: a sentence on what the sizes do not judge, or why they are not known; "" if there is
+        nothing to say.
     """
 
     n: int
@@ -96,6 +119,10 @@ class DetectionDetail:
     classes: tuple[ClassResult, ...]
     images: tuple[ShownImage, ...]
     thresholds: ThresholdResult | None = None
+    split: str = "rank"
+    changes: dict[str, dict[str, Estimate]] = field(default_factory=dict)
+    sizes: tuple[SizeResult, ...] = ()
+    size_note: str = OLD_SCORES
 
 
 def class_results(scores: Mapping[str, Scores], judge: DetectionScore) -> tuple[ClassResult, ...]:

@@ -22,7 +22,7 @@ from sensitivity.tasks.detection_boxes import (
     rank_in_class,
 )
 from sensitivity.tasks.detection_images import to_image
-from sensitivity.tasks.detection_labels import BODY_SHARE, LabelledImage
+from sensitivity.tasks.detection_labels import BODY_SHARE, LabelledImage, labelled_areas
 from sensitivity.tasks.detection_map import Overlaps, Truth
 
 COCO_SIGMAS = (
@@ -74,13 +74,13 @@ class KeyPoints:
         """Return {"keypoints": float64[n, most, points, 3], "areas": float64[n, most]}, in pixels
         and square pixels of the image."""
         keypoints = np.zeros((len(images), most, self.points, 3))
-        object_areas = np.zeros((len(images), most))
+        true_areas = np.zeros((len(images), most))
         for row, image in enumerate(images):
-            if image.keypoints is None or image.areas is None:
+            if image.keypoints is None:
                 continue  # An image without labels, such as one that is used for calibration only.
             keypoints[row, : len(image.boxes)] = image.keypoints
-            object_areas[row, : len(image.boxes)] = image.areas
-        return {"keypoints": keypoints, "areas": object_areas}
+            true_areas[row, : len(image.boxes)] = labelled_areas(image, BODY_SHARE)
+        return {"keypoints": keypoints, "areas": true_areas}
 
     def overlaps(
         self,

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from sensitivity.errors import TaskError
+from sensitivity.tasks.detection_boxes import areas
 from sensitivity.tasks.detection_images import image_size
 from sensitivity.tasks.images import image_files
 
@@ -24,8 +25,8 @@ the same."""
 class LabelledImage:
     """An image file and its labelled objects.
 
-    Coordinates and areas are in pixels of the image. `outlines`, `keypoints`, `areas` and `corners`
-    are None if they were not asked for.
+    Coordinates and areas are in pixels of the image. `outlines`, `keypoints` and `corners` are None
+    if they were not asked for.
 
     file: the image file.
     boxes: float64[g, 4], x1 y1 x2 y2.
@@ -35,7 +36,8 @@ class LabelledImage:
         its EXIF orientation applied.
     outlines: for each object its polygons or its run lengths, as in COCO's `segmentation`.
     keypoints: float64[g, k, 3], x, y, and 0 where a point is not labelled.
-    areas: float64[g], the areas of the objects.
+    areas: float64[g], the areas of the objects as the labels say them, NaN for those of which they
+        say none. None if they say no area at all, as YOLO text files.
     corners: float64[g, 4, 2], x and y of the corners of rotated boxes.
     """
 
@@ -48,6 +50,17 @@ class LabelledImage:
     keypoints: NDArray[np.float64] | None = None
     areas: NDArray[np.float64] | None = None
     corners: NDArray[np.float64] | None = None
+
+
+def labelled_areas(image: LabelledImage, share: float = 1.0) -> NDArray[np.float64]:
+    """Return the areas of the objects in square pixels, float64[g].
+
+    share: the area of an object as a fraction of its box, where the labels do not say it.
+    """
+    estimated = np.asarray(share * areas(image.boxes), np.float64)
+    if image.areas is None:
+        return estimated
+    return np.where(np.isnan(image.areas), estimated, image.areas)
 
 
 @dataclass(frozen=True)
@@ -198,6 +211,7 @@ def _coco_image(
         np.array(classes, np.int64),
         np.array(crowd, bool),
         (image["width"], image["height"]) if has_size else None,
+        areas=np.array([annotation.get("area") for annotation in annotations], np.float64),
     )
 
 
@@ -208,7 +222,7 @@ def _coco_more(
     if form.kind == "outlines":
         return {"outlines": _coco_outlines(annotations, file)}
     if form.kind == "keypoints":
-        return _coco_keypoints(annotations, form.points, file)
+        return {"keypoints": _coco_keypoints(annotations, form.points, file)}
     if form.kind == "corners":
         return {"corners": _coco_corners(annotations, file)}
     return {}
@@ -243,11 +257,10 @@ def _coco_corners(annotations: Sequence[Mapping[str, Any]], file: Path) -> NDArr
 
 def _coco_keypoints(
     annotations: Sequence[Mapping[str, Any]], points: int, file: Path
-) -> dict[str, Any]:
-    """Return {"keypoints": float64[g, points, 3], "areas": float64[g]}. Objects without key points
-    get unlabelled ones."""
+) -> NDArray[np.float64]:
+    """Return float64[g, points, 3]. Objects without key points get unlabelled ones."""
     unlabelled_points = [0.0] * (3 * points)
-    rows, areas = [], []
+    rows = []
     for annotation in annotations:
         row = annotation.get("keypoints") or unlabelled_points
         if len(row) != 3 * points:
@@ -256,21 +269,7 @@ def _coco_keypoints(
                 f"as the model has, got {len(row)} numbers; give the data that it was trained for."
             )
         rows.append(row)
-        areas.append(_area(annotation))
-    return {
-        "keypoints": np.array(rows, np.float64).reshape(-1, points, 3),
-        "areas": np.array(areas, np.float64),
-    }
-
-
-def _area(annotation: Mapping[str, Any]) -> float:
-    """Return the area of an annotated object in square pixels, estimated from its box if it is not
-    given."""
-    area = annotation.get("area")
-    if area is not None:
-        return float(area)
-    _, _, width, height = annotation["bbox"]
-    return float(BODY_SHARE * width * height)
+    return np.array(rows, np.float64).reshape(-1, points, 3)
 
 
 def _require_files(images: Sequence[LabelledImage], folder: Path) -> None:
@@ -310,8 +309,7 @@ def _yolo_image(file: Path, text: Path, classes: int, form: LabelForm) -> Labell
         corners = np.array(more, np.float64).reshape(-1, 4, 2) * size
         return replace(image, corners=corners)
     if form.kind == "keypoints":
-        areas = BODY_SHARE * (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-        return replace(image, keypoints=_yolo_keypoints(more, form, size), areas=areas)
+        return replace(image, keypoints=_yolo_keypoints(more, form, size))
     return image
 
 

@@ -39,14 +39,15 @@ IOUS = np.linspace(0.5, 0.95, 10)
 RECALLS = np.linspace(0.0, 1.0, 101)
 """COCO's recall thresholds, at which precision is interpolated."""
 
-_ALL = (1 << len(IOUS)) - 1
+ALL = (1 << len(IOUS)) - 1
 """The bits of all IoU thresholds."""
 
-_STATES = 3 ** len(IOUS)
-"""The number of outcomes that a detection of one class can have."""
+STATES = 3 ** len(IOUS)
+"""The number of outcomes that a detection of one class can have. In the last one, a detection is
+ignored at all IoU thresholds."""
 
 _POWERS = 3 ** np.arange(len(IOUS))
-_DIGITS = np.arange(_STATES) // _POWERS[:, None] % 3
+_DIGITS = np.arange(STATES) // _POWERS[:, None] % 3
 
 _TRUE, _IGNORED = _DIGITS == 1, _DIGITS == 2
 """Whether each outcome is a true positive, and whether it is ignored, at each IoU threshold:
@@ -64,11 +65,13 @@ class Truth:
     classes: int64[n, most], -1 where there is no box.
     crowd: bool[n, most], whether a box is a crowd. Detections in a crowd count neither for nor
         against the model.
+    areas: float64[n, most], areas of the objects in square pixels. None takes those of the boxes.
     """
 
     boxes: NDArray[np.float64]
     classes: NDArray[np.int64]
     crowd: NDArray[np.bool_]
+    areas: NDArray[np.float64] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,7 +128,7 @@ def outcomes_at_half(
     true positive, and whether it is ignored.
     """
     confidences, encoded, _ = _columns(scores, classes)
-    labels, outcomes = np.divmod(encoded.astype(np.int64), _STATES)
+    labels, outcomes = np.divmod(encoded.astype(np.int64), STATES)
     return confidences, labels, _TRUE[0][outcomes], _IGNORED[0][outcomes]
 
 
@@ -163,14 +166,31 @@ def overlap_scores(found: Detections, truth: Truth, overlaps: Overlaps, classes:
     overlap in another way than by their boxes, such as by masks."""
     hits, ignored = match_overlaps(found, truth, overlaps)
     if overlaps.counted is not None:
-        ignored[~overlaps.counted] = _ALL
-    outcomes = found.classes * _STATES + _TERNARY[hits] + 2 * _TERNARY[ignored]
-    n = len(truth.classes)
-    is_counted = (truth.classes >= 0) & ~overlaps.ignored
-    image, box = np.nonzero(is_counted)
-    image_and_class = image * classes + truth.classes[image, box]
-    counts = np.bincount(image_and_class, minlength=n * classes).reshape(n, classes)
+        ignored[~overlaps.counted] = ALL
+    outcomes = found.classes * STATES + outcome_numbers(hits, ignored)
+    counts = object_counts(truth, overlaps.ignored, classes)
     return np.concatenate([found.confidences, outcomes, counts], axis=1, dtype=np.float64)
+
+
+def outcome_numbers(hits: NDArray[np.int64], ignored: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the number of each outcome, 0 to `STATES` - 1.
+
+    hits, ignored: as `match_overlaps` returns them.
+    """
+    numbers: NDArray[np.int64] = _TERNARY[hits] + 2 * _TERNARY[ignored]
+    return numbers
+
+
+def object_counts(truth: Truth, ignored: Bools, classes: int) -> NDArray[np.int64]:
+    """Return the number of objects of each class in each image that are not ignored, int64[n,
+    classes].
+
+    ignored: bool[n, most].
+    """
+    n = len(truth.classes)
+    image, box = np.nonzero((truth.classes >= 0) & ~ignored)
+    image_and_class = image * classes + truth.classes[image, box]
+    return np.bincount(image_and_class, minlength=n * classes).reshape(n, classes)
 
 
 def match(found: Detections, truth: Truth) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -193,7 +213,7 @@ def match_overlaps(
     """
     limit, most = found.classes.shape[1], truth.classes.shape[1]
     hits, ignored = [0] * found.classes.size, [0] * found.classes.size
-    free = [_ALL] * truth.classes.size
+    free = [ALL] * truth.classes.size
     for pair in _pairs(found, truth, overlaps):
         detection, box = pair.image * limit + pair.detection, pair.image * most + pair.box
         unmatched = ~(hits[detection] | ignored[detection])
@@ -258,7 +278,7 @@ def _by_class(confidences: Scores, outcomes: Scores, present: Bools) -> tuple[In
     outcomes: class * 3**10 + outcome, as in a row.
     present: bool[classes].
     """
-    label, outcome = np.divmod(outcomes.astype(np.int64), _STATES)
+    label, outcome = np.divmod(outcomes.astype(np.int64), STATES)
     selected = np.flatnonzero((confidences > 0) & present[label])
     label, outcome = label.ravel()[selected], outcome.ravel()[selected]
     # One integer holds the class, the falling confidence (the bits of positive float32 numbers sort

@@ -219,6 +219,14 @@ class RotatedScore(DetectionScore):
         """Return the records without the sum of overlaps, in the form of `image_scores`."""
         return scores[:, :-1]
 
+    @property
+    def size_note(self) -> str:
+        return "There is no AP by size, which COCO defines for upright boxes: these are rotated."
+
+    def size_rows(self, scores: Scores) -> dict[str, Scores]:
+        """Return no rows, because rotated boxes have no sizes."""
+        return {}
+
     def detections(self, outputs: Any, targets: Mapping[str, Any]) -> Detections:
         """Return the detections of a batch, with boxes in pixels of the input."""
         boxes, confidences = self.decoded(outputs)

@@ -30,11 +30,16 @@ def _iou(a, b):
 
 
 def pycocotools_ap(
-    found: Detections, truth: Truth, classes: int, masks=None, keypoints=None
+    found: Detections,
+    truth: Truth,
+    classes: int,
+    masks=None,
+    keypoints=None,
+    size: tuple[float, float] = (0, 1e10),
 ) -> np.ndarray:
-    """AP float64[10, classes] by pycocotools, all areas, 100 detections; nan for classes without
-    ground truth.
+    """AP float64[10, classes] by pycocotools, 100 detections; nan for classes without ground truth.
 
+    size: the smallest and the largest area of the objects that are judged.
     masks: run lengths by image of the "found" and of the "truth", to judge by those. keypoints: of
     both [n, ..., k, 3], with "areas" of the truth and "sigmas"; then 20 detections count.
     """
@@ -46,7 +51,7 @@ def pycocotools_ap(
             "image_id": image,
             "category_id": int(label),
             "bbox": _xywh(box),
-            "area": 1.0,
+            "area": 1.0 if truth.areas is None else float(truth.areas[image, at]),
             "iscrowd": int(crowd),
             **_more(masks, keypoints, "truth", image, at),
         }
@@ -91,7 +96,7 @@ def pycocotools_ap(
         evaluation = COCOeval(ground, given, kind)
         if keypoints:
             evaluation.params.kpt_oks_sigmas = np.array(keypoints["sigmas"])
-        evaluation.params.areaRng, evaluation.params.areaRngLbl = [[0, 1e10]], ["all"]
+        evaluation.params.areaRng, evaluation.params.areaRngLbl = [size], ["judged"]
         evaluation.params.maxDets = [20 if keypoints else 100]
         evaluation.evaluate()
         evaluation.accumulate()

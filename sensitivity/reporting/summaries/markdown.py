@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 
 from sensitivity.records import Estimate, Plan
 from sensitivity.reporting.data import ReportData
-from sensitivity.reporting.formats import MetricFormat, milliseconds, ratio
+from sensitivity.reporting.detection import DetectionSection, detection_section
+from sensitivity.reporting.formats import MINUS, MetricFormat, count, milliseconds, ratio
 from sensitivity.reporting.next_step import next_step
 from sensitivity.reporting.number_formats import in_format
 from sensitivity.reporting.summaries.checks import Outcome, checks
@@ -22,13 +23,16 @@ BACKTICKS = re.compile(r"`+")
 def render(data: ReportData) -> str:
     """Return the summary.
 
-    It holds the three lines of the verdict, tables of accuracy and latency, the layers left out,
-    and the next command. Names and sentences are escaped.
+    It holds the three lines of the verdict, tables of accuracy and latency, the AP of a detector by
+    size, the layers left out, and the next command. Names and sentences are escaped.
     """
     metric, plan = MetricFormat(data.metric, data.full_scale), data.plan
     blocks = [f"## {escaped(data.title)}", *_lines(data)]
     if plan is not None:
         blocks.append(_table(_accuracy_rows(plan, metric)))
+    section = detection_section(data)
+    if section is not None and section.sizes:
+        blocks.append(_table(_size_rows(section)))
     if data.timings:
         blocks.append(_table(_latency_rows(data)))
     if plan is not None:
@@ -71,6 +75,17 @@ def _level(estimate: Estimate | None, metric: MetricFormat) -> str:
     if estimate is None:
         return ""
     return f"{metric.level(estimate.value)} {metric.interval(estimate)}, n = {estimate.n:,}"
+
+
+def _size_rows(section: DetectionSection) -> Iterator[Sequence[str]]:
+    differences = (f"INT8 {MINUS} float", f"Partial {MINUS} float")
+    yield ("AP by size", *(f"{name}, %" for name in section.columns), *differences)
+    for row in section.sizes:
+        if not row.objects:
+            yield (f"{row.name}, no objects", *[""] * 5)
+            continue
+        changes = [f"{text} {interval}".rstrip() for text, interval in row.drops]
+        yield (f"{row.name}, {count(row.objects, 'object')}", *row.values, *changes)
 
 
 def _latency_rows(data: ReportData) -> Iterator[Sequence[str]]:
