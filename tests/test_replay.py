@@ -543,19 +543,23 @@ def test_the_next_simulator_of_a_model_cuts_batches_as_the_one_before_did(
     assert [list(parts.values()) for parts in found.parts.values()] == [[2]]
 
 
-def test_a_model_is_traced_once_for_all_ranges_on_offer(
+def test_a_model_is_traced_once_for_all_ranges_and_biases_on_offer(
     branches: ModelOptModel, monkeypatch
 ) -> None:
     found = Found()
     simulator_for(branches, batch(12), found=found)
     own = branches.range("stem.0.input_quantizer")
-    offering = Alternatives(branches, [replace(own, amax=(part,)) for part in (0.5, 1.5)])
+    ranges = [replace(own, amax=(part,)) for part in (0.5, 1.5)]
+    weight = branches.range("left.weight_quantizer")
+    channels = branches.model.get_submodule("left").out_channels
+    offering = Alternatives(branches, [*ranges, replace(weight, bias=(0.25,) * channels)])
     monkeypatch.setattr(replay_module, "trace", lambda *_: pytest.fail("traced again"))
     again = simulator_for(offering, batch(12), found=found)
     assert again.reason == BIT_FOR_BIT
-    first, second = offering.ranges
+    first, second, biased = offering.ranges
     others = frozenset(["left.weight_quantizer", second])
-    check(offering, again, batch(12, seed=3), [frozenset(), frozenset([first]), others])
+    variants = [frozenset(), frozenset([first]), others, frozenset([second, biased])]
+    check(offering, again, batch(12, seed=3), variants)
 
 
 def test_a_graph_taken_over_that_is_not_the_model_with_its_ranges_is_compared_on_the_whole_batch(

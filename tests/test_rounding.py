@@ -116,9 +116,9 @@ def test_outputs_are_nearer_to_float_on_inputs_that_nothing_was_learned_from(sou
 
 
 def test_what_is_learned_from_parts_of_a_batch_is_what_the_whole_teaches(source) -> None:
-    inputs = models.batch(32, 16, seed=5)
+    inputs = models.batch(16, 16, seed=5)
     whole = learned_roundings(source, inputs)
-    found = learned_roundings(source, Parts([inputs[:7], inputs[7:]]))
+    found = learned_roundings(source, Parts([inputs[:8], inputs[8:]]))
     assert [(one.quantizer, one.rounding) for one in found] == [
         (one.quantizer, one.rounding) for one in whole
     ]

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sensitivity.allocator import give_back_memory
 from sensitivity.measure.checked import checked_scores
 from sensitivity.measure.reader import Reader
 from sensitivity.records import Range, Scores, Variant
@@ -92,6 +93,7 @@ class Forwarder:
         wanted = tuple(dict.fromkeys(ranges))
         if not set(wanted) <= set(self._offered):
             self._offered, self._simulator = wanted, None
+            give_back_memory()  # what the old simulator has held
 
     def outputs(self, variants: Sequence[Variant], inputs: Any) -> Iterator[tuple[int, Any]]:
         """Yield the index of each variant, and its outputs for these inputs; nothing is scored or

@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeGuard, runtime_checkable
 
 from sensitivity import optional
+from sensitivity.allocator import give_back_memory
 from sensitivity.errors import ModelError
 from sensitivity.quantizers.base import QuantizedModel, Recalibratable, form_of
 from sensitivity.quantizers.torch.calls import call, device_of, to_device
@@ -30,6 +31,9 @@ METHOD = "bias correction"
 
 Lacking = dict[str, tuple[Range, tuple[float, ...]]]
 """Weight quantizer -> (its range, the correction of its layer's bias per output channel)."""
+
+Args = tuple[Any, ...]
+"""The inputs of one call of a layer."""
 
 
 class RecalibratableModel(QuantizedModel, Recalibratable, Protocol):
@@ -110,15 +114,16 @@ def _lacking_in_module(
 
 def _means(source: Any, names: Collection[str], parts: Parts) -> dict[str, Tensor]:
     """Return the mean output float64[channels] of each layer that is called once."""
-    means: dict[str, Tensor] = {}
+    means: dict[str, ChannelMean] = {}
     calls: Counter[str] = Counter()
 
-    def keep(name: str, calls_of_layer: Sequence[Call]) -> None:
+    def keep(name: str, output: Tensor) -> None:
         calls[name] += 1
-        means[name] = channel_means(source.biases.layers[name], calls_of_layer)
+        means.setdefault(name, ChannelMean(source.biases.layers[name])).add(output)
 
-    visit_layers(source, names, parts, keep)
-    return {name: mean for name, mean in means.items() if calls[name] == 1}
+    watch_layers(source, names, parts, keep)
+    once = len(parts.batches)
+    return {name: mean.value for name, mean in means.items() if calls[name] == once}
 
 
 def _lacking(
@@ -128,44 +133,58 @@ def _lacking(
     it corrected."""
     deltas: dict[str, tuple[float, ...]] = {}
 
-    def correct(name: str, calls: Sequence[Call]) -> None:
-        deltas[name] = add_lacking(source.biases.layers[name], calls, expected[name])
+    def correct(name: str, inputs: Sequence[Args]) -> Tensor:
+        lacking = lacking_mean(source.biases.layers[name], inputs, expected[name])
+        deltas[name] = tuple(lacking.float().tolist())
+        return lacking
 
     visit_layers(source, expected, parts, correct)
     return deltas
 
 
-def add_lacking(layer: Any, calls: Sequence[Call], expected: Tensor) -> tuple[float, ...]:
-    """Add to the outputs of a layer, in place, what their means lack, and return it per channel."""
-    lacking = (expected - channel_means(layer, calls)).to(calls[0].output.dtype)
-    for each in calls:
-        each.output.add_(lacking.reshape(-1, *[1] * axes_behind(layer)))
-    return tuple(lacking.float().tolist())
+def lacking_mean(layer: Any, inputs: Iterable[Args], expected: Tensor) -> Tensor:
+    """Return what the mean of a layer's outputs lacks of the expected one, for each channel, in the
+    type of the outputs.
+
+    inputs: of the layer, for each part. Only one part's outputs are held at a time.
+    """
+    mean = ChannelMean(layer)
+    for args in inputs:
+        mean.add(layer.forward(*args))
+    return (expected - mean.value).to(mean.dtype)
 
 
-@dataclass(frozen=True, eq=False)
-class Call:
-    """A call of a layer on one part of the inputs. The output may be changed in place."""
+class ChannelMean:
+    """The mean float64[channels] of all outputs of a layer, which come part by part."""
 
-    args: tuple[Any, ...]
-    output: Tensor
+    def __init__(self, layer: Any) -> None:
+        self.dtype: Any = None
+        self._trailing = axes_behind(layer)
+        self._sums: list[Tensor] = []
+        self._rows = 0
+
+    def add(self, output: Tensor) -> None:
+        """Count the outputs of one part."""
+        rows = _rows_of_channels(output, self._trailing)
+        self.dtype = output.dtype
+        self._sums.append(rows.sum(0))
+        self._rows += len(rows)
+
+    @property
+    def value(self) -> Tensor:
+        """The mean of all parts so far."""
+        return optional.torch.stack(self._sums).sum(0) / self._rows
 
 
-def visit_layers(
-    source: Correctable,
-    names: Iterable[str],
-    parts: Parts,
-    visit: Callable[[str, list[Call]], None],
+def watch_layers(
+    source: Correctable, names: Iterable[str], parts: Parts, watch: Callable[[str, Tensor], None]
 ) -> None:
-    """Run the model on all parts, and call `visit` with a layer's weight quantizer and its calls,
-    one for each part, before the next layer runs."""
-
-    def meet(name: str, shown: list[tuple[Any, ...]]) -> None:
-        visit(name, [Call(*values) for values in shown])
+    """Run the model on one part after the other, and call `watch` with a layer's weight quantizer
+    and its output whenever the layer is called."""
 
     def hook_for(name: str) -> Any:
         def hook(module: Any, args: Any, output: Any) -> None:
-            stop(name, args, output)
+            watch(name, output)
 
         return hook
 
@@ -173,24 +192,51 @@ def visit_layers(
         for name in names:
             layer = source.biases.layers[name]
             stack.callback(layer.register_forward_hook(hook_for(name)).remove)
+        for batch in parts.batches:
+            forward(source, batch)
+    give_back_memory()
+
+
+def visit_layers(
+    source: Correctable,
+    names: Iterable[str],
+    parts: Parts,
+    visit: Callable[[str, Sequence[Args]], Tensor],
+) -> None:
+    """Run the model on all parts, and call `visit` with a layer's weight quantizer and its inputs,
+    those of each part, before the layer runs.
+
+    What `visit` returns for the channels is added to the layer's outputs. The parts meet before
+    each layer, not behind it, so that only its inputs are held for all samples.
+    """
+    added: dict[str, Tensor] = {}
+
+    def meet(name: str, inputs: Sequence[Args]) -> None:
+        added[name] = visit(name, inputs)
+
+    def stop_at(name: str) -> Any:
+        def hook(module: Any, args: Any) -> None:
+            stop(name, *args)
+
+        return hook
+
+    def add_to(name: str) -> Any:
+        def hook(module: Any, args: Any, output: Any) -> None:
+            output.add_(added[name].reshape(-1, *[1] * axes_behind(module)))
+
+        return hook
+
+    with ExitStack() as stack:
+        for name in names:
+            layer = source.biases.layers[name]
+            stack.callback(layer.register_forward_pre_hook(stop_at(name)).remove)
+            stack.callback(layer.register_forward_hook(add_to(name)).remove)
         in_lockstep(partial(forward, source), parts.batches, meet)
 
 
 def forward(source: QuantizedModel, inputs: Any) -> None:
     """Run the model on one batch, for the hooks attached to it."""
     call(source.model, to_device(inputs, device_of(source.model)))
-
-
-def channel_means(layer: Any, calls: Sequence[Call]) -> Tensor:
-    """Return the means float64[channels] of all outputs, whose channel axis depends on the
-    layer."""
-    trailing = axes_behind(layer)
-    sums, rows = [], 0
-    for each in calls:
-        found = _rows_of_channels(each.output, trailing)
-        sums.append(found.sum(0))
-        rows += len(found)
-    return optional.torch.stack(sums).sum(0) / rows
 
 
 def _rows_of_channels(output: Tensor, trailing: int) -> Tensor:

@@ -58,13 +58,13 @@ def in_lockstep(run: Callable[[Any], None], parts: Sequence[Any], meet: Meet) ->
                 (name,) = names
                 if not name:
                     return
-                meet(name, [values for _, values in stops])
                 waiting = sum(map(_bytes, stops))
-                del stops
-                most = max(most, waiting)
-                if waiting < most / 2:  # what held the larger values of earlier layers is free
+                # Values in the heap have grown over what was free, or larger ones are free now.
+                if waiting > most or waiting < most / 2:
                     give_back_memory()
                     most = waiting
+                meet(name, [values for _, values in stops])
+                del stops
     finally:
         for part in running:
             part.abandon()

@@ -10,10 +10,9 @@ each layer, a matrix of inputs by inputs. It costs an engine nothing.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol, TypeGuard, runtime_checkable
 
 import numpy as np
@@ -24,7 +23,7 @@ from sensitivity.quantizers.rounding import pack
 from sensitivity.quantizers.torch.rounded import levels_of
 from sensitivity.records import Grid, Range, names_of
 from sensitivity.repairs import bias
-from sensitivity.repairs.bias import Call, Correctable
+from sensitivity.repairs.bias import Args, Correctable
 from sensitivity.repairs.samples import Parts, parts_of
 from sensitivity.seeds import generator
 
@@ -50,6 +49,9 @@ are only as many outputs as inputs, the penalty equals that mean square."""
 SWEEPS = 2
 """Passes of the coordinate descent over all inputs of a layer."""
 
+ROWS = 1024
+"""Positions whose products are added up at a time."""
+
 SAMPLES = 16
 """Images that are quantized at a time to collect the inputs of a layer."""
 
@@ -71,12 +73,12 @@ class Wanted:
     """Outputs of a layer in the float model.
 
     means: float64[channels], over all positions.
-    places: int64[n], indices of sampled positions of the output.
-    outputs: float32[n, channels], the outputs at these positions.
+    places: for each part, the indices of sampled positions of its output, ascending.
+    outputs: float32[n, channels], the outputs at these positions of all parts.
     """
 
     means: Tensor
-    places: Tensor
+    places: Sequence[Tensor]
     outputs: Tensor
 
 
@@ -126,69 +128,64 @@ def _method(before: str | None, new: Range) -> str:
 
 def _wanted(source: Roundable, names: Collection[str], parts: Parts) -> dict[str, Wanted]:
     """Return the float outputs of those layers that are called once."""
-    wanted: dict[str, Wanted] = {}
-    calls: Counter[str] = Counter()
+    found: dict[str, _Watched] = {}
+    share, random = -(-OUTPUTS // len(parts.batches)), generator()
 
-    def keep(name: str, of_parts: Sequence[Call]) -> None:
-        calls[name] += 1
+    def keep(name: str, output: Tensor) -> None:
         layer = source.biases.layers[name]
-        outputs = [_channels_last(layer, each.output) for each in of_parts]
-        count = sum(output[..., 0].numel() for output in outputs)
-        drawn = generator().permutation(count)[:OUTPUTS]
-        places = optional.torch.from_numpy(np.sort(drawn)).to(outputs[0].device)
-        seen = [
-            output[optional.torch.unravel_index(own, output.shape[:-1])]
-            for output, own in zip(outputs, _places_of_each(places, outputs), strict=True)
-        ]
-        means = bias.channel_means(layer, of_parts)
-        wanted[name] = Wanted(means, places, optional.torch.cat(seen))
+        if name not in found:
+            found[name] = _Watched(bias.ChannelMean(layer))
+        found[name].mean.add(output)
+        channels_last = output.movedim(output.ndim - 1 - bias.axes_behind(layer), -1)
+        shape = channels_last.shape[:-1]
+        drawn = np.sort(random.permutation(shape.numel())[:share])
+        places = optional.torch.from_numpy(drawn).to(output.device)
+        found[name].places.append(places)
+        found[name].outputs.append(channels_last[optional.torch.unravel_index(places, shape)])
 
-    bias.visit_layers(source, names, parts, keep)
-    return {name: outputs for name, outputs in wanted.items() if calls[name] == 1}
-
-
-def _channels_last(layer: Any, output: Tensor) -> Tensor:
-    return output.movedim(output.ndim - 1 - bias.axes_behind(layer), -1)
+    bias.watch_layers(source, names, parts, keep)
+    once = len(parts.batches)
+    return {name: watched.all for name, watched in found.items() if len(watched.places) == once}
 
 
-def _places_of_each(places: Tensor, outputs: Sequence[Tensor]) -> list[Tensor]:
-    """Return the positions that lie in each part of an output, counted from the start of the part.
+@dataclass
+class _Watched:
+    """The float outputs of one layer, as `Wanted` holds them, in a list for each part."""
 
-    places: int64[n], ascending, counted over all parts.
-    outputs: the parts, with their channels last.
-    """
-    found, start = [], 0
-    for output in outputs:
-        end = start + output[..., 0].numel()
-        found.append(places[(places >= start) & (places < end)] - start)
-        start = end
-    return found
+    mean: bias.ChannelMean
+    places: list[Tensor] = field(default_factory=list)
+    outputs: list[Tensor] = field(default_factory=list)
+
+    @property
+    def all(self) -> Wanted:
+        return Wanted(self.mean.value, self.places, optional.torch.cat(self.outputs))
 
 
-def _learned(source: Roundable, wanted: Mapping[str, Wanted], parts: Parts) -> dict[str, Range]:
+def _learned(source: Roundable, wanted: dict[str, Wanted], parts: Parts) -> dict[str, Range]:
+    """Return the new range of each layer. What was wanted of a layer is let go of once it is
+    learned."""
     learned: dict[str, Range] = {}
     with ExitStack() as stack:
 
-        def learn(name: str, calls: Sequence[Call]) -> None:
-            layer, target = source.biases.layers[name], wanted[name]
-            rounding = _rounding(source, name, calls, target)
+        def learn(name: str, inputs: Sequence[Args]) -> Tensor:
+            target = wanted.pop(name)
+            rounding = _rounding(source, name, inputs, target)
             rounded = replace(source.range(name), rounding=rounding)
             if rounding is not None:
                 stack.enter_context(source.with_ranges([rounded]))
-                for each in calls:
-                    each.output.copy_(layer.forward(*each.args))
-            lacking = bias.add_lacking(layer, calls, target.means)
-            learned[name] = replace(rounded, bias=lacking)
+            lacking = bias.lacking_mean(source.biases.layers[name], inputs, target.means)
+            learned[name] = replace(rounded, bias=tuple(lacking.float().tolist()))
+            return lacking
 
-        bias.visit_layers(source, wanted, parts, learn)
+        bias.visit_layers(source, list(wanted), parts, learn)
     return learned
 
 
-def _rounding(source: Roundable, name: str, calls: Sequence[Call], target: Wanted) -> str | None:
+def _rounding(source: Roundable, name: str, inputs: Sequence[Args], target: Wanted) -> str | None:
     """Return the packed rounding of one layer, or None if it cannot be learned or the nearest
     levels are best.
 
-    calls: of the layer, with inputs that are not quantized yet.
+    inputs: of the layer, not quantized yet.
     """
     layer = source.biases.layers[name]
     if name not in source.roundings.layers or not _can_be_learned(layer):
@@ -200,10 +197,9 @@ def _rounding(source: Roundable, name: str, calls: Sequence[Call], target: Wante
     if len(before) > 1:
         return None
     quantize = source.model.get_submodule(before[0]) if before else _as_it_is
-    outputs = [_channels_last(layer, each.output) for each in calls]
     seen = [
-        _inputs_at(layer, each.args[0], places, quantize)
-        for each, places in zip(calls, _places_of_each(target.places, outputs), strict=True)
+        _inputs_at(layer, given, places, quantize)
+        for (given, *_), places in zip(inputs, target.places, strict=True)
     ]
     moves = learned_moves(
         layer.weight.detach(), source.grid(name), optional.torch.cat(seen), target.outputs
@@ -285,10 +281,7 @@ def learned_moves(
     steps, scale = levels_of(weight, grid)
     scale = scale.expand(weight.shape[0], *[1] * (weight.ndim - 1)).reshape(groups, channels, 1)
     steps = steps.reshape(groups, channels, inputs).double()
-    centred = (seen - seen.mean(0)).movedim(1, 0).double()
-    wanted = (outputs - outputs.mean(0)).reshape(-1, groups, channels).double()
-    square = centred.mT @ centred / len(seen)
-    mixed = wanted.permute(1, 2, 0) @ centred / len(seen)
+    square, mixed = _moments(seen, outputs)
     ridge = (RIDGE + inputs / len(seen)) * square.diagonal(dim1=1, dim2=2).mean(1)
     ridge = ridge.clamp(min=1e-30).reshape(-1, 1, 1)
     square = square + ridge * torch.eye(inputs, dtype=square.dtype, device=square.device)
@@ -298,6 +291,25 @@ def learned_moves(
     chosen = _descended(square, mixed, nearest, other)
     moves = (chosen - nearest).reshape(weight.shape).to(torch.int8)
     return np.asarray(moves.cpu().numpy())
+
+
+def _moments(seen: Tensor, outputs: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the mean products of centred inputs with each other, [groups, inputs, inputs], and
+    with centred outputs, [groups, channels, inputs], in float64.
+
+    seen, outputs: as for `learned_moves`. Only `ROWS` of them are held in float64 at a time.
+    """
+    groups, inputs = seen.shape[1:]
+    mean_seen, mean_output = seen.mean(0), outputs.mean(0)
+    square = seen.new_zeros(groups, inputs, inputs, dtype=optional.torch.float64)
+    mixed = seen.new_zeros(groups, outputs.shape[1] // groups, inputs, dtype=square.dtype)
+    for start in range(0, len(seen), ROWS):
+        rows = slice(start, start + ROWS)
+        centred = (seen[rows] - mean_seen).movedim(1, 0).double()
+        wanted = (outputs[rows] - mean_output).reshape(len(seen[rows]), groups, -1).double()
+        square += centred.mT @ centred
+        mixed += wanted.permute(1, 2, 0) @ centred
+    return square / len(seen), mixed / len(seen)
 
 
 def _descended(square: Tensor, mixed: Tensor, nearest: Tensor, other: Tensor) -> Tensor:

@@ -126,29 +126,39 @@ class BiasChange:
         return bias + optional.torch.tensor(self._delta, dtype=bias.dtype, device=bias.device)
 
 
-def mark_biases(model: nn.Module, node: Any, places: Mapping[str, tuple[int, int]]) -> None:
+def mark_biases(model: nn.Module, node: Any, numbers: Mapping[str, int]) -> None:
     """Let the biases of a model pass through nodes that a tracer sees.
 
     model: a copy for tracing only.
     node: function of a bias and the number of its node that returns the bias.
-    places: path of a layer -> (number of its node, number of its channels).
+    numbers: path of a layer -> number of its node.
 
     A bias that is None becomes zeros.
     """
-    layers = [(model.get_submodule(path), *place) for path, place in places.items()]
+    layers: list[tuple[Any, int]] = [
+        (model.get_submodule(path), number) for path, number in numbers.items()
+    ]
 
     def begin(module: Any, args: Any) -> None:
-        for layer, number, channels in layers:
+        for layer, number in layers:
             bias: Any = layer._parameters["bias"]
             if bias is None:
-                weight: Any = layer.weight
-                bias = optional.torch.zeros(channels, dtype=weight.dtype, device=weight.device)
+                weight = layer.weight
+                bias = optional.torch.zeros(
+                    _channels(layer), dtype=weight.dtype, device=weight.device
+                )
             # Attribute lookup finds this value first; the parameter of this name stays as it is.
             vars(layer)["bias"] = node(bias, number)
 
     def end(module: Any, args: Any, outputs: Any) -> None:
-        for layer, _, _ in layers:
+        for layer, _ in layers:
             del vars(layer)["bias"]
 
     model.register_forward_pre_hook(begin)
     model.register_forward_hook(end)
+
+
+def _channels(layer: Any) -> int:
+    """Return the number of output channels of a linear layer or a convolution."""
+    is_linear = hasattr(layer, "out_features")
+    return int(layer.out_features if is_linear else layer.out_channels)

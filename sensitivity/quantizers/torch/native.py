@@ -63,19 +63,19 @@ def marked_copy(source: QuantizedModel, biased: Sequence[str] = ()) -> nn.Module
         indices[each.name].append(index)
     marks = {id(marked.get_submodule(name)): _Mark(places) for name, places in indices.items()}
     put_in_place(marked, marks)
-    if biased:
-        channels = {
-            source.quantizers[index].layer: len(delta) for index, delta in bias_changes(source)
-        }
-        places = {path: (len(own) + at, channels[path]) for at, path in enumerate(biased)}
-        mark_biases(marked, torch.ops.sensitivity.quantizer, places)
+    numbers = {path: len(own) + at for at, path in enumerate(biased)}
+    mark_biases(marked, torch.ops.sensitivity.quantizer, numbers)
     return marked
 
 
 def biased_layers(source: QuantizedModel) -> tuple[str, ...]:
-    """Return the layers whose bias is changed by a range on offer, each once."""
-    layers = [source.quantizers[index].layer for index, _ in bias_changes(source)]
-    return tuple(sorted(set(layers)))
+    """Return the layers whose bias a range on offer could change, each once, whether any does or
+    not: a model is then traced once for all repairs."""
+    biases = getattr(getattr(source, "own", source), "biases", None)
+    if biases is None:
+        return ()
+    layers = {each.layer for each in source.quantizers if each.name in biases.layers}
+    return tuple(sorted(layers))
 
 
 def bias_changes(source: QuantizedModel) -> list[tuple[int, Delta]]:

@@ -18,8 +18,7 @@ Chains = Mapping[int, tuple[int, ...]]
 class Offered:
     """A traced graph with ranges on offer.
 
-    origins: position of each node that is not an added one -> its position in the graph without
-        these ranges.
+    origins: position of each node that is not an added one -> its position in the traced graph.
     """
 
     traced: Traced
@@ -45,13 +44,17 @@ def chains_of(source: QuantizedModel) -> dict[int, tuple[int, ...]]:
 
 
 def with_offers(traced: Traced, chains: Chains) -> Offered:
-    """Return the graph with a chain of nodes in the place of each quantizer node."""
+    """Return the graph with a chain of nodes in the place of each quantizer node, and with nothing
+    in the place of a bias that no range on offer changes."""
     nodes: list[Node] = []
     origins: dict[int, int] = {}
     last: list[int] = []
     for place, node in enumerate(traced.nodes):
         moved = replace(node, deps=tuple(last[dep] for dep in node.deps))
-        indices = chains[node.index] if node.kind == "quantizer" else (node.index,)
+        indices = chains.get(node.index, ()) if node.kind == "quantizer" else (node.index,)
+        if not indices:
+            last.append(moved.deps[0])
+            continue
         origins[len(nodes)] = place
         for number, index in enumerate(indices):
             deps = moved.deps if number == 0 else (len(nodes) - 1,)

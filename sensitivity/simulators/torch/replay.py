@@ -30,7 +30,7 @@ from sensitivity.simulators.torch.found import Found, Laid
 from sensitivity.simulators.torch.graph import Graph, Settled
 from sensitivity.simulators.torch.layouts import has_channels_last
 from sensitivity.simulators.torch.offers import chains_of, with_offers
-from sensitivity.simulators.torch.tracing import Untraceable, ordered_arguments, trace
+from sensitivity.simulators.torch.tracing import Traced, Untraceable, ordered_arguments, trace
 from sensitivity.tasks.batches import first_samples
 
 LARGEST_VALUES = (4 * 2**20, 8 * 2**20, 24 * 2**20)
@@ -343,7 +343,7 @@ class ReplaySimulator:
         laid = self._found.graph(kind, _length(leaves))
         if laid is None:
             args, kwargs = pytree.tree_unflatten(leaves, spec)
-            traced = trace(_marked(self._source, self._biased), kwargs or args)
+            traced = self._new_trace(kwargs or args)
         else:
             traced = laid.traced
         offered = with_offers(traced, chains_of(self._source))
@@ -356,13 +356,27 @@ class ReplaySimulator:
             self._found.laid.append(Laid(*kind, traced, _moved(graph.settled, places)))
         return graph
 
+    def _new_trace(self, inputs: Any) -> Traced:
+        """Trace the model with all biases marked, or without marks if that fails and no range on
+        offer changes a bias."""
+        try:
+            return trace(_marked(self._source, self._biased), inputs)
+        except Untraceable:
+            if not self._biased or bias_changes(self._source):
+                raise
+        return trace(_marked(self._source, ()), inputs)
+
 
 def _moved(settled: Settled, origins: Mapping[int, int]) -> Settled:
     """Return how the nodes of a graph run, from how the same nodes of another graph run.
 
-    origins: position of a node -> its position in the other graph.
+    origins: position of a node -> its position in the other graph, in which a bias may have none.
     """
-    runners = {place: settled.runners[origin] for place, origin in origins.items()}
+    runners = {
+        place: settled.runners[origin]
+        for place, origin in origins.items()
+        if origin in settled.runners
+    }
     return Settled(runners, settled.turned)
 
 
