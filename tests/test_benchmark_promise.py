@@ -77,11 +77,12 @@ def test_the_confidence_belongs_to_the_target() -> None:
         assert target_of(settings, 1.0).confidence == 0.9
 
 
-def test_no_image_of_a_draw_is_in_two_parts(promise: Any) -> None:
-    sizes = sys.modules["promise_draw"].MOBILENET_SIZES
+@pytest.mark.parametrize(("model", "n"), [("MOBILENET", 800), ("RESNET", 2000), ("YOLO", 200)])
+def test_no_image_of_a_draw_is_in_two_parts(promise: Any, model: str, n: int) -> None:
+    sizes = getattr(sys.modules["promise_draw"], f"{model}_SIZES")
     from sensitivity.tasks.classification import random_parts
 
-    parts = random_parts(800, sizes, seed=3)
+    parts = random_parts(n, sizes, seed=3)
     together = np.concatenate([*parts.values()])
     assert len(np.unique(together)) == len(together) == sum(sizes.values())
 
@@ -95,3 +96,20 @@ def test_a_sample_scores_the_mean_of_its_views(promise: Any) -> None:
     assert draws.scores(drawn, lambda inputs: inputs) == [0.75, 0.25]
     assert len(set(draws.VIEWS)) == len(draws.VIEWS)
     assert all(0 <= top <= 32 and 0 <= left <= 32 for top, left, _ in draws.VIEWS)
+
+
+def test_samples_of_a_metric_that_is_no_mean_have_values_whose_mean_is_the_metric(
+    promise: Any,
+) -> None:
+    draws = sys.modules["promise_draw"]
+    torch = pytest.importorskip("torch")
+    rows = torch.tensor([[1.0, 2.0], [3.0, 4.0], [2.0, 2.0]])
+    ratio = SimpleNamespace(
+        score=lambda outputs, _: outputs.numpy(),
+        aggregate=lambda rows: rows[:, 0].sum() / rows[:, 1].sum(),
+    )
+    found = draws.scores(draws.Drawn(ratio, None, [[(rows, None)]]), lambda inputs: inputs)
+    # 3 * 6/8 - 2 * (5/6, 3/4 less the second, 4/6 less the third), by hand
+    assert found == pytest.approx(
+        [3 * 0.75 - 2 * 5 / 6, 3 * 0.75 - 2 * 3 / 4, 3 * 0.75 - 2 * 4 / 6]
+    )

@@ -17,6 +17,7 @@ from sensitivity.tasks.detection_images import fit
 from sensitivity.tasks.detection_labels import LabelledImage
 from sensitivity.tasks.detection_map import average_precision
 from sensitivity.tasks.detection_masks import Drawing, Masks, true_masks
+from sensitivity.tasks.detection_sizes import SIZES
 from sensitivity.workflows.yolo_weights import ultralytics
 
 CLASSES, SIDE, CELLS, KINDS = 2, 64, 16, 5
@@ -120,6 +121,9 @@ def test_masks_drawn_by_ultralytics_and_judged_by_pycocotools_give_the_same_prec
     np.testing.assert_allclose(ours, expected, atol=1e-6)
     of_boxes = pycocotools_ap(found, truth, CLASSES)
     np.testing.assert_allclose(average_precision(judge.box_rows(scores), CLASSES), of_boxes)
+    for size, rows in judge.size_rows(scores).items():
+        of_size = pycocotools_ap(found, truth, CLASSES, size=SIZES[size])
+        np.testing.assert_allclose(average_precision(rows, CLASSES), of_size)
     both = (np.nanmean(of_boxes) + np.nanmean(expected)) / 2
     assert judge.aggregate(scores) == pytest.approx(both, abs=1e-6)
     assert np.nanmean(expected) not in (0, np.nanmean(of_boxes))
