@@ -33,6 +33,7 @@ from sensitivity.seeds import current_seed
 from sensitivity.signals.base import Signal
 from sensitivity.signals.choose import distortion_signal
 from sensitivity.signals.fisher import fisher
+from sensitivity.signals.soft import has_soft_drop
 from sensitivity.tasks.base import EvaluateTask, Task
 from sensitivity.tasks.batches import batch_size
 from sensitivity.tasks.detection import DetectionScore, with_rows_of
@@ -284,6 +285,8 @@ def open_session(
                 measurer = SpreadMeasurer(task, simulators, journal, crew, progress)
             measurer.offer(own_ranges)  # so that the cost of sharing them can be measured
             study = Study(measurer, placed.units, source.quantizers)
+            if has_soft_drop(task):
+                measurer.keeps = study.float_variant.key
             changed = _changed(study, run_dir, head["task"], loaded)
             yield Session(
                 given=given,

@@ -32,8 +32,10 @@ from sensitivity.run_dir import RunDir
 from sensitivity.search.choose import choose_plan
 from sensitivity.search.frontier import correction
 from sensitivity.search.ranges import (
+    FIRST_SAMPLES,
     SIGNAL_SAMPLES,
     Place,
+    closer_choices,
     places_of,
     recalibrate,
     recalibrate_together,
@@ -129,6 +131,15 @@ def test_where_all_ranges_at_once_help_no_unit_is_tried_alone(measurer):
     rank = len(measurer.task.data["rank"]) * 40
     of_signal = 2 * 2 * SIGNAL_SAMPLES + SIGNAL_SAMPLES  # two ranges of two places, and float
     assert measurer.samples <= 2 * rank + of_signal + 2 * 40
+
+
+def test_only_the_nearest_ranges_of_a_quantizer_are_compared_on_all_samples(measurer):
+    better = tried(INPUTS[0], mse=0.5, entropy=0.1, percentile=0.2, other=0.9)
+    worse = tried(INPUTS[2], mse=1.2, entropy=1.4)
+    closer = closer_choices(study_of(measurer), [better, worse], MOVED)
+    assert {place: choice[0].method for place, choice in closer.items()} == {better: "entropy"}
+    first = (1 + 5 + 3) * FIRST_SAMPLES  # float, and each place with its own range and the others
+    assert measurer.samples == first + (1 + 3) * SIGNAL_SAMPLES
 
 
 def test_by_the_metric_alone_each_unit_is_tried_on_top_of_those_before_it(measurer):

@@ -14,10 +14,11 @@ from sensitivity.measure.raced import Budget, raced_scan
 from sensitivity.measure.scan import scan, usual_mode
 from sensitivity.records import Target
 from sensitivity.search.choose import COLLAPSED, Means, choose_plan
-from sensitivity.search.rerank import reranked
+from sensitivity.search.rerank import CONTENDERS, reranked
 from sensitivity.signals.base import Signal
 from sensitivity.tasks.base import Task
 from sensitivity.testing.fakes import FakeModel, FakeSimulator
+from sensitivity.units.units import Pins
 
 HARM = {"mask": 0.5, "second": 0.2, "third": 0.1} | {f"tail{index}": 0.001 for index in range(12)}
 
@@ -164,3 +165,42 @@ def test_a_model_that_still_works_in_int8_is_scanned_by_leaving_layers_out(tmp_p
     with journal:
         measurer = Measurer(task, lambda offered: simulator, journal)
         assert usual_mode(study_of(measurer, model)) == "disable"
+
+
+def test_no_unit_is_ranked_that_the_target_does_not_need(tmp_path: Path) -> None:
+    asked: list[Any] = []
+
+    def enough(chosen: Any) -> bool:
+        asked.append(chosen)
+        return len(chosen) == 2
+
+    journal, task, simulator, model = measurer_of(tmp_path / "j")
+    with journal:
+        measurer = Measurer(task, lambda offered: simulator, journal)
+        order = reranked(study_of(measurer, model), SIGNAL, enough=enough)
+    assert asked == [(), ("mask",), ("mask", "second")]
+    assert order.units[:3] == ("mask", "second", "third"), "by its latest signal"
+    assert set(order.units) == set(HARM)
+
+
+def test_the_signal_is_only_measured_for_a_plan_that_leaves_anything_out(tmp_path: Path) -> None:
+    journal, task, _, model = measurer_of(tmp_path / "j")
+    asked: list[str] = []
+
+    def counted(reference: Any, outputs: Any) -> Any:
+        asked.append("signal")
+        return moved(reference, outputs)
+
+    means = Means(signal=Signal("moved", counted))
+    with journal:
+        measurer = Measurer(task, lambda offered: FakeSimulator(model), journal)
+        study = study_of(measurer, model)
+        scanned = scan(study, "disable")
+        met = choose_plan(study, scanned, Target(drop=0.9), means)
+        assert (met.skip, met.met, asked) == ((), True, [])
+        pinned = choose_plan(study, scanned, Target(drop=0.36), means, Pins(skip=("mask",)))
+        assert (pinned.skip, pinned.met, asked) == (("mask",), True, [])
+        found = choose_plan(study, scanned, Target(drop=0.2), means)
+    assert set(found.skip) == {"mask", "second"}
+    # The whole, each of the 15 units alone, and eight contenders for the first and second place.
+    assert len(asked) == 1 + len(HARM) + 2 * CONTENDERS

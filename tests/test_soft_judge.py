@@ -93,6 +93,14 @@ def test_float_is_forwarded_once_for_all_variants(tmp_path: Path) -> None:
         assert of.measurer.samples == 5 * 400, "another measurer of the study knows it too"
 
 
+def test_outputs_of_float_are_kept_when_it_is_scored(tmp_path: Path) -> None:
+    with study(task_of(), tmp_path) as of:
+        of.measurer.keeps = of.float_variant.key
+        of.measurer.scores([of.skip_variant(()), of.float_variant], "confirm", "")
+        SoftMeasurer(of).values(of.skip_variant(("stem",)), "confirm", "")
+        assert of.measurer.samples == 3 * 400
+
+
 def test_outputs_are_kept_as_far_as_memory_allows(monkeypatch: pytest.MonkeyPatch) -> None:
     """Outputs of the current split, its first batches: the next pass begins with them."""
     monkeypatch.setattr("sensitivity.tasks.kept.KEPT_BYTES", 800)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from operator import attrgetter
 from typing import Any
@@ -19,7 +20,7 @@ from sensitivity.signals.distortion import flat_outputs
 from sensitivity.simulators.base import Simulator
 from sensitivity.tasks.base import Task
 from sensitivity.tasks.batches import batch_size, first_samples
-from sensitivity.tasks.kept import KeptOutputs
+from sensitivity.tasks.kept import KeptOutputs, Place
 
 MakeSimulator = Callable[[tuple[Range, ...]], Simulator]
 Fit = tuple[str, str, int]
@@ -70,6 +71,7 @@ class Forwarder:
 
     samples: number of samples forwarded so far (one variant on one sample counts one).
     references: outputs of the float model, which are the same whatever ranges variants have.
+    keeps: key of the variant whose outputs are also kept when it is scored; None keeps none.
     """
 
     def __init__(self, task: Task, simulator: MakeSimulator) -> None:
@@ -81,6 +83,7 @@ class Forwarder:
         self.task = task
         self.samples = 0
         self.references = KeptOutputs()
+        self.keeps: str | None = None
         self._make_simulator = simulator
         self._simulator: Simulator | None = None
         self._offered: tuple[Range, ...] = ()
@@ -133,19 +136,29 @@ class Forwarder:
         return self._fits.get(comparison.fit, 0)
 
     def scored(
-        self, variants: Sequence[Variant], inputs: Any, targets: Any, where: str
+        self, variants: Sequence[Variant], inputs: Any, targets: Any, place: Place
     ) -> Iterator[tuple[int, Scores]]:
         """Yield the index of each variant, and its scores on one batch, in the simulator's order.
 
-        where: the batch, as messages name it.
+        place: the split and the number of the batch.
 
         Raises TaskError as `checked_scores` does.
         """
-        size = batch_size(inputs)
+        split, batch = place
+        size, where = batch_size(inputs), f" on batch {batch} of split {split!r}"
         for index, output in self.outputs(variants, inputs):
             yield index, checked_scores(self.task, output, targets, size, where)
             self.samples += size
+            if variants[index].key == self.keeps:
+                self.keep_reference(place, output)
             del output  # not kept while the next one is computed
+
+    def keep_reference(self, place: Place, output: Any) -> Any:
+        """Keep a copy of the float model's outputs for a batch, and return it. The next forward may
+        overwrite the outputs themselves."""
+        known = deepcopy(output)
+        self.references.keep(place, known)
+        return known
 
     def distorted(
         self, comparison: Comparison, variants: Sequence[Variant], inputs: Any, wanted: int

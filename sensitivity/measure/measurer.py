@@ -147,8 +147,7 @@ class Measurer(Forwarder):
         batch."""
         inputs, targets = reader.at(batch)
         self.check_data(split, batch, inputs, targets)
-        where = f" on batch {batch} of split {split!r}"
-        measured = list(self.scored(variants, inputs, targets, where))
+        measured = list(self.scored(variants, inputs, targets, (split, batch)))
         self._write([(variants[index], scores) for index, scores in measured], split, batch)
         return batch_size(inputs)
 

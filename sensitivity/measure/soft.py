@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -166,6 +165,5 @@ class SoftMeasurer:
         if known is None:
             ((_, output),) = measurer.outputs([self._study.float_variant], inputs)
             measurer.samples += batch_size(inputs)
-            known = deepcopy(output)  # the next forward may overwrite the outputs
-            measurer.references.keep((split, batch), known)
+            known = measurer.keep_reference((split, batch), output)
         return known

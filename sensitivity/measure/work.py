@@ -76,8 +76,8 @@ class Hand:
         inputs, targets = self._read(work.split, work.batch)
         size, fitted = batch_size(inputs), 0
         if compared is None:
-            where = f" on batch {work.batch} of split {work.split!r}"
-            measured = list(forwarder.scored(work.variants, inputs, targets, where))
+            place = work.split, work.batch
+            measured = list(forwarder.scored(work.variants, inputs, targets, place))
         else:
             signal = distortion_signal(compared.signal, forwarder.task)
             comparison = Comparison(signal, compared.reference, compared.samples, work.batch)

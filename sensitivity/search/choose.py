@@ -11,7 +11,7 @@ from sensitivity.measure.measurer import Measurer
 from sensitivity.measure.ranking import estimate, gain
 from sensitivity.measure.scan import Scan
 from sensitivity.measure.study import Study
-from sensitivity.planners.base import Choice, Distortion, Goal, Judge, Planner, Probe
+from sensitivity.planners.base import Choice, Distortion, Goal, Judge, Planner, Probe, Skip
 from sensitivity.planners.cost import CostPlanner
 from sensitivity.planners.culprits import CulpritPlanner
 from sensitivity.planners.formats import FormatsPlanner
@@ -32,7 +32,7 @@ from sensitivity.records import (
 )
 from sensitivity.registry import load
 from sensitivity.search.judge import judge_of
-from sensitivity.search.rerank import Order, by_signal, distortion_of, reranked
+from sensitivity.search.rerank import Enough, Order, by_signal, distortion_of, reranked
 from sensitivity.search.soft_judge import SoftJudge
 from sensitivity.search.wide import cheaper_with_16_bits, order_of_steps, spared_part
 from sensitivity.signals.base import Signal
@@ -80,9 +80,9 @@ def choose_plan(
     measurer, base = study.measurer, study.baselines
     (float_scores,) = measurer.scores([base["float"]], "confirm", "plan: float")
     floor = target.floor(measurer.aggregate(float_scores))
-    order, distortion, notes = _order(study, scanned, means)
-    planner = PinnedPlanner(_planner(means, order, scanned), fixed.skip, fixed.keep)
     judge = judge_of(study, target, float_scores, scanned)
+    order, distortion, notes = _order(study, scanned, means, _enough(study, means, judge, fixed))
+    planner = PinnedPlanner(_planner(means, order, scanned), fixed.skip, fixed.keep)
     goal = Goal(
         floor,
         measurer.aggregate(float_scores),
@@ -207,23 +207,47 @@ def _planner_of_steps(
     return FormatsPlanner(PinnedPlanner(planner, fixed.skip, fixed.keep), study.wide)
 
 
+def _enough(study: Study, means: Means, judge: Judge, fixed: Pins) -> Enough | None:
+    """Return a function that says whether the first units of an order meet the target, which then
+    needs no further units; None if the planner looks at more of the order than that.
+
+    Only the prefixes that the greedy planner begins with are judged: none, 1, 2, 4, ... units.
+    """
+    if means.planner != "greedy" or study.wide:
+        return None
+    pinned = {*fixed.skip, *fixed.keep}
+
+    def enough(chosen: Skip) -> bool:
+        free = [unit for unit in chosen if unit not in pinned]
+        is_tried = len(free).bit_count() <= 1
+        return is_tried and judge((*fixed.skip, *free)).met
+
+    return enough
+
+
 def _order(
-    study: Study, scanned: Scan, means: Means
+    study: Study, scanned: Scan, means: Means, enough: Enough | None
 ) -> tuple[Order, Distortion | None, tuple[str, ...]]:
     """Return the order in which units are left out, a function that compares the outputs of sets,
     and notes on an unusual order.
 
     The function is None unless the model has collapsed and outputs can be compared.
+
+    enough: ends the ranking early, see `_enough`; unused after a collapse or a raced scan, which
+        other planners search.
     """
     ranked = _ranked(scanned)
     notes = (COLLAPSED,) if scanned.collapsed else ()
-    if means.signal is None:
+    if scanned.collapsed or scanned.signal:
+        enough = None
+    needs_no_order = enough is not None and enough(())
+    if means.signal is None or needs_no_order:
         return ranked, None, notes
     try:
         if scanned.collapsed:
             order = by_signal(study, means.signal, means.alone)
             return order, distortion_of(study, means.signal), notes
-        return reranked(study, means.signal, means.alone), None, notes
+        return reranked(study, means.signal, means.alone, enough), None, notes
     except ModelError as error:
         return ranked, None, (f"The layers could not be ranked again during the search: {error}",)
 

@@ -1,8 +1,9 @@
 """Other ranges before other precision: a unit that recovers with another range stays in INT8, at no
 cost in speed.
 
-1. For each quantizer alone, the range that moves the outputs least is found on few samples. Nothing
-   else is quantized then, so that no other unit hides its effect.
+1. For each quantizer alone, the range that moves the outputs least is found on few samples, most
+   of which only the nearest ranges see. Nothing else is quantized then, so that no other unit hides
+   its effect.
 2. Whether to take the new ranges is decided on all of `rank`: all at once if that credibly helps,
    otherwise unit by unit, the worst first, on top of those taken before.
 
@@ -28,6 +29,12 @@ from sensitivity.stats.paired import paired_effect
 
 WORST = 32
 """Number of units that are tried, from the top of the ranking."""
+
+FIRST_SAMPLES = 16
+"""Number of samples on which all choices of a place are compared."""
+
+FINALISTS = 2
+"""Number of choices of a place that are then compared on SIGNAL_SAMPLES: the nearest ones."""
 
 SIGNAL_SAMPLES = 64
 TOGETHER_SAMPLES = 16
@@ -283,22 +290,37 @@ def closer_choices(study: Study, places: Sequence[Place], signal: Signal) -> dic
     """Return, for each place, the choice with which the outputs move least when nothing else is
     quantized.
 
-    Places are left out if no choice is credibly better than their own range.
+    All choices are compared on a few samples, and the nearest of them on more. Places are left out
+    if no choice is credibly better than their own range.
     """
+    every = {place: place.choices for place in places}
+    finalists = dict[Place, tuple[Ranges, ...]]()
+    for place, (own, *others) in _distances(study, every, signal, FIRST_SAMPLES).items():
+        nearest = np.argsort(list(map(np.mean, others)), kind="stable")[:FINALISTS]
+        if np.mean(others[nearest[0]]) < np.mean(own):
+            finalists[place] = tuple(place.choices[at] for at in nearest)
+    closer = {}
+    for place, (own, *others) in _distances(study, finalists, signal, SIGNAL_SAMPLES).items():
+        best = _least_moved(others)
+        if is_above(own, others[best], ALPHA / len(place.choices)):
+            closer[place] = finalists[place][best]
+    return closer
+
+
+def _distances(
+    study: Study, choices: Mapping[Place, Sequence[Ranges]], signal: Signal, samples: int
+) -> dict[Place, list[Scores]]:
+    """Return, for each place, the distances of the outputs with its own range and then with each of
+    these choices, when nothing else is quantized."""
+    if not choices:
+        return {}
     every = study.float_variant.disabled
     variants = list[Variant]()
-    for place in places:
-        others_off = every - place.quantizers
-        tried = map(frozenset[Range], ((), *place.choices))
-        variants += [Variant("range", others_off, ranges) for ranges in tried]
-    moved = iter(study.measurer.distortion(signal, variants, study.float_variant, SIGNAL_SAMPLES))
-    closer = {}
-    for place in places:
-        own, *others = islice(moved, 1 + len(place.choices))
-        best = _least_moved(others)
-        if is_above(own, others[best], ALPHA / len(others)):
-            closer[place] = place.choices[best]
-    return closer
+    for place, ranges in choices.items():
+        tried = map(frozenset[Range], ((), *ranges))
+        variants += [Variant("range", every - place.quantizers, each) for each in tried]
+    moved = iter(study.measurer.distortion(signal, variants, study.float_variant, samples))
+    return {place: list(islice(moved, 1 + len(ranges))) for place, ranges in choices.items()}
 
 
 @dataclass(frozen=True)

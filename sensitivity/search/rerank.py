@@ -8,7 +8,7 @@ outputs nearest to those of float.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -49,11 +49,22 @@ class Order:
     signal: dict[str, float]
 
 
-def reranked(study: Study, signal: Signal, alone: Mapping[str, float] | None = None) -> Order:
+Enough = Callable[[Skip], bool]
+"""Function that says of the units chosen so far whether no more have to be chosen."""
+
+
+def reranked(
+    study: Study,
+    signal: Signal,
+    alone: Mapping[str, float] | None = None,
+    enough: Enough | None = None,
+) -> Order:
     """Return the order of forward selection on the signal: the remaining distortion decides, not
     the effect of a unit by itself.
 
     alone: unit -> signal when it alone is quantized; None measures it.
+    enough: the other units keep the order of their latest signals once it holds; None never ends
+        the selection early.
     Raises ModelError if outputs cannot be compared.
     """
     alone = alone or measured_signal(study, signal, SIGNAL_SAMPLES)
@@ -64,6 +75,8 @@ def reranked(study: Study, signal: Signal, alone: Mapping[str, float] | None = N
     (whole,) = distortions([()])
     left = whole
     while last and len(chosen) < MOST and left > SETTLED * whole:
+        if enough is not None and enough(tuple(chosen)):
+            break
         contenders = list(_largest_first(last))[:CONTENDERS]
         measured = distortions([(*chosen, name) for name in contenders])
         after = dict(zip(contenders, measured, strict=True))

@@ -43,7 +43,7 @@ CANNOT = (
     "again where it was made (percentile, MSE or entropy ranges, weights per channel)."
 )
 TRACED_SAMPLES = 2
-EDITION = 7
+EDITION = 8
 """Number that changes whenever a new release would find other ranges."""
 
 
