@@ -467,9 +467,10 @@ class Recalibrated:
 
 @dataclass(frozen=True)
 class Widened:
-    """A unit whose activations are quantized with 16 bits; its weights are unchanged.
+    """A unit whose activations are quantized with 16 bits; its weights keep their format.
 
-    ranges: 16-bit ranges of all its activations.
+    ranges: 16-bit ranges of all its activations, and ranges without corrections of those weights
+        that repairs had fitted to activations in 8 bits.
     """
 
     unit: str
@@ -630,7 +631,7 @@ class Plan:
 
     @property
     def wide_ranges(self) -> tuple[Range, ...]:
-        """Ranges of all 16-bit activations."""
+        """Ranges of all units with 16-bit activations."""
         return tuple(wide_range for unit in self.widened for wide_range in unit.ranges)
 
     @property

@@ -7,6 +7,7 @@ import shutil
 from dataclasses import asdict
 from operator import attrgetter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from support.replays import check
 
 from sensitivity.api import report_data
 from sensitivity.journal.lines import RangeTried, made_range
+from sensitivity.measure.study import Study
 from sensitivity.onnx_graph import qdq
 from sensitivity.onnx_graph.load import load_model
 from sensitivity.onnx_graph.uses import format_of
@@ -26,16 +28,19 @@ from sensitivity.quantizers.alternatives import Alternatives
 from sensitivity.quantizers.onnx.model import OnnxModel
 from sensitivity.quantizers.onnx.qdq import OnnxQdqModel
 from sensitivity.quantizers.torch.modelopt import ModelOptModel
-from sensitivity.records import Range
+from sensitivity.records import Quantizer, Range, Unit
+from sensitivity.reporting.number_formats import plan_formats
 from sensitivity.reporting.verdict import words_of
 from sensitivity.rules.widths import WIDTHS
 from sensitivity.run_dir import RunDir
-from sensitivity.search.wide import WIDE_BITS, wide_range
+from sensitivity.search.wide import WIDE_BITS, wide_range, with_plain_weights
 from sensitivity.simulators.onnx.replay import OnnxReplay
 from sensitivity.simulators.onnx.whole import WholeFile
 from sensitivity.simulators.torch.replay import ReplaySimulator
+from sensitivity.steps import plan as planning
 from sensitivity.steps.apply import applied, apply_for_good
 from sensitivity.tasks.load import load_task
+from sensitivity.units.units import Pins
 
 
 @pytest.fixture
@@ -72,6 +77,47 @@ def test_replay_of_16_bits_is_the_model_that_has_them_bit_for_bit(source: ModelO
     keys = [one.key for one in wide]
     variants = [frozenset(names) for names in ([], keys, keys[:1], [keys[0], wide[0].quantizer])]
     check(offering, ReplaySimulator(offering), models.batch(seed=7), variants)
+
+
+def test_weights_beside_16_bits_hold_nothing_that_was_fitted_to_8() -> None:
+    wide = {
+        "a": (Range("a.x", "own", (1.0,), bits=16),),
+        "b": (Range("b.x", "own", (2.0,), bits=16),),
+    }
+    units = [Unit(name, (f"{name}.x", f"{name}.w")) for name in ("a", "b", "c")]
+    corrected = Range("a.w", "mse, bias correction", (0.5, 0.2), axis=0, bias=(0.1, -0.1))
+    others = [Range("b.w", "mse", (0.5,)), Range("c.w", "rounded", (0.5,), rounding="AA==")]
+    found = with_plain_weights(wide, units, [corrected, Range("a.x", "mse", (0.8,)), *others])
+    assert found["a"] == (*wide["a"], Range("a.w", "without corrections", (0.5, 0.2), axis=0))
+    assert found["b"] == wide["b"], "a range alone is as good beside 16 bits"
+    assert found.keys() == wide.keys()
+
+
+def test_a_search_offers_weights_without_corrections_beside_16_bits(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The search itself is left out."""
+    wide = {"a": (Range("a.x", "own", (1.0,), bits=16),)}
+    repaired = Range("a.w", "bias correction", (0.5,), bias=(0.1,))
+    plain = Range("a.w", "without corrections", (0.5,))
+    offered: list[Range] = []
+    session = SimpleNamespace(measurer=SimpleNamespace(offer=offered.extend))
+    study = Study(None, (Unit("a", ("a.x", "a.w")),), (), wide)
+    question = planning.Question(study, "greedy", None, Pins(), None, None)
+    monkeypatch.setattr(planning, "_choose", lambda session, question, scan: question.study.wide)
+    monkeypatch.setattr(planning, "_frontier", lambda study, plan, cost: ((), study.wide))
+    ranges = SimpleNamespace(ranges=(repaired,), scan=None)
+    attempt = planning._attempt(session, question, ranges)
+    assert attempt.wide == attempt.plan == attempt.values == {"a": (*wide["a"], plain)}
+    assert set(offered) == {repaired, plain, *wide["a"]}
+
+
+def test_the_format_of_weights_is_their_own_beside_16_bits() -> None:
+    quantizers = [Quantizer("a.x", "a", "input", 8, None), Quantizer("a.w", "a", "weight", 8, 0)]
+    ranges = (Range("a.x", "own", (1.0,), bits=16), Range("a.w", "without corrections", (0.5,)))
+    plan = SimpleNamespace(wide_ranges=ranges, skip=())
+    formats = plan_formats([Unit("a", ("a.x", "a.w"))], quantizers, plan)
+    assert formats == {"a": "INT8 with INT16 activations"}
 
 
 def outputs(simulator: Any, variant: frozenset[str], x: Any) -> np.ndarray:

@@ -29,7 +29,7 @@ class Study:
     units: groups of layers that are left out of INT8, or kept in it, together.
     quantizers: all quantizers of the model, in its order; each is in exactly one unit.
     wide: unit -> ranges of all its activations in 16 bits, for units that may have these in place
-        of float.
+        of float; ranges of its weights too if they change with them.
     """
 
     measurer: Measurer

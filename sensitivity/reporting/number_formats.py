@@ -70,7 +70,8 @@ def planned_quantizers(quantizers: Iterable[Quantizer], plan: Plan | None) -> li
     by_name = {quantizer.name: quantizer for quantizer in quantizers}
     for wide in plan.wide_ranges:
         own = by_name[wide.quantizer]
-        by_name[own.name] = replace(own, bits=wide.bits or own.bits, format=f"INT{wide.bits}")
+        if wide.bits is not None:
+            by_name[own.name] = replace(own, bits=wide.bits, format=f"INT{wide.bits}")
     return list(by_name.values())
 
 

@@ -23,6 +23,9 @@ from sensitivity.signals.base import Signal
 
 WIDE_BITS = 16
 
+PLAIN = "without corrections"
+"""Method of a weight's range beside 16-bit activations, where repairs had fitted something to 8."""
+
 UNKNOWN = 0.5
 """Fraction of a unit's loss that 16 bits spare, assumed if outputs cannot be compared."""
 
@@ -61,6 +64,27 @@ def _of_unit(source: Any, unit: Unit) -> tuple[Range, ...]:
         except ModelError:  # FP8, blocks and ranges of each batch cannot be widened
             return ()
     return tuple(ranges)
+
+
+def with_plain_weights(
+    wide: Mapping[str, tuple[Range, ...]], units: Iterable[Unit], ranges: Iterable[Range]
+) -> dict[str, tuple[Range, ...]]:
+    """Return the ranges that give units 16-bit activations, with ranges of their weights that hold
+    no correction or rounding: these were fitted to the errors of activations in 8 bits.
+
+    wide: ranges of the activations, by unit.
+    ranges: ranges in force.
+    """
+    plain: dict[str, Range] = {}
+    for fitted in ranges:
+        if fitted.bias is not None or fitted.rounding is not None:
+            plain[fitted.quantizer] = replace(fitted, method=PLAIN, bias=None, rounding=None)
+    by_unit = {}
+    for unit in units:
+        if unit.name in wide:
+            weights = filter(None, map(plain.get, unit.quantizers))
+            by_unit[unit.name] = (*wide[unit.name], *weights)
+    return by_unit
 
 
 def spared_part(study: Study, signal: Signal | None) -> dict[str, float]:

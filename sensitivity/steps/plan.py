@@ -37,6 +37,7 @@ from sensitivity.records import (
     Estimate,
     FrontierPoint,
     Plan,
+    Range,
     Recalibrated,
     Target,
     cost_of,
@@ -63,7 +64,7 @@ from sensitivity.search.frontier import (
     measured_frontier,
     replanned,
 )
-from sensitivity.search.wide import wide_ranges
+from sensitivity.search.wide import wide_ranges, with_plain_weights
 from sensitivity.session import Session
 from sensitivity.signals.base import Signal
 from sensitivity.steps import later
@@ -119,12 +120,14 @@ class Attempt:
     """Result of one search.
 
     ranges: the ranges that it was made under.
+    wide: the ranges that give a unit 16 bits, by unit.
     plan: as the search left it.
     points: the sets that it measured.
     values: float[1 + points, m], see `confirm_values`.
     """
 
     ranges: Recalibration
+    wide: Mapping[str, tuple[Range, ...]]
     plan: Plan
     points: tuple[FrontierPoint, ...]
     values: np.ndarray
@@ -151,7 +154,7 @@ def search_plan(
         attempts = under_each(session, ranges, search, lambda made: made.plan, fixed.skip)
         best = attempts[cheapest([attempt.plan for attempt in attempts], cost, probe)]
     chosen = _finished_plan(session, attempts, best, cost)
-    frontier = Frontier(best.points, _choices(settings), cost, dict(question.study.wide))
+    frontier = Frontier(best.points, _choices(settings), cost, dict(best.wide))
     _write(session.run_dir, chosen, frontier, best.values)
     return _advised(session.run_dir, chosen)
 
@@ -279,11 +282,13 @@ def cheapest(plans: Sequence[Plan], cost: CostModel | None, probe: Probe | None)
 
 def _attempt(session: Session, question: Question, ranges: Recalibration) -> Attempt:
     """Search for a plan under these ranges, which are in force in the session."""
-    offered = question.study.wide.values()
-    session.measurer.offer((*ranges.ranges, *chain.from_iterable(offered)))
+    units, wide = question.study.units, question.study.wide
+    wide = with_plain_weights(wide, units, ranges.ranges)
+    question = replace(question, study=replace(question.study, wide=wide))
+    session.measurer.offer((*ranges.ranges, *chain.from_iterable(wide.values())))
     plan = _choose(session, question, ranges.scan)
     points, values = _frontier(question.study, plan, question.cost)
-    return Attempt(ranges, plan, points, values)
+    return Attempt(ranges, wide, plan, points, values)
 
 
 def _int8_held_out(session: Session, plan: Plan) -> Estimate | None:
