@@ -1,11 +1,12 @@
-"""What activations of 16 bits spare plans of MobileNetV1 x0.25 and ResNet-20: MACs above 8 bits and
-accuracy, with {INT8, 16-bit activations, float} and with {INT8, float}.
+"""Plans over 8 bits, 16-bit activations and float beside those of AIMET and AMD Quark.
 
 python benchmarks/formats.py --json benchmarks/results/formats.json
 
-Both have the ranges that they came with (`--no-recalibrate`): with others they need hardly any
-layer out. The plans of 16 bits are exported, and their partial files run in ONNX Runtime. Needs
-SENSITIVITY_ASSETS.
+All start from the same float file, the same calibration images and pairs in the same places, and
+their results are judged by the same function on the same samples. Each row is made in a process of
+its own. The other tools are installed from the package index into environments of their own, beside
+the models; their needs that are here already are taken from here. Rows are written as soon as they
+are there, beside those of earlier calls. Needs SENSITIVITY_ASSETS.
 """
 
 from __future__ import annotations
@@ -13,170 +14,414 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
+import subprocess
 import sys
+import sysconfig
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import chain
+import time
+import venv
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
+import numpy as np
+import onnx
+from formats_models import MODELS, WEIGHTED, Model, Reader, macs_of, session
 
-from sensitivity import api
-from sensitivity.config import ExportSettings, PlanSettings, ScanSettings
-from sensitivity.exporters.verification import FileCheck
-from sensitivity.records import Estimate, Plan
-from sensitivity.tasks.load import load_task
 from sensitivity.timing.environment import environment
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
-TASKS = {
-    "MobileNetV1 x0.25": f"{EXAMPLES / '01_mobilenet' / 'task.py'}:task",
-    "ResNet-20": f"{EXAMPLES / '02_resnet20' / 'task.py'}:task",
-}
-WIDE = "int8,int16,float"
-DROPS = {"MobileNetV1 x0.25": ["0.5pt", "1pt"], "ResNet-20": ["0.1pt", "0.5pt"]}
-BIT_OPERATIONS = {"INT8": 8 * 8, "16 bits": 16 * 8, "float": 32 * 32}
-"""Of one multiply-accumulate: bits of the activation times bits of the weight."""
+RANK_BATCHES = 3
+"""Of `rank`, for the sensitivities of AIMET."""
 
-TITLE = "Activations of 16 bits in place of float, ranges as they came"
+WIDE = "int8,int16,float"
+DROPS = {
+    "mobilenet": (0.5, 1.0),
+    "resnet20": (0.1, 0.5),
+    "repvgg": (0.5, 1.0),
+    "vit": (0.5, 1.0),
+    "text": (0.5, 1.0),
+}
+"""In points."""
 
 Row = dict[str, Any]
 
 
-def rows(model: str, drops: Sequence[str], runs: Path) -> Iterator[Row]:
-    """One for each target and choice of formats. runs: where scans are kept."""
-    out = runs / model.replace(" ", "_")
-    api.scan(ScanSettings(task=TASKS[model], out=out, resume=out.exists()))
-    macs = layer_macs(TASKS[model])
-    for drop in drops:
-        for formats in (None, WIDE):
-            settings = PlanSettings(
-                directory=out, max_drop=drop, formats=formats, no_recalibrate=True, search=True
-            )
-            plan = api.plan(settings)
-            found = {"model": model} | row(drop, plan, macs)
-            if plan.widened:
-                verified = api.export(ExportSettings(directory=out))
-                check = next(one for one in verified.files if one.variant == "partial")
-                found |= agreement(check)
-            yield found
+def int8_file(model: Model, path: Path) -> Path:
+    """Pairs on the inputs and weights of weighted operations, min-max ranges, by ONNX Runtime."""
+    from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
+
+    quantize_static(
+        str(model.file),
+        str(path),
+        Reader(model.input, model.calib),
+        quant_format=QuantFormat.QDQ,
+        op_types_to_quantize=list(WEIGHTED),
+        per_channel=model.per_channel,
+        activation_type=QuantType.QInt8,
+        weight_type=QuantType.QInt8,
+        extra_options={
+            "ActivationSymmetric": True,
+            "WeightSymmetric": True,
+            "AddQDQPairToWeight": True,
+            "QuantizeBias": False,
+            "OpTypesToExcludeOutputQuantization": list(WEIGHTED),
+        },
+    )
+    return path
 
 
-def layer_macs(reference: str) -> dict[str, int]:
-    """Layer -> multiply-accumulates for one image. reference: of the task."""
-    task = load_task(reference)
-    images = next(iter(task.data["rank"]))[0][:1]
-    found: dict[str, int] = {}
-
-    def counted(name: str) -> Any:
-        def hook(module: Any, given: Any, output: Any) -> None:
-            found[name] = output.numel() * module.weight[0].numel()
-
-        return hook
-
-    handles = [
-        module.register_forward_hook(counted(name))
-        for name, module in task.model.named_modules()
-        if isinstance(module, (torch.nn.Conv2d, torch.nn.Linear))
-    ]
-    with torch.inference_mode():
-        task.model(images)
-    for handle in handles:
-        handle.remove()
+def kinds_of(model: onnx.ModelProto, names: Collection[str]) -> dict[str, str]:
+    """Node -> "INT8", "16 bits" or "float", by the pairs on its inputs."""
+    made = {name: node for node in model.graph.node for name in node.output}
+    types = {one.name: one.data_type for one in model.graph.initializer}
+    found = {}
+    for node in model.graph.node:
+        if node.name in names:
+            pairs = [made.get(name) for name in node.input[:2]]
+            rounded = [pair for pair in pairs if pair and pair.op_type.endswith("DequantizeLinear")]
+            kinds = [KIND.get(types[pair.input[2]], "float") for pair in rounded]
+            kinds += ["float"] * (2 - len(kinds))
+            found[node.name] = max(kinds, key=["INT8", *KINDS].index)
     return found
 
 
-def row(drop: str, plan: Plan, macs: Mapping[str, int]) -> Row:
+KINDS = ("16 bits", "float")
+KIND = {
+    onnx.TensorProto.INT8: "INT8",
+    onnx.TensorProto.UINT8: "INT8",
+    onnx.TensorProto.INT16: "16 bits",
+    onnx.TensorProto.UINT16: "16 bits",
+}
+"""Of integers, by the type of the zero point; Quark writes pairs for BF16 as well."""
+
+
+# Tools.
+# --------------------------------------------------------------------------------------------------
+
+Judged = tuple[Callable[[np.ndarray], Any], dict[str, str], dict[str, int]]
+"""A model of mixed formats, as a function, and the kind and multiply-accumulates of each node."""
+
+
+def ours(model: Model, drop: float, folder: Path, **settings: Any) -> Judged:
+    from sensitivity import Task
+    from sensitivity.quantizers.onnx.model import OnnxModel
+
+    kept = model.file.with_suffix("")  # one scan for all targets
+    quantized = kept.with_suffix(".int8.onnx")
+    if not kept.exists():
+        int8_file(model, quantized)
+    calib = [(x, np.zeros(len(x), int)) for x in model.calib]
+    task = Task(
+        OnnxModel(quantized, float_path=model.file),
+        {**model.data, "calib": calib},
+        model.score,
+        soft=model.soft,
+    )
+    return planned(model, task, kept, drop, **settings)
+
+
+def ours_from_torch(model: Model, drop: float, folder: Path) -> Judged:
+    """The same from the calibrated PyTorch model, which can be repaired in more ways."""
+    if model.task is None:
+        raise ValueError(f"Expected a model with a task in PyTorch, got {model.name}.")
+    return planned(model, model.task, model.file.with_suffix(".torch"), drop)
+
+
+def planned(model: Model, task: Any, kept: Path, drop: float, **settings: Any) -> Judged:
+    """kept: the run directory."""
+    import sensitivity
+
+    run = sensitivity.scan(task, out=kept, resume=kept.exists())
+    plan = sensitivity.plan(run, max_drop=f"{drop:g}pt", formats=WIDE, **settings)
+    files = sensitivity.export(plan).files
+    partial_file = onnx.load(files["partial" if "partial" in files else "int8"])
+    exported = replace(model, file=files["float"])
+    macs, runner = macs_of(exported), session(partial_file)
+    run_file = partial(run_batch, runner, exported.input)
+    return run_file, kinds_of(partial_file, macs), macs
+
+
+def run_batch(runner: Any, name: str, x: np.ndarray) -> Any:
+    """The first output of a session. name: of its input."""
+    return runner.run(None, {name: x})[0]
+
+
+def aimet(model: Model, drop: float, folder: Path, ranges: str = "min_max") -> Judged:
+    """Automatic mixed precision of AIMET: sensitivities on some of `rank`, the target on
+    `confirm`. ranges: its quantization scheme."""
+    from aimet_onnx import QuantizationSimModel
+    from aimet_onnx.common.defs import CallbackFunc, QuantizationDataType
+    from aimet_onnx.mixed_precision import choose_mixed_precision
+    from aimet_onnx.utils import disable_quantizers
+
+    integer, real = QuantizationDataType.int, QuantizationDataType.float
+    candidates = [
+        ((16, real), (16, real)),
+        ((16, integer), (8, integer)),
+        ((8, integer), (8, integer)),
+    ]
+    (folder / "config.json").write_text(json.dumps(aimet_config(model)))
+    loaded = onnx.load(model.file)
+    sim = QuantizationSimModel(loaded, quant_scheme=ranges, config_file=str(folder / "config.json"))
+
+    def forward(runner: Any, *_: Any) -> None:
+        for x in model.calib:
+            runner.run(None, {model.input: x})
+
+    def score(split: str, batches: int | None, runner: Any, *_: Any) -> float:
+        return float(model.metric(lambda x: runner.run(None, {model.input: x})[0], split, batches))
+
+    sim.compute_encodings(forward)
+    calls = [
+        CallbackFunc(partial(score, *one)) for one in (("rank", RANK_BATCHES), ("confirm", None))
+    ]
+    with disable_quantizers(sim, list(sim.qc_quantize_op_dict)):
+        whole = score("confirm", None, sim.session)
+    print("aimet", whole, score("confirm", None, sim.session), flush=True)
+    choose_mixed_precision(
+        sim,
+        candidates,
+        eval_callback_for_phase1=calls[0],
+        eval_callback_for_phase2=calls[1],
+        allowed_accuracy_drop=drop / 100,
+        results_dir=str(folder),
+        clean_start=True,
+        forward_pass_callback=CallbackFunc(forward),
+        use_all_amp_candidates=True,
+    )
+    macs = macs_of(model)
+    kinds = {
+        node.name: aimet_kind([sim.qc_quantize_op_dict.get(base(one)) for one in node.input[:2]])
+        for node in sim.model.model.graph.node
+        if node.name in macs
+    }
+    return partial(run_batch, sim.session, model.input), kinds, macs
+
+
+def aimet_config(model: Model) -> dict[str, Any]:
+    """Inputs and weights of weighted operations are quantized, biases and outputs are not. AIMET
+    wants to be told whether the model's input is."""
+    readers = [node for node in onnx.load(model.file).graph.node if model.input in node.input]
+    is_read = any(node.op_type in WEIGHTED for node in readers)
+    return {
+        "defaults": {
+            "hw_version": "default",
+            "ops": {"is_symmetric": "True"},
+            "params": {"is_quantized": "True", "is_symmetric": "True"},
+            "strict_symmetric": "True",
+            "unsigned_symmetric": "False",
+            "per_channel_quantization": str(model.per_channel),
+        },
+        "params": {"bias": {"is_quantized": "False"}},
+        "op_type": {name: {"is_input_quantized": "True"} for name in WEIGHTED},
+        "supergroups": [],
+        "model_input": {"is_input_quantized": str(is_read)},
+        "model_output": {},
+    }
+
+
+def base(name: str) -> str:
+    """The tensor that a quantizer of the simulation reads."""
+    return name.removesuffix("_updated").removesuffix("_qdq")
+
+
+def aimet_kind(quantizers: Sequence[Any]) -> str:
+    """Of a node, by what it reads. None and a quantizer that is off round nothing."""
+    bits = []
+    for one in quantizers:
+        if one is None or not one.enabled or one.data_type.name == "float":
+            return "float"
+        bits.append(one.bitwidth)
+    return "INT8" if max(bits) == 8 else "16 bits"
+
+
+def quark(model: Model, drop: float, folder: Path, *, wide: bool = True) -> Judged:
+    """Quark's automatic mixed precision, from the same INT8 file that the plan here starts from.
+    Sensitivities and the target are both measured on `confirm`, by the metric. wide: whether
+    16-bit activations are a candidate beside BF16."""
+    from onnxruntime.quantization import CalibrationMethod, create_calibrator
+    from quark.onnx import AutoMixprecisionConfig, BFloat16Spec, Int8Spec, Int16Spec, QLayerConfig
+    from quark.onnx.algorithm.finetuning.onnx_evaluate import create_session
+    from quark.onnx.algorithm.mprecision.auto_mixprecision import auto_mixprecision
+
+    start = int8_file(model, folder / "int8.onnx")
+    calibrator = create_calibrator(
+        str(model.file), list(WEIGHTED), str(folder / "augmented.onnx"), CalibrationMethod.MinMax,
+        extra_options={"symmetric": True},
+    )  # fmt: skip
+    calibrator.collect_data(Reader(model.input, model.calib))
+    targets = [one for _, one in model.data["confirm"]]
+
+    def lost(
+        whole: Sequence[Sequence[np.ndarray]], rounded: Sequence[Sequence[np.ndarray]]
+    ) -> float:
+        means = []
+        for outputs in (whole, rounded):
+            scores = [model.score(one[0], y) for one, y in zip(outputs, targets, strict=True)]
+            means.append(float(np.mean(np.concatenate(scores))))
+        return 100 * (means[0] - means[1])
+
+    candidates = [QLayerConfig(activation=BFloat16Spec(), weight=BFloat16Spec())]
+    if wide:
+        candidates.insert(0, QLayerConfig(activation=Int16Spec(), weight=Int8Spec()))
+    config = AutoMixprecisionConfig(
+        target_layer_config=candidates,
+        target_op_type=WEIGHTED,
+        data_size=len(targets),  # 0 is one batch in 0.13, not all as its documentation says
+        metric_distance_fn=lost,
+        metric_threshold=drop + 1e-9,
+        metric_optimize_object="quality",
+        shared_param_mode="unshare",
+    )
+    reader = Reader(model.input, [x for x, _ in model.data["confirm"]])
+    options = {"ActivationSymmetric": True, "WeightSymmetric": True}
+    options |= config._get_config(dict(options))
+    made = auto_mixprecision(
+        str(model.file), str(start), False, reader, calibrator.compute_data(), options
+    )
+    runner = create_session(made)  # with its operations for BF16
+    macs = macs_of(model)
+    return partial(run_batch, runner, model.input), kinds_of(made, macs), macs
+
+
+TOOLS: Mapping[str, Callable[..., Judged]] = {
+    "sensitivity": ours,
+    "sensitivity, from PyTorch": ours_from_torch,
+    "sensitivity, ranges as they came": partial(ours, no_recalibrate=True),
+    "AIMET": aimet,
+    "AIMET, its ranges of least error": partial(aimet, ranges="tf_enhanced"),
+    "Quark": quark,
+    "Quark, BF16 alone": partial(quark, wide=False),
+}
+PACKAGES = {"AIMET": "aimet-onnx==2.42.0", "Quark": "amd-quark==0.13"}
+"""Of tools whose names begin so."""
+
+
+def package(tool: str) -> str | None:
+    """The package of another tool."""
+    return PACKAGES.get(tool.split(",")[0])
+
+
+def interpreter(tool: str, folder: Path) -> Path:
+    """Python with a tool's package, which is installed the first time.
+
+    folder: keeps the environments.
+    """
+    wanted = package(tool)
+    if wanted is None:
+        return Path(sys.executable)
+    home = folder / wanted.replace("==", "-")
+    python = home / "bin" / "python"
+    if not python.exists():
+        venv.create(home, with_pip=True)
+        own = sysconfig.get_path("purelib", vars={"base": str(home)})
+        (Path(own) / "zz_here.pth").write_text(sysconfig.get_path("purelib") + "\n")
+        command = [python, "-m", "pip", "install", "--quiet", wanted]
+        subprocess.run(command, check=True)  # noqa: S603 - one of PACKAGES
+    return python
+
+
+def row_of(name: str, tool: str, drop: float, folder: Path) -> Row:
+    """`row`, made by the tool's Python. folder: keeps models and environments."""
+    python = interpreter(tool, folder)
+    with tempfile.TemporaryDirectory() as scratch:
+        file = Path(scratch) / "row.json"
+        command = [python, __file__, "--json", file, "--runs", folder, "--row", "--models", name]
+        command += ["--tools", tool, "--drops", str(drop)]
+        subprocess.run(command, check=True)  # noqa: S603 - this script
+        found: Row = json.loads(file.read_text())
+    return found
+
+
+def row(name: str, tool: str, drop: float, folder: Path) -> Row:
+    model = MODELS[name](folder)
+    floats = session(model.file)
+    whole = {
+        split: model.metric(lambda x: floats.run(None, {model.input: x})[0], split)
+        for split in ("confirm", "holdout")
+    }
+    with tempfile.TemporaryDirectory() as scratch:
+        started = time.monotonic()
+        run, kinds, macs = TOOLS[tool](model, drop, Path(scratch))
+        seconds = time.monotonic() - started
+        found = {split: model.metric(run, split) for split in whole}
     every = sum(macs.values())
-    in_float = sum(macs[unit] for unit in plan.skip)
-    wide = sum(macs[one.unit] for one in plan.widened)
-    operations = {"INT8": every - in_float - wide, "16 bits": wide, "float": in_float}
-    bits = sum(BIT_OPERATIONS[name] * number for name, number in operations.items())
+    shares = {kind: sum(macs[n] for n in macs if kinds[n] == kind) / every for kind in KINDS}
     return {
+        "model": model.name,
+        "tool": tool,
         "max_drop": drop,
-        "met": plan.met,
-        "in_float": list(plan.skip),
-        "in_16_bits": [one.unit for one in plan.widened],
-        "macs_in_float": in_float / every,
-        "macs_in_16_bits": wide / every,
-        "bit_operations": bits / (BIT_OPERATIONS["INT8"] * every),
-        "confirm": _numbers(plan.metric.confirm),
-        "holdout": _numbers(plan.metric.holdout),
-        "holdout_drop": _numbers(plan.metric.holdout_drop),
+        "met": whole["confirm"] - found["confirm"] <= drop / 100 + 1e-9,
+        "float": whole,
+        "plan": found,
+        "nodes": {kind: [n for n in macs if kinds[n] == kind] for kind in KINDS},
+        "macs": shares,
+        "seconds": seconds,
     }
 
 
-def agreement(check: FileCheck) -> Row:
-    """How far the partial file in ONNX Runtime is from the simulation."""
-    metric = check.metric
-    return {
-        "rms": check.rms,
-        "quantization_rms": check.quantization_rms,
-        "metric_file": None if metric is None else metric.file,
-        "metric_simulated": None if metric is None else metric.simulated,
-    }
+def place(found: Row) -> tuple[str, float, int]:
+    """Where a row stands in the table."""
+    return found["model"], found["max_drop"], list(TOOLS).index(found["tool"])
 
 
-def _numbers(estimate: Estimate) -> list[float | None]:
-    return [estimate.value, estimate.low, estimate.high]
-
-
-def markdown(result: Mapping[str, Any], title: str = TITLE) -> str:
-    """The rows as a table."""
+def markdown(result: Mapping[str, Any]) -> str:
     head = (
-        "| model | target | met | layers in float | in 16 bits | MACs in float, % | "
-        "in 16 bits, % | bit operations over INT8 | top-1 on confirm | on holdout | "
-        "file in ONNX Runtime, simulated |\n|---|---|---|---|---|---|---|---|---|---|---|"
+        "| model | target | tool | met on confirm | in 16 bits | in float | MACs in 16 bits or "
+        "float, % | top-1 on confirm | on holdout | float on holdout | seconds |\n"
+        "|---|---|---|---|---|---|---|---|---|---|---|"
     )
     lines = [_line(one) for one in result["rows"]]
+    commands = "\n".join(f"- `{one}`" for one in result["commands"])
     cpu = result["environment"].get("cpu", "")
     return "\n".join([
-        f"# {title}", "",
-        head, *lines, "", f"Command: `{result['command']}`. cpu {cpu}.", "",
+        "# Plans of three formats, beside AIMET and Quark", "", head, *lines, "",
+        f"Commands, on cpu {cpu}, one thread:", "", commands, "",
     ])  # fmt: skip
 
 
 def _line(one: Row) -> str:
-    checked = "-"
-    if one.get("metric_file") is not None:
-        checked = f"{100 * one['metric_file']:.1f}, {100 * one['metric_simulated']:.1f}"
     cells = [
-        one["model"],
-        one["max_drop"],
-        "yes" if one["met"] else "no",
-        str(len(one["in_float"])),
-        str(len(one["in_16_bits"])),
-        f"{100 * one['macs_in_float']:.1f}",
-        f"{100 * one['macs_in_16_bits']:.1f}",
-        f"{one['bit_operations']:.2f}",
-        f"{100 * one['confirm'][0]:.1f}",
-        f"{100 * one['holdout'][0]:.1f}",
-        checked,
-    ]
+        one["model"], f"{one['max_drop']:g} pt", one["tool"], "yes" if one["met"] else "no",
+        *(str(len(one["nodes"][kind])) for kind in KINDS),
+        f"{100 * sum(one['macs'].values()):.1f}",
+        *(f"{100 * one['plan'][split]:.1f}" for split in ("confirm", "holdout")),
+        f"{100 * one['float']['holdout']:.1f}", f"{one['seconds']:.0f}",
+    ]  # fmt: skip
     return f"| {' | '.join(cells)} |"
 
 
-def main(arguments: Sequence[str]) -> None:
-    """Print each row, and write all of them with a table beside them."""
-    parser = argparse.ArgumentParser(description="Activations of 16 bits in place of float.")
-    parser.add_argument("--json", type=Path, help="file for all numbers; a table goes beside it")
-    parser.add_argument("--runs", type=Path, help="folder that keeps the scans, to go on with")
-    parser.add_argument("--models", nargs="*", choices=TASKS, default=list(TASKS))
-    parser.add_argument("--drops", nargs="*", help="targets; two for each model by default")
+def main(arguments: list[str]) -> None:
+    parser = argparse.ArgumentParser(description="Plans of three formats, beside two other tools.")
+    parser.add_argument("--json", type=Path, required=True, help="rows; a table goes beside them")
+    parser.add_argument("--runs", type=Path, default=Path("runs/formats"), help="keeps the models")
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
+    parser.add_argument(
+        "--tools", nargs="+", choices=TOOLS, default=["sensitivity", "AIMET", "Quark"]
+    )
+    parser.add_argument("--drops", nargs="+", type=float, help="in points; two for each model")
+    parser.add_argument("--row", action="store_true", help="make one row alone, in this process")
     given = parser.parse_args(arguments)
-    result: dict[str, Any] = {
-        "command": shlex.join(["python", "benchmarks/formats.py", *arguments]),
-        "environment": environment(),
-        "rows": [],
-    }
-    with tempfile.TemporaryDirectory() as scratch:
-        runs = given.runs or Path(scratch)
-        found = (rows(model, given.drops or DROPS[model], runs) for model in given.models)
-        for one in chain.from_iterable(found):
-            result["rows"].append(one)
-            print(json.dumps(one), flush=True)
-            if given.json:
+    if given.row:
+        made = row(given.models[0], given.tools[0], given.drops[0], given.runs)
+        given.json.write_text(json.dumps(made))
+        return
+    result: dict[str, Any] = {"commands": [], "rows": []}
+    if given.json.exists():
+        result = json.loads(given.json.read_text())
+    packages = dict(one.split("==") for one in filter(None, map(package, given.tools)))
+    result["environment"] = environment() | result.get("environment", {}) | packages
+    command = shlex.join(["python", "benchmarks/formats.py", *arguments])
+    result["commands"] = [*dict.fromkeys([*result["commands"], command])]
+    for name in given.models:
+        for drop in given.drops or DROPS[name]:
+            for tool in given.tools:
+                found = row_of(name, tool, drop, given.runs)
+                print(json.dumps(found), flush=True)
+                others = [one for one in result["rows"] if place(one) != place(found)]
+                result["rows"] = sorted([*others, found], key=place)
                 given.json.write_text(json.dumps(result, indent=1) + "\n")
                 given.json.with_suffix(".md").write_text(markdown(result))
 

@@ -1,4 +1,4 @@
-"""The float models of `formats_peers.py`: an ONNX file each, with its samples and its score."""
+"""The float models of `formats.py`: an ONNX file each, with its samples and its score."""
 
 from __future__ import annotations
 
@@ -50,6 +50,7 @@ class Model:
     score: Callable[[Any, Any], Any] = top1
     soft: AnswerLost | None = answer_lost
     per_channel: bool = True
+    task: str | None = None
 
     @property
     def input(self) -> str:
@@ -124,7 +125,8 @@ def mobilenet(folder: Path) -> Model:
     calib, splits = task.parts()
     data = {name: arrays(split) for name, split in splits.items()}
     file = exported(task.float_model, data, folder / "mobilenet.onnx")
-    return Model("MobileNetV1 x0.25", file, [x for x, _ in arrays(calib)], data)
+    images = [x for x, _ in arrays(calib)]
+    return Model("MobileNetV1 x0.25", file, images, data, task=example("01_mobilenet"))
 
 
 def resnet20(folder: Path) -> Model:
@@ -133,7 +135,8 @@ def resnet20(folder: Path) -> Model:
     parts = random_parts(len(test.files), {"rank": 300, "confirm": 400, "holdout": 800}, seed=0)
     data = {name: arrays(task.batches(test.take(at))) for name, at in parts.items()}
     file = exported(task.float_model, data, folder / "resnet20.onnx")
-    return Model("ResNet-20", file, [x for x, _ in arrays(task.batches(train))], data)
+    images = [x for x, _ in arrays(task.batches(train))]
+    return Model("ResNet-20", file, images, data)
 
 
 def repvgg(folder: Path) -> Model:
@@ -157,22 +160,67 @@ def vit(folder: Path) -> Model:
     return Model("ViT", file, calib, data)
 
 
+def text(folder: Path) -> Model:
+    """That of `examples/17_text_recogniser`, by character accuracy."""
+    render = load_script("examples/17_text_recogniser/render.py")
+    score = load_script("examples/17_text_recogniser/characters.py").character_accuracy
+    x, y = render.samples()
+    sizes = {"calib": 50, "rank": 50, "confirm": 100, "holdout": 150}
+    parts = random_parts(len(x), sizes, seed=0)
+    data = {name: batches(x[at], y[at]) for name, at in parts.items()}
+    calib = [x for x, _ in data.pop("calib")]
+    file = of_batches(render.model_file(), calib[0], folder / "text.onnx")
+    return Model("PP-OCRv4 recogniser", file, calib, data, score, soft=None)
+
+
 MODELS: Mapping[str, Callable[[Path], Model]] = {
     "mobilenet": mobilenet,
     "resnet20": resnet20,
     "repvgg": repvgg,
     "vit": vit,
+    "text": text,
 }
 
 
+def example(name: str) -> str:
+    """The task of an example."""
+    return f"{Path(__file__).parents[1] / 'examples' / name / 'task.py'}:task"
+
+
 def arrays(split: Iterable[tuple[torch.Tensor, Any]]) -> Batches:
-    """Batches of BATCH samples; what is left over is left out, for files have a fixed batch."""
     found: Batches = []
     for x, y in split:
-        whole = len(x) // BATCH * BATCH
-        parts = (np.split(np.asarray(one[:whole]), whole // BATCH) for one in (x, y))
-        found += zip(*parts, strict=True)
+        found += batches(np.asarray(x), np.asarray(y))
     return found
+
+
+def batches(x: np.ndarray, y: np.ndarray) -> Batches:
+    """Batches of BATCH samples; what is left over is left out, for files have a fixed batch."""
+    whole = len(x) // BATCH * BATCH
+    parts = (np.split(one[:whole], whole // BATCH) for one in (x, y))
+    return list(zip(*parts, strict=True))
+
+
+def of_batches(source: Path, x: np.ndarray, path: Path) -> Path:
+    """A float file with the batch of `x`, in opset 17, with BatchNorm folded by ONNX Runtime.
+
+    x: a batch.
+    """
+    if not path.exists():
+        model = onnx.load(source)
+        shape = model.graph.input[0].type.tensor_type.shape
+        for side, size in zip(shape.dim, x.shape, strict=True):
+            side.dim_value = size
+        options = onnxruntime.SessionOptions()
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+        options.optimized_model_filepath = str(path)
+        content = onnx.version_converter.convert_version(model, 17).SerializeToString()
+        onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        model = onnx.load(path)
+        del model.opset_import[:]  # of domains that the file has no operation of
+        model.opset_import.append(onnx.helper.make_opsetid("", 17))
+        onnx.save(model, path)
+    return path
 
 
 def exported(net: Callable[[], nn.Module], data: Mapping[str, Batches], path: Path) -> Path:

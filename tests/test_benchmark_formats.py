@@ -39,7 +39,7 @@ net (float[2, 4] x) => (float[2, 4] c) {
 def peers() -> ModuleType:
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(ROOT / "benchmarks"))
-        return importlib.import_module("formats_peers")
+        return importlib.import_module("formats")
 
 
 def parsed(text: str, **constants: np.ndarray) -> onnx.ModelProto:
