@@ -557,6 +557,8 @@ def test_a_model_is_traced_once_for_all_ranges_and_biases_on_offer(
     again = simulator_for(offering, batch(12), found=found)
     assert again.reason == BIT_FOR_BIT
     first, second, biased = offering.ranges
+    # The bits of a convolution in another layout depend on its bias.
+    assert [laid.changed for laid in found.laid] == [(), ("left",)]
     others = frozenset(["left.weight_quantizer", second])
     variants = [frozenset(), frozenset([first]), others, frozenset([second, biased])]
     check(offering, again, batch(12, seed=3), variants)

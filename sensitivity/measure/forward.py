@@ -95,8 +95,13 @@ class Forwarder:
         all."""
         wanted = tuple(dict.fromkeys(ranges))
         if not set(wanted) <= set(self._offered):
-            self._offered, self._simulator = wanted, None
-            give_back_memory()  # what the old simulator has held
+            self._offered = wanted
+            self.let_go()
+
+    def let_go(self) -> None:
+        """Let go of the simulator and of its memory. Another one is made when it is needed."""
+        self._simulator = None
+        give_back_memory()
 
     def outputs(self, variants: Sequence[Variant], inputs: Any) -> Iterator[tuple[int, Any]]:
         """Yield the index of each variant, and its outputs for these inputs; nothing is scored or

@@ -266,6 +266,7 @@ def _fitted(session: Session, fit: Callable[[Any], tuple[Range, ...]]) -> tuple[
     batches = session.calibration()
     if batches is None:
         return ()
+    session.measurer.let_go()  # a repair takes memory, and brings ranges for another simulator
     let_go_of_memory()
     first = next(batches)
     try:

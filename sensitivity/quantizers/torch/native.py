@@ -78,6 +78,12 @@ def biased_layers(source: QuantizedModel) -> tuple[str, ...]:
     return tuple(sorted(layers))
 
 
+def layers_with_changes(source: QuantizedModel) -> tuple[str, ...]:
+    """Return the layers whose bias is changed by a range on offer, each once."""
+    layers = {source.quantizers[index].layer for index, _ in bias_changes(source)}
+    return tuple(sorted(layers))
+
+
 def bias_changes(source: QuantizedModel) -> list[tuple[int, Delta]]:
     """Return (index into `source.quantizers`, values added to the layer's bias) for each range on
     offer that changes a bias."""

@@ -17,12 +17,14 @@ class Laid:
     """A traced graph without ranges on offer, and how its nodes run.
 
     key: nest, types and shapes of the batches for which the graph holds.
-    biased: the layers whose bias is marked in it.
+    changed: the layers whose bias was changed by a range on offer when the layouts were chosen. A
+        convolution with a bias of zeros may have the same bits in both layouts, and with another
+        bias not.
     own: whether the user's own quantizers ran in it.
     """
 
     key: Any
-    biased: tuple[str, ...]
+    changed: tuple[str, ...]
     own: bool
     traced: Traced
     settled: Settled
@@ -57,10 +59,21 @@ class Found:
     def graph(self, kind: tuple[Any, tuple[str, ...], bool], length: int | None) -> Laid | None:
         """Return a graph for batches of this length, or None if there is none.
 
-        kind: (key, biased, own) of the graph.
+        kind: (key, changed, own) of the graph.
         length: None for inputs that have none.
         """
         for laid in self.laid:
-            if (laid.key, laid.biased, laid.own) == kind and laid.holds_for(length):
+            if (laid.key, laid.changed, laid.own) == kind and laid.holds_for(length):
                 return laid
+        return None
+
+    def trace(self, kind: tuple[Any, bool], length: int | None) -> Traced | None:
+        """Return what was traced for batches of this length, whatever its layouts, or None.
+
+        kind: (key, own) of the graph.
+        length: None for inputs that have none.
+        """
+        for laid in self.laid:
+            if (laid.key, laid.own) == kind and laid.holds_for(length):
+                return laid.traced
         return None

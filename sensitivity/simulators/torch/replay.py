@@ -19,6 +19,7 @@ from sensitivity.quantizers.torch.native import (
     OwnQuantizer,
     bias_changes,
     biased_layers,
+    layers_with_changes,
     marked_copy,
     native_quantizers,
 )
@@ -85,6 +86,7 @@ class ReplaySimulator:
             # The change of a bias is switched together with the range that brings it.
             self._node_bits.append(self._node_bits[index])
         self._biased = biased_layers(source)
+        self._changed = layers_with_changes(source)
         self._own_asked = own
         self._own = OwnQuantizer in set(map(type, self._quantizers))
         self._graphs: list[tuple[Any, Graph]] = []
@@ -159,7 +161,7 @@ class ReplaySimulator:
         one.
         """
         inputs, leaves, spec = self._flat(inputs)
-        kind = (spec, _kinds(leaves)), self._biased, self._own_asked
+        kind = (spec, _kinds(leaves)), self._changed, self._own_asked
         laid = self._found.graph(kind, _length(leaves))
         is_compared = _shape(leaves, spec) in self._found.checked[self._own_asked]
         if laid is None or not is_compared:
@@ -337,15 +339,15 @@ class ReplaySimulator:
     def _new_graph(self, leaves: list[Any], spec: Any) -> Graph:
         """Return a graph with the ranges on offer that has run a batch.
 
-        It comes from a graph that an earlier simulator has traced, or from a new trace.
+        It comes from a graph that an earlier simulator has traced, or from a new trace. Layouts are
+        chosen anew where biases change.
         """
-        kind = (spec, _kinds(leaves)), self._biased, self._own_asked
+        kind = (spec, _kinds(leaves)), self._changed, self._own_asked
         laid = self._found.graph(kind, _length(leaves))
-        if laid is None:
+        traced = self._found.trace((kind[0], self._own_asked), _length(leaves))
+        if traced is None:
             args, kwargs = pytree.tree_unflatten(leaves, spec)
             traced = self._new_trace(kwargs or args)
-        else:
-            traced = laid.traced
         offered = with_offers(traced, chains_of(self._source))
         settled = None if laid is None else _moved(laid.settled, offered.origins)
         graph = Graph(offered.traced, self._quantizers, self._node_bits, settled)
