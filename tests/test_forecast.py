@@ -81,6 +81,17 @@ def test_a_scan_takes_every_unit_or_a_race(
         (replace(SIZE, misses=True), {}, (1256 + 20 * 96 + 12 * 100, 7196 + 20 * (100 + 6 * 64))),
         (replace(SIZE, misses=False), {}, (1256, 7196)),
         (SIZE, {"no_recalibrate": True, "signal": "metric"}, (1000, 3100)),
+        # the search begins with a part of confirm, unless the scan is exact
+        (
+            replace(SIZE, part=50),
+            {"no_recalibrate": True, "signal": "metric"},
+            (100 + 600, 3100),
+        ),
+        (
+            replace(SIZE, part=50),
+            {"no_recalibrate": True, "signal": "metric", "exact": True},
+            (1000, 3100),
+        ),
         # each of the 11 sets is looked at on rank too
         (
             replace(SIZE, further=100),
@@ -96,6 +107,8 @@ def test_a_scan_takes_every_unit_or_a_race(
         "missed",
         "met",
         "order-of-the-metric",
+        "part",
+        "exact",
         "soft-drop",
         "evaluations",
     ],

@@ -35,6 +35,34 @@ class Measurer(Forwarder):
         self.ranges: tuple[Range, ...] = ()
         self._checked: set[tuple[str, int]] = set()
         self._values: tuple[int, ...] | None = None
+        self._in_use: dict[str, int] = {}
+
+    @contextmanager
+    def only_first(self, split: str, batches: int | None) -> Iterator[None]:
+        """Use only the first batches of a split inside the `with`.
+
+        batches: number of batches, >= 1, or None for all; `use_first` may change it inside.
+        """
+        before = dict(self._in_use)
+        if batches is not None:
+            self.use_first(split, batches)
+        try:
+            yield
+        finally:
+            self._in_use = before
+
+    def use_first(self, split: str, batches: int) -> None:
+        """Use only the first batches of a split from now on."""
+        self._in_use[split] = batches
+
+    def count(self, split: str) -> int:
+        """Return the number of batches of a split that are in use."""
+        whole = len(self.task.data[split])
+        return min(self._in_use.get(split, whole), whole)
+
+    def uses_part(self, split: str) -> bool:
+        """Return whether only a part of a split is in use."""
+        return self.count(split) < len(self.task.data[split])
 
     @contextmanager
     def with_ranges(self, ranges: Iterable[Range]) -> Iterator[None]:
@@ -56,8 +84,8 @@ class Measurer(Forwarder):
         return replace(variant, ranges=frozenset(kept))
 
     def scores(self, variants: Sequence[Variant], split: str, what: str) -> list[Scores]:
-        """Return per-sample scores float64[n] or [n, k] of each variant on all of `split`, in the
-        order of `variants`.
+        """Return per-sample scores float64[n] or [n, k] of each variant on all of `split` that is
+        in use, in the order of `variants`.
 
         what: name of the work in the progress display.
         """
@@ -68,7 +96,7 @@ class Measurer(Forwarder):
         """Yield the same scores batch by batch. A batch is measured when it is asked for, so a
         caller that has seen enough can stop."""
         variants = list(map(self.of, variants))
-        count = len(self.task.data[split])
+        count = self.count(split)
         missing = sum(len(self._missing(variants, split, batch)) for batch in range(count))
         with self.progress(what, missing) if missing else nullcontext(_no_progress) as advance:
             yield from self._batches(variants, split, count, advance)
@@ -118,11 +146,14 @@ class Measurer(Forwarder):
         return [np.concatenate(parts) for parts in zip(*batches, strict=True)]
 
     def known(self, variant: Variant, split: str) -> Scores:
-        """Return the scores of the first batches of `split` that have been measured; if none has
-        been, measure all of them now."""
+        """Return the scores of the first batches of `split`, of those in use, that have been
+        measured; if none has been, measure all of them now."""
         variant = self.of(variant)
         parts = list[Scores]()
-        while (scores := self.journal.scores(variant, split, len(parts))) is not None:
+        for batch in range(self.count(split)):
+            scores = self.journal.scores(variant, split, batch)
+            if scores is None:
+                break
             parts.append(scores)
         if parts:
             return np.concatenate(parts)

@@ -72,7 +72,7 @@ class SoftMeasurer:
         """
         measurer = self._study.measurer
         variant = measurer.of(variant)
-        reader, count = Reader(measurer.task, split), len(measurer.task.data[split])
+        reader, count = Reader(measurer.task, split), measurer.count(split)
         key = f"{split}: {self._name}"
         missing = sum(
             measurer.journal.scores(variant, key, number) is None for number in range(count)
@@ -114,7 +114,7 @@ class SoftMeasurer:
         measurer, outputs, labels, samples = self._study.measurer, list[Any](), list[Any](), 0
         for split in ("confirm", "rank"):
             reader = Reader(measurer.task, split)
-            for batch in range(reader.count):
+            for batch in range(measurer.count(split)):
                 if samples >= FITTED:
                     break
                 inputs, targets = reader.at(batch)
@@ -134,7 +134,8 @@ class SoftMeasurer:
         now."""
         measurer = self._study.measurer
         variant, key, count = measurer.of(variant), f"{split}: {self._name}", 0
-        while measurer.journal.scores(variant, key, count) is not None:
+        most = measurer.count(split)
+        while count < most and measurer.journal.scores(variant, key, count) is not None:
             count += 1
         scores = [self._known(variant, split, batch) for batch in range(count)]
         soft = [self._known(variant, key, batch) for batch in range(count)]

@@ -31,7 +31,8 @@ from sensitivity.records import (
     wide_name,
 )
 from sensitivity.registry import load
-from sensitivity.search.judge import judge_of
+from sensitivity.search.judge import float_scores_of, judge_of
+from sensitivity.search.part import grown
 from sensitivity.search.rerank import Enough, Order, by_signal, distortion_of, reranked
 from sensitivity.search.soft_judge import SoftJudge
 from sensitivity.search.wide import cheaper_with_16_bits, order_of_steps, spared_part
@@ -49,6 +50,7 @@ class Means:
     signal: orders the units anew after each one that is left out; None keeps the scan's order.
     alone: unit -> the signal when it alone is quantized; None measures it.
     ends: units of each end of the graph, the nearest first.
+    grows: whether more of `confirm` may be used if the search on the part in use settles nothing.
     """
 
     planner: str = "greedy"
@@ -57,6 +59,7 @@ class Means:
     signal: Signal | None = None
     alone: Mapping[str, float] | None = None
     ends: Sequence[Sequence[str]] = ()
+    grows: bool = False
 
 
 def choose_plan(
@@ -77,44 +80,24 @@ def choose_plan(
     means: how to search.
     fixed: units that the user has decided about.
     """
-    measurer, base = study.measurer, study.baselines
-    (float_scores,) = measurer.scores([base["float"]], "confirm", "plan: float")
-    floor = target.floor(measurer.aggregate(float_scores))
-    judge = judge_of(study, target, float_scores, scanned)
-    order, distortion, notes = _order(study, scanned, means, _enough(study, means, judge, fixed))
-    planner = PinnedPlanner(_planner(means, order, scanned), fixed.skip, fixed.keep)
-    goal = Goal(
-        floor,
-        measurer.aggregate(float_scores),
-        means.cost,
-        order.signal,
-        means.probe,
-        distortion,
-        by_hand(study.units, means.ends),
-    )
-    choice = planner.choose(order.units, judge, goal)
-    outside = set(choice.skip) - set(fixed.skip)
-    tries_16_bits = study.wide and choice.met and planner.searches and outside
-    if tries_16_bits:
-        order = order_of_steps(order, spared_part(study, means.signal))
-        steps = _planner_of_steps(study, scanned, means, fixed, order)
-        choice = cheaper_with_16_bits(choice, order, steps, judge, goal)
-    # A probe has compared whole engines, and its choice stands.
-    if isinstance(judge, SoftJudge) and means.probe is None and planner.searches:
-        choice = _judged_again(choice, judge, goal)
+    search = _Search(study, scanned, target, means, fixed)
+    found = search.run()
+    while means.grows and not found.is_settled(len(study.units)) and grown(study.measurer):
+        found = search.run()
+    choice, notes = found.choice, found.notes
     variant, widened = study.skip_variant(choice.skip), study.widened(choice.skip)
-    metric = _metric_of(study, judge, float_scores, choice.skip)
-    if tries_16_bits and not widened:
+    metric = _metric_of(study, found.judge, found.float_scores, choice.skip)
+    if found.tries_16_bits and not widened:
         notes = (*notes, NOTHING_WIDE)
     return Plan(
         skip=parts_of_set(choice.skip)[0],
         quantizers=tuple(q.name for q in study.quantizers if q.name in variant.disabled),
         met=choice.met,
         target=target,
-        floor=floor,
+        floor=found.goal.floor,
         metric=metric,
         path=tuple(_by_precision(step) for step in choice.path),
-        planner=planner.name,
+        planner=found.planner.name,
         reason=None if choice.met else _reason(choice, target, metric),
         try_next=() if choice.met else TRY_NEXT,
         notes=(
@@ -126,6 +109,74 @@ def choose_plan(
         measured_ms=choice.ms.get(choice.skip),
         widened=widened,
     )
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What a search has found on the part of `confirm` in use.
+
+    float_scores: scores of the float model on that part.
+    tries_16_bits: whether sets with 16-bit activations were tried too.
+    notes: what is unusual about the order of the units, one sentence each.
+    """
+
+    choice: Choice
+    judge: Judge
+    planner: Planner
+    goal: Goal
+    float_scores: Scores
+    tries_16_bits: bool
+    notes: tuple[str, ...]
+
+    def is_settled(self, units: int) -> bool:
+        """Return whether more samples are not worth measuring: the plan meets the target and keeps
+        at least half of the units in INT8.
+
+        units: number of all units.
+        """
+        return self.choice.met and 2 * len(self.choice.skip) <= units
+
+
+@dataclass(frozen=True)
+class _Search:
+    """A search that can be made on any part of `confirm`; the attributes are those of
+    `choose_plan`."""
+
+    study: Study
+    scanned: Scan
+    target: Target
+    means: Means
+    fixed: Pins
+
+    def run(self) -> _Found:
+        """Search on the part of `confirm` in use."""
+        study, means, fixed = self.study, self.means, self.fixed
+        float_scores = float_scores_of(study)
+        start = study.measurer.aggregate(float_scores)
+        judge = judge_of(study, self.target, float_scores, self.scanned)
+        enough = _enough(study, means, judge, fixed)
+        order, distortion, notes = _order(study, self.scanned, means, enough)
+        planner = PinnedPlanner(_planner(means, order, self.scanned), fixed.skip, fixed.keep)
+        goal = Goal(
+            self.target.floor(start),
+            start,
+            means.cost,
+            order.signal,
+            means.probe,
+            distortion,
+            by_hand(study.units, means.ends),
+        )
+        choice = planner.choose(order.units, judge, goal)
+        outside = set(choice.skip) - set(fixed.skip)
+        tries_16_bits = bool(study.wide and choice.met and planner.searches and outside)
+        if tries_16_bits:
+            order = order_of_steps(order, spared_part(study, means.signal))
+            steps = _planner_of_steps(study, self.scanned, means, fixed, order)
+            choice = cheaper_with_16_bits(choice, order, steps, judge, goal)
+        # A probe has compared whole engines, and its choice stands.
+        if isinstance(judge, SoftJudge) and means.probe is None and planner.searches:
+            choice = _judged_again(choice, judge, goal)
+        return _Found(choice, judge, planner, goal, float_scores, tries_16_bits, notes)
 
 
 def _by_precision(step: PlanStep) -> PlanStep:
@@ -143,6 +194,8 @@ def _metric_of(
     float_scores: scores of the float model on all of `confirm`.
     """
     measurer, base, variant = study.measurer, study.baselines, study.skip_variant(skip)
+    # It comes first, because one forward gives it the scores as well.
+    true_drop = judge.with_holdout(skip) if isinstance(judge, SoftJudge) else None
     (confirmed,) = measurer.scores([variant], "confirm", "plan: confirm")
     held_out = measurer.scores([base["float"], variant], "holdout", "plan: holdout")
     # Every planner judges the empty set first, so at least a part of the quantized baseline is
@@ -150,9 +203,7 @@ def _metric_of(
     metric = _metric(
         measurer, float_scores, measurer.known(base["quantized"], "confirm"), confirmed, *held_out
     )
-    if isinstance(judge, SoftJudge):
-        metric = replace(metric, true_drop=judge.with_holdout(skip, held_out[0]))
-    return metric
+    return replace(metric, true_drop=true_drop)
 
 
 def _judged_again(choice: Choice, judge: SoftJudge, goal: Goal) -> Choice:

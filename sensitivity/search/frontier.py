@@ -81,7 +81,9 @@ def _with_true_drops(
     if plan.metric.true_drop is None:
         return list(points)
     allowed = plan.metric.float.value - plan.floor
-    judge = SoftJudge(study, Promise(allowed, plan.target.confidence, True), float_scores)
+    is_part = study.measurer.uses_part("confirm")
+    promise = Promise(allowed, plan.target.confidence, True, is_part)
+    judge = SoftJudge(study, promise, float_scores)
     for point in points:
         judge(point.names)
     return [replace(point, true_drop=judge.known(point.names)) for point in points]

@@ -27,19 +27,29 @@ FIRST_LOOK = 16
 """Number of samples that are measured before a rough judge may refuse a set."""
 
 
+def float_scores_of(study: Study) -> Scores:
+    """Return the scores of the float model on all of `confirm` that is in use."""
+    (scores,) = study.measurer.scores([study.float_variant], "confirm", "plan: float")
+    return scores
+
+
 def judge_of(study: Study, target: Target, float_scores: Scores, scanned: Scan) -> Judge:
     """Return the judge of skip-sets for a search.
 
     It judges by the true drop if the task says what float expects to lose, otherwise by the counted
-    metric. After a raced scan it measures a set only until the answer is clear.
+    metric. After a raced scan, or on a part of `confirm`, it measures a set only until the answer
+    is clear.
 
-    float_scores: scores of the float model on all of `confirm`.
+    float_scores: scores of the float model on all of `confirm` that is in use.
     """
     task = study.measurer.task
     start = study.measurer.aggregate(float_scores)
     floor, raced = target.floor(start), bool(scanned.signal)
     if has_soft_drop(task) and start >= floor:
-        return SoftJudge(study, Promise(start - floor, target.confidence, not raced), float_scores)
+        is_part = study.measurer.uses_part("confirm")
+        whole = not raced and not is_part
+        promise = Promise(start - floor, target.confidence, whole, is_part)
+        return SoftJudge(study, promise, float_scores)
     if not raced:
         return SplitJudge(study, floor)
     if scanned.collapsed and score_bound(task, float_scores) is None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import repeat
 
 import numpy as np
 
@@ -21,6 +22,11 @@ LEAST = 0.1
 HOPELESS = 0.05
 """Probability of meeting the target below which a set is refused before all of `confirm` was
 seen."""
+
+CLEAR = (0.15, 0.95)
+"""Probabilities of meeting the target outside which a set is refused or taken before all of a part
+of `confirm` was measured. A wrong answer costs a unit more, or is within what the confidence
+allows (`docs/statistics.md`)."""
 
 OPEN = (0.3, 0.98)
 """Probabilities of meeting the target between which more samples are measured, batch by batch.
@@ -68,12 +74,26 @@ class Promise:
 
     allowed: largest drop that meets the target.
     confidence: smallest probability of meeting the target with which a set is taken.
-    whole: whether to measure every set on all of `confirm`.
+    whole: whether to measure every set on all of `confirm` that is in use.
+    part: whether only a part of `confirm` is in use. Sets are then measured until their answer is
+        clear, and on no other split, since `confirm` has more samples.
     """
 
     allowed: float
     confidence: float
     whole: bool
+    part: bool = False
+
+    @property
+    def clear(self) -> tuple[float, float]:
+        """Probabilities of meeting the target below which a set is refused, and above which it is
+        taken, before all of `confirm` that is in use was measured."""
+        if self.whole:
+            return 0.0, 1.0
+        if not self.part:
+            return HOPELESS, 1.0
+        low, high = CLEAR
+        return low, max(high, self.confidence)
 
 
 class SoftJudge:
@@ -98,12 +118,14 @@ class SoftJudge:
         start, whole = float(self._float.mean()), len(self._float)
         if self._is_float(skip):
             return Judged(start, self._promise.allowed >= 0, whole)
+        low, high = self._promise.clear
         for lost in self._looks(skip):
             self._lost[frozenset(skip)] = lost
             drop, part = self.drop(skip), len(lost.counted) / whole
-            early = LEAST <= part < 1 and not self._promise.whole
-            if early and self._chance(drop) < HOPELESS:
-                return Judged(start - drop.value, False, drop.n, _error(drop), part)
+            chance = self._chance(drop)
+            is_early = LEAST <= part < 1
+            if is_early and not low <= chance <= high:
+                return Judged(start - drop.value, chance > high, drop.n, _error(drop), part)
         self._look_further(skip)
         drop = self.drop(skip)
         return Judged(start - drop.value, self.meets(skip), whole, doubt=_error(drop))
@@ -130,21 +152,22 @@ class SoftJudge:
             return None
         return self.drop(skip)
 
-    def with_holdout(self, skip: Skip, float_scores: Scores) -> Estimate | None:
+    def with_holdout(self, skip: Skip) -> Estimate | None:
         """Return the true drop of a set from all labels, those of `holdout` too; None for float
         itself.
 
-        The set is measured on `holdout` for it.
-
-        float_scores: scores of the float model on `holdout`.
+        The set is measured on `holdout` for it, and so is float.
         """
         if self._is_float(skip):
             return None
         if self.known(skip) is None:
-            self(skip)
+            *_, self._lost[frozenset(skip)] = self._looks(skip)
         self._look_further(skip, whole=True)
         lost = self._lost[frozenset(skip)]
         variant = self._study.skip_variant(skip)
+        (float_scores,) = self._study.measurer.scores(
+            [self._study.float_variant], "holdout", "plan: float on holdout"
+        )
         scores, soft = self._measurer.values(variant, "holdout", "plan: holdout")
         counted = np.concatenate([lost.every_counted, float_scores - scores])
         softs = np.concatenate([lost.every_soft, soft])
@@ -203,10 +226,12 @@ class SoftJudge:
 
     def _look_further(self, skip: Skip, *, whole: bool = False) -> None:
         """Add the losses of the set on `rank`, and the soft drops of unlabelled samples, as long as
-        the answer is open.
+        the answer is open; add nothing if only a part of `confirm` is in use.
 
         whole: whether to go on if the answer is not open.
         """
+        if self._promise.part:
+            return
         lost = replace(self._lost[frozenset(skip)], further=NOTHING, more=NOTHING)
         batches = self._further(skip)
         while (whole or self._is_open(skip)) and len(lost.more) < MORE_SAMPLES:
@@ -231,18 +256,15 @@ class SoftJudge:
         for split in ("rank", "unlabeled"):
             if split not in task.data:
                 continue
-            seen = 0
-            for scores, soft in self._measurer.stream(
-                variant, split, f"plan: soft drop on {split}"
-            ):
-                yield self._float_on_rank[seen : seen + len(scores)] - scores, soft
-                seen += len(scores)
-
-    @cached_property
-    def _float_on_rank(self) -> Scores:
-        measurer = self._study.measurer
-        (scores,) = measurer.scores([self._study.float_variant], "rank", "plan: float on rank")
-        return scores
+            pairs = self._measurer.stream(variant, split, f"plan: soft drop on {split}")
+            float_scores: Iterable[Sequence[Scores]] = repeat((NOTHING,))
+            if split == "rank":
+                float_ = [self._study.float_variant]
+                float_scores = self._study.measurer.stream(float_, split, "plan: float on rank")
+            # `repeat` never ends, so the two are of different lengths. Float comes first, since
+            # its outputs are kept for the other.
+            for (base,), (scores, soft) in zip(float_scores, pairs, strict=False):
+                yield base - scores, soft
 
 
 def _error(drop: Estimate) -> float:

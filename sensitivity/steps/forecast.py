@@ -11,6 +11,7 @@ from sensitivity.measure.progress import Need, Progress, Step, WithSteps
 from sensitivity.measure.raced import CONTENDERS, EXACT_UP_TO, RACE_SAMPLES, SIGNAL_SAMPLES
 from sensitivity.measure.scan import Scan
 from sensitivity.search import ranges, rerank
+from sensitivity.search.part import first_part
 from sensitivity.search.soft_judge import MORE_SAMPLES
 from sensitivity.session import Session
 from sensitivity.signals.soft import has_soft_drop
@@ -79,6 +80,7 @@ class Size:
     batch: number of samples in a batch.
     compares: whether outputs of samples can be compared, not only whole evaluations.
     further: samples in addition to `confirm` on which a set near the target is measured.
+    part: samples of `confirm` that a search begins with; None for all.
     misses: whether everything in INT8 misses the target, so that other ranges and repairs are
         tried; None if not known yet.
     """
@@ -91,6 +93,7 @@ class Size:
     compares: bool = True
     further: int = 0
     misses: bool | None = None
+    part: int | None = None
 
 
 def int8_misses(scanned: Scan, settings: RunSettings, full_scale: float) -> bool:
@@ -106,7 +109,17 @@ def size_of(session: Session) -> Size:
     data = session.task.data
     rank, confirm, holdout = (len(data[name]) * batch for name in ("rank", "confirm", "holdout"))
     further = min(rank, MORE_SAMPLES) if has_soft_drop(session.task) else 0
-    return Size(len(session.units), rank, confirm, holdout, batch, session.has_samples, further)
+    batches = first_part(session.task).batches
+    return Size(
+        len(session.units),
+        rank,
+        confirm,
+        holdout,
+        batch,
+        session.has_samples,
+        further,
+        part=None if batches is None else batches * batch,
+    )
 
 
 def amounts(size: Size, exact: int, settings: RunSettings | ScanSettings) -> dict[str, Amount]:
@@ -141,7 +154,8 @@ def _plan(size: Size, settings: RunSettings) -> Amount:
     bisection, with units ranked again and other ranges tried.
     """
     held = 2 * size.holdout
-    least = 2 * size.confirm + held
+    part = size.confirm if size.part is None or settings.exact else size.part
+    least = 2 * part + held
     sets = 2 + math.ceil(math.log2(max(size.units, 2))) + MORE_SETS
     most = sets * (size.confirm + size.further) + held + size.holdout
     if size.compares and settings.signal != "metric":

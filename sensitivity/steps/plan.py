@@ -64,6 +64,7 @@ from sensitivity.search.frontier import (
     measured_frontier,
     replanned,
 )
+from sensitivity.search.part import Part, first_part, part_note
 from sensitivity.search.wide import wide_ranges, with_plain_weights
 from sensitivity.session import Session
 from sensitivity.signals.base import Signal
@@ -144,19 +145,29 @@ def search_plan(
     # Leaving these out would cost time and gain nothing that is measured.
     fixed = replace(fixed, keep=(*fixed.keep, *sorted(unseen)))
     study = _study(session, settings, fixed)
-    own = new = Recalibration("", (), scanned)
-    if not settings.no_recalibrate:
-        new = recalibration(session, scanned, target, fixed.skip)
-    with _priced(session, settings, runtime) as (cost, probe):
-        question = Question(study, settings.planner, target, fixed, cost, probe)
-        ranges = (new, own) if cost and new.units else (new,)
-        search = partial(_attempt, session, question)
-        attempts = under_each(session, ranges, search, lambda made: made.plan, fixed.skip)
-        best = attempts[cheapest([attempt.plan for attempt in attempts], cost, probe)]
-    chosen = _finished_plan(session, attempts, best, cost)
+    part = Part(None) if _is_exact(session) else first_part(session.task)
+    with session.measurer.only_first("confirm", part.batches):
+        own = new = Recalibration("", (), scanned)
+        if not settings.no_recalibrate:
+            new = recalibration(session, scanned, target, fixed.skip)
+        with _priced(session, settings, runtime) as (cost, probe):
+            question = Question(study, settings.planner, target, fixed, cost, probe)
+            ranges = (new, own) if cost and new.units else (new,)
+            # The first search decides on which part of `confirm` all sets are compared.
+            search = partial(_attempt, session, question, first=new)
+            attempts = under_each(session, ranges, search, lambda made: made.plan, fixed.skip)
+            best = attempts[cheapest([attempt.plan for attempt in attempts], cost, probe)]
+        chosen = _finished_plan(session, attempts, best, cost)
+        note = part.note or part_note(chosen, session.measurer)
     frontier = Frontier(best.points, _choices(settings), cost, dict(best.wide))
+    chosen = replace(chosen, notes=(*chosen.notes, *([note] if note else [])))
     _write(session.run_dir, chosen, frontier, best.values)
     return _advised(session.run_dir, chosen)
+
+
+def _is_exact(session: Session) -> bool:
+    """Return whether the scan was asked to measure everything on whole splits."""
+    return session.run_dir.info().settings.get("exact") == str(True)
 
 
 def _finished_plan(
@@ -280,13 +291,18 @@ def cheapest(plans: Sequence[Plan], cost: CostModel | None, probe: Probe | None)
     return met[int(np.argmin(costs))]
 
 
-def _attempt(session: Session, question: Question, ranges: Recalibration) -> Attempt:
-    """Search for a plan under these ranges, which are in force in the session."""
+def _attempt(
+    session: Session, question: Question, ranges: Recalibration, *, first: Recalibration
+) -> Attempt:
+    """Search for a plan under these ranges, which are in force in the session.
+
+    first: ranges of the first search, the only one that may use more of `confirm`.
+    """
     units, wide = question.study.units, question.study.wide
     wide = with_plain_weights(wide, units, ranges.ranges)
     question = replace(question, study=replace(question.study, wide=wide))
     session.measurer.offer((*ranges.ranges, *chain.from_iterable(wide.values())))
-    plan = _choose(session, question, ranges.scan)
+    plan = _choose(session, question, ranges.scan, grows=ranges is first)
     points, values = _frontier(question.study, plan, question.cost)
     return Attempt(ranges, wide, plan, points, values)
 
@@ -307,11 +323,19 @@ def _int8_held_out(session: Session, plan: Plan) -> Estimate | None:
     return estimate(scores, measurer.task.aggregate)
 
 
-def _choose(session: Session, question: Question, scanned: Scan) -> Plan:
+def _choose(session: Session, question: Question, scanned: Scan, *, grows: bool) -> Plan:
     signal, alone = _signal(session, scanned)
     if session.measurer.ranges:
         alone = None  # the scan's own signal belongs to the ranges that the model came with
-    means = Means(question.planner, question.cost, question.probe, signal, alone, session.ends())
+    means = Means(
+        question.planner,
+        question.cost,
+        question.probe,
+        signal,
+        alone,
+        session.ends(),
+        grows,
+    )
     return choose_plan(question.study, scanned, question.target, means, question.fixed)
 
 

@@ -28,7 +28,7 @@ from sensitivity.repairs.equalization import equalized_ranges
 from sensitivity.repairs.rounding import is_roundable, learned_roundings
 from sensitivity.repairs.samples import calibration_parts
 from sensitivity.run_dir import RunDir
-from sensitivity.search.judge import judge_of
+from sensitivity.search.judge import float_scores_of, judge_of
 from sensitivity.search.ranges import WORST, Place, places_of, recalibrate, recalibrate_together
 from sensitivity.search.repairs import repaired
 from sensitivity.session import Session
@@ -180,9 +180,8 @@ def _with_ranges(ranges: tuple[Range, ...], source: QuantizedModel) -> AbstractC
 
 
 def _meets(session: Session, scanned: Scan, target: Target, skip: tuple[str, ...]) -> bool:
-    study, measurer = session.study, session.measurer
-    (float_scores,) = measurer.scores([study.float_variant], "confirm", "plan: float")
-    return judge_of(study, target, float_scores, scanned)(skip).met
+    study = session.study
+    return judge_of(study, target, float_scores_of(study), scanned)(skip).met
 
 
 def _basis(session: Session, scanned: Scan, skip: Sequence[str]) -> str:
