@@ -73,13 +73,13 @@ def test_a_scan_takes_every_unit_or_a_race(
 @pytest.mark.parametrize(
     ("size", "changes", "expected"),
     [
-        # float and one set on confirm, two on holdout, 8 units of the order on 32 samples; at most
+        # float and one set on confirm, two on holdout; 8 units of the order on 32 samples; at most
         # float, everything in INT8, log2(20) sets and 4, one more on holdout, and 20 places
-        (SIZE, {"no_recalibrate": True}, (400 + 600 + 256, 11 * 200 + 900 + 4096)),
-        (SIZE, {}, (1256, 7196 + 20 * (100 + 6 * 64))),
+        (SIZE, {"no_recalibrate": True}, (400 + 600, 11 * 200 + 900 + 4096)),
+        (SIZE, {}, (1000, 7196 + 20 * (100 + 6 * 64))),
         # all of INT8 misses the target: a quarter of those places, and repairs, are sure
         (replace(SIZE, misses=True), {}, (1256 + 20 * 96 + 12 * 100, 7196 + 20 * (100 + 6 * 64))),
-        (replace(SIZE, misses=False), {}, (1256, 7196)),
+        (replace(SIZE, misses=False), {}, (1000, 7196)),
         (SIZE, {"no_recalibrate": True, "signal": "metric"}, (1000, 3100)),
         # the search begins with a part of confirm, unless the scan is exact
         (

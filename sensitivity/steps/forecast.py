@@ -160,7 +160,9 @@ def _plan(size: Size, settings: RunSettings) -> Amount:
     most = sets * (size.confirm + size.further) + held + size.holdout
     if size.compares and settings.signal != "metric":
         tried = rerank.SIGNAL_SAMPLES * min(rerank.CONTENDERS, size.units)
-        least, most = least + tried, most + tried * min(rerank.MOST, size.units)
+        most += tried * min(rerank.MOST, size.units)
+        if size.misses:  # otherwise nothing may have to be ranked
+            least += tried
     fitted_least = FITTED_S[0]
     if not settings.no_recalibrate and size.misses is not False:
         tried_units = min(ranges.WORST, size.units)
