@@ -6,7 +6,8 @@ All start from the same float file, the same calibration images and pairs in the
 their results are judged by the same function on the same samples. Each row is made in a process of
 its own. The other tools are installed from the package index into environments of their own, beside
 the models; their needs that are here already are taken from here. Rows are written as soon as they
-are there, beside those of earlier calls. Needs SENSITIVITY_ASSETS.
+are there, beside those of earlier calls. Needs SENSITIVITY_ASSETS, and for the text recogniser its
+weights: pip install --no-deps rapidocr-onnxruntime.
 """
 
 from __future__ import annotations
