@@ -26,6 +26,7 @@ from sensitivity.repairs import bias
 from sensitivity.repairs.bias import Args, Correctable
 from sensitivity.repairs.samples import Parts, parts_of
 from sensitivity.seeds import generator
+from sensitivity.tasks.batches import batch_size
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -129,19 +130,21 @@ def _method(before: str | None, new: Range) -> str:
 def _wanted(source: Roundable, names: Collection[str], parts: Parts) -> dict[str, Wanted]:
     """Return the float outputs of those layers that are called once."""
     found: dict[str, _Watched] = {}
-    share, random = -(-OUTPUTS // len(parts.batches)), generator()
+    sizes = [batch_size(batch) for batch in parts.batches]
 
     def keep(name: str, output: Tensor) -> None:
         layer = source.biases.layers[name]
-        if name not in found:
-            found[name] = _Watched(bias.ChannelMean(layer))
-        found[name].mean.add(output)
         channels_last = output.movedim(output.ndim - 1 - bias.axes_behind(layer), -1)
         shape = channels_last.shape[:-1]
-        drawn = np.sort(random.permutation(shape.numel())[:share])
-        places = optional.torch.from_numpy(drawn).to(output.device)
-        found[name].places.append(places)
-        found[name].outputs.append(channels_last[optional.torch.unravel_index(places, shape)])
+        if name not in found:
+            count = shape.numel() * sum(sizes) // sizes[0]
+            drawn = np.sort(generator().permutation(count)[:OUTPUTS])
+            found[name] = _Watched(bias.ChannelMean(layer), drawn)
+        found[name].mean.add(output)
+        places = optional.torch.from_numpy(found[name].next_places(shape.numel()))
+        found[name].places.append(places.to(output.device))
+        at = optional.torch.unravel_index(found[name].places[-1], shape)
+        found[name].outputs.append(channels_last[at])
 
     bias.watch_layers(source, names, parts, keep)
     once = len(parts.batches)
@@ -150,11 +153,23 @@ def _wanted(source: Roundable, names: Collection[str], parts: Parts) -> dict[str
 
 @dataclass
 class _Watched:
-    """The float outputs of one layer, as `Wanted` holds them, in a list for each part."""
+    """The float outputs of one layer, as `Wanted` holds them, in a list for each part.
+
+    drawn: sampled positions of the output, counted over all parts, ascending.
+    start: the first position of the next part.
+    """
 
     mean: bias.ChannelMean
+    drawn: np.ndarray[Any, np.dtype[np.int64]]
+    start: int = 0
     places: list[Tensor] = field(default_factory=list)
     outputs: list[Tensor] = field(default_factory=list)
+
+    def next_places(self, count: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """Return the sampled positions of the next part, which has `count` positions."""
+        start, self.start = self.start, self.start + count
+        is_of_part = (self.drawn >= start) & (self.drawn < self.start)
+        return self.drawn[is_of_part] - start
 
     @property
     def all(self) -> Wanted:
