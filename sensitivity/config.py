@@ -27,6 +27,7 @@ DecodeName = Literal[
 Colours = Literal["rgb", "bgr"]
 UnitName = Literal["layer", "group", "quantizer"]
 ReportFormat = Literal["html", "markdown", "junit", "sarif", "netron"]
+FineTune = Literal["auto", "always", "never"]
 CalibrationMethod = Literal["max", "percentile", "entropy", "mse"]
 DetectorOutput = Literal["decoded", "raw"]
 Evaluator = Literal["built-in", "ultralytics"]
@@ -303,6 +304,12 @@ class PlanChoices:
         "Keep ranges, biases and rounding as they are. By default, before any unit is left out, "
         "other ranges are tried for the worst ones, all biases are corrected, and the rounding "
         "of weights is learned.",
+    )
+    fine_tune: FineTune = setting(
+        "auto",
+        "Fine-tune biases and ranges after the float model, on calibration inputs and without "
+        "labels, and keep that if it helps on other samples. auto: if a unit would still have to "
+        "be left out after all other repairs, and if it takes at most ten minutes.",
     )
     formats: str | None = setting(
         None,

@@ -82,8 +82,8 @@ class Range:
     bias: correction added to the layer's bias while this weight is quantized, one value per output
         channel; None leaves the bias unchanged.
     bits: width of the integers with this range; None keeps the quantizer's own.
-    rounding: which weights are rounded to the farther of their two neighbouring levels, packed as
-        in `quantizers.rounding`; None rounds every value to the nearest.
+    rounding: by how many levels each weight is rounded away from its nearest level, packed as in
+        `quantizers.rounding`; None rounds every value to the nearest.
     """
 
     quantizer: str
@@ -466,6 +466,20 @@ class Recalibrated:
 
 
 @dataclass(frozen=True)
+class Tuning:
+    """Result of fine-tuning all layers in INT8 after the float model.
+
+    before, after: metric of everything in INT8 on `rank`, with all other repairs and with
+        fine-tuning on top of them. Nothing was fitted on these samples.
+    kept: whether it helped there, so that plans have it.
+    """
+
+    before: Estimate
+    after: Estimate
+    kept: bool
+
+
+@dataclass(frozen=True)
 class Widened:
     """A unit whose activations are quantized with 16 bits; its weights keep their format.
 
@@ -589,6 +603,7 @@ class Plan:
         activations", "float" for those in `skip`); empty in plans written by versions that did not
         record it.
     widened: units with 16-bit activations.
+    tuning: what fine-tuning gave; None if it was not tried.
     """
 
     skip: tuple[str, ...]
@@ -609,6 +624,7 @@ class Plan:
     verdict: Verdict | None = None
     formats: dict[str, str] = field(default_factory=dict)
     widened: tuple[Widened, ...] = ()
+    tuning: Tuning | None = None
 
     @property
     def wide(self) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from typing import Any
 # later import of onnxruntime.quantization would fail.
 import onnxruntime.transformers  # noqa: F401
 import pytest
+from support.tuning import never_by_itself
 from support.warm import warm
 from xdist.scheduler import LoadScopeScheduling
 
@@ -44,6 +45,8 @@ os.fsync = os.fstat  # type: ignore[assignment]
 """Do not wait for bytes to reach the disk, which takes a twentieth of the time: no test cuts the
 power, so none can see the difference. A closed file is still an error."""
 
+
+never_by_itself()
 
 gc.disable()
 

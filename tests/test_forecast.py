@@ -22,6 +22,7 @@ from sensitivity.steps.forecast import STEPS, WITHOUT_FILES, Amount, Size, amoun
 
 TINY = f"{Path(__file__).parent / 'tasks' / 'tiny.py'}:task"
 SIZE = Size(units=20, rank=100, confirm=200, holdout=300, batch=10)
+TUNED = replace(SIZE, misses=True, is_tunable=True, sample_s=0.001)
 RUN = RunSettings(task="a.py:task")
 
 
@@ -80,6 +81,15 @@ def test_a_scan_takes_every_unit_or_a_race(
         # all of INT8 misses the target: a quarter of those places, and repairs, are sure
         (replace(SIZE, misses=True), {}, (1256 + 20 * 96 + 12 * 100, 7196 + 20 * (100 + 6 * 64))),
         (replace(SIZE, misses=False), {}, (1000, 7196)),
+        # 150 steps on 32 samples, each of which counts as 6 forwards
+        (TUNED, {}, (1256 + 1920 + 1200, 7196 + 20 * 484 + 28_800)),
+        (TUNED, {"fine_tune": "never"}, (1256 + 1920 + 1200, 7196 + 20 * 484)),
+        (replace(TUNED, sample_s=0.1), {}, (1256 + 1920 + 1200, 7196 + 20 * 484)),
+        (
+            replace(TUNED, sample_s=0.1),
+            {"fine_tune": "always"},
+            (1256 + 1920 + 1200 + 28_800, 7196 + 20 * 484 + 28_800),
+        ),
         (SIZE, {"no_recalibrate": True, "signal": "metric"}, (1000, 3100)),
         # the search begins with a part of confirm, unless the scan is exact
         (
@@ -106,6 +116,10 @@ def test_a_scan_takes_every_unit_or_a_race(
         "other-ranges",
         "missed",
         "met",
+        "fine-tuned",
+        "never-fine-tuned",
+        "slow-to-fine-tune",
+        "fine-tuned-when-asked",
         "order-of-the-metric",
         "part",
         "exact",

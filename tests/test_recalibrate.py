@@ -401,7 +401,7 @@ def ranges_given(monkeypatch: pytest.MonkeyPatch, quantizer: str, times: float) 
     """Pretend that recalibration has found this one range. Gives the list to which each search for
     a plan adds its planner."""
 
-    def recalibration(session, scanned, target, skip):
+    def recalibration(session, scanned, target, skip, fine_tune):
         own = session.source.range(quantizer)
         new = replace(own, amax=tuple(value * times for value in own.amax))
         unit = Recalibrated(
@@ -429,7 +429,8 @@ def scanned(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def planned(out: Path, **choices: Any) -> Plan:
-    return api.plan(PlanSettings(directory=out, target=0.8, search=True, **choices))
+    settings = {"target": 0.8, "search": True, "fine_tune": "never", **choices}
+    return api.plan(PlanSettings(directory=out, **settings))
 
 
 def test_other_ranges_that_make_the_plan_dearer_are_left_behind(scanned: Path, monkeypatch) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +17,18 @@ import torch
 from onnx import numpy_helper
 from support.commands import verb
 from support.onnx_models import run_file
+from support.tuning import is_enough
 from tasks.coarse import task
 from tasks.tiny import images
 
 from sensitivity import api, results
 from sensitivity.config import PlanSettings
+from sensitivity.errors import ModelError
 from sensitivity.records import Plan
+from sensitivity.repairs.tuning import Limits, TooLong
 from sensitivity.run_dir import RunDir
+from sensitivity.steps import fine_tune, recalibrate
 from sensitivity.steps import plan as plan_step
-from sensitivity.steps import recalibrate
 
 TASK = Path(__file__).parent / "tasks" / "coarse.py"
 TARGET = 0.9
@@ -55,7 +59,8 @@ def done(scanned: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def planned(out: Path, **choices: Any) -> Plan:
-    return api.plan(PlanSettings(directory=out, **{"target": TARGET, "search": True, **choices}))
+    settings = {"target": TARGET, "search": True, "fine_tune": "never", **choices}
+    return api.plan(PlanSettings(directory=out, **settings))
 
 
 def read(out: Path) -> Plan:
@@ -198,3 +203,108 @@ def contents(file: Path) -> dict[str, np.ndarray]:
     graph = onnx.load(file).graph
     nodes = {f"node {number}": np.array(str(node)) for number, node in enumerate(graph.node)}
     return nodes | {value.name: numpy_helper.to_array(value) for value in graph.initializer}
+
+
+@pytest.fixture(scope="module")
+def tuned(done: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The plan of `done` with fine-tuning, because `done` leaves a layer out."""
+    out = tmp_path_factory.mktemp("tuned") / "coarse"
+    shutil.copytree(done, out)
+    with pytest.MonkeyPatch.context() as patch:
+        for repair in ("bias_corrections", "learned_roundings"):
+            patch.setattr(recalibrate, repair, refused)
+        patch.setattr(fine_tune, "Limits", partial(Limits, steps=100))
+        patch.setattr(fine_tune, "is_enough", is_enough)
+        plan = planned(out, fine_tune="auto")
+    assert plan.tuning.kept
+    return out
+
+
+def test_fine_tuning_follows_where_a_layer_would_be_left_out_and_says_what_it_gave(
+    tuned: Path,
+) -> None:
+    plan = read(tuned)
+    assert plan.metric.recalibrated.value > 0
+    assert plan.tuning.before.n == plan.tuning.after.n == 80
+    assert {one.method for one in plan.ranges if one.rounding} == {"learned rounding, fine-tuning"}
+    text = " ".join(plan.advice.sentences)
+    assert "Fine-tuning after the float model, on calibration inputs without labels, took" in text
+
+
+def test_what_was_fine_tuned_is_exported_and_taken_back(tuned: Path, tmp_path: Path) -> None:
+    plan, model, x = results.planned(tuned, None), task().model, images(16, seed=3)
+    with torch.no_grad():
+        before = model(x)
+        with plan.apply(model):
+            inside = model(x)
+        assert torch.equal(model(x), before)
+    plan.apply_permanently(model)
+    with torch.no_grad():
+        assert torch.equal(model(x), inside)
+    file = run_file(exported(tuned, tmp_path / "run") / "model.partial.onnx", x.numpy())
+    # Sums in another order may round a value of one sample to its other level.
+    apart = np.abs(file - inside.numpy()).max(axis=1)
+    assert np.sort(apart)[-2] < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("choice", "target", "is_tuned"),
+    [("auto", 0.8, True), ("always", 0.9, True), ("never", 0.9, False)],
+)
+def test_fine_tuned_weights_are_found_again_unless_they_are_not_wanted(
+    tuned: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    choice: str,
+    target: float,
+    is_tuned: bool,
+) -> None:
+    out = tmp_path / "again"
+    shutil.copytree(tuned, out)
+    monkeypatch.setattr(fine_tune, "fine_tuned", refused)
+    plan = planned(out, target=target, fine_tune=choice)
+    assert (plan.tuning is not None) == is_tuned
+    assert any("fine-tuning" in one.method for one in plan.ranges) == is_tuned
+
+
+def test_fine_tuning_that_is_interrupted_keeps_the_other_repairs(
+    done: Path, tuned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*args: object, **named: object) -> None:
+        raise KeyboardInterrupt
+
+    out = tmp_path / "interrupted"
+    shutil.copytree(done, out)
+    for repair in ("bias_corrections", "learned_roundings"):
+        monkeypatch.setattr(recalibrate, repair, refused)
+    monkeypatch.setattr(fine_tune, "is_enough", is_enough)
+    with monkeypatch.context() as patch:
+        patch.setattr(fine_tune, "fine_tuned", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            planned(out, fine_tune="auto")
+    monkeypatch.setattr(fine_tune, "Limits", partial(Limits, steps=100))
+    plan, wanted = planned(out, fine_tune="auto"), read(tuned)
+    assert (plan.skip, plan.ranges, plan.tuning) == (wanted.skip, wanted.ranges, wanted.tuning)
+
+
+@pytest.mark.parametrize(
+    ("raised", "note"),
+    [
+        (TooLong(1500), "it would take about 25 minutes; --fine-tune always runs it."),
+        (ModelError("Expected gradients."), "Fine-tuning was left out: Expected gradients."),
+    ],
+)
+def test_where_fine_tuning_is_left_out_a_note_says_why(
+    done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, raised: Exception, note: str
+) -> None:
+    def refuses(*args: object, **named: object) -> None:
+        raise raised
+
+    out = tmp_path / "noted"
+    shutil.copytree(done, out)
+    monkeypatch.setattr(fine_tune, "fine_tuned", refuses)
+    monkeypatch.setattr(fine_tune, "is_enough", is_enough)
+    plan = planned(out, fine_tune="auto")
+    assert plan.tuning is None
+    assert any(note in one for one in plan.notes)
+    assert plan.ranges == read(done).ranges

@@ -266,6 +266,7 @@ def test_a_corrected_bias_is_reported_with_new_ranges_and_without() -> None:
     for before, ranges, said in (
         ((own,), (new,), "corrected biases"),
         ((own, *one.before), (new, *one.ranges), "new ranges and corrected biases"),
+        ((own,), (replace(new, method="fine-tuning"),), "fine-tuned biases"),
     ):
         changed = replace(one, before=before, ranges=ranges)
         plan = replace(data.plan, recalibrated=(changed,))

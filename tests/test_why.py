@@ -72,6 +72,13 @@ def test_what_is_as_before_or_wider_says_nothing() -> None:
 def test_a_corrected_bias_says_how_far_outputs_had_moved() -> None:
     moved = replace(OWN, bias=(0.25, -0.5))
     assert said(OWN, moved) == "Biases: rounding the weights moved outputs by up to 0.5."
+
+
+def test_a_fine_tuned_layer_says_no_more_than_that() -> None:
+    moved = replace(OWN, method="mse, fine-tuning", bias=(0.25, -0.5))
+    assert said(OWN, moved) == (
+        "Biases: fine-tuned after the float model, together with those of all layers."
+    )
     assert said(OWN, replace(OWN, bias=(0.0, 0.0))) == ""
 
 

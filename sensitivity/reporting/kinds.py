@@ -94,6 +94,15 @@ def is_moved(old: Range, new: Range) -> bool:
     return (old.amax, old.low) != (new.amax, new.low)
 
 
+def is_tuned(new: Range) -> bool:
+    """Return whether this range, or the weight and the bias with it, were fine-tuned.
+
+    >>> is_tuned(Range("a", "mse, fine-tuning", (1.25,)))
+    True
+    """
+    return "fine-tuning" in new.method.split(", ")
+
+
 def range_words(ranges: tuple[Range, ...]) -> str:
     """Return the ranges of one unit in words.
 
@@ -106,12 +115,16 @@ def range_words(ranges: tuple[Range, ...]) -> str:
     '[-0.5, 1.25]'
     >>> range_words((Range("a", "bias correction", (1.25,), bias=(0.5, -0.75)),))
     '1.25; bias by up to 0.75'
+    >>> range_words((Range("a", "fine-tuning", (1.25,)),))
+    '1.25; fine-tuned'
     """
     ends = dict.fromkeys(map(attrgetter("amax", "low"), ranges))
     words = list(starmap(_amax_words, ends))
     biases = filter(None, map(attrgetter("bias"), ranges))
     words += [f"bias by up to {max(map(abs, bias)):.4g}" for bias in biases]
-    if any(map(attrgetter("rounding"), ranges)):
+    if any(map(is_tuned, ranges)):
+        words.append("fine-tuned")
+    elif any(map(attrgetter("rounding"), ranges)):
         words.append("rounding learned")
     return "; ".join(words)
 

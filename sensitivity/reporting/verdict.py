@@ -27,7 +27,7 @@ from sensitivity.reporting.formats import (
     milliseconds,
     samples,
 )
-from sensitivity.reporting.kinds import is_moved, weights_alone
+from sensitivity.reporting.kinds import is_moved, is_tuned, weights_alone
 from sensitivity.reporting.outcome import verdict_of
 from sensitivity.stats.proof import chance_below
 
@@ -179,7 +179,7 @@ def _given(old: Range, new: Range) -> Iterator[str]:
     if is_moved(old, new):
         yield "new ranges"
     if new.bias is not None:
-        yield "corrected biases"
+        yield "fine-tuned biases" if is_tuned(new) else "corrected biases"
     if new.rounding is not None:
         yield "learned rounding"
 

@@ -13,6 +13,7 @@ from sensitivity.records import Effect, Range, Role
 from sensitivity.reporting.charts import effect_charts
 from sensitivity.reporting.data import ReportData
 from sensitivity.reporting.formats import MetricFormat, includes_zero
+from sensitivity.reporting.kinds import is_tuned
 from sensitivity.reporting.seen import WHAT, ends_of, percent
 
 SHOWN = 5
@@ -148,7 +149,9 @@ def range_sentences(old: Range, new: Range, role: Role = "weight") -> Iterator[s
     elif len(old.amax) == len(new.amax) == 1:
         yield from _clipped(old, new)
     shift = max(map(abs, new.bias or (0.0,)))
-    if shift > 0:
+    if is_tuned(new) and new.bias is not None:
+        yield "Biases: fine-tuned after the float model, together with those of all layers."
+    elif shift > 0:
         yield f"Biases: rounding the weights moved outputs by up to {shift:.2g}."
     if new.rounding is not None:
         yield "Weights: rounded to the nearest level they are further from float than as learned."

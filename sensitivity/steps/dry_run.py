@@ -13,6 +13,7 @@ from sensitivity.measure.checked import checked_scores
 from sensitivity.measure.progress import Stopwatch
 from sensitivity.measure.reader import Reader
 from sensitivity.records import Scores, Unit, Variant
+from sensitivity.repairs.tuning import BUDGET_S
 from sensitivity.session import Session
 from sensitivity.simulators.memory import peak_memory
 from sensitivity.steps.forecast import (
@@ -47,7 +48,8 @@ SMALLEST_FILE = 0.25
 PLAN = (
     "A plan takes the least if everything in INT8 meets the target. At most the planner judges "
     f"about log2 of the number of units and {2 + MORE_SETS} sets on all of confirm, a "
-    "classifier's on rank too, and other ranges are tried on rank."
+    "classifier's on rank too, other ranges are tried on rank, and the layers are fine-tuned, if "
+    f"that takes at most {BUDGET_S / 60:.0f} minutes or is asked for."
 )
 FILES_TOO = (
     f"In export and bench the runtime takes from 1/{FASTER} of the simulation's time to all of it. "
@@ -133,7 +135,8 @@ def forecast_of(
     watch: started before the session was opened.
     Raises TaskError as measuring does.
     """
-    pace, size = timed(session, watch), size_of(session)
+    pace = timed(session, watch)
+    size = replace(size_of(session), sample_s=pace.whole)
     needs = amounts(size, session.exact_samples(), settings)
     weights = weight_bytes(session.source.model)
     layers = len({quantizer.layer for quantizer in session.source.quantizers})

@@ -10,6 +10,9 @@ from sensitivity.config import RunSettings, ScanSettings, target_of
 from sensitivity.measure.progress import Need, Progress, Step, WithSteps
 from sensitivity.measure.raced import CONTENDERS, EXACT_UP_TO, RACE_SAMPLES, SIGNAL_SAMPLES
 from sensitivity.measure.scan import Scan
+from sensitivity.repairs import tuning
+from sensitivity.repairs.rounding import is_roundable
+from sensitivity.repairs.tuning import BUDGET_S
 from sensitivity.search import ranges, rerank
 from sensitivity.search.part import first_part
 from sensitivity.search.soft_judge import MORE_SAMPLES
@@ -48,6 +51,9 @@ conclusions."""
 REPAIR_FORWARDS = 12
 """How often a repaired plan forwards as many samples as `rank` has: to try repairs, and to fit them
 on calibration inputs, by the user's own modules."""
+TUNING_FORWARDS = 6
+"""How many times as long as a forward a step of fine-tuning takes for each sample: forwards of the
+float and of the quantized model with all gradients, and a backward pass, which takes the most."""
 SHARED = 4
 """How many times as long whole forwards would take as the forwards of other ranges, which share
 most of their computation."""
@@ -83,6 +89,8 @@ class Size:
     part: samples of `confirm` that a search begins with; None for all.
     misses: whether everything in INT8 misses the target, so that other ranges and repairs are
         tried; None if not known yet.
+    sample_s: seconds of the forward of a sample; None if not known.
+    is_tunable: whether the model can be fine-tuned.
     """
 
     units: int
@@ -94,6 +102,8 @@ class Size:
     further: int = 0
     misses: bool | None = None
     part: int | None = None
+    sample_s: float | None = None
+    is_tunable: bool = False
 
 
 def int8_misses(scanned: Scan, settings: RunSettings, full_scale: float) -> bool:
@@ -119,6 +129,7 @@ def size_of(session: Session) -> Size:
         session.has_samples,
         further,
         part=None if batches is None else batches * batch,
+        is_tunable=is_roundable(session.source) and session.has_samples,
     )
 
 
@@ -171,7 +182,19 @@ def _plan(size: Size, settings: RunSettings) -> Amount:
             repaired = REPAIR_FORWARDS * size.rank if size.compares else 0
             least += tried_units * _ranges_of_a_unit(size) // SHARED + repaired
             fitted_least = FITTED_S[1] / 4
+        tuned = _tuning(size, settings)
+        most += tuned
+        least += tuned if settings.fine_tune == "always" else 0
     return Amount(Need(least, fitted_least), Need(most, FITTED_S[1]))
+
+
+def _tuning(size: Size, settings: RunSettings) -> int:
+    """Return as how many samples fine-tuning counts; 0 if it is not tried."""
+    if not size.is_tunable or settings.fine_tune == "never":
+        return 0
+    samples = TUNING_FORWARDS * tuning.STEPS * tuning.BATCH
+    is_affordable = size.sample_s is not None and samples * size.sample_s <= BUDGET_S
+    return samples if is_affordable or settings.fine_tune == "always" else 0
 
 
 def _ranges_of_a_unit(size: Size) -> int:

@@ -69,6 +69,7 @@ from sensitivity.search.wide import wide_ranges, with_plain_weights
 from sensitivity.session import Session
 from sensitivity.signals.base import Signal
 from sensitivity.steps import later
+from sensitivity.steps.fine_tune import with_tuning
 from sensitivity.steps.named_plans import keep_earlier
 from sensitivity.steps.recalibrate import FILE as RECALIBRATION
 from sensitivity.steps.recalibrate import (
@@ -149,7 +150,8 @@ def search_plan(
     with session.measurer.only_first("confirm", part.batches):
         own = new = Recalibration("", (), scanned)
         if not settings.no_recalibrate:
-            new = recalibration(session, scanned, target, fixed.skip)
+            new = recalibration(session, scanned, target, fixed.skip, settings.fine_tune)
+            new = with_tuning(session, new, target, fixed.skip, settings.fine_tune)
         with _priced(session, settings, runtime) as (cost, probe):
             question = Question(study, settings.planner, target, fixed, cost, probe)
             ranges = (new, own) if cost and new.units else (new,)
@@ -197,6 +199,7 @@ def _finished_plan(
         metric=metric,
         recalibrated=_still_recalibrated(used, plan),
         notes=tuple(notes),
+        tuning=used.tuning,
     )
 
 
@@ -572,6 +575,7 @@ def _choices(settings: SearchSettings) -> dict[str, str]:
     } - COUNTED
     timed = settings.cost is not None or wants_cost(settings)
     names -= set() if timed else {"runtime", "threads"}
-    if settings.formats is None:  # compatible with searches made before the setting existed
-        names -= {"formats"}
+    # Searches made before a setting existed stay compatible.
+    names -= {"formats"} if settings.formats is None else set()
+    names -= {"fine_tune"} if settings.fine_tune == "auto" else set()
     return {name: str(getattr(settings, name)) for name in sorted(names)}

@@ -16,13 +16,14 @@ from itertools import chain
 from typing import Any
 
 from sensitivity.allocator import let_go_of_memory
+from sensitivity.config import FineTune
 from sensitivity.errors import ExportError, ModelError, TaskError
 from sensitivity.measure.ranking import estimate
 from sensitivity.measure.scan import Scan
 from sensitivity.measure.scan import scan as measure_scan
 from sensitivity.quantizers.base import QuantizedModel, Recalibratable, Sharing, name_in_words
 from sensitivity.quantizers.torch.half import in_float32
-from sensitivity.records import Estimate, Plan, Range, Recalibrated, Target
+from sensitivity.records import Estimate, Plan, Range, Recalibrated, Target, Tuning
 from sensitivity.repairs.bias import Correctable, bias_corrections, is_correctable
 from sensitivity.repairs.equalization import equalized_ranges
 from sensitivity.repairs.rounding import is_roundable, learned_roundings
@@ -38,9 +39,9 @@ from sensitivity.tasks.batches import first_samples
 
 FILE = "recalibration.json"
 CANNOT = (
-    "Recalibration was left out: other ranges are tried in models of ModelOpt and "
-    "pytorch-quantization and in Q/DQ files; {kind} keeps those that it came with. Calibrate it "
-    "again where it was made (percentile, MSE or entropy ranges, weights per channel)."
+    "Recalibration was left out: other ranges are tried in models of ModelOpt, "
+    "pytorch-quantization and PT2E and in Q/DQ files; {kind} keeps those that it came with. "
+    "Calibrate it again where it was made (percentile, MSE or entropy ranges, weights per channel)."
 )
 TRACED_SAMPLES = 2
 EDITION = 8
@@ -56,12 +57,14 @@ class Recalibration:
     scan: the ranking to plan from. If only the metric can rank units, all units have been measured
         again with these ranges.
     note: what the reader must know.
+    tuning: what fine-tuning gave; None if it was not tried.
     """
 
     basis: str
     units: tuple[Recalibrated, ...]
     scan: Scan
     note: str | None = None
+    tuning: Tuning | None = None
 
     @property
     def ranges(self) -> tuple[Range, ...]:
@@ -70,19 +73,25 @@ class Recalibration:
 
 
 def recalibration(
-    session: Session, scanned: Scan, target: Target, skip: Sequence[str]
+    session: Session,
+    scanned: Scan,
+    target: Target,
+    skip: Sequence[str],
+    fine_tune: FineTune = "never",
 ) -> Recalibration:
     """Find better ranges for the worst units, unless INT8 meets the target as it is.
 
     skip: units that every plan leaves out.
+    fine_tune: whether fine-tuned ranges and biases may be taken from an earlier plan; "always"
+        finds ranges even if INT8 meets the target. `steps.fine_tune` follows.
     """
     if not isinstance(session.source, Recalibratable):
         note = CANNOT.format(kind=name_in_words(session.source))
         return Recalibration("", (), scanned, note)
-    if _meets(session, scanned, target, tuple(skip)):
+    if fine_tune != "always" and meets(session, scanned, target, skip):
         return Recalibration("", (), scanned)
     basis = _basis(session, scanned, skip)
-    known = _known(session.run_dir, basis)
+    known = _known(session.run_dir, basis, may_be_tuned=fine_tune != "never")
     if known is not None:
         return known
     units = _equalized(session, _recalibrated(session, scanned, skip), skip)
@@ -100,12 +109,15 @@ def recalibration(
     return result
 
 
-def _known(run_dir: RunDir, basis: str) -> Recalibration | None:
+def _known(run_dir: RunDir, basis: str, *, may_be_tuned: bool) -> Recalibration | None:
     """Return the stored result with this basis of any plan of the run, and store it for this plan
     too."""
     for place in run_dir.plans():
         stored = place.read_if_there(FILE, Recalibration)
-        if stored is not None and stored.basis == basis:
+        if stored is None or stored.basis != basis:
+            continue
+        is_tuned = stored.tuning is not None and stored.tuning.kept
+        if may_be_tuned or not is_tuned:
             run_dir.write(FILE, stored)
             return stored
     return None
@@ -179,9 +191,11 @@ def _with_ranges(ranges: tuple[Range, ...], source: QuantizedModel) -> AbstractC
     return source.with_ranges(ranges)
 
 
-def _meets(session: Session, scanned: Scan, target: Target, skip: tuple[str, ...]) -> bool:
+def meets(session: Session, scanned: Scan, target: Target, skip: Sequence[str]) -> bool:
+    """Return whether the model with nothing left out but these units meets the target on
+    `confirm`."""
     study = session.study
-    return judge_of(study, target, float_scores_of(study), scanned)(skip).met
+    return judge_of(study, target, float_scores_of(study), scanned)(tuple(skip)).met
 
 
 def _basis(session: Session, scanned: Scan, skip: Sequence[str]) -> str:
@@ -205,7 +219,7 @@ def _corrected(
     ranges = tuple(new_range for unit in known for new_range in unit.ranges)
     left_out = study.skip_variant(skip).disabled
     correct = partial(bias_corrections, source, ranges=ranges, left_out=left_out)
-    return _repaired(session, known, _fitted(session, correct), skip)
+    return with_repairs(session, known, fitted(session, correct), skip)
 
 
 def _rounded(
@@ -218,7 +232,7 @@ def _rounded(
     ranges = tuple(new_range for unit in known for new_range in unit.ranges)
     left_out = study.skip_variant(skip).disabled
     learn = partial(learned_roundings, source, ranges=ranges, left_out=left_out)
-    return _repaired(session, known, _fitted(session, learn), skip)
+    return with_repairs(session, known, fitted(session, learn), skip)
 
 
 def _equalized(
@@ -240,16 +254,20 @@ def _equalized(
     names = [name for name in links if name not in shared]
     if not names:
         return tuple(known)
-    ranges = _fitted(session, partial(equalized_ranges, source, names))
-    return _repaired(session, known, ranges, skip)
+    ranges = fitted(session, partial(equalized_ranges, source, names))
+    return with_repairs(session, known, ranges, skip)
 
 
-def _repaired(
+def with_repairs(
     session: Session,
     known: Sequence[Recalibrated],
     ranges: Sequence[Range],
     skip: Sequence[str],
 ) -> tuple[Recalibrated, ...]:
+    """Return the units with these ranges if they help, see `search.repairs.repaired`.
+
+    known: the units as they are without the ranges.
+    """
     source, study = session.source, session.study
     assert isinstance(source, Recalibratable)
     repairs = [(source.range(repair.quantizer), repair) for repair in ranges]
@@ -260,7 +278,7 @@ def _repaired(
         return repaired(study, known, repairs, skip=skip)
 
 
-def _fitted(session: Session, fit: Callable[[Any], tuple[Range, ...]]) -> tuple[Range, ...]:
+def fitted(session: Session, fit: Callable[[Any], tuple[Range, ...]]) -> tuple[Range, ...]:
     """Return what `fit` finds on the calibration inputs; nothing if there are none."""
     batches = session.calibration()
     if batches is None:

@@ -77,6 +77,9 @@ class Task:
         labels. Only for a metric that is the mean of one score for each sample. A `Fittable` one
         is first fitted to the labelled samples of "rank" and "confirm". None if no such estimate
         is known.
+    loss: (outputs of the float model, outputs of the quantized one) -> a tensor of one value with
+        its gradient, what fine-tuning makes small. None takes KL of the probabilities for logits
+        [n, classes], and otherwise the squared error over the spread of each kind of output.
 
     Inputs of a batch are passed as `model(*inputs)` for a tuple, `model(**inputs)` for a dict, and
     `model(inputs)` otherwise.
@@ -91,6 +94,7 @@ class Task:
     finish: Finish | None = None
     float_model: Any = None
     soft: Soft | None = None
+    loss: Callable[[Any, Any], Any] | None = None
 
 
 @dataclass(frozen=True)

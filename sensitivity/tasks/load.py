@@ -218,7 +218,7 @@ def check_task(task: Task) -> None:
         _check_split(split, task.data[split])
     _check_callable("score", task.score)
     _check_callable("aggregate", task.aggregate)
-    _check_optional(task, "finish", "soft")
+    _check_optional(task, "finish", "soft", "loss")
     _check_scale(task)
 
 

@@ -1,0 +1,69 @@
+"""The loss by which the float model teaches the quantized one, with its gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from sensitivity import optional
+from sensitivity.signals.channels import Group, groups_of
+from sensitivity.signals.distortion import are_logits, flat_outputs
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def distillation_loss(batches: Sequence[Any]) -> Callable[[Any, Any], Tensor]:
+    """Return the loss fitted to outputs of the float model: (its outputs, those of the quantized
+    model) -> a tensor of one value.
+
+    For logits [n, classes] it is KL of the probabilities, as `distortion.kl`. Otherwise it is the
+    mean over the groups of channels that share a unit of the squared error over float's spread
+    squared, as `distortion.by_spread`. Groups that float always gives as 0 are left out.
+
+    batches: outputs of the float model as it returns them, one for each batch.
+    Raises ModelError for outputs without floating-point numbers.
+    """
+    groups = [group for group in groups_of(map(flat_outputs, batches)) if group.power > 0]
+
+    def loss(wanted: Any, got: Any) -> Tensor:
+        float_outputs, outputs = _floats(wanted), _floats(got)
+        if are_logits(float_outputs):
+            return _divergence(float_outputs[0], outputs[0])
+        noises = []
+        for group in groups:
+            noise = _of(group, outputs) - _of(group, float_outputs)
+            noises.append(noise.square().mean() / group.power)
+        mean: Tensor = optional.torch.stack(noises).mean()
+        return mean
+
+    return loss
+
+
+def _divergence(wanted: Tensor, got: Tensor) -> Tensor:
+    """Return the mean Kullback-Leibler divergence of the classes' probabilities."""
+    functional = optional.torch.nn.functional
+    divergence: Tensor = functional.kl_div(
+        got.log_softmax(1), wanted.log_softmax(1), log_target=True, reduction="batchmean"
+    )
+    return divergence
+
+
+def _floats(outputs: Any) -> list[Tensor]:
+    """Return the tensors of floating-point numbers in the outputs of a model, in the order of
+    `flat_outputs`."""
+    return list(filter(_is_float, optional.pytree.tree_leaves(outputs)))
+
+
+def _is_float(value: Any) -> bool:
+    is_tensor = isinstance(value, optional.torch.Tensor)
+    return is_tensor and value.is_floating_point() and value.ndim > 0
+
+
+def _of(group: Group, outputs: Sequence[Tensor]) -> Tensor:
+    """Return the values of a group."""
+    output = outputs[group.output]
+    if group.channels is None:
+        return output
+    channels = optional.torch.from_numpy(group.channels).to(output.device)
+    return output.index_select(group.axis, channels)

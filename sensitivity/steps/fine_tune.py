@@ -1,0 +1,118 @@
+"""Fine-tuning before skipping: the last of the repairs and the dearest, see `repairs.tuning`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from sensitivity.config import FineTune
+from sensitivity.errors import ModelError
+from sensitivity.measure.ranking import estimate
+from sensitivity.records import Estimate, Range, Target, Tuning, Variant
+from sensitivity.repairs.rounding import is_roundable
+from sensitivity.repairs.tuning import BUDGET_S, Limits, Loss, TooLong, fine_tuned
+from sensitivity.session import Session
+from sensitivity.signals.distillation import distillation_loss
+from sensitivity.steps.recalibrate import FILE, Recalibration, fitted, meets, with_repairs
+
+TOO_LONG = (
+    "Fine-tuning was left out, because it would take about {minutes:.0f} minutes; --fine-tune "
+    "always runs it."
+)
+CANNOT = (
+    "Fine-tuning was left out: it is for models of ModelOpt and pytorch-quantization with weights "
+    "in FP32, and it needs a task with samples."
+)
+
+
+def with_tuning(
+    session: Session,
+    found: Recalibration,
+    target: Target,
+    skip: Sequence[str],
+    fine_tune: FineTune,
+) -> Recalibration:
+    """Return the other repairs with fine-tuning on top of them, if it is wanted and helps.
+
+    found: the other repairs; they may be fine-tuned already.
+    skip: units that every plan leaves out.
+    fine_tune: "auto" tries it if the other repairs do not meet the target.
+    """
+    if fine_tune == "never" or not found.basis or found.tuning is not None:
+        return found
+    if not is_roundable(session.source) or not session.has_samples:
+        return _noted(found, CANNOT) if fine_tune == "always" else found
+    if fine_tune == "auto" and is_enough(session, found, target, skip):
+        return found
+    seconds = BUDGET_S if fine_tune == "auto" else float("inf")
+    try:
+        ranges = _tuned(session, found, skip, Limits(seconds=seconds))
+    except TooLong as too_long:
+        return _noted(found, TOO_LONG.format(minutes=too_long.seconds / 60))
+    except ModelError as error:
+        return _noted(found, f"Fine-tuning was left out: {error}")
+    tuned = _judged(session, found, ranges, skip)
+    session.run_dir.write(FILE, tuned)
+    return tuned
+
+
+def is_enough(session: Session, found: Recalibration, target: Target, skip: Sequence[str]) -> bool:
+    """Return whether the target is met without fine-tuning."""
+    session.measurer.offer(found.ranges)
+    with session.measurer.with_ranges(found.ranges):
+        return meets(session, found.scan, target, skip)
+
+
+def _tuned(
+    session: Session, found: Recalibration, skip: Sequence[str], limits: Limits
+) -> tuple[Range, ...]:
+    source = session.source
+    assert is_roundable(source)
+    left_out = session.study.skip_variant(skip).disabled
+    # These ranges must stay equal, or the file could not be written.
+    shared = frozenset(name for group in session.scales for name in group)
+    tune = partial(
+        fine_tuned,
+        source,
+        ranges=found.ranges,
+        left_out=left_out,
+        kept=shared,
+        loss_of=partial(_loss_of, session.task.loss),
+        limits=limits,
+    )
+    return fitted(session, tune)
+
+
+def _loss_of(own: Loss | None, outputs: Sequence[Any]) -> Loss:
+    """Return the task's own loss, or the usual one."""
+    return own or distillation_loss(outputs)
+
+
+def _judged(
+    session: Session, found: Recalibration, ranges: Sequence[Range], skip: Sequence[str]
+) -> Recalibration:
+    """Return the repairs with these ranges if they help on `rank`, and what they gave there."""
+    units = with_repairs(session, found.units, ranges, skip)
+    trained = {new.quantizer: new for new in ranges}
+    after = {new.quantizer: new for new in found.ranges} | trained
+    tuning = Tuning(
+        _on_rank(session, found.ranges, skip),
+        _on_rank(session, tuple(after.values()), skip),
+        units != found.units,
+    )
+    return replace(found, units=units, tuning=tuning)
+
+
+def _on_rank(session: Session, ranges: Sequence[Range], skip: Sequence[str]) -> Estimate:
+    """Return the metric on `rank` of everything in INT8 with these ranges, which was measured to
+    judge them."""
+    measurer, left_out = session.measurer, session.study.skip_variant(skip).disabled
+    variant = Variant("repaired", left_out, frozenset(ranges))
+    (scores,) = measurer.scores([variant], "rank", "repair: all units")
+    return estimate(scores, measurer.task.aggregate)
+
+
+def _noted(found: Recalibration, note: str) -> Recalibration:
+    return replace(found, note=" ".join(filter(None, (found.note, note))))

@@ -1,0 +1,211 @@
+"""Fine-tuning after the float model: what it gains, what it leaves alone, and what it refuses."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from support import models
+from support.pq_models import quantized_by_pq
+from torch import nn
+
+from sensitivity.errors import ModelError
+from sensitivity.quantizers.rounding import unpack
+from sensitivity.quantizers.torch.modelopt import ModelOptModel
+from sensitivity.quantizers.torch.pytorch_quantization import PytorchQuantizationModel
+from sensitivity.records import Range, names_of
+from sensitivity.repairs import tuning
+from sensitivity.repairs.samples import Parts
+from sensitivity.repairs.tuning import Limits, TooLong
+from sensitivity.signals.distillation import distillation_loss
+
+SHORT = Limits(steps=40)
+fine_tuned = partial(tuning.fine_tuned, loss_of=distillation_loss)
+
+
+class Small(nn.Module):
+    """A convolution with BatchNorm and without a bias, an in-place activation, and a linear layer
+    that is called twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, bias=False)
+        self.norm = nn.BatchNorm2d(8)
+        self.again = nn.Linear(8, 8)
+        self.last = nn.Linear(8, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu_(self.norm(self.stem(x))).mean((2, 3))
+        return self.last(torch.relu(self.again(torch.relu(self.again(x)))))
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Learn in few steps what such small models take anyway."""
+    monkeypatch.setattr(tuning, "WEIGHT_RATE", 0.1)
+
+
+@pytest.fixture
+def source() -> ModelOptModel:
+    """With weights on grids of about 4 bits."""
+    return coarse(ModelOptModel(models.quantized(models.seeded(Small), models.batch(16, 8))))
+
+
+def coarse(source: Any) -> Any:
+    for quantizer in source.quantizers:
+        if quantizer.role == "weight":
+            source.model.get_submodule(quantizer.name)._buffers["_amax"] *= 16
+    return type(source)(source.model)
+
+
+def output(source: Any, inputs: Any, ranges: Any = (), off: Any = ()) -> torch.Tensor:
+    with torch.no_grad(), source.with_ranges(ranges), source.disabled(off):
+        return source.model(inputs)
+
+
+def noise(source: Any, ranges: Any = ()) -> float:
+    """Squared error of the outputs on inputs that nothing was fitted to."""
+    inputs = models.batch(64, 8, seed=6)
+    wanted = output(source, inputs, off=names_of(source.quantizers))
+    return float((output(source, inputs, ranges) - wanted).square().mean())
+
+
+def test_outputs_are_nearer_to_float_on_other_inputs_and_the_model_is_as_it_was(source) -> None:
+    before, parameters = source.fingerprint(), dict(source.model.named_parameters())
+    hooks = [len(module._forward_hooks) for module in source.model.modules()]
+    found = fine_tuned(source, models.batch(64, 8, seed=5), limits=SHORT)
+    assert noise(source, found) < 0.5 * noise(source)
+    assert source.fingerprint() == before
+    after = dict(source.model.named_parameters())
+    assert all(after[name] is value for name, value in parameters.items())
+    assert all(value.grad is None and value.requires_grad for value in after.values())
+    assert [len(module._forward_hooks) for module in source.model.modules()] == hooks
+    assert {one.quantizer for one in found} == set(names_of(source.quantizers))
+    assert {one.method for one in found} == {"fine-tuning"}
+
+
+def test_without_a_rate_training_gives_back_what_it_started_from(
+    source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inputs = models.batch(16, 8, seed=5)
+    start = fine_tuned(source, inputs, limits=Limits(steps=5))
+    for rate in ("WEIGHT_RATE", "BIAS_RATE", "RANGE_RATE"):
+        monkeypatch.setattr(tuning, rate, 1e-12)
+    again = fine_tuned(source, inputs, ranges=start, limits=Limits(steps=2))
+    for first, second in zip(start, again, strict=True):
+        assert (first.quantizer, first.rounding) == (second.quantizer, second.rounding)
+        assert np.allclose(first.amax, second.amax, rtol=1e-5)
+        assert np.allclose(first.bias or 0, second.bias or 0, atol=1e-6)
+
+
+def test_the_same_inputs_in_other_parts_teach_the_same(source) -> None:
+    inputs = models.batch(16, 8, seed=5)
+    whole = fine_tuned(source, inputs, limits=Limits(steps=2))
+    parts = fine_tuned(source, Parts([inputs[:8], inputs[8:]]), limits=Limits(steps=2))
+    assert [one.rounding for one in whole] == [one.rounding for one in parts]
+
+
+def test_ranges_in_force_are_kept_in_their_name_and_what_is_left_out_gets_nothing(source) -> None:
+    given = replace(source.range("stem.weight_quantizer"), method="mse, learned rounding")
+    found = fine_tuned(
+        source,
+        models.batch(8, 8),
+        ranges=[given],
+        left_out=["last.weight_quantizer", "last.input_quantizer"],
+        kept=["again.input_quantizer"],
+        limits=Limits(steps=2),
+    )
+    by_name = {one.quantizer: one.method for one in found}
+    assert by_name == {
+        "stem.weight_quantizer": "mse, learned rounding, fine-tuning",
+        "again.weight_quantizer": "fine-tuning",
+        "stem.input_quantizer": "fine-tuning",
+    }
+
+
+def test_by_default_weights_keep_their_levels(source, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tuning, "WEIGHT_RATE", 0.0)
+    found = fine_tuned(source, models.batch(16, 8), limits=Limits(steps=3))
+    assert not any(one.rounding for one in found)
+    assert any(any(one.bias) for one in found if one.bias)
+
+
+def test_a_weight_may_move_by_more_than_one_level(source, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tuning, "WEIGHT_RATE", 1.0)
+    (found, *_) = fine_tuned(source, models.batch(16, 8), limits=Limits(steps=5))
+    assert found.quantizer == "again.weight_quantizer"
+    layer = source.model.again
+    moves = unpack(found.rounding, layer.weight.shape)
+    assert np.abs(moves).max() > 1
+    own, scale = layer.weight.detach().numpy(), source.grid(found.quantizer).scale
+    levels = np.rint(own / scale.reshape(-1, 1)) + moves
+    with source.with_ranges([found]), torch.no_grad():
+        assert np.allclose(
+            layer.weight_quantizer(layer.weight).numpy(), levels * scale.reshape(-1, 1), atol=1e-6
+        )
+
+
+def test_a_range_that_clips_too_much_grows_and_one_that_is_too_wide_shrinks() -> None:
+    for factor, grows in ((0.25, True), (64.0, False)):
+        source = ModelOptModel(models.quantized(models.seeded(Small), models.batch(16, 8)))
+        own = source.range("stem.input_quantizer")
+        start = replace(own, amax=(own.amax[0] * factor,))
+        found = fine_tuned(source, models.batch(64, 8), ranges=[start], limits=SHORT)
+        (trained,) = (one for one in found if one.quantizer == own.quantizer)
+        assert (trained.amax[0] > start.amax[0]) == grows
+
+
+def test_models_of_pytorch_quantization_are_tuned_as_those_of_modelopt(source) -> None:
+    model = quantized_by_pq(Small, models.batch(16, 8), like=models.seeded(Small))
+    other = coarse(PytorchQuantizationModel(model))
+    found = fine_tuned(other, models.batch(64, 8, seed=5), limits=SHORT)
+    assert noise(other, found) < 0.5 * noise(other)
+
+
+def test_the_task_s_own_loss_takes_the_place_of_the_default(source) -> None:
+    seen = []
+
+    def loss(wanted: torch.Tensor, got: torch.Tensor) -> torch.Tensor:
+        seen.append((wanted.requires_grad, got.requires_grad))
+        return (got - wanted).abs().mean()
+
+    tuning.fine_tuned(
+        source, models.batch(8, 8), loss_of=lambda outputs: loss, limits=Limits(steps=2)
+    )
+    assert seen == [(False, True)] * 2
+
+
+def test_other_outputs_than_logits_are_compared_by_group() -> None:
+    source = ModelOptModel(models.quantized(models.seeded(models.Branches), models.batch(8, 16)))
+    found = fine_tuned(coarse(source), models.batch(8, 16), limits=Limits(steps=2))
+    assert all(np.isfinite(one.amax).all() for one in found)
+    assert any(one.amax != source.range(one.quantizer).amax for one in found)
+
+
+def test_what_takes_too_long_is_stopped_with_its_forecast(source) -> None:
+    with pytest.raises(TooLong) as stopped:
+        fine_tuned(source, models.batch(8, 8), limits=Limits(steps=1000, seconds=0.001))
+    assert stopped.value.seconds > 0.001
+
+
+def test_a_model_without_gradients_is_refused_and_left_as_it_was(source) -> None:
+    before, own = source.fingerprint(), source.model.forward
+    source.model.forward = torch.no_grad()(own)
+    with pytest.raises(ModelError, match="gradients to pass through the model for fine-tuning"):
+        fine_tuned(source, models.batch(8, 8), limits=SHORT)
+    source.model.forward = own
+    assert source.fingerprint() == before
+
+
+def test_ranges_of_another_bias_and_rounding_take_part(source) -> None:
+    name = "last.weight_quantizer"
+    biased = replace(source.range(name), method="bias correction", bias=(1.0,) * 5)
+    found: dict[str, Range] = {
+        one.quantizer: one
+        for one in fine_tuned(source, models.batch(8, 8), ranges=[biased], limits=Limits(steps=1))
+    }
+    assert np.allclose(found[name].bias, 1.0, atol=0.2)
