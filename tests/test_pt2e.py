@@ -333,12 +333,19 @@ def test_dynamic_quantization_is_refused_with_the_op() -> None:
         quantized_model(model)
 
 
+class Fixed:
+    """A model of another package's source, whose quantizers take no other ranges."""
+
+    source, in_words = "fixed", "a fixed graph"
+
+
 def test_formats_are_refused_in_one_sentence_that_names_the_way_out(source: Pt2eModel) -> None:
-    settings = PlanSettings(directory=Path(), formats="int8,int16,float")
+    settings, fixed = PlanSettings(directory=Path(), formats="int8,int16,float"), Fixed()
     with pytest.raises(SensitivityError) as refused:
-        check_formats(settings, source)
+        check_formats(settings, fixed)
     assert str(refused.value) == (
-        "Expected a model whose quantizers can take other ranges for --formats int16, got a PT2E "
+        "Expected a model whose quantizers can take other ranges for --formats int16, got a fixed "
         "graph; leave int16 out, or scan its Q/DQ file."
     )
-    check_formats(PlanSettings(directory=Path(), formats="int8,float"), source)
+    check_formats(PlanSettings(directory=Path(), formats="int8,float"), fixed)
+    check_formats(settings, source)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from sensitivity import optional
@@ -15,9 +16,9 @@ if TYPE_CHECKING:
 
 Delta = tuple[float, ...]
 
-WEIGHTED = {"Linear", "_ConvNd"}
-"""Names of torch's classes from which every layer with a weight and a bias descends, including the
-layers of the toolkits."""
+WEIGHTED = {"Linear", "_ConvNd", "WeightedOperation"}
+"""Names of the classes from which every layer with a weight and a bias descends: torch's own,
+including the layers of the toolkits, and that of a PT2E graph."""
 
 
 class Biases:
@@ -135,27 +136,25 @@ def mark_biases(model: nn.Module, node: Any, numbers: Mapping[str, int]) -> None
 
     A bias that is None becomes zeros.
     """
-    layers: list[tuple[Any, int]] = [
-        (model.get_submodule(path), number) for path, number in numbers.items()
-    ]
+    for path, number in numbers.items():
+        layer = model.get_submodule(path)
+        # A tracer calls no hooks of a model that is itself a graph, but those of its modules.
+        layer.register_forward_pre_hook(partial(_mark, node, number))
+        layer.register_forward_hook(_unmark)
 
-    def begin(module: Any, args: Any) -> None:
-        for layer, number in layers:
-            bias: Any = layer._parameters["bias"]
-            if bias is None:
-                weight = layer.weight
-                bias = optional.torch.zeros(
-                    _channels(layer), dtype=weight.dtype, device=weight.device
-                )
-            # Attribute lookup finds this value first; the parameter of this name stays as it is.
-            vars(layer)["bias"] = node(bias, number)
 
-    def end(module: Any, args: Any, outputs: Any) -> None:
-        for layer, _ in layers:
-            del vars(layer)["bias"]
+def _mark(node: Any, number: int, layer: Any, args: Any) -> None:
+    """Let a layer read its bias through a node."""
+    bias: Any = layer._parameters["bias"]
+    if bias is None:
+        weight = layer.weight
+        bias = optional.torch.zeros(_channels(layer), dtype=weight.dtype, device=weight.device)
+    # Attribute lookup finds this value first; the parameter of this name stays as it is.
+    vars(layer)["bias"] = node(bias, number)
 
-    model.register_forward_pre_hook(begin)
-    model.register_forward_hook(end)
+
+def _unmark(layer: Any, args: Any, output: Any) -> None:
+    del vars(layer)["bias"]
 
 
 def _channels(layer: Any) -> int:

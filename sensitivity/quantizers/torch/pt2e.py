@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,9 +16,11 @@ from numpy.typing import NDArray
 from sensitivity.errors import ModelError
 from sensitivity.quantizers.base import known_names, weights_and_activations
 from sensitivity.quantizers.proofs import left_quantized
+from sensitivity.quantizers.torch.biases import Biases
 from sensitivity.quantizers.torch.modules import class_names
+from sensitivity.quantizers.torch.pt2e_ranges import other_ranges, range_of, range_set
 from sensitivity.quantizers.torch.tensor_quantizer import add_tensors, array, is_a, shown_in_float
-from sensitivity.records import Finding, Grid, Quantizer
+from sensitivity.records import Finding, Grid, Quantizer, Range
 
 if TYPE_CHECKING:
     from sensitivity.quantizers.base import Seer
@@ -58,6 +61,8 @@ class Pt2eModel:
         self.model: Any = view.module
         self._user = model
         self._placed = {placed.name: placed for placed in view.quantizers}
+        self.biases = Biases(view.layers)
+        self.channel_axes = {name: layer.channel_axis for name, layer in view.layers.items()}
         self.quantizers = tuple(_quantizer(placed) for placed in view.quantizers)
         self.warnings = tuple(self._warnings())
 
@@ -82,6 +87,7 @@ class Pt2eModel:
             else:
                 stack.callback(user.pop, "forward", None)
             self._user.forward = self.model.forward
+            stack.enter_context(self.biases.changed(dict.fromkeys(wanted)))
             yield
 
     def grid(self, name: str) -> Grid:
@@ -98,6 +104,24 @@ class Pt2eModel:
             )
         scale = _array(module.scale).astype(np.float32)
         return Grid(scale, int(zero_points[0]), module.low, module.high, module.axis)
+
+    def range(self, name: str) -> Range:
+        """Return the present range of a quantizer, as `with_ranges` takes it. Raises ModelError for
+        one without an integer grid."""
+        return replace(range_of(name, self.grid(name)), bias=self.biases.now(name))
+
+    @contextmanager
+    def with_ranges(self, ranges: Iterable[Range]) -> Iterator[None]:
+        owns = [(self.range(wanted.quantizer), wanted) for wanted in ranges]
+        with ExitStack() as stack:
+            for own, wanted in owns:
+                stack.enter_context(range_set(self._placed[own.quantizer].module, own, wanted))
+            biases = {wanted.quantizer: wanted.bias for _, wanted in owns}
+            stack.enter_context(self.biases.changed(biases))
+            yield
+
+    def other_ranges(self, names: Iterable[str], forward: Callable[[], None]) -> tuple[Range, ...]:
+        return other_ranges(self, names, forward)
 
     def weights(self) -> Iterator[tuple[str, NDArray[np.floating], int | None]]:
         for name, placed in self._placed.items():

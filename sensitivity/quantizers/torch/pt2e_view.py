@@ -27,6 +27,21 @@ QUANTIZE = {
 }
 OF_PAIRS = {*DEQUANTIZE, *QUANTIZE}
 """The ops of Q/DQ pairs with fixed scales."""
+BIASED: dict[Any, int] = {
+    torch.ops.aten.conv1d.default: 0,
+    torch.ops.aten.conv2d.default: 0,
+    torch.ops.aten.conv3d.default: 0,
+    torch.ops.aten.conv_transpose1d.default: 1,
+    torch.ops.aten.conv_transpose2d.input: 1,
+    torch.ops.aten.conv_transpose3d.input: 1,
+    torch.ops.aten.linear.default: 0,
+}
+"""Op whose arguments begin with an input, a weight and a bias, which may be missing -> the axis of
+the weight's output channels."""
+OF_BIAS = 2
+"""Position of the bias among the arguments of these ops."""
+OF_GROUPS = 6
+"""Position of the number of groups among those of convolutions."""
 GUARDS = "_guards_fn"
 """Name of the module with which torch.export checks inputs. A graph with it cannot be exported
 again."""
@@ -72,6 +87,11 @@ class _Slot:
     at: int
 
 
+@dataclass(frozen=True)
+class _Bias:
+    """The position of the bias that an op holds itself."""
+
+
 class Operation(nn.Module):
     """One op of the graph, called with the values that it reads, some of which are quantized first.
 
@@ -90,10 +110,35 @@ class Operation(nn.Module):
             given[at] = getattr(self, attribute)(given[at])
 
         def filled(argument: Any) -> Any:
+            if isinstance(argument, _Bias):
+                return self.bias
             return given[argument.at] if isinstance(argument, _Slot) else argument
 
         args, kwargs = fx.node.map_aggregate(self.template, filled)
         return self.target(*args, **kwargs)
+
+
+class WeightedOperation(Operation):
+    """An op with a weight that is quantized and a bias that is a constant, or missing.
+
+    Its bias is its parameter `bias`, as in torch's layers, so that it can be changed.
+    """
+
+    def __init__(self, target: Callable[..., Any], template: Any, fed: dict[int, str]) -> None:
+        args, kwargs = template
+        first = args[:OF_BIAS]
+        super().__init__(target, ((*first, _Bias(), *args[OF_BIAS + 1 :]), kwargs), fed)
+        self.channel_axis = BIASED[target]
+
+    def keep(self, weight: Tensor, bias: Tensor | None) -> None:
+        """Hold the weight and the bias under the names that they have in torch's layers."""
+        args, _ = self.template
+        groups = int(args[OF_GROUPS]) if len(args) > OF_GROUPS else 1
+        is_transposed = self.channel_axis == 1
+        self.out_channels = weight.shape[self.channel_axis] * (groups if is_transposed else 1)
+        held: dict[str, Any] = self._parameters
+        held.setdefault("weight", weight)
+        held["bias"] = bias
 
 
 @dataclass(frozen=True)
@@ -117,6 +162,8 @@ class View:
 
     module: a GraphModule that computes what `model` does and shares its weights.
     quantizers: in the order of the graph.
+    layers: weight quantizer -> the operation that reads its weight and holds its bias; without
+        weights that several operations read.
 
     Every op that reads a dequantized value becomes an `Operation`, named after the module of the
     user's code that it came from. It holds a quantizer for each such value:
@@ -146,8 +193,19 @@ class View:
         self._shared: dict[Any, PairQuantizer] = {}
         self._outputs: dict[fx.Node, fx.Node] = {}
         self._found: list[Placed] = []
+        self._weighted: list[WeightedOperation] = []
         self._rewrite()
         self.quantizers = tuple(self._found)
+        self.layers = self._layers_of_weights()
+
+    def _layers_of_weights(self) -> dict[str, WeightedOperation]:
+        """Return weight quantizer -> the only operation that reads its weight, with its bias."""
+        names = {id(placed.module): placed.name for placed in self.quantizers}
+        readers: dict[str, list[WeightedOperation]] = {}
+        for operation in self._weighted:
+            quantizer = getattr(operation, operation.fed[1])
+            readers.setdefault(names[id(quantizer)], []).append(operation)
+        return {name: reading[0] for name, reading in readers.items() if len(reading) == 1}
 
     def _rewrite(self) -> None:
         graph = self.module.graph
@@ -184,15 +242,20 @@ class View:
             sources.append(value)
             return _Slot(len(sources) - 1)
 
-        template = fx.map_arg((node.args, node.kwargs), slot)
+        has_bias = _can_hold_bias(node)
+        args = _without_bias(node) if has_bias else node.args
+        template = fx.map_arg((args, node.kwargs), slot)
         pairs = {at: source for at, source in enumerate(sources) if _is_pair(source)}
         if not pairs:
             return
         layer, path = self._names(node, has_weight=any(map(_is_weight, sources)))
-        operation = Operation(node.target, template, {})  # type: ignore[arg-type]
+        kind = WeightedOperation if has_bias else Operation
+        operation = kind(node.target, template, {})  # type: ignore[arg-type]
         self._put(path, operation, layer)
         for at, source in pairs.items():
             sources[at], operation.fed[at] = self._input(source, layer, path, operation)
+        if isinstance(operation, WeightedOperation):
+            self._hold(operation, node, sources[1])
         with self.module.graph.inserting_before(node):
             call = self.module.graph.call_module(path, tuple(sources))
         call.meta = dict(node.meta)
@@ -225,6 +288,17 @@ class View:
             self._found.append(Placed(name, layer, role, quantizer, folded, weight))
         operation.add_module(attribute, self._shared[key])
         return value, attribute
+
+    def _hold(self, operation: WeightedOperation, node: fx.Node, weight: fx.Node) -> None:
+        """Let an operation hold its weight and its bias.
+
+        node: the op that it replaces.
+        weight: the node of the weight in float.
+        """
+        bias = node.args[OF_BIAS] if len(node.args) > OF_BIAS else None
+        value = attrgetter(str(bias.target))(self.module) if isinstance(bias, fx.Node) else None
+        operation.keep(attrgetter(str(weight.target))(self.module), value)
+        self._weighted.append(operation)
 
     def _output(self, source: fx.Node) -> fx.Node:
         """Return a call of the quantizer of a value that the graph's output or another pair
@@ -355,6 +429,22 @@ def _check_ops(model: fx.GraphModule) -> None:
 def is_pt2e_op(node: fx.Node) -> bool:
     """Return whether a node quantizes or dequantizes, or chooses the parameters for that."""
     return isinstance(node.target, torch._ops.OpOverload) and node.target.namespace == NAMESPACE
+
+
+def _can_hold_bias(node: fx.Node) -> bool:
+    """Return whether an op has a quantized weight, and a bias that is a constant or missing."""
+    if node.target not in BIASED or "bias" in node.kwargs:
+        return False
+    value, weight, *rest = node.args
+    bias = rest[0] if rest else None
+    is_constant = bias is None or (isinstance(bias, fx.Node) and bias.op == "get_attr")
+    is_quantized = isinstance(weight, fx.Node) and _is_pair(weight) and _is_weight(weight)
+    return isinstance(value, fx.Node) and is_quantized and is_constant
+
+
+def _without_bias(node: fx.Node) -> tuple[Any, ...]:
+    """Return the arguments of an op with None for its bias."""
+    return (*node.args[:OF_BIAS], None, *node.args[OF_BIAS + 1 :])
 
 
 def _is_pair(node: fx.Node) -> bool:
