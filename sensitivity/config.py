@@ -309,7 +309,7 @@ class PlanChoices:
         "auto",
         "Fine-tune biases and ranges after the float model, on calibration inputs and without "
         "labels, and keep that if it helps on other samples. auto: if a unit would still have to "
-        "be left out after all other repairs, and if it takes at most ten minutes.",
+        "be left out after all other repairs, and if it takes at most a minute.",
     )
     formats: str | None = setting(
         None,

@@ -14,7 +14,7 @@ from support.pq_models import quantized_by_pq
 from torch import nn
 
 from sensitivity.errors import ModelError
-from sensitivity.quantizers.rounding import unpack
+from sensitivity.quantizers.rounding import pack
 from sensitivity.quantizers.torch.modelopt import ModelOptModel
 from sensitivity.quantizers.torch.pytorch_quantization import PytorchQuantizationModel
 from sensitivity.records import Range, names_of
@@ -41,12 +41,6 @@ class Small(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = torch.relu_(self.norm(self.stem(x))).mean((2, 3))
         return self.last(torch.relu(self.again(torch.relu(self.again(x)))))
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Learn in few steps what such small models take anyway."""
-    monkeypatch.setattr(tuning, "WEIGHT_RATE", 0.1)
 
 
 @pytest.fixture
@@ -93,7 +87,7 @@ def test_without_a_rate_training_gives_back_what_it_started_from(
 ) -> None:
     inputs = models.batch(16, 8, seed=5)
     start = fine_tuned(source, inputs, limits=Limits(steps=5))
-    for rate in ("WEIGHT_RATE", "BIAS_RATE", "RANGE_RATE"):
+    for rate in ("BIAS_RATE", "RANGE_RATE"):
         monkeypatch.setattr(tuning, rate, 1e-12)
     again = fine_tuned(source, inputs, ranges=start, limits=Limits(steps=2))
     for first, second in zip(start, again, strict=True):
@@ -127,26 +121,18 @@ def test_ranges_in_force_are_kept_in_their_name_and_what_is_left_out_gets_nothin
     }
 
 
-def test_by_default_weights_keep_their_levels(source, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tuning, "WEIGHT_RATE", 0.0)
-    found = fine_tuned(source, models.batch(16, 8), limits=Limits(steps=3))
-    assert not any(one.rounding for one in found)
+def test_weights_keep_the_rounding_that_was_learned(source: ModelOptModel) -> None:
+    name = "last.weight_quantizer"
+    weight = source.model.last.weight
+    moves = np.zeros(tuple(weight.shape), np.int8)
+    moves[0, 0] = 1
+    rounded = replace(source.range(name), rounding=pack(moves))
+    before = weight.detach().clone()
+    found = fine_tuned(source, models.batch(16, 8), ranges=[rounded], limits=Limits(steps=3))
+    roundings = {one.quantizer: one.rounding for one in found if one.rounding}
+    assert roundings == {name: rounded.rounding}
     assert any(any(one.bias) for one in found if one.bias)
-
-
-def test_a_weight_may_move_by_more_than_one_level(source, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tuning, "WEIGHT_RATE", 1.0)
-    (found, *_) = fine_tuned(source, models.batch(16, 8), limits=Limits(steps=5))
-    assert found.quantizer == "again.weight_quantizer"
-    layer = source.model.again
-    moves = unpack(found.rounding, layer.weight.shape)
-    assert np.abs(moves).max() > 1
-    own, scale = layer.weight.detach().numpy(), source.grid(found.quantizer).scale
-    levels = np.rint(own / scale.reshape(-1, 1)) + moves
-    with source.with_ranges([found]), torch.no_grad():
-        assert np.allclose(
-            layer.weight_quantizer(layer.weight).numpy(), levels * scale.reshape(-1, 1), atol=1e-6
-        )
+    assert torch.equal(source.model.last.weight, before)
 
 
 def test_a_range_that_clips_too_much_grows_and_one_that_is_too_wide_shrinks() -> None:

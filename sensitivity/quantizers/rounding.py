@@ -15,7 +15,7 @@ from sensitivity.errors import ModelError
 def pack(moves: NDArray[np.int8]) -> str:
     """Return these rounding moves as text.
 
-    moves: by how many levels each value of a weight is moved off its nearest level.
+    moves: -1, 0 or 1 level from the nearest one for each value of a weight.
 
     >>> moves = np.array([[0, 1], [-1, 0]], np.int8)
     >>> unpack(pack(moves), (2, 2)).tolist()

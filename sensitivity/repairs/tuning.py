@@ -6,11 +6,12 @@ quantized model come nearer to those of the same model with all quantizers disab
 calibration inputs. Rounding passes gradients on unchanged, and clipping stops them (Bengio et al.
 2013, "Estimating or propagating gradients through stochastic neurons"). BatchNorm keeps its
 statistics. That the outputs of every layer count too, and not only those of the model, is what
-keeps a few hundred samples from being learned by heart (Romero et al. 2015, "FitNets").
+keeps a few hundred samples from being learned by heart (Romero et al. 2015, "FitNets"). Weights
+keep their levels: taught by a few hundred samples, those that change theirs follow noise.
 
-The result is what the other repairs give: ranges and changes of biases, and weights keep the
-rounding that was learned. It costs an engine nothing. Each step takes a forward of the float model,
-and a forward and a backward pass of the quantized one, on `BATCH` samples.
+The result is what the other repairs give: ranges and changes of biases. It costs an engine nothing.
+Each step takes a forward of the float model, and a forward and a backward pass of the quantized
+one, on `BATCH` samples.
 """
 
 from __future__ import annotations
@@ -28,11 +29,9 @@ from numpy.typing import NDArray
 from sensitivity import optional
 from sensitivity.errors import ModelError
 from sensitivity.quantizers.base import amax_of
-from sensitivity.quantizers.rounding import pack
 from sensitivity.quantizers.torch.calls import call, device_of, to_device
-from sensitivity.quantizers.torch.rounded import levels_of
 from sensitivity.quantizers.torch.tensor_quantizer import SMALLEST_AMAX
-from sensitivity.records import Grid, Range, names_of
+from sensitivity.records import Range, names_of
 from sensitivity.repairs import bias
 from sensitivity.repairs.rounding import Roundable
 from sensitivity.repairs.samples import Parts, parts_of
@@ -50,12 +49,6 @@ STEPS = 150
 BATCH = 32
 """Samples of a step."""
 
-WEIGHT_RATE = 0.0
-"""First learning rate of Adam for weights, in steps of their grids, so that it fits any layer. With
-0 they keep their levels. Taught by some hundred samples, weights that change theirs follow noise:
-for a small model and 80 images, KL from float fell from 9e-5 to 5e-5 with 0, to 6e-5 with 0.01, and
-not at all with 0.02."""
-
 BIAS_RATE = 1e-3
 """First learning rate of Adam for biases, as a fraction of the spread of their channel."""
 
@@ -65,14 +58,11 @@ RANGE_RATE = 3e-3
 LAYERS = 1.0
 """Weight of the layers' outputs against the model's, each as noise over signal."""
 
-BUDGET_S = 600.0
+BUDGET_S = 60.0
 """Longest time that fine-tuning may take unless it is asked for."""
 
 SMALLEST_POWER = 1e-12
 """Smallest variance of a channel, for channels that are constant."""
-
-MOST_LEVELS = 127
-"""Largest number of levels that a weight may move."""
 
 TIMED_STEPS = 3
 """Steps after which the time of all is forecast. The first, which is slower, is not counted."""
@@ -141,8 +131,8 @@ def fine_tuned(
         bounds = _bounds(source, {*kept, *left_out})
     if not layers:
         return ()
-    plain = [replace(changed, bias=None, rounding=None) for changed in ranges]
-    with source.with_ranges(plain), source.disabled(left_out), _restored(layers.values()):
+    unbiased = [replace(changed, bias=None) for changed in ranges]
+    with source.with_ranges(unbiased), source.disabled(left_out), _restored(layers.values()):
         _train(teacher, _Student(layers, bounds), limits)
         found = [layer.range(source, name) for name, layer in layers.items()]
     methods = {changed.quantizer: changed.method for changed in ranges}
@@ -161,64 +151,43 @@ def _method(before: str | None) -> str:
 
 
 @dataclass(frozen=True, eq=False)
-class _Trained:
-    """A weight or a bias in training.
+class _Layer:
+    """A layer whose bias is trained.
 
-    own: its value in the float model; None for a bias that is not there.
-    start: the value that training starts from.
-    unit: what a move of 1 means, in a shape that broadcasts against the value.
-    moves: how far training has moved each value; a leaf of the graph of gradients.
+    module: holds the bias.
+    own: the bias in the float model; None if there is none.
+    start: the bias that training starts from.
+    unit: what a move of 1 means for each channel.
+    moves: how far training has moved each channel; a leaf of the graph of gradients.
     """
 
+    module: Any
     own: Tensor | None
     start: Tensor
     unit: Tensor
     moves: Tensor
 
-    @property
-    def value(self) -> Tensor:
-        """The present value."""
-        return self.start + self.unit * self.moves
-
-
-def _trained(own: Tensor | None, start: Tensor, unit: Tensor) -> _Trained:
-    return _Trained(own, start, unit, optional.torch.zeros_like(start))
-
-
-@dataclass(frozen=True, eq=False)
-class _Layer:
-    """A layer in training.
-
-    module: holds the weight and the bias.
-    """
-
-    module: Any
-    weight: _Trained
-    bias: _Trained
-
     def put(self) -> None:
-        """Give the module its present weight and bias."""
-        self.module._parameters.update(weight=self.weight.value, bias=self.bias.value)
+        """Give the module its present bias."""
+        self.module._parameters["bias"] = self._bias
 
     def put_own(self) -> None:
-        """Give the module its weight and bias of the float model."""
-        self.module._parameters.update(weight=self.weight.own, bias=self.bias.own)
+        """Give the module its bias of the float model."""
+        self.module._parameters["bias"] = self.own
+
+    @property
+    def _bias(self) -> Tensor:
+        return self.start + self.unit * self.moves
 
     def range(self, source: Roundable, name: str) -> Range:
-        """Return the range of the weight, with what was learned.
+        """Return the range of the weight, with the bias that was learned.
 
         name: the weight quantizer.
         """
-        grid = source.grid(name)
-        with optional.torch.no_grad():
-            moves = _levels(self.weight.value, grid) - _levels(self.weight.own, grid)
-            added = self.bias.value
-            if self.bias.own is not None:
-                added = added - self.bias.own
-        moves = moves.clamp(-MOST_LEVELS, MOST_LEVELS).to(optional.torch.int8)
-        own = source.range(name)
-        text = pack(np.asarray(moves.cpu().numpy())) if bool(moves.any()) else None
-        return replace(own, bias=tuple(added.tolist()), rounding=text)
+        added = self._bias.detach()
+        if self.own is not None:
+            added = added - self.own.detach()
+        return replace(source.range(name), bias=tuple(added.tolist()))
 
 
 @dataclass(frozen=True, eq=False)
@@ -257,25 +226,19 @@ def _bounds(source: Roundable, kept: Collection[str]) -> dict[str, _Bound]:
 
 @dataclass(frozen=True, eq=False)
 class _Student:
-    """What is trained, by quantizer: layers with their weights and biases, and ranges."""
+    """What is trained, by quantizer: layers with their biases, and ranges."""
 
     layers: Mapping[str, _Layer]
     bounds: Mapping[str, _Bound]
 
 
-def _levels(weight: Any, grid: Grid) -> Tensor:
-    """Return the level of each value of a weight."""
-    steps, _ = levels_of(weight, grid)
-    return steps.round().clamp(grid.low, grid.high)
-
-
 @contextmanager
 def _restored(layers: Iterable[_Layer]) -> Iterator[None]:
-    """Restore the weights and biases of these layers after the `with`."""
+    """Restore the biases of these layers after the `with`."""
     with ExitStack() as stack:
         for layer in layers:
             parameters = layer.module._parameters
-            stack.callback(parameters.update, weight=parameters["weight"], bias=parameters["bias"])
+            stack.callback(parameters.update, bias=parameters["bias"])
         yield
 
 
@@ -283,8 +246,7 @@ class _Teacher:
     """The float model, with the calibration inputs.
 
     inputs: all samples as one batch, on the device of the model.
-    modules: weight quantizer -> its layer, for layers whose weight can be rounded differently and
-        that the inputs reach.
+    modules: weight quantizer -> its layer, for layers whose bias can change.
     power: weight quantizer -> float32[channels], the variance of each channel of its layer's
         output.
     loss: what the outputs of the quantized model lose.
@@ -353,35 +315,27 @@ def _variance(layer: Any, output: Tensor) -> Tensor:
 
 
 def _layer(teacher: _Teacher, name: str) -> _Layer:
-    """Return a layer that is about to be trained, from the weight and the bias that it has now.
+    """Return a layer that is about to be trained, from the bias that it has now.
 
     name: its weight quantizer.
     """
     source, module = teacher.source, teacher.modules[name]
-    now = dict(module._parameters)
+    now = module._parameters["bias"]
     with source.disabled(teacher.every):
-        own = dict(module._parameters)
-    grid, rounded = source.grid(name), now["weight"].detach()
-    _, step = levels_of(rounded, grid)
-    # From the middle of its level, a weight moves to another one only if gradients agree for a
-    # while. From its float value, those near the edge of a level flip back and forth.
-    rounded = _levels(rounded, grid) * step
+        own = module._parameters["bias"]
     spread = teacher.power[name].sqrt()
-    start = optional.torch.zeros_like(spread) if now["bias"] is None else now["bias"].detach()
-    weight = _trained(own["weight"], rounded, step)
-    return _Layer(module, weight, _trained(own["bias"], start, spread))
+    zeros = optional.torch.zeros_like(spread)
+    return _Layer(module, own, zeros if now is None else now.detach(), spread, zeros.clone())
 
 
 def _train(teacher: _Teacher, student: _Student, limits: Limits) -> None:
     torch, layers = optional.torch, student.layers.values()
     rates = [
-        (WEIGHT_RATE, [layer.weight.moves for layer in layers]),
-        (BIAS_RATE, [layer.bias.moves for layer in layers]),
+        (BIAS_RATE, [layer.moves for layer in layers]),
         (RANGE_RATE, [bound.log for bound in student.bounds.values()]),
     ]
-    used = [(rate, moved) for rate, moved in rates if rate and moved]
-    leaves = [leaf.requires_grad_() for _, moved in used for leaf in moved]
-    optimizer = torch.optim.Adam([{"params": moved, "lr": rate} for rate, moved in used])
+    leaves = [leaf.requires_grad_() for _, moved in rates for leaf in moved]
+    optimizer = torch.optim.Adam([{"params": moved, "lr": rate} for rate, moved in rates])
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, limits.steps)
     started = time.monotonic()
     with _differentiable(teacher.source, student.bounds), torch.enable_grad():

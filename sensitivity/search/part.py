@@ -20,6 +20,11 @@ FIRST = 1000
 """Number of samples of the first part. `benchmarks/plan_search.py` shows what fewer cost: plans
 that leave more units out."""
 
+PLANNER = "greedy"
+"""The planner whose promise on a part was simulated."""
+
+OTHER_PLANNER = "the promise of planner {} on a part of it was not simulated"
+
 WORTH = 2
 """A part is used if all of `confirm` has at least this many times its samples."""
 
@@ -36,11 +41,12 @@ class Part:
     note: str | None = None
 
 
-def first_part(task: Task) -> Part:
+def first_part(task: Task, planner: str = PLANNER) -> Part:
     """Return the part of `confirm` that is large enough to choose a plan on.
 
     It is all of `confirm` if that is small, if the task has no soft drop, because counted answers
-    of a part prove too little, or if the first samples need not stand for all.
+    of a part prove too little, if the first samples need not stand for all, or for another planner
+    than greedy.
     """
     batches = task.data["confirm"]
     inputs, _ = next(iter(batches))
@@ -48,7 +54,7 @@ def first_part(task: Task) -> Part:
     count = -(-FIRST // size)
     if count * WORTH > len(batches):
         return Part(None)
-    why = _why_whole(task, count)
+    why = _why_whole(task, count) if planner == PLANNER else OTHER_PLANNER.format(planner)
     return Part(count) if why is None else Part(None, WHOLE.format(why))
 
 

@@ -49,7 +49,7 @@ PLAN = (
     "A plan takes the least if everything in INT8 meets the target. At most the planner judges "
     f"about log2 of the number of units and {2 + MORE_SETS} sets on all of confirm, a "
     "classifier's on rank too, other ranges are tried on rank, and the layers are fine-tuned, if "
-    f"that takes at most {BUDGET_S / 60:.0f} minutes or is asked for."
+    f"that takes at most {BUDGET_S:.0f} s or is asked for."
 )
 FILES_TOO = (
     f"In export and bench the runtime takes from 1/{FASTER} of the simulation's time to all of it. "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -18,7 +19,7 @@ from sensitivity.signals.distillation import distillation_loss
 from sensitivity.steps.recalibrate import FILE, Recalibration, fitted, meets, with_repairs
 
 TOO_LONG = (
-    "Fine-tuning was left out, because it would take about {minutes:.0f} minutes; --fine-tune "
+    "Fine-tuning was left out, because it would take about {minutes} minutes; --fine-tune "
     "always runs it."
 )
 CANNOT = (
@@ -50,7 +51,7 @@ def with_tuning(
     try:
         ranges = _tuned(session, found, skip, Limits(seconds=seconds))
     except TooLong as too_long:
-        return _noted(found, TOO_LONG.format(minutes=too_long.seconds / 60))
+        return _noted(found, TOO_LONG.format(minutes=math.ceil(too_long.seconds / 60)))
     except ModelError as error:
         return _noted(found, f"Fine-tuning was left out: {error}")
     tuned = _judged(session, found, ranges, skip)

@@ -14,7 +14,7 @@ from sensitivity.repairs import tuning
 from sensitivity.repairs.rounding import is_roundable
 from sensitivity.repairs.tuning import BUDGET_S
 from sensitivity.search import ranges, rerank
-from sensitivity.search.part import first_part
+from sensitivity.search.part import PLANNER, first_part
 from sensitivity.search.soft_judge import MORE_SAMPLES
 from sensitivity.session import Session
 from sensitivity.signals.soft import has_soft_drop
@@ -165,7 +165,8 @@ def _plan(size: Size, settings: RunSettings) -> Amount:
     bisection, with units ranked again and other ranges tried.
     """
     held = 2 * size.holdout
-    part = size.confirm if size.part is None or settings.exact else size.part
+    is_part = settings.planner == PLANNER and not settings.exact
+    part = (size.part if is_part else None) or size.confirm
     least = 2 * part + held
     sets = 2 + math.ceil(math.log2(max(size.units, 2))) + MORE_SETS
     most = sets * (size.confirm + size.further) + held + size.holdout

@@ -146,7 +146,7 @@ def search_plan(
     # Leaving these out would cost time and gain nothing that is measured.
     fixed = replace(fixed, keep=(*fixed.keep, *sorted(unseen)))
     study = _study(session, settings, fixed)
-    part = Part(None) if _is_exact(session) else first_part(session.task)
+    part = Part(None) if _is_exact(session) else first_part(session.task, settings.planner)
     with session.measurer.only_first("confirm", part.batches):
         own = new = Recalibration("", (), scanned)
         if not settings.no_recalibrate:
