@@ -104,10 +104,14 @@ def test_a_search_offers_weights_without_corrections_beside_16_bits(
     session = SimpleNamespace(measurer=SimpleNamespace(offer=offered.extend))
     study = Study(None, (Unit("a", ("a.x", "a.w")),), (), wide)
     question = planning.Question(study, "greedy", None, Pins(), None, None)
-    monkeypatch.setattr(planning, "_choose", lambda session, question, scan: question.study.wide)
+
+    def choose(session: Any, question: Any, scan: Any, *, grows: bool) -> Any:
+        return question.study.wide
+
+    monkeypatch.setattr(planning, "_choose", choose)
     monkeypatch.setattr(planning, "_frontier", lambda study, plan, cost: ((), study.wide))
     ranges = SimpleNamespace(ranges=(repaired,), scan=None)
-    attempt = planning._attempt(session, question, ranges)
+    attempt = planning._attempt(session, question, ranges, first=ranges)
     assert attempt.wide == attempt.plan == attempt.values == {"a": (*wide["a"], plain)}
     assert set(offered) == {repaired, plain, *wide["a"]}
 
