@@ -64,8 +64,8 @@ BUDGET_S = 60.0
 SMALLEST_POWER = 1e-12
 """Smallest variance of a channel, for channels that are constant."""
 
-TIMED_STEPS = 3
-"""Steps after which the time of all is forecast. The first, which is slower, is not counted."""
+FORWARDS = 6
+"""How many times as long a step takes as a forward of its samples with the quantizers disabled."""
 
 Loss = Callable[[Any, Any], Any]
 """(Outputs of the float model, outputs of the quantized one) -> a tensor of one value."""
@@ -90,7 +90,7 @@ class Limits:
     """How long fine-tuning may take.
 
     steps: number of steps.
-    seconds: longest time of all steps, as forecast from the first few.
+    seconds: longest time of all steps, as forecast from the forwards of the float model.
     """
 
     steps: int = STEPS
@@ -125,6 +125,9 @@ def fine_tuned(
     """
     ranges = tuple(ranges)
     teacher = _Teacher(source, parts_of(inputs), loss_of)
+    forecast = FORWARDS * BATCH * limits.steps * teacher.sample_s
+    if forecast > limits.seconds:
+        raise TooLong(forecast)
     with source.with_ranges(ranges), source.disabled(left_out):
         names = sorted(teacher.power.keys() - set(left_out))
         layers = {name: _layer(teacher, name) for name in names}
@@ -250,6 +253,7 @@ class _Teacher:
     power: weight quantizer -> float32[channels], the variance of each channel of its layer's
         output.
     loss: what the outputs of the quantized model lose.
+    sample_s: seconds that a sample takes, in the fastest of all batches.
     """
 
     def __init__(self, source: Roundable, parts: Parts, loss_of: LossOf) -> None:
@@ -262,11 +266,13 @@ class _Teacher:
             if bias.has_range(source, name)
         }
         variances: dict[str, list[Tensor]] = {name: [] for name in self.modules}
-        outputs = []
+        outputs, self.sample_s = [], math.inf
         with optional.torch.no_grad(), source.disabled(self.every):
             for batch in batches:
+                started = self._time()
                 given, seen = self.run(batch)
                 outputs.append(given)
+                self.sample_s = min(self.sample_s, (self._time() - started) / batch_size(batch))
                 for name, output in seen.items():
                     variances[name].append(_variance(self.modules[name], output))
         reached = {name: values for name, values in variances.items() if values}
@@ -274,6 +280,13 @@ class _Teacher:
             name: optional.torch.stack(values).mean(0) for name, values in reached.items()
         }
         self.loss = loss_of(outputs)
+
+    def _time(self) -> float:
+        """Return the time in seconds once the device has done all that was asked of it."""
+        device = device_of(self.source.model)
+        if device is not None and device.type == "cuda":
+            optional.torch.cuda.synchronize(device)
+        return time.monotonic()
 
     def run(self, inputs: Any) -> tuple[Any, dict[str, Tensor]]:
         """Return the outputs of the model, and those of its layers by weight quantizer."""
@@ -337,17 +350,12 @@ def _train(teacher: _Teacher, student: _Student, limits: Limits) -> None:
     leaves = [leaf.requires_grad_() for _, moved in rates for leaf in moved]
     optimizer = torch.optim.Adam([{"params": moved, "lr": rate} for rate, moved in rates])
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, limits.steps)
-    started = time.monotonic()
     with _differentiable(teacher.source, student.bounds), torch.enable_grad():
-        for step, samples in enumerate(_draws(batch_size(teacher.inputs), limits.steps)):
+        for samples in _draws(batch_size(teacher.inputs), limits.steps):
             loss = teacher.lost(_taken(teacher.inputs, samples), student)
             _backward(loss, leaves)
             optimizer.step()
             schedule.step()
-            if step == 0:
-                started = time.monotonic()
-            elif step == TIMED_STEPS:
-                _check_time((time.monotonic() - started) / TIMED_STEPS, limits)
 
 
 def _draws(size: int, steps: int) -> Iterator[NDArray[np.intp]]:
@@ -380,12 +388,6 @@ def _backward(loss: Tensor, leaves: Sequence[Tensor]) -> None:
     slopes = optional.torch.autograd.grad(loss, leaves, allow_unused=True)
     for leaf, slope in zip(leaves, slopes, strict=True):
         leaf.grad = slope
-
-
-def _check_time(seconds_of_a_step: float, limits: Limits) -> None:
-    forecast = seconds_of_a_step * limits.steps
-    if forecast > limits.seconds:
-        raise TooLong(forecast)
 
 
 @contextmanager

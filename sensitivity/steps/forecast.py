@@ -51,9 +51,6 @@ conclusions."""
 REPAIR_FORWARDS = 12
 """How often a repaired plan forwards as many samples as `rank` has: to try repairs, and to fit them
 on calibration inputs, by the user's own modules."""
-TUNING_FORWARDS = 6
-"""How many times as long as a forward a step of fine-tuning takes for each sample: forwards of the
-float and of the quantized model with all gradients, and a backward pass, which takes the most."""
 SHARED = 4
 """How many times as long whole forwards would take as the forwards of other ranges, which share
 most of their computation."""
@@ -193,7 +190,7 @@ def _tuning(size: Size, settings: RunSettings) -> int:
     """Return as how many samples fine-tuning counts; 0 if it is not tried."""
     if not size.is_tunable or settings.fine_tune == "never":
         return 0
-    samples = TUNING_FORWARDS * tuning.STEPS * tuning.BATCH
+    samples = tuning.FORWARDS * tuning.STEPS * tuning.BATCH
     is_affordable = size.sample_s is not None and samples * size.sample_s <= BUDGET_S
     return samples if is_affordable or settings.fine_tune == "always" else 0
 
