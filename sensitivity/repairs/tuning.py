@@ -64,6 +64,9 @@ BUDGET_S = 60.0
 SMALLEST_POWER = 1e-12
 """Smallest variance of a channel, for channels that are constant."""
 
+TIMED = 2
+"""Forwards that are timed. The first one may be slower."""
+
 FORWARDS = 6
 """How many times as long a step takes as a forward of its samples with the quantizers disabled."""
 
@@ -90,7 +93,7 @@ class Limits:
     """How long fine-tuning may take.
 
     steps: number of steps.
-    seconds: longest time of all steps, as forecast from the forwards of the float model.
+    seconds: longest time of all steps, as forecast from a forward of the float model.
     """
 
     steps: int = STEPS
@@ -124,10 +127,11 @@ def fine_tuned(
     Raises ModelError if gradients do not pass through the model, and TooLong.
     """
     ranges = tuple(ranges)
-    teacher = _Teacher(source, parts_of(inputs), loss_of)
-    forecast = FORWARDS * BATCH * limits.steps * teacher.sample_s
+    parts = parts_of(inputs)
+    forecast = FORWARDS * BATCH * limits.steps * _sample_s(source, parts.batches[0])
     if forecast > limits.seconds:
         raise TooLong(forecast)
+    teacher = _Teacher(source, parts, loss_of)
     with source.with_ranges(ranges), source.disabled(left_out):
         names = sorted(teacher.power.keys() - set(left_out))
         layers = {name: _layer(teacher, name) for name in names}
@@ -245,6 +249,21 @@ def _restored(layers: Iterable[_Layer]) -> Iterator[None]:
         yield
 
 
+def _sample_s(source: Roundable, batch: Any) -> float:
+    """Return the seconds that a sample of this batch takes with the quantizers disabled."""
+    device = device_of(source.model)
+    inputs = to_device(batch, device)
+    seconds = math.inf
+    with optional.torch.no_grad(), source.disabled(names_of(source.quantizers)):
+        for _ in range(TIMED):
+            started = time.monotonic()
+            call(source.model, inputs)
+            if device is not None and device.type == "cuda":
+                optional.torch.cuda.synchronize(device)
+            seconds = min(seconds, time.monotonic() - started)
+    return seconds / batch_size(batch)
+
+
 class _Teacher:
     """The float model, with the calibration inputs.
 
@@ -253,7 +272,6 @@ class _Teacher:
     power: weight quantizer -> float32[channels], the variance of each channel of its layer's
         output.
     loss: what the outputs of the quantized model lose.
-    sample_s: seconds that a sample takes, in the fastest of all batches.
     """
 
     def __init__(self, source: Roundable, parts: Parts, loss_of: LossOf) -> None:
@@ -266,13 +284,11 @@ class _Teacher:
             if bias.has_range(source, name)
         }
         variances: dict[str, list[Tensor]] = {name: [] for name in self.modules}
-        outputs, self.sample_s = [], math.inf
+        outputs = []
         with optional.torch.no_grad(), source.disabled(self.every):
             for batch in batches:
-                started = self._time()
                 given, seen = self.run(batch)
                 outputs.append(given)
-                self.sample_s = min(self.sample_s, (self._time() - started) / batch_size(batch))
                 for name, output in seen.items():
                     variances[name].append(_variance(self.modules[name], output))
         reached = {name: values for name, values in variances.items() if values}
@@ -280,13 +296,6 @@ class _Teacher:
             name: optional.torch.stack(values).mean(0) for name, values in reached.items()
         }
         self.loss = loss_of(outputs)
-
-    def _time(self) -> float:
-        """Return the time in seconds once the device has done all that was asked of it."""
-        device = device_of(self.source.model)
-        if device is not None and device.type == "cuda":
-            optional.torch.cuda.synchronize(device)
-        return time.monotonic()
 
     def run(self, inputs: Any) -> tuple[Any, dict[str, Tensor]]:
         """Return the outputs of the model, and those of its layers by weight quantizer."""
