@@ -292,6 +292,7 @@ def test_fine_tuning_that_is_interrupted_keeps_the_other_repairs(
     [
         (TooLong(1500), "it would take about 25 minutes; --fine-tune always runs it."),
         (ModelError("Expected gradients."), "Fine-tuning was left out: Expected gradients."),
+        (torch.OutOfMemoryError(), "too little memory for the gradients of 32 samples."),
     ],
 )
 def test_where_fine_tuning_is_left_out_a_note_says_why(

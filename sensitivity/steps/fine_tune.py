@@ -8,12 +8,13 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from sensitivity import optional
 from sensitivity.config import FineTune
 from sensitivity.errors import ModelError
 from sensitivity.measure.ranking import estimate
 from sensitivity.records import Estimate, Range, Target, Tuning, Variant
 from sensitivity.repairs.rounding import is_roundable
-from sensitivity.repairs.tuning import BUDGET_S, Limits, Loss, TooLong, fine_tuned
+from sensitivity.repairs.tuning import BATCH, BUDGET_S, Limits, Loss, TooLong, fine_tuned
 from sensitivity.session import Session
 from sensitivity.signals.distillation import distillation_loss
 from sensitivity.steps.recalibrate import FILE, Recalibration, fitted, meets, with_repairs
@@ -21,6 +22,10 @@ from sensitivity.steps.recalibrate import FILE, Recalibration, fitted, meets, wi
 TOO_LONG = (
     "Fine-tuning was left out, because it would take about {minutes} minutes; --fine-tune "
     "always runs it."
+)
+NO_MEMORY = (
+    "Fine-tuning was left out, because the device has too little memory for the gradients of "
+    f"{BATCH} samples."
 )
 CANNOT = (
     "Fine-tuning was left out: it is for models of ModelOpt and pytorch-quantization with weights "
@@ -52,6 +57,8 @@ def with_tuning(
         ranges = _tuned(session, found, skip, Limits(seconds=seconds))
     except TooLong as too_long:
         return _noted(found, TOO_LONG.format(minutes=math.ceil(too_long.seconds / 60)))
+    except optional.torch.OutOfMemoryError:
+        return _noted(found, NO_MEMORY)
     except ModelError as error:
         return _noted(found, f"Fine-tuning was left out: {error}")
     tuned = _judged(session, found, ranges, skip)
