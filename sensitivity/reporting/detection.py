@@ -174,8 +174,8 @@ def _size_row(result: SizeResult, metric: MetricFormat) -> SizeRow:
 
 def _size_sentences(detail: DetectionDetail) -> Iterator[str]:
     if detail.sizes:
-        int8, plan = (_lowered(detail.sizes, variant) for variant in ("int8", "partial"))
-        yield f"By more than chance explains, INT8 lowers {int8}, and the plan {plan}."
+        yield f"INT8 lowers {_lowered(detail.sizes, 'int8')} by more than chance explains."
+        yield f"The plan lowers {_lowered(detail.sizes, 'partial')} by more than chance explains."
     if detail.size_note:
         yield detail.size_note
 
@@ -188,7 +188,7 @@ def _lowered(sizes: Iterable[SizeResult], variant: str) -> str:
         if high < 0:
             names.append(result.name)
     if not names:
-        return "the AP of no size"
+        return "no AP"
     return f"the AP of {listing(tuple(names), last='and')} objects"
 
 
