@@ -9,7 +9,6 @@ SENSITIVITY_ASSETS.
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import shlex
 import sys
@@ -33,20 +32,11 @@ from sensitivity.repairs.tuning import Limits, fine_tuned
 from sensitivity.signals.distillation import distillation_loss
 from sensitivity.timing.environment import environment
 
-EXAMPLE = Path(__file__).parents[1] / "examples" / "01_mobilenet"
+sys.path.append(str(Path(__file__).parents[1] / "tests"))
+from support.scripts import load_script
+
 Ranges = dict[str, Range]
 Row = dict[str, Any]
-
-
-def example() -> Any:
-    """Return the module of the example."""
-    sys.path.insert(0, str(EXAMPLE))
-    spec = importlib.util.spec_from_file_location("mobilenet_example", EXAMPLE / "task.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def repairs(
@@ -118,7 +108,7 @@ def row(name: str, logits: torch.Tensor, wanted: torch.Tensor, labels: torch.Ten
 
 def rows(steps: int) -> Iterator[Row]:
     """Yield float, and everything in INT8 after each repair."""
-    mobilenet = example()
+    mobilenet = load_script("examples/01_mobilenet/task.py")
     images = mobilenet.imagenet()
     number = mobilenet.CALIBRATION_IMAGES
     calib = mobilenet.batches(images.take(range(number)))
