@@ -36,18 +36,18 @@ def keep_freed_memory() -> bool:
     return all(mallopt(setting, value) for setting, value in settings.items())
 
 
-def give_back_memory() -> None:
+def trim_heap() -> None:
     """Give the memory that is free now back to the system, before more is needed at once."""
     malloc_trim = _function("malloc_trim")
     if malloc_trim is not None:
         malloc_trim(0)
 
 
-def let_go_of_memory() -> None:
-    """Delete objects that only circular references hold, and give free memory back to the system,
-    between two steps."""
+def collect_and_trim() -> None:
+    """Delete objects that only circular references hold, then trim the heap. For use between two
+    steps, since a collection takes tenths of a second."""
     gc.collect()
-    give_back_memory()
+    trim_heap()
 
 
 def _function(name: str) -> Any:

@@ -36,7 +36,7 @@ def test_free_memory_is_given_back_where_the_c_library_can(monkeypatch) -> None:
     given = []
     library = SimpleNamespace(malloc_trim=given.append)
     monkeypatch.setattr(allocator.ctypes, "CDLL", lambda _: library)
-    allocator.let_go_of_memory()
+    allocator.collect_and_trim()
     assert given == [0]
     monkeypatch.setattr(allocator.ctypes, "CDLL", lambda _: SimpleNamespace())
-    allocator.give_back_memory()
+    allocator.trim_heap()

@@ -69,7 +69,7 @@ def test_an_error_of_a_part_and_one_of_a_meeting_are_raised_and_end_the_others()
 
 def test_memory_is_given_back_where_values_have_grown_or_become_half_as_large(monkeypatch) -> None:
     seen: list[Any] = []
-    monkeypatch.setattr(lockstep, "give_back_memory", lambda: seen.append("given back"))
+    monkeypatch.setattr(lockstep, "trim_heap", lambda: seen.append("given back"))
 
     def run(part: int) -> None:
         for size in (8, 6, 3, 4, 1):

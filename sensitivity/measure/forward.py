@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sensitivity.allocator import give_back_memory
+from sensitivity.allocator import trim_heap
 from sensitivity.measure.checked import checked_scores
 from sensitivity.measure.reader import Reader
 from sensitivity.records import Range, Scores, Variant
@@ -96,12 +96,12 @@ class Forwarder:
         wanted = tuple(dict.fromkeys(ranges))
         if not set(wanted) <= set(self._offered):
             self._offered = wanted
-            self.let_go()
+            self.drop_simulator()
+            trim_heap()
 
-    def let_go(self) -> None:
-        """Let go of the simulator and of its memory. Another one is made when it is needed."""
+    def drop_simulator(self) -> None:
+        """Delete the simulator. Another one is made when it is needed."""
         self._simulator = None
-        give_back_memory()
 
     def outputs(self, variants: Sequence[Variant], inputs: Any) -> Iterator[tuple[int, Any]]:
         """Yield the index of each variant, and its outputs for these inputs; nothing is scored or

@@ -14,7 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeGuard, runtime_checkable
 
 from sensitivity import optional
-from sensitivity.allocator import give_back_memory
+from sensitivity.allocator import trim_heap
 from sensitivity.errors import ModelError
 from sensitivity.quantizers.base import QuantizedModel, Recalibratable, form_of
 from sensitivity.quantizers.torch.calls import call, device_of, to_device
@@ -194,7 +194,7 @@ def watch_layers(
             stack.callback(layer.register_forward_hook(hook_for(name)).remove)
         for batch in parts.batches:
             forward(source, batch)
-    give_back_memory()
+    trim_heap()
 
 
 def visit_layers(

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from sensitivity import optional
-from sensitivity.allocator import give_back_memory
+from sensitivity.allocator import trim_heap
 from sensitivity.errors import TaskError
 from sensitivity.quantizers.torch.calls import every_module_called
 
@@ -61,14 +61,14 @@ def in_lockstep(run: Callable[[Any], None], parts: Sequence[Any], meet: Meet) ->
                 waiting = sum(map(_bytes, stops))
                 # Values in the heap have grown over what was free, or larger ones are free now.
                 if waiting > most or waiting < most / 2:
-                    give_back_memory()
+                    trim_heap()
                     most = waiting
                 meet(name, [values for _, values in stops])
                 del stops
     finally:
         for part in running:
             part.abandon()
-        give_back_memory()
+        trim_heap()
 
 
 def _bytes(at: Stop) -> int:

@@ -177,8 +177,7 @@ class _Watched:
 
 
 def _learned(source: Roundable, wanted: dict[str, Wanted], parts: Parts) -> dict[str, Range]:
-    """Return the new range of each layer. What was wanted of a layer is let go of once it is
-    learned."""
+    """Return the new range of each layer, and delete the target of each once it is learned."""
     learned: dict[str, Range] = {}
     with ExitStack() as stack:
 

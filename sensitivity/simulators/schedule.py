@@ -97,7 +97,7 @@ class Leg:
     frees: tuple[int, ...]
 
     @cached_property
-    def let_go(self) -> frozenset[int]:
+    def freed_by_steps(self) -> frozenset[int]:
         """The slots that its steps empty."""
         return frozenset(chain.from_iterable(step.frees for step in self.steps))
 

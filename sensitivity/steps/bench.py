@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from sensitivity.allocator import let_go_of_memory
+from sensitivity.allocator import collect_and_trim
 from sensitivity.config import BenchChoices
 from sensitivity.errors import RunDirError, RuntimeUnavailable, SensitivityError, TaskError
 from sensitivity.exporters.evaluate import evaluate_file
@@ -124,7 +124,7 @@ def bench_run(
     file that it cannot take.
     """
     runtime = runtime_of(settings.runtime)
-    let_go_of_memory()
+    collect_and_trim()
     files = run_dir.models(runtime.lowering if hasattr(runtime, "lowering") else runtime.name)
     exported = _of_the_plan(run_dir)
     if not isinstance(held, HeldOut):

@@ -9,7 +9,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from sensitivity.allocator import let_go_of_memory
+from sensitivity.allocator import collect_and_trim
 from sensitivity.errors import RunDirError, TaskError
 from sensitivity.exporters.for_onnxruntime import faithful_copies
 from sensitivity.exporters.half_baseline import NAME as HALF
@@ -79,7 +79,7 @@ def export_plan(
             refuse_wide(target, f"the plan with 16 bits in {chosen.widened[0].unit}")
     # Measured with the ranges that the model came with in force, as everything in the journal is.
     scoring = _scoring(session, chosen)
-    let_go_of_memory()
+    collect_and_trim()
     with plan_ranges(chosen, source):
         if form_of(source) == "onnx":
             verification = _exported_onnx(session, chosen, scoring, {} if forgiving else None)

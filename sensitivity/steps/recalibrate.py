@@ -15,7 +15,7 @@ from functools import partial
 from itertools import chain
 from typing import Any
 
-from sensitivity.allocator import let_go_of_memory
+from sensitivity.allocator import collect_and_trim
 from sensitivity.config import FineTune
 from sensitivity.errors import ExportError, ModelError, TaskError
 from sensitivity.measure.ranking import estimate
@@ -283,8 +283,8 @@ def fitted(session: Session, fit: Callable[[Any], tuple[Range, ...]]) -> tuple[R
     batches = session.calibration()
     if batches is None:
         return ()
-    session.measurer.let_go()  # a repair takes memory, and brings ranges for another simulator
-    let_go_of_memory()
+    session.measurer.drop_simulator()  # A repair takes memory, and its ranges need another one.
+    collect_and_trim()
     first = next(batches)
     try:
         return fit(calibration_parts(chain([first], batches)))

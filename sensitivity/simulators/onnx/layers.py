@@ -80,7 +80,7 @@ class Layers:
             if value in names:
                 self._change(names[value], value, held, change)
             for values in held:
-                _let_go(values, read_last[value])
+                _empty(values, read_last[value])
 
     def _given(self, arrays: Mapping[str, NDArray[Any]]) -> Held:
         held: Held = {}
@@ -113,6 +113,6 @@ class Layers:
             values[value] = [ort_value(array), *values[value][1:], array]
 
 
-def _let_go(values: Held, keys: Iterable[Key]) -> None:
+def _empty(values: Held, keys: Iterable[Key]) -> None:
     for key in keys:
         del values[key]

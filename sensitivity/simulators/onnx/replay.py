@@ -174,7 +174,7 @@ class OnnxReplay:
 
     def _program(self, leg: Leg) -> Program:
         actions = _actions(leg)
-        keep = {out for _, _, out in actions} - leg.let_go
+        keep = {out for _, _, out in actions} - leg.freed_by_steps
         return Program(self._model, self._split, actions, keep)
 
     def _measured(self, arrays: Arrays) -> tuple[int, ...]:
@@ -249,7 +249,7 @@ class OnnxReplay:
         # The arrays share ONNX Runtime's memory. An output that a later variant gives too is
         # copied, so that the caller cannot change it.
         found = [array if slot in leg.frees else array.copy() for slot, array in arrays]
-        for slot in leg.let_go.union(leg.frees):
+        for slot in leg.freed_by_steps.union(leg.frees):
             slots[slot] = None
         return found
 

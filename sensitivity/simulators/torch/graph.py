@@ -216,7 +216,7 @@ class Graph:
                 goes_by_place |= not all(map(fills_vectors, read))
             before, after = _storages(read), _storages(slots[step.out])
             size[step.node] = sum(after[address] for address in after.keys() - before.keys())
-            _let_go(slots, step.frees)
+            _empty(slots, step.frees)
         outputs = _take(slots, self._whole.legs[0].outputs)
         handed = sum(tensor.nbytes for tensor in _tensors(outputs))
         return _Forward(tuple(size), handed, goes_by_place)
@@ -237,8 +237,8 @@ class Graph:
             plain[step.out] = self._runners[step.node].run(*read)
             self._settle(step.node, read, given)
             slots[step.out] = self._runners[step.node].run(*given)
-            _let_go(plain, step.frees)
-            _let_go(slots, step.frees)
+            _empty(plain, step.frees)
+            _empty(slots, step.frees)
 
     def _settle(self, place: int, plain: Sequence[Any], given: Sequence[Any]) -> None:
         """Choose how one node runs.
@@ -289,7 +289,7 @@ class Graph:
         for step in leg.steps:
             self._do(step, slots)
         results = _take(slots, leg.outputs)
-        _let_go(slots, leg.frees)
+        _empty(slots, leg.frees)
         return results
 
     def _outputs(self, leg: Leg, states: list[Slots]) -> Any:
@@ -319,7 +319,7 @@ def _take(slots: Slots, places: Sequence[int]) -> list[Any]:
     return [slots[place] for place in places]
 
 
-def _let_go(slots: Slots, places: Sequence[int]) -> None:
+def _empty(slots: Slots, places: Sequence[int]) -> None:
     for place in places:
         slots[place] = None
 
