@@ -31,13 +31,11 @@ from sensitivity.timing.environment import environment
 
 Row = dict[str, Any]
 
-COCO = "{assets}/coco/val/instances.json"
 COMMANDS = {
     "demo": "demo --out {out}",
     "mobilenet_v1": "run {tree}/examples/01_mobilenet/task.py:task --max-drop 1pt --out {out}",
     "resnet20": "run {tree}/examples/02_resnet20/task.py:task --max-drop 1pt --out {out}",
-    "yolov8n": f"yolo run --weights {{assets}}/weights/yolov8n.pt --data {COCO} --calib "
-    "{assets}/coco/calib/images --imgsz 640 --max-drop 0.3pt --out {out}",
+    "yolov8n": "run {tree}/examples/03_yolov8n/task.py:task --max-drop 0.3pt --out {out}",
     "yolov8n_onnx": "run {qdq} --data {assets}/coco/val --max-drop 1pt --out {out}",
 }
 """Model -> its plain command, after `sensitivity`."""

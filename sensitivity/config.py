@@ -155,16 +155,22 @@ class TaskChoices:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TaskSettings(TaskChoices):
-    """The task, and where the results go."""
+class DryRunChoices:
+    """Whether the job is only forecast."""
 
-    out: Path | None = setting(None, "Run directory; by default runs/<name of the task file>.")
-    resume: bool = setting(False, "Continue the run in the run directory.")
     dry_run: bool = setting(
         False,
         "Print what each step would take, from one timed batch: samples, time, memory and disk. "
         "Nothing else is measured, and nothing is written into the run directory.",
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskSettings(DryRunChoices, TaskChoices):
+    """The task, and where the results go."""
+
+    out: Path | None = setting(None, "Run directory; by default runs/<name of the task file>.")
+    resume: bool = setting(False, "Continue the run in the run directory.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -525,7 +531,7 @@ class YoloChoices:
 
 
 @dataclass(frozen=True, kw_only=True)
-class YoloSettings(LogChoices, BenchChoices, PlanChoices, ScanChoices, YoloChoices):
+class YoloSettings(LogChoices, BenchChoices, PlanChoices, ScanChoices, DryRunChoices, YoloChoices):
     """Scan, plan, export, bench and report a YOLO of the ultralytics package."""
 
     out: Path | None = setting(None, "Run directory; by default runs/<name of the weights file>.")

@@ -65,7 +65,7 @@ def test_a_plan_of_an_older_build_only_says_whether_it_is_met(whole: Any) -> Non
 def test_the_plain_command_of_each_model(whole: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SENSITIVITY_ASSETS", "/assets")
     words = whole.command_of("yolov8n", Path("/tree"), Path("/out"))
-    assert words[:4] == ["yolo", "run", "--weights", "/assets/weights/yolov8n.pt"]
+    assert words[:2] == ["run", "/tree/examples/03_yolov8n/task.py:task"]
     assert words[-4:] == ["--max-drop", "0.3pt", "--out", "/out"]
     assert whole.command_of("demo", Path("/tree"), Path("/out")) == ["demo", "--out", "/out"]
 

@@ -19,6 +19,7 @@ from click.testing import CliRunner
 from support.yolo_models import NAMES, coco, images, save, yolo, yolo_folder, yolov8n
 
 from sensitivity import api
+from sensitivity.cli import later
 from sensitivity.cli.main import group, main
 from sensitivity.config import RunSettings, YoloSettings
 from sensitivity.errors import MissingPackage, RunDirError, TaskError
@@ -407,6 +408,29 @@ def test_a_changed_task_file_is_kept_on_resume_and_a_run_of_others_is_not_touche
         YoloSettings(weights=Path("a.pt"), data=Path("b.yaml"), out=tmp_path, resume=True)
     )
     assert (tmp_path / "task.py").read_text() == "# mine"
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_dry_run_forecasts_and_writes_nothing_into_the_run_directory(
+    resume, tmp_path, monkeypatch
+):
+    out = tmp_path / "run"
+    shown = []
+    monkeypatch.setattr(later.api, "forecast", lambda own: Path(own.task[:-5]).read_text())
+    monkeypatch.setattr(later.forecast, "show_forecast", shown.append)
+    words = ["--weights", "a.pt", "--data", "b.yaml", "--out", str(out), "--dry-run"]
+    with pytest.raises(SystemExit) as ended:
+        main(["yolo", "run", *words, *["--resume"] * resume])
+    assert not ended.value.code
+    assert ["a.pt" in text for text in shown] == [True]
+    assert not out.exists()
+
+
+def test_a_dry_run_of_a_run_to_continue_takes_its_task_file(tmp_path):
+    (tmp_path / "task.py").write_text("# mine")
+    settings = YoloSettings(weights=Path("a.pt"), data=Path("b.yaml"), out=tmp_path, resume=True)
+    own = workflow.prepare(settings, tmp_path / "elsewhere")
+    assert own.task == f"{tmp_path / 'task.py'}:task"
 
 
 def test_help_names_the_families_and_the_way_for_others():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -32,12 +34,22 @@ def run(settings: YoloSettings, teller: Teller) -> int:
     Exit codes: 0 target met, 2 target missed, 1 error.
     """  # noqa: D301 - a backspace keeps click from wrapping the lines below it
     teller.say("Loading, quantizing and calibrating (minutes for a large model).")
+    if settings.dry_run:
+        _show_forecast(settings)
+        return 0
     own = later.yolo.prepare(settings)
     plan = later.api.run(own, teller)
     assert own.out is not None
     later.render.show(own.out, ranking=True, latency=True)
     click.echo(f"Report: {own.out / 'report.html'}")
     return 0 if plan.met else 2
+
+
+def _show_forecast(settings: YoloSettings) -> None:
+    """Print the forecast of the run, and write a new task file into a temporary folder only."""
+    with tempfile.TemporaryDirectory() as folder:
+        own = later.yolo.prepare(settings, Path(folder))
+        later.forecast.show_forecast(later.api.forecast(own))
 
 
 @click.group("yolo")

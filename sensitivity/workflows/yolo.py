@@ -77,17 +77,20 @@ def task():
 '''
 
 
-def prepare(settings: YoloSettings) -> RunSettings:
+def prepare(settings: YoloSettings, folder: Path | None = None) -> RunSettings:
     """Write the task file into the run directory, and return the settings to run it with.
 
-    With `resume`, an existing task file is kept as it is. Raises RunDirError if the folder holds
-    another run, and WriteError if it cannot be written.
+    With `resume`, an existing task file is kept as it is. Raises RunDirError if the run directory
+    holds another run, and WriteError if the file cannot be written.
+
+    folder: another folder for a new task file, so that nothing is written into the run directory.
     """
     out = settings.out or Path("runs") / settings.weights.stem
     refuse_used(RunDir(out).journal, settings.resume)
     file = out / "task.py"
     if not (settings.resume and file.exists()):
-        with locked(out):
+        file = (folder or out) / "task.py"
+        with locked(file.parent):
             write_whole(file, task_file(settings).encode())
     # The task file holds the fields of `YoloChoices`, so they are not settings of the run, even
     # where `RunSettings` has a field of the same name.
