@@ -33,7 +33,12 @@ from promise_draw import MODELS
 from sensitivity.stats.paired import paired_effect
 from sensitivity.timing.environment import environment
 
-TARGETS = {"mobilenet_v1": ("1pt",), "resnet20": ("0.3pt",), "yolov8n": ("1pt",)}
+TARGETS = {
+    "mobilenet_v1": ("1pt",),
+    "resnet20": ("0.3pt",),
+    "repvgg": ("1pt",),
+    "yolov8n": ("1pt",),
+}
 
 Row = dict[str, Any]
 

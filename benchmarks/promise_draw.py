@@ -8,6 +8,7 @@ of the build, so that it can run with an old build too.
 from __future__ import annotations
 
 import argparse
+import copy
 import importlib
 import json
 import sys
@@ -28,6 +29,10 @@ mirrored. The first is the usual crop. An eighth of 250 images change their answ
 is counted once on each image is known to 3.6 points only; each view is nearly another image."""
 
 RESNET_SIZES = {"rank": 300, "confirm": 250, "holdout": 250, "unseen": 1200}
+REPVGG_SIZES = {"rank": 250, "confirm": 250, "holdout": 50, "unseen": 447}
+REPVGG_EPOCHS = 10
+"""Epochs of training. The demo of an older build has others, and all builds get the same model."""
+
 YOLO_SIZES = {"rank": 40, "confirm": 50, "holdout": 10, "unseen": 100}
 YOLO_SIDE = 320
 """The side of YOLOv8n's input in pixels. At 640 a draw takes four times as long."""
@@ -88,6 +93,41 @@ def resnet20(draw: int) -> Drawn:
     return Drawn(task, example.float_model(), [unseen])
 
 
+def repvgg(draw: int) -> Drawn:
+    import numpy as np
+
+    from sensitivity.tasks.classification import ArrayBatches, classification_task, random_parts
+    from sensitivity.workflows import demo
+
+    splits = demo.digits()
+    others = [splits[name] for name in ("rank", "confirm", "holdout")]
+    x, y = (np.concatenate([getattr(split, axis) for split in others]) for axis in "xy")
+    at = random_parts(len(x), REPVGG_SIZES, seed=draw)
+    parts = {name: ArrayBatches(x[at[name]], y[at[name]], 50) for name in at}
+    unseen, calib = parts.pop("unseen"), splits["calib"]
+    float_model = _trained_repvgg(splits["train"])
+    model = demo.calibrated(copy.deepcopy(float_model), calib)
+    return Drawn(classification_task(model, {"calib": calib, **parts}), float_model, [unseen])
+
+
+def _trained_repvgg(split: Any) -> Any:
+    """The model of `sensitivity demo`, the same with each build."""
+    import torch
+
+    from sensitivity.workflows import demo
+    from sensitivity.workflows.repvgg import RepVGG, repeatable, train
+
+    with repeatable(demo.SEED):
+        model = RepVGG(demo.WIDTH, demo.DEPTHS, classes=10)
+        for weight in model.parameters():
+            if weight.ndim == 4:
+                weight.data = weight.data.contiguous(memory_format=torch.channels_last)
+        x, y = torch.from_numpy(split.x), torch.from_numpy(split.y)
+        rate, decay = demo.RATE, demo.DECAY
+        train(model, x, y, epochs=REPVGG_EPOCHS, rate=rate, decay=decay, seed=demo.SEED)
+        return model.plain().eval()
+
+
 def yolov8n(draw: int) -> Drawn:
     from sensitivity.tasks.classification import random_parts
     from sensitivity.tasks.detection import ImageBatches, detection_task
@@ -105,6 +145,7 @@ def yolov8n(draw: int) -> Drawn:
 MODELS: dict[str, Callable[[int], Drawn]] = {
     "mobilenet_v1": mobilenet_v1,
     "resnet20": resnet20,
+    "repvgg": repvgg,
     "yolov8n": yolov8n,
 }
 

@@ -77,7 +77,9 @@ def test_the_confidence_belongs_to_the_target() -> None:
         assert target_of(settings, 1.0).confidence == 0.9
 
 
-@pytest.mark.parametrize(("model", "n"), [("MOBILENET", 800), ("RESNET", 2000), ("YOLO", 200)])
+@pytest.mark.parametrize(
+    ("model", "n"), [("MOBILENET", 800), ("RESNET", 2000), ("REPVGG", 997), ("YOLO", 200)]
+)
 def test_no_image_of_a_draw_is_in_two_parts(promise: Any, model: str, n: int) -> None:
     sizes = getattr(sys.modules["promise_draw"], f"{model}_SIZES")
     from sensitivity.tasks.classification import random_parts

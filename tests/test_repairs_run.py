@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from sensitivity import api, results
 from sensitivity.config import PlanSettings
 from sensitivity.errors import ModelError
 from sensitivity.records import Plan
+from sensitivity.repairs import checkpoint
 from sensitivity.repairs.tuning import Limits, TooLong
 from sensitivity.run_dir import RunDir
 from sensitivity.steps import fine_tune, recalibrate
@@ -267,24 +269,37 @@ def test_fine_tuned_weights_are_found_again_unless_they_are_not_wanted(
     assert any("fine-tuning" in one.method for one in plan.ranges) == is_tuned
 
 
-def test_fine_tuning_that_is_interrupted_keeps_the_other_repairs(
+def test_fine_tuning_that_is_interrupted_keeps_the_other_repairs_and_goes_on(
     done: Path, tuned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupted(*args: object, **named: object) -> None:
-        raise KeyboardInterrupt
+    shown: list[tuple[int, int]] = []
+
+    @contextmanager
+    def until(last: int, what: str, total: int) -> Iterator[Any]:
+        def advance(steps: int, samples: int) -> None:
+            if what == "fine-tune":
+                shown.append((steps, total))
+                if sum(steps for steps, _ in shown) >= last:
+                    raise KeyboardInterrupt
+
+        yield advance
 
     out = tmp_path / "interrupted"
     shutil.copytree(done, out)
     for repair in ("bias_corrections", "learned_roundings"):
         monkeypatch.setattr(recalibrate, repair, refused)
     monkeypatch.setattr(fine_tune, "is_enough", is_enough)
-    with monkeypatch.context() as patch:
-        patch.setattr(fine_tune, "fine_tuned", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            planned(out, fine_tune="auto")
     monkeypatch.setattr(fine_tune, "Limits", partial(Limits, steps=100))
-    plan, wanted = planned(out, fine_tune="auto"), read(tuned)
+    monkeypatch.setattr(checkpoint, "EVERY_S", 0.0)
+    settings = PlanSettings(directory=out, target=TARGET, search=True, fine_tune="auto")
+    with pytest.raises(KeyboardInterrupt):
+        api.plan(settings, partial(until, 60))
+    assert shown == [(0, 100), *[(1, 100)] * 60]
+    shown.clear()
+    plan, wanted = api.plan(settings, partial(until, 101)), read(tuned)
+    assert shown == [(59, 100), *[(1, 100)] * 41]
     assert (plan.skip, plan.ranges, plan.tuning) == (wanted.skip, wanted.ranges, wanted.tuning)
+    assert not (out / fine_tune.STATE).exists()
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,9 +21,10 @@ from sensitivity.quantizers.rounding import pack
 from sensitivity.quantizers.torch.modelopt import ModelOptModel
 from sensitivity.quantizers.torch.pytorch_quantization import PytorchQuantizationModel
 from sensitivity.records import Range, names_of
-from sensitivity.repairs import tuning
+from sensitivity.repairs import checkpoint, tuning
+from sensitivity.repairs.checkpoint import Checkpoint
 from sensitivity.repairs.samples import Parts
-from sensitivity.repairs.tuning import Limits, TooLong
+from sensitivity.repairs.tuning import Course, Limits, TooLong
 from sensitivity.signals.distillation import distillation_loss
 
 SHORT = Limits(steps=40)
@@ -170,6 +174,84 @@ def test_other_outputs_than_logits_are_compared_by_group() -> None:
     found = fine_tuned(coarse(source), models.batch(8, 16), limits=Limits(steps=2))
     assert all(np.isfinite(one.amax).all() for one in found)
     assert any(one.amax != source.range(one.quantizer).amax for one in found)
+
+
+def stopping(after: int) -> Callable[[int], Any]:
+    """A display that is interrupted after this number of steps."""
+
+    @contextmanager
+    def show(steps: int) -> Iterator[Callable[[int, int], None]]:
+        done = 0
+
+        def advance(more: int, samples: int) -> None:
+            nonlocal done
+            done += more
+            if done == after:
+                raise KeyboardInterrupt
+
+        yield advance
+
+    return show
+
+
+@pytest.fixture
+def saved(source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Checkpoint:
+    """What a training that was interrupted after 4 of 6 steps has left. Its last step was not
+    saved."""
+    monkeypatch.setattr(checkpoint, "EVERY_S", 0.0)
+    kept = Checkpoint(tmp_path / "state.pt", "one")
+    with pytest.raises(KeyboardInterrupt):
+        fine_tuned(
+            source,
+            models.batch(64, 8),
+            limits=Limits(steps=6),
+            course=Course(stopping(after=4), kept),
+        )
+    assert kept.load()["steps"] == 3
+    return kept
+
+
+def test_training_that_was_interrupted_goes_on_and_ends_as_if_it_had_not_been(
+    source, saved: Checkpoint
+) -> None:
+    shown: list[tuple[int, int]] = []
+
+    @contextmanager
+    def show(steps: int) -> Iterator[Any]:
+        shown.append((steps, 0))
+        yield lambda done, samples: shown.append((done, samples))
+
+    inputs, limits = models.batch(64, 8), Limits(steps=6)
+    whole = fine_tuned(source, inputs, limits=limits)
+    assert fine_tuned(source, inputs, limits=limits, course=Course(show, saved)) == whole
+    assert shown == [(6, 0), (3, 0), *[(1, tuning.FORWARDS * tuning.BATCH)] * 3]
+
+
+def test_the_forecast_of_training_that_goes_on_is_of_the_steps_left(
+    source, saved: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tuning, "_sample_s", lambda source, batch: 1.0)
+    with pytest.raises(TooLong) as stopped:
+        fine_tuned(
+            source,
+            models.batch(8, 8),
+            limits=Limits(steps=6, seconds=1),
+            course=Course(checkpoint=saved),
+        )
+    assert stopped.value.seconds == 3 * tuning.FORWARDS * tuning.BATCH
+
+
+@pytest.mark.parametrize("content", [None, b"", b"no state", b"PK"])
+def test_a_state_of_another_training_or_a_torn_one_is_not_taken(
+    saved: Checkpoint, content: bytes | None
+) -> None:
+    other = Checkpoint(saved.file, "one" if content is not None else "other")
+    if content is not None:
+        saved.file.write_bytes(content)
+    assert other.load() is None
+    other.remove()
+    assert not saved.file.exists()
+    assert other.load() is None
 
 
 def test_what_takes_too_long_is_stopped_with_its_forecast(source) -> None:

@@ -19,8 +19,9 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -33,6 +34,7 @@ from sensitivity.quantizers.torch.calls import call, device_of, to_device
 from sensitivity.quantizers.torch.tensor_quantizer import SMALLEST_AMAX
 from sensitivity.records import Range, names_of
 from sensitivity.repairs import bias
+from sensitivity.repairs.checkpoint import Checkpoint
 from sensitivity.repairs.rounding import Roundable
 from sensitivity.repairs.samples import Parts, parts_of
 from sensitivity.seeds import generator
@@ -73,6 +75,9 @@ FORWARDS = 6
 Loss = Callable[[Any, Any], Any]
 """(Outputs of the float model, outputs of the quantized one) -> a tensor of one value."""
 
+Advance = Callable[[int, int], None]
+"""Function that is told how many steps were done, and how many samples were spent on them."""
+
 LossOf = Callable[[Sequence[Any]], Loss]
 """Outputs of the float model for each batch of the calibration inputs -> the loss of a batch."""
 
@@ -100,6 +105,23 @@ class Limits:
     seconds: float = math.inf
 
 
+def _unseen(steps: int) -> AbstractContextManager[Advance]:
+    """Show nothing."""
+    return nullcontext(lambda done, samples: None)
+
+
+@dataclass(frozen=True)
+class Course:
+    """How fine-tuning is shown while it runs, and how it goes on after an interruption.
+
+    show: opens a display of this number of steps.
+    checkpoint: keeps the state between steps.
+    """
+
+    show: Callable[[int], AbstractContextManager[Advance]] = _unseen
+    checkpoint: Checkpoint = field(default_factory=Checkpoint)
+
+
 def fine_tuned(
     source: Roundable,
     inputs: Any,
@@ -109,6 +131,7 @@ def fine_tuned(
     kept: Collection[str] = (),
     loss_of: LossOf,
     limits: Limits = Limits(),
+    course: Course = Course(),
 ) -> tuple[Range, ...]:
     """Train the biases of all weighted layers and the ranges of activations together, and return
     them as ranges.
@@ -123,12 +146,15 @@ def fine_tuned(
     kept: activation quantizers that keep their ranges.
     loss_of: gives what the outputs of the quantized model lose, such as
         `signals.distillation.distillation_loss`.
-    limits: how long it may take.
+    limits: how long it may take. An interrupted training that goes on has fewer steps left.
+    course: how it is shown and goes on.
     Raises ModelError if gradients do not pass through the model, and TooLong.
     """
     ranges = tuple(ranges)
     parts = parts_of(inputs)
-    forecast = FORWARDS * BATCH * limits.steps * _sample_s(source, parts.batches[0])
+    state = course.checkpoint.load()
+    left = limits.steps - (0 if state is None else state["steps"])
+    forecast = FORWARDS * BATCH * left * _sample_s(source, parts.batches[0])
     if forecast > limits.seconds:
         raise TooLong(forecast)
     teacher = _Teacher(source, parts, loss_of)
@@ -140,7 +166,10 @@ def fine_tuned(
         return ()
     unbiased = [replace(changed, bias=None) for changed in ranges]
     with source.with_ranges(unbiased), source.disabled(left_out), _restored(layers.values()):
-        _train(teacher, _Student(layers, bounds), limits)
+        training = _Training(_Student(layers, bounds), limits.steps)
+        if state is not None:
+            training.take(state)
+        training.run(teacher, course)
         found = [layer.range(source, name) for name, layer in layers.items()]
     methods = {changed.quantizer: changed.method for changed in ranges}
     found += [bound.range for bound in bounds.values()]
@@ -350,21 +379,58 @@ def _layer(teacher: _Teacher, name: str) -> _Layer:
     return _Layer(module, own, zeros if now is None else now.detach(), spread, zeros.clone())
 
 
-def _train(teacher: _Teacher, student: _Student, limits: Limits) -> None:
-    torch, layers = optional.torch, student.layers.values()
-    rates = [
-        (BIAS_RATE, [layer.moves for layer in layers]),
-        (RANGE_RATE, [bound.log for bound in student.bounds.values()]),
-    ]
-    leaves = [leaf.requires_grad_() for _, moved in rates for leaf in moved]
-    optimizer = torch.optim.Adam([{"params": moved, "lr": rate} for rate, moved in rates])
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, limits.steps)
-    with _differentiable(teacher.source, student.bounds), torch.enable_grad():
-        for samples in _draws(batch_size(teacher.inputs), limits.steps):
-            loss = teacher.lost(_taken(teacher.inputs, samples), student)
-            _backward(loss, leaves)
-            optimizer.step()
-            schedule.step()
+class _Training:
+    """The optimizer with what it trains.
+
+    total: number of steps of the whole training.
+    done: number of steps done.
+    """
+
+    def __init__(self, student: _Student, total: int) -> None:
+        torch = optional.torch
+        self.student, self.total, self.done = student, total, 0
+        moves = [layer.moves for layer in student.layers.values()]
+        logs = [bound.log for bound in student.bounds.values()]
+        self.leaves = [leaf.requires_grad_() for leaf in (*moves, *logs)]
+        rates = [{"params": moves, "lr": BIAS_RATE}, {"params": logs, "lr": RANGE_RATE}]
+        self.optimizer = torch.optim.Adam(rates)
+        self.schedule = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimizer, total)
+
+    def run(self, teacher: _Teacher, course: Course) -> None:
+        """Train to the end."""
+        inputs, checkpoint = teacher.inputs, course.checkpoint
+        left = islice(_draws(batch_size(inputs), self.total), self.done, None)
+        differentiable = _differentiable(teacher.source, self.student.bounds)
+        with course.show(self.total) as advance, differentiable, optional.torch.enable_grad():
+            advance(self.done, 0)
+            for samples in left:
+                loss = teacher.lost(_taken(inputs, samples), self.student)
+                _backward(loss, self.leaves)
+                self.optimizer.step()
+                self.schedule.step()
+                self.done += 1
+                advance(1, FORWARDS * BATCH)
+                if checkpoint.is_due:
+                    checkpoint.save(self.state)
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """What `take` goes on from."""
+        return {
+            "steps": self.done,
+            "leaves": [leaf.detach() for leaf in self.leaves],
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+        }
+
+    def take(self, state: Mapping[str, Any]) -> None:
+        """Go on from the state of a training of the same student."""
+        self.done = state["steps"]
+        with optional.torch.no_grad():
+            for leaf, value in zip(self.leaves, state["leaves"], strict=True):
+                leaf.copy_(value)
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
 
 
 def _draws(size: int, steps: int) -> Iterator[NDArray[np.intp]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,11 +14,15 @@ from sensitivity.config import FineTune
 from sensitivity.errors import ModelError
 from sensitivity.measure.ranking import estimate
 from sensitivity.records import Estimate, Range, Target, Tuning, Variant
+from sensitivity.repairs.checkpoint import Checkpoint
 from sensitivity.repairs.rounding import is_roundable
-from sensitivity.repairs.tuning import BATCH, BUDGET_S, Limits, Loss, TooLong, fine_tuned
+from sensitivity.repairs.tuning import BATCH, BUDGET_S, Course, Limits, Loss, TooLong, fine_tuned
 from sensitivity.session import Session
 from sensitivity.signals.distillation import distillation_loss
 from sensitivity.steps.recalibrate import FILE, Recalibration, fitted, meets, with_repairs
+
+STATE = "fine_tuning.pt"
+"""File with the state of a training that is not finished."""
 
 TOO_LONG = (
     "Fine-tuning was left out, because it would take about {minutes} minutes; --fine-tune "
@@ -52,9 +57,11 @@ def with_tuning(
         return _noted(found, CANNOT) if fine_tune == "always" else found
     if fine_tune == "auto" and is_enough(session, found, target, skip):
         return found
-    seconds = BUDGET_S if fine_tune == "auto" else float("inf")
+    limits = Limits(seconds=BUDGET_S if fine_tune == "auto" else math.inf)
+    checkpoint = Checkpoint(session.run_dir.file(STATE), _key(found, skip, limits))
+    course = Course(partial(session.measurer.progress, "fine-tune"), checkpoint)
     try:
-        ranges = _tuned(session, found, skip, Limits(seconds=seconds))
+        ranges = _tuned(session, found, skip, limits, course)
     except TooLong as too_long:
         return _noted(found, TOO_LONG.format(minutes=math.ceil(too_long.seconds / 60)))
     except optional.torch.OutOfMemoryError:
@@ -63,6 +70,7 @@ def with_tuning(
         return _noted(found, f"Fine-tuning was left out: {error}")
     tuned = _judged(session, found, ranges, skip)
     session.run_dir.write(FILE, tuned)
+    checkpoint.remove()
     return tuned
 
 
@@ -73,8 +81,14 @@ def is_enough(session: Session, found: Recalibration, target: Target, skip: Sequ
         return meets(session, found.scan, target, skip)
 
 
+def _key(found: Recalibration, skip: Sequence[str], limits: Limits) -> str:
+    """Return what tells this training from all others: where it starts, and how long it is."""
+    start = [found.basis, repr(found.ranges), sorted(skip), limits.steps]
+    return hashlib.sha256(repr(start).encode()).hexdigest()
+
+
 def _tuned(
-    session: Session, found: Recalibration, skip: Sequence[str], limits: Limits
+    session: Session, found: Recalibration, skip: Sequence[str], limits: Limits, course: Course
 ) -> tuple[Range, ...]:
     source = session.source
     assert is_roundable(source)
@@ -89,6 +103,7 @@ def _tuned(
         kept=shared,
         loss_of=partial(_loss_of, session.task.loss),
         limits=limits,
+        course=course,
     )
     return fitted(session, tune)
 
