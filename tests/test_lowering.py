@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import sys
 
 import pytest
@@ -75,6 +76,11 @@ def test_the_marked_copy_shares_weights_and_leaves_the_model_alone(source: Model
     assert marked.left.weight.data_ptr() == source.model.left.weight.data_ptr()
     assert source.fingerprint() == before
     assert type(source.model.left.input_quantizer).__name__ == "TensorQuantizer"
+
+
+def test_a_batch_of_one_is_traced_without_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    trace(torch.nn.Linear(2, 2).eval(), torch.ones(1, 2))
+    assert [one for one in caplog.records if one.levelno >= logging.WARNING] == []
 
 
 def test_every_quantizer_is_found_in_the_graph_at_each_of_its_places(source: ModelOptModel) -> None:

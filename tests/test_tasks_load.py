@@ -58,6 +58,14 @@ def refused(reference: str, *parts: str) -> TaskError:
     return caught.value
 
 
+def test_what_a_task_file_prints_goes_to_stderr(write, capsys: pytest.CaptureFixture[str]) -> None:
+    load_task(
+        write("print('read')\n" + GOOD.replace("    return", "    print('called')\n    return"))
+    )
+    printed = capsys.readouterr()
+    assert (printed.out, printed.err) == ("", "read\ncalled\n")
+
+
 def returning(expression: str) -> str:
     return HEAD + f"def task():\n    return {expression}\n"
 

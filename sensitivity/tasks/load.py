@@ -14,7 +14,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -69,7 +69,7 @@ def load_task(given: Given) -> Task | EvaluateTask:
     if not isinstance(given, str):
         return checked(given, "a Task or EvaluateTask of sensitivity, or the path of its file")
     file, name = split_reference(given)
-    with _importable(file.parent):
+    with _as_script(file.parent):
         module = _run_file(file)
         function = _function(module, name, file)
         try:
@@ -107,7 +107,7 @@ def load_evaluator(reference: str, code: str | None = None) -> Evaluator:
     Raises TaskError if there is no such function, or if the file was changed since the run began.
     """
     file, name = split_reference(reference, "score")
-    with _importable(file.parent):
+    with _as_script(file.parent):
         function = _function(_run_file(file), name, file)
     evaluator = Evaluator(function, f"{file}:{name}", _sha(_code(file.read_bytes())))
     if code not in (None, evaluator.code):
@@ -341,12 +341,13 @@ def _check_callable(name: str, value: Any) -> None:
 
 
 @contextmanager
-def _importable(folder: Path) -> Iterator[None]:
+def _as_script(folder: Path) -> Iterator[None]:
     """Make modules beside the task file importable inside the `with`, as if the file were run as a
-    script."""
+    script. What the file prints goes to stderr, since stdout is for results."""
     sys.path.insert(0, str(folder))
     try:
-        yield
+        with redirect_stdout(sys.stderr):  # toolkits print while they quantize
+            yield
     finally:
         # Only this folder is removed: packages that the file imports may add folders of their own,
         # which they need later.

@@ -19,6 +19,7 @@ from sensitivity.files import write_whole
 from sensitivity.lock import locked
 from sensitivity.tasks.base import Task
 from sensitivity.tasks.classification import ArrayBatches, classification_task, from_arrays
+from sensitivity.workflows.modelopt import quantize
 
 if TYPE_CHECKING:
     from sensitivity.workflows.repvgg import PlainVGG
@@ -132,10 +133,9 @@ def calibrated(model: PlainVGG, calib: ArrayBatches) -> Any:
     deviation, and re-parameterising puts that one huge number next to ordinary weights. One scale
     per output channel costs this model nothing, and is the better remedy where it is available.
     """
-    import modelopt.torch.quantization as mtq
 
     def run(model: Any) -> None:
         for inputs, _ in calib:
             model(inputs)
 
-    return mtq.quantize(model.eval(), INT8_PER_TENSOR, run).eval()
+    return quantize(model.eval(), INT8_PER_TENSOR, run)

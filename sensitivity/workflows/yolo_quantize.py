@@ -11,8 +11,8 @@ import numpy as np
 
 from sensitivity import optional
 from sensitivity.config import CalibrationMethod
-from sensitivity.errors import MissingPackage
 from sensitivity.quantizers.ranges import lowest_divergence, lowest_error
+from sensitivity.workflows.modelopt import quantize
 
 PERCENTILE = 99.99
 """Per cent of the absolute values that the range of the percentile method covers."""
@@ -46,22 +46,16 @@ def quantized(
     dfl: whether to quantize the convolution in DFL too.
     Raises MissingPackage without ModelOpt.
     """
-    try:
-        import modelopt.torch.quantization as mtq
-    except ImportError:
-        raise MissingPackage("nvidia-modelopt", "quantizing a YOLO", "yolo") from None
-
     inputs = list(batches)
 
     def forward(model: Any) -> None:
         for batch in inputs:
             model(batch)
 
+    calibrates = method == "max"
     with optional.torch.no_grad():
-        if method == "max":
-            model = mtq.quantize(model, config(method, dfl), forward).eval()
-        else:
-            model = mtq.quantize(model, config(method, dfl), None).eval()
+        model = quantize(model, config(method, dfl), forward if calibrates else None)
+        if not calibrates:
             _calibrate(model, forward, method)
     share_residual_quantizers(model)
     return model

@@ -130,7 +130,8 @@ def trace(model: nn.Module, inputs: Any) -> Traced:
 
 def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     def free_batch(leaf: Any) -> Any:
-        has_batch = isinstance(leaf, Tensor) and leaf.ndim > 0
+        # torch fixes a first dimension of 0 or 1 in any case, and warns if it was asked not to.
+        has_batch = isinstance(leaf, Tensor) and leaf.ndim > 0 and len(leaf) > 1
         return {0: torch.export.Dim.AUTO} if has_batch else None
 
     shapes = pytree.tree_map(free_batch, kwargs or args)
