@@ -258,6 +258,19 @@ def test_units_that_took_other_ranges_are_named_with_what_they_bring() -> None:
     )
 
 
+def test_units_with_the_same_repairs_are_named_together() -> None:
+    data = recalibrated(complete(), ())
+    assert data.plan
+    (one,) = data.plan.recalibrated
+    methods = ("mse", "per channel", "mse", "entropy", "percentile", "max", "mse")
+    units = tuple(replace(one, unit=f"c{n}", method=name) for n, name in enumerate(methods))
+    found = words_of(replace(data, plan=replace(data.plan, recalibrated=units)))
+    assert (
+        "In INT8 with new ranges: c0, c2, c6 (mse); c1 (per channel); c3 (entropy); "
+        "c4 (percentile); 1 more."
+    ) in found.sentences
+
+
 def test_a_corrected_bias_is_reported_with_new_ranges_and_without() -> None:
     own, new = Range("w", "own", (2.0,)), Range("w", "bias correction", (2.0,), bias=(0.5,))
     data = recalibrated(complete(), ())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from operator import attrgetter
 from typing import Any, Literal
 
@@ -15,6 +16,7 @@ from sensitivity.records import (
     FrontierPoint,
     Plan,
     Range,
+    Recalibrated,
     Tone,
     Verdict,
 )
@@ -255,8 +257,7 @@ def _plan_sentences(plan: Plan, verdict: Verdict, metric: MetricFormat) -> Itera
     if plan.wide:
         yield f"With activations of 16 bits and weights as they are: {listing(plan.wide)}."
     if plan.recalibrated:
-        named = tuple(f"{unit.unit} ({unit.method})" for unit in plan.recalibrated)
-        yield f"In INT8 with {_repair_words(plan)}: {listing(named)}."
+        yield f"In INT8 with {_repair_words(plan)}: {_by_method(plan.recalibrated)}."
     if plan.predicted_ms is not None:
         yield _latency(plan.predicted_ms, plan.measured_ms)
     if plan.reason:
@@ -267,6 +268,24 @@ def _plan_sentences(plan: Plan, verdict: Verdict, metric: MetricFormat) -> Itera
     if plan.advice and plan.advice.choice in WORTH_SAYING[verdict.accuracy]:
         yield " ".join(plan.advice.sentences)
     yield from plan.notes
+
+
+MOST_METHODS = 4
+"""Number of combinations of repairs that the verdict names."""
+
+
+def _by_method(repaired: Sequence[Recalibrated]) -> str:
+    """Return the repaired units with what was done to them, and those with the same repairs
+    together, as in 'stem, head (mse); body (percentile)'."""
+    units: dict[str, list[str]] = {}
+    for one in repaired:
+        units.setdefault(one.method, []).append(one.unit)
+    first = dict(islice(units.items(), MOST_METHODS))
+    parts = [f"{listing(tuple(names))} ({method})" for method, names in first.items()]
+    others = len(repaired) - sum(map(len, first.values()))
+    if others:
+        parts.append(f"{others} more")
+    return "; ".join(parts)
 
 
 def _behind_int8(plan: Plan, metric: MetricFormat) -> Iterator[str]:
