@@ -33,7 +33,7 @@ def test_sets_that_a_target_chooses_are_options_and_the_others_are_beaten() -> N
     assert [one.is_plan for one in chart.options] == [False, True]
     assert [one.state for one in chart.options] == [
         "missed on confirm",
-        "met on confirm, which chose it; not proven on all samples",
+        "met on confirm; not proven on all samples",
     ]
     assert chart.plan == 1
     assert sorted(mark.kind for mark in chart.marks) == ["beaten", "option", "option"]

@@ -229,7 +229,7 @@ def picked(page: Any) -> tuple[str, str, str]:
 def test_the_slider_starts_at_the_plan_and_goes_through_the_choices_by_keyboard(
     opened: Any,
 ) -> None:
-    state = "met on confirm, which chose it; not proven on all samples; this is the plan"
+    state = "met on confirm; not proven on all samples; this is the plan"
     plan = ("5 of 12 layers", state, "this is the plan")
     cheapest = ("0 of 12 layers", "missed on confirm", "sensitivity plan . --max-drop 4.0pt")
     assert picked(opened) == plan

@@ -71,7 +71,7 @@ def test_what_is_as_before_or_wider_says_nothing() -> None:
 
 def test_a_corrected_bias_says_how_far_outputs_had_moved() -> None:
     moved = replace(OWN, bias=(0.25, -0.5))
-    assert said(OWN, moved) == "Biases: rounding the weights moved outputs by up to 0.5."
+    assert said(OWN, moved) == "Biases: rounding weights moved the mean of a channel by up to 0.5."
 
 
 def test_a_fine_tuned_layer_says_no_more_than_that() -> None:

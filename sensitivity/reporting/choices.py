@@ -285,9 +285,10 @@ class _Sets:
         is_met = self.level(point).value >= self.plan.floor
         state = "met on confirm" if is_met else "missed on confirm"
         if chance:
-            state = f"{chance} by {judged_on(point.best_drop, self.plan)} alone"
+            parts = judged_on(point.best_drop, self.plan)
+            state = f"{chance} to hold, judged on {parts} alone"
         if self.is_plan(point) and verdict is not None:
-            return f"{state}, which chose it; {verdict.accuracy} on all samples"
+            return f"{state}; {verdict.accuracy} on all samples"
         return state
 
     def place(self, choice: Choice) -> _Place:

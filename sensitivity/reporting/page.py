@@ -208,9 +208,9 @@ class LevelTable:
 
 
 SOFT = (
-    "On the left right answers are counted. The verdict also counts how sure float is of each "
-    "answer: one that it was unsure of costs less where it changes. Chance moves that less, and it "
-    "is the drop to quote."
+    "The other columns count right answers. The verdict also weighs how sure float is of each "
+    "answer: one that it was unsure of costs less if it changes. This varies less by chance, and "
+    "it is the drop to quote."
 )
 COUNTED = "The verdict takes both parts together: that is the drop to quote."
 LUCK = (

@@ -152,9 +152,9 @@ def range_sentences(old: Range, new: Range, role: Role = "weight") -> Iterator[s
     if is_tuned(new) and new.bias is not None:
         yield "Biases: fine-tuned after the float model, together with those of all layers."
     elif shift > 0:
-        yield f"Biases: rounding the weights moved outputs by up to {shift:.2g}."
+        yield f"Biases: rounding weights moved the mean of a channel by up to {shift:.2g}."
     if new.rounding is not None:
-        yield "Weights: rounded to the nearest level they are further from float than as learned."
+        yield "Weights: learned rounding keeps outputs closer to float than the nearest levels do."
 
 
 def _uneven(new: Range, what: str) -> str:
