@@ -16,7 +16,7 @@ from sensitivity.planners.interpolated import InterpolatedPlanner
 from sensitivity.planners.pinned import PinnedPlanner
 from sensitivity.records import Border, CostModel, cost_of, parts_of_set, wide_name
 from sensitivity.search.rerank import Order
-from sensitivity.search.wide import cheaper_with_16_bits, order_of_steps
+from sensitivity.search.wide import cheaper_by_steps, order_of_steps
 
 # What each unit loses in 8 bits, and with activations of 16 bits: of `weights` its weights lose it.
 LOSS = {"weights": (5.0, 5.0), "first": (8.0, 0.5), "second": (3.0, 0.1), "silent": (0.0, 0.0)}
@@ -67,6 +67,16 @@ def test_steps_that_bring_most_for_what_they_cost_come_first() -> None:
     )
 
 
+def test_of_steps_that_bring_the_same_those_of_the_cheaper_unit_come_first() -> None:
+    order = Order(("large", "small", "free"), {"large": 4.0, "small": 2.0, "free": 0.001})
+    cost = CostModel("macs", "work", 0.0, {"large": 80.0, "small": 20.0, "free": 0.0})
+    steps = order_of_steps(order, {"large": 0.9, "small": 0.9}, cost)
+    wide = [wide_name("small"), wide_name("large")]
+    assert steps.units == (*wide, "small", "large", "free")
+    assert order_of_steps(order, {}, cost).units == ("small", "large", "free")
+    assert order_of_steps(order, {}).units == order.units
+
+
 @pytest.mark.parametrize(
     "made",
     [
@@ -110,7 +120,7 @@ def with_steps(taken: Judge) -> tuple[Choice, Choice]:
     """What greedy finds among units, and what it takes once it has looked among steps."""
     before = GreedyPlanner().choose(UNITS.units, taken, GOAL)
     planner = FormatsPlanner(GreedyPlanner(), LOSS)
-    return before, cheaper_with_16_bits(before, STEPS, planner, taken, GOAL)
+    return before, cheaper_by_steps(before, STEPS, planner, taken, GOAL)
 
 
 def test_16_bits_are_taken_where_they_cost_less_than_the_plan_in_float() -> None:
@@ -119,6 +129,22 @@ def test_16_bits_are_taken_where_they_cost_less_than_the_plan_in_float() -> None
     assert {frozenset(step.skip) for step in before.path} < {
         frozenset(step.skip) for step in found.path
     }
+
+
+def test_a_plan_by_cost_takes_small_units_where_a_large_one_brings_as_much() -> None:
+    loss = {"large": 3.0, "small": 2.0, "smaller": 1.5}
+    cost = CostModel("macs", "work", 0.0, {"large": 100.0, "small": 10.0, "smaller": 10.0})
+    order = Order(tuple(loss), loss)
+    goal = Goal(6.5, START, cost, loss)
+
+    def taken(names: Skip) -> Judged:
+        metric = START - sum(lost for unit, lost in loss.items() if unit not in names)
+        return Judged(metric, metric >= goal.floor, 100)
+
+    before = GreedyPlanner().choose(order.units, taken, goal)
+    steps = FormatsPlanner(GreedyPlanner(), ())
+    found = cheaper_by_steps(before, order_of_steps(order, {}, cost), steps, taken, goal)
+    assert (before.skip, set(found.skip)) == (("large",), {"small", "smaller"})
 
 
 def test_a_plan_in_float_stays_where_16_bits_bring_nothing() -> None:

@@ -35,7 +35,7 @@ from sensitivity.search.judge import float_scores_of, judge_of
 from sensitivity.search.part import grown
 from sensitivity.search.rerank import Enough, Order, by_signal, distortion_of, reranked
 from sensitivity.search.soft_judge import SoftJudge
-from sensitivity.search.wide import cheaper_with_16_bits, order_of_steps, spared_part
+from sensitivity.search.wide import cheaper_by_steps, order_of_steps, spared_part
 from sensitivity.signals.base import Signal
 from sensitivity.units.units import Pins
 
@@ -168,11 +168,12 @@ class _Search:
         )
         choice = planner.choose(order.units, judge, goal)
         outside = set(choice.skip) - set(fixed.skip)
-        tries_16_bits = bool(study.wide and choice.met and planner.searches and outside)
-        if tries_16_bits:
-            order = order_of_steps(order, spared_part(study, means.signal))
+        may_cost_less = bool(choice.met and planner.searches and outside)
+        tries_16_bits = may_cost_less and bool(study.wide)
+        if tries_16_bits or (may_cost_less and _ignores_cost(means)):
+            order = order_of_steps(order, spared_part(study, means.signal), means.cost)
             steps = _planner_of_steps(study, self.scanned, means, fixed, order)
-            choice = cheaper_with_16_bits(choice, order, steps, judge, goal)
+            choice = cheaper_by_steps(choice, order, steps, judge, goal)
         # A probe has compared whole engines, and its choice stands.
         if isinstance(judge, SoftJudge) and means.probe is None and planner.searches:
             choice = _judged_again(choice, judge, goal)
@@ -243,6 +244,12 @@ def _planner(means: Means, order: Order, scanned: Scan) -> Planner:
         return InterpolatedPlanner(order.signal)
     planner: Planner = load("planners", means.planner)()
     return planner
+
+
+def _ignores_cost(means: Means) -> bool:
+    """Return whether units have a cost that the planner does not look at."""
+    wants_cost = getattr(load("planners", means.planner), "wants_cost", False)
+    return means.cost is not None and not wants_cost
 
 
 def _planner_of_steps(

@@ -5,7 +5,7 @@ A unit may take two steps: to 16 bits, at a small share of float's cost, and on 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,7 +17,7 @@ from sensitivity.measure.study import Study
 from sensitivity.planners.base import Choice, Goal, Judge
 from sensitivity.planners.formats import FormatsPlanner
 from sensitivity.quantizers.base import Recalibratable
-from sensitivity.records import WIDE_SHARE, Range, Unit, wide_name
+from sensitivity.records import WIDE_SHARE, CostModel, Range, Unit, wide_name
 from sensitivity.search.rerank import Order
 from sensitivity.signals.base import Signal
 
@@ -28,6 +28,9 @@ PLAIN = "without corrections"
 
 UNKNOWN = 0.5
 """Fraction of a unit's loss that 16 bits spare, assumed if outputs cannot be compared."""
+
+LEAST_PRICE = 0.01
+"""Least cost of a unit in the order by worth per cost, as a fraction of the mean cost."""
 
 
 def wide_range(own: Range) -> Range:
@@ -96,7 +99,7 @@ def spared_part(study: Study, signal: Signal | None) -> dict[str, float]:
     signal: measures how far outputs have moved; None assumes UNKNOWN.
     """
     unknown = dict.fromkeys(study.wide, UNKNOWN)
-    if signal is None:
+    if signal is None or not unknown:
         return unknown
     by_name = {unit.name: unit for unit in study.units}
     variants = []
@@ -113,7 +116,9 @@ def spared_part(study: Study, signal: Signal | None) -> dict[str, float]:
     return dict(zip(study.wide, np.clip(spared, 0.0, 1.0).tolist(), strict=True))
 
 
-def order_of_steps(order: Order, spared: Mapping[str, float]) -> Order:
+def order_of_steps(
+    order: Order, spared: Mapping[str, float], cost: CostModel | None = None
+) -> Order:
     """Return the steps of the units, ordered by worth per cost.
 
     This is the order for the knapsack problem with several choices for each item (Sinha and
@@ -121,21 +126,35 @@ def order_of_steps(order: Order, spared: Mapping[str, float]) -> Order:
     get the rate of the two together, which lies between.
 
     order: order of the units.
-    spared: fractions from `spared_part`.
+    spared: fractions from `spared_part`; a unit without one has a single step.
+    cost: cost of each unit; None if all cost the same.
     """
+    price = _prices(order.units, cost)
     worth, rate = dict[str, float](), dict[str, float]()
-    for unit in filter(spared.__contains__, order.units):
-        whole, first = order.signal[unit], wide_name(unit)
-        worth[first] = spared[unit] * whole
-        rate[first] = max(worth[first] / WIDE_SHARE, whole)
     for unit in order.units:
-        whole = order.signal[unit]
-        worth[unit] = (1 - spared.get(unit, 0.0)) * whole
-        rate[unit] = min(worth[unit] / (1 - WIDE_SHARE), whole)
+        loss, part = order.signal[unit], spared.get(unit, 0.0)
+        whole_rate = loss / price[unit]
+        if unit in spared:
+            first = wide_name(unit)
+            worth[first] = part * loss
+            rate[first] = max(part / WIDE_SHARE, 1.0) * whole_rate
+        worth[unit] = (1 - part) * loss
+        left = (1 - part) / (1 - WIDE_SHARE) if unit in spared else 1.0
+        rate[unit] = min(left, 1.0) * whole_rate
     return Order(tuple(sorted(rate, key=rate.__getitem__, reverse=True)), worth)
 
 
-def cheaper_with_16_bits(
+def _prices(units: Sequence[str], cost: CostModel | None) -> dict[str, float]:
+    """Return the cost of each unit by itself, in proportion, and never less than a small fraction
+    of the mean: a unit that costs nothing is still worth no more than it gains."""
+    if cost is None:
+        return dict.fromkeys(units, 1.0)
+    own = {unit: max(cost.units[unit], 0.0) for unit in units}
+    least = LEAST_PRICE * sum(own.values()) / max(len(own), 1)
+    return {unit: max(price, least) or 1.0 for unit, price in own.items()}
+
+
+def cheaper_by_steps(
     choice: Choice, order: Order, planner: FormatsPlanner, judge: Judge, goal: Goal
 ) -> Choice:
     """Return the choice among steps if it costs less than the choice among units, with every set
