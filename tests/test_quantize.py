@@ -270,6 +270,28 @@ def test_what_follows_the_last_weighted_operation_stays_float() -> None:
     assert set(kept_float(graph, RULES["tensorrt"])) == {"a", "c"}, "w is no constant here"
 
 
+def test_onnxruntime_gets_a_hard_swish_in_float_and_a_silu_in_integers() -> None:
+    body = """
+        a = MatMul (x, w)
+        scaled = Mul (one, a) b = Add (scaled, one) c = Add (b, one) d = Clip (c, one, one)
+        e = Mul (b, d) f = Div (e, one)
+        g = MatMul (f, w) h = Sigmoid (g) i = Mul (g, h) j = Add (i, a) y = MatMul (j, w)
+    """
+    weights = "float[4, 4] w, float[1] one"
+    text = (
+        f'<ir_version: 8, opset_import: ["" : 17]> g (float[n, 4] x, {weights}) => (float[n, 4] y) '
+        f"{{{body}}}"
+    )
+    graph = onnx.parser.parse_model(text).graph
+    del graph.input[1:]
+    graph.initializer.append(onnx.numpy_helper.from_array(np.eye(4, dtype="f4"), "w"))
+    graph.initializer.append(onnx.numpy_helper.from_array(np.ones(1, "f4"), "one"))
+    for node in graph.node:
+        node.name = node.output[0]
+    assert set(kept_float(graph, RULES["onnxruntime"])) == {"scaled", "b", "c", "d", "e", "f"}
+    assert not kept_float(graph, RULES["openvino"])
+
+
 def test_the_runtime_of_the_bench_says_whose_rules_where_nobody_does(
     ramp: dict[str, Any], tmp_path: Path
 ) -> None:

@@ -9,11 +9,10 @@ from contextlib import contextmanager
 import numpy as np
 import onnx
 from onnxruntime.quantization import CalibrationMethod, QDQQuantizer, QuantType, TensorsData
-from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 
 from sensitivity.errors import OnnxFileError
 from sensitivity.onnx_graph.qdq import PAIR
-from sensitivity.quantize.rules import Rules, kept_float
+from sensitivity.quantize.rules import KNOWN, Rules, kept_float
 from sensitivity.quantizers.histogram import Ends
 
 
@@ -27,7 +26,6 @@ def quantized(
     name: name of the file.
     Raises OnnxFileError if nothing of it is quantized, or the result is not valid.
     """
-    everything = sorted({*QLinearOpsRegistry, *QDQRegistry})
     quantizer = QDQQuantizer(
         model,
         per_channel=True,
@@ -43,7 +41,7 @@ def quantized(
         ),
         nodes_to_quantize=[],
         nodes_to_exclude=kept_float(model.graph, rules),
-        op_types_to_quantize=list(rules.operations) or everything,
+        op_types_to_quantize=list(rules.operations) or sorted(KNOWN),
         extra_options=dict(rules.options),
     )
     with _without_advice():
