@@ -1,4 +1,5 @@
-"""Bias correction of Q/DQ files: its values, switching, replay, export, and a run."""
+"""Repairs of Q/DQ files, bias correction and learned rounding: values, switching, replay, export,
+and a run."""
 
 from __future__ import annotations
 
@@ -13,6 +14,7 @@ import onnxruntime
 import pytest
 import torch
 from onnx import helper, numpy_helper
+from onnxruntime.quantization import QuantType
 from support.commands import verb
 from support.models import quantized
 from support.onnx_models import qdq_file, run_file, static_file
@@ -24,13 +26,17 @@ from sensitivity.config import PlanSettings
 from sensitivity.errors import ModelError
 from sensitivity.exporters.onnx_file import export_onnx, verify_onnx
 from sensitivity.exporters.torch_model import disabled_by_variant, export_files
+from sensitivity.onnx_graph.load import load_model
 from sensitivity.quantizers.alternatives import Alternatives
 from sensitivity.quantizers.base import layers
 from sensitivity.quantizers.onnx.model import OnnxModel
 from sensitivity.quantizers.onnx.qdq import OnnxQdqModel
+from sensitivity.quantizers.rounding import pack
 from sensitivity.quantizers.torch.modelopt import ModelOptModel
 from sensitivity.records import Plan, Range
 from sensitivity.repairs.bias import bias_corrections
+from sensitivity.repairs.onnx_kernels import kernel_of
+from sensitivity.repairs.rounding import learned_roundings
 from sensitivity.repairs.samples import calibration_parts
 from sensitivity.run_dir import RunDir
 from sensitivity.simulators.onnx.replay import OnnxReplay
@@ -283,6 +289,99 @@ def test_a_bias_for_what_adds_none_is_refused(source: OnnxQdqModel) -> None:
     wrong = replace(source.range(name), bias=(0.5,))
     with pytest.raises(ModelError, match="for the weight of an operation that adds a constant"):
         source.with_ranges([wrong]).__enter__()
+
+
+# Learned rounding.
+# --------------------------------------------------------------------------------------------------
+
+
+def test_outputs_with_learned_rounding_are_nearer_to_float_than_with_corrected_biases(
+    source: OnnxQdqModel,
+) -> None:
+    x, other = colours(24, seed=5), colours(24, seed=6)
+    before = source.fingerprint()
+    found = learned_roundings(source, x)
+    assert source.fingerprint() == before
+    assert {layer_of(source, one): one.method for one in found} == {
+        layer: "bias correction" if "Transpose" in layer else "learned rounding, bias correction"
+        for layer in LAYERS
+    }
+    every = frozenset(one.name for one in source.quantizers)
+    wanted = outputs(source, other, off=every)
+    biased, rounded = (
+        np.square(outputs(source, other, ranges) - wanted).mean()
+        for ranges in (bias_corrections(source, x), found)
+    )
+    assert rounded < 0.9 * biased
+
+
+def outputs(
+    source: OnnxQdqModel,
+    x: np.ndarray,
+    ranges: tuple[Range, ...] = (),
+    off: frozenset[str] = frozenset(),
+) -> np.ndarray:
+    with source.with_ranges(ranges):
+        ((_, values),) = onnx_simulator(source, x).outputs(x, [off])
+    return np.asarray(values)
+
+
+@pytest.mark.parametrize("compact", [True, False], ids=["integer weights", "weights with a Q"])
+def test_files_have_the_rounding_that_was_learned(tmp_path: Path, compact: bool) -> None:
+    own = float_net(tmp_path / "net.onnx"), tmp_path / "int8.onnx"
+    files = own if compact else quantized_net(tmp_path)
+    if compact:
+        static_file(*own, weight_type=QuantType.QInt8, extra_options={"WeightSymmetric": True})
+    source, x = opened(files), colours(8, seed=5)
+    found = learned_roundings(source, x)
+    moves = {one.quantizer: one.rounding for one in found if one.rounding}
+    assert len(moves) >= 4
+    units = layers(source.quantizers)
+    with source.with_ranges(found):
+        made = export_onnx(source, units, ["Conv_c3"], tmp_path, fingerprint="x")
+        disabled = disabled_by_variant(source, units, ["Conv_c3"])
+        verify_onnx(source, made, disabled, x, onnx_simulator(source, x))
+        expected = outputs(source, x)
+    np.testing.assert_allclose(run_file(made["int8"], x), expected, atol=1e-3)
+    plain = outputs(source, x, bias_corrections(source, x))
+    assert np.abs(plain - expected).max() > 0.01
+
+
+def test_a_rounding_of_an_activation_is_refused(source: OnnxQdqModel) -> None:
+    name = next(each.name for each in source.quantizers if each.role == "input")
+    wrong = replace(source.range(name), rounding=pack(np.ones((1, 1), np.int8)))
+    with pytest.raises(ModelError, match=f"Expected a rounding for a weight, got one for {name}"):
+        source.with_ranges([wrong]).__enter__()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        "strides = [2, 1], pads = [1, 0, 2, 1]",
+        "dilations = [2, 3], pads = [2, 3, 2, 3], group = 2",
+        'auto_pad = "NOTSET"',
+    ],
+)
+def test_a_kernel_times_what_it_sees_is_the_output_of_the_convolution(
+    tmp_path: Path, settings: str
+) -> None:
+    groups = 2 if "group" in settings else 1
+    draw = np.random.default_rng(0)
+    weight = draw.normal(size=(6, 4 // groups, 3, 2)).astype(np.float32)
+    x = draw.normal(size=(3, 4, 9, 8)).astype(np.float32)
+    file = qdq_file(
+        tmp_path / "net.onnx",
+        f"y = Conv <{settings}> (x, w)",
+        {"w": weight},
+        ports="(float[n, 4, 9, 8] x) => (float[n, 6, h, v] y)",
+    )
+    kernel = kernel_of(load_model(file).graph[0], weight.shape)
+    wanted = np.moveaxis(run_file(file, x), 1, -1)
+    places = np.sort(draw.permutation(wanted[..., 0].size)[:40])
+    seen = kernel.seen(x, places, wanted.shape[:-1])
+    by_group = weight.reshape(groups, 6 // groups, -1)
+    found = np.einsum("ngi,gci->ngc", seen, by_group).reshape(len(places), 6)
+    np.testing.assert_allclose(found, wanted.reshape(-1, 6)[places], rtol=1e-4, atol=1e-4)
 
 
 # Files.

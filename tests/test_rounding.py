@@ -27,7 +27,8 @@ from sensitivity.quantizers.torch.modelopt import ModelOptModel
 from sensitivity.quantizers.torch.pytorch_quantization import PytorchQuantizationModel
 from sensitivity.records import Grid, Range
 from sensitivity.repairs.bias import bias_corrections
-from sensitivity.repairs.rounding import learned_moves, learned_roundings
+from sensitivity.repairs.descent import learned_moves
+from sensitivity.repairs.rounding import learned_roundings
 from sensitivity.repairs.samples import Parts
 from sensitivity.simulators.toggle import ToggleSimulator
 from sensitivity.simulators.torch.replay import ReplaySimulator
@@ -74,7 +75,7 @@ def test_the_moves_of_a_small_weight_are_nearly_the_best_of_all() -> None:
         seen = torch.tensor(draw.normal(0, 1, (400, 7)) @ draw.normal(0, 1, (7, 7))).float()
         weight = torch.tensor(draw.normal(0, 0.3, (2, 7))).float()
         wanted = seen @ weight.T + torch.tensor([3.0, -1.0])
-        moves = learned_moves(weight, grid, seen.unsqueeze(1), wanted)
+        moves = learned_moves(weight.numpy(), grid, seen.unsqueeze(1).numpy(), wanted.numpy())
         for row in range(2):
             steps = weight[row].numpy() / grid.scale[row]
             up = np.sign(steps - np.rint(steps)).astype(int)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -27,21 +27,36 @@ def lacking_biases(
     left_out: quantizers that stay disabled.
     Returns nothing for a file that cannot be run in parts.
     """
-    model = source.model
     known = {changed.quantizer: replace(changed, bias=None) for changed in ranges}
+    weights = weights_in_force(source, known, left_out)
+    off = frozenset(left_out) | source.model.skipped
+    with source.with_ranges({**known, **weights}.values()):
+        try:
+            layers, biases = Layers(source.model, parts.joined()), Biases(source, weights)
+            layers.run(layers.everything, biases.nodes, biases.keep)
+            layers.run(off, biases.nodes, biases.correct)
+        except Unsplittable:
+            return {}
+    return {name: (weights[name], delta) for name, delta in biases.deltas.items()}
+
+
+def weights_in_force(
+    source: OnnxQdqModel, known: Mapping[str, Range], left_out: Collection[str]
+) -> dict[str, Range]:
+    """Return weight quantizer -> its range, for the operations whose bias can be changed.
+
+    Replacing the range of a weight also turns its integer bias into float, so corrections are
+    measured with all of these ranges replaced.
+
+    known: ranges that replace those of quantizers.
+    left_out: quantizers that stay disabled.
+    """
     weights: dict[str, Range] = {}
-    for name in model.bias_places.keys() - set(left_out):
+    for name in source.model.bias_places.keys() - set(left_out):
         own = _range(source, name)
         if own is not None:
             weights[name] = known.get(name, own)
-    # Replacing the range of a weight also turns its integer bias into float, so the correction is
-    # measured in that state.
-    with source.with_ranges({**known, **weights}.values()):
-        try:
-            deltas = _deltas(source, weights, parts.joined(), frozenset(left_out))
-        except Unsplittable:
-            return {}
-    return {name: (weights[name], delta) for name, delta in deltas.items()}
+    return weights
 
 
 def _range(source: OnnxQdqModel, name: str) -> Range | None:
@@ -51,32 +66,37 @@ def _range(source: OnnxQdqModel, name: str) -> Range | None:
         return None
 
 
-def _deltas(
-    source: OnnxQdqModel, weights: Collection[str], inputs: Any, left_out: frozenset[str]
-) -> dict[str, tuple[float, ...]]:
-    model = source.model
-    places = {name: model.bias_places[name] for name in weights}
-    nodes = {name: place.node for name, place in places.items()}
-    layers = Layers(model, inputs)
-    expected: dict[str, NDArray[np.float64]] = {}
-    deltas: dict[str, tuple[float, ...]] = {}
+class Biases:
+    """The corrections of biases, found layer by layer.
 
-    def keep(name: str, output: list[NDArray[Any]]) -> None:
-        expected[name] = _channel_means(output, places[name].channel_axis)
+    nodes: weight quantizer -> the operation that adds its layer's bias.
+    deltas: weight quantizer -> correction per output channel.
+    """
 
-    def correct(name: str, output: list[NDArray[Any]]) -> list[NDArray[Any]] | None:
-        axis = places[name].channel_axis
-        lacking = (expected[name] - _channel_means(output, axis)).astype(output[0].dtype)
+    def __init__(self, source: OnnxQdqModel, weights: Collection[str]) -> None:
+        self._places = {name: source.model.bias_places[name] for name in weights}
+        self._expected: dict[str, NDArray[np.float64]] = {}
+        self.nodes = {name: place.node for name, place in self._places.items()}
+        self.deltas: dict[str, tuple[float, ...]] = {}
+
+    def axis(self, name: str) -> int:
+        """Return the axis of the channels in a layer's output."""
+        return self._places[name].channel_axis
+
+    def keep(self, name: str, output: list[NDArray[Any]]) -> None:
+        """Keep the means of a float layer's output."""
+        self._expected[name] = _channel_means(output, self.axis(name))
+
+    def correct(self, name: str, output: list[NDArray[Any]]) -> list[NDArray[Any]] | None:
+        """Return the corrected output of a quantized layer, and remember the correction."""
+        axis = self.axis(name)
+        lacking = (self._expected[name] - _channel_means(output, axis)).astype(output[0].dtype)
         if not np.isfinite(lacking).all():
             return None
-        deltas[name] = tuple(lacking.astype(np.float32).tolist())
+        self.deltas[name] = tuple(lacking.astype(np.float32).tolist())
         shape = [1] * output[0].ndim
         shape[axis] = -1
         return [array + lacking.reshape(shape) for array in output]
-
-    layers.run(layers.everything, nodes, keep)
-    layers.run(left_out | model.skipped, nodes, correct)
-    return deltas
 
 
 def _channel_means(output: list[NDArray[Any]], axis: int) -> NDArray[np.float64]:

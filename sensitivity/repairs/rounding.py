@@ -1,11 +1,9 @@
 """Learned rounding: round each weight up or down so that the layer's output is nearest to float.
 
 The layer's inputs are those that it gets from the quantized layers before it. Each weight may take
-either of its two neighbouring levels. The mean squared error of an output channel is a quadratic
-form of its weights (Nagel et al. 2020, "Up or down? Adaptive rounding for post-training
-quantization", section 3). It is minimized by coordinate descent, as in Zhang et al. 2024, "COMQ",
-without gradients or a learning rate. This takes two forwards on the calibration inputs and, for
-each layer, a matrix of inputs by inputs. It costs an engine nothing.
+either of its two neighbouring levels (`repairs/descent.py`). This takes two forwards on the
+calibration inputs and, for each layer, a matrix of inputs by inputs. It costs an engine nothing.
+This module learns for torch models, `repairs/onnx_rounding.py` for Q/DQ files.
 """
 
 from __future__ import annotations
@@ -18,12 +16,12 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeGuard, runtime_checkable
 import numpy as np
 
 from sensitivity import optional
-from sensitivity.quantizers.base import QuantizedModel
+from sensitivity.quantizers.base import QuantizedModel, form_of
 from sensitivity.quantizers.rounding import pack
-from sensitivity.quantizers.torch.rounded import levels_of
-from sensitivity.records import Grid, Range, names_of
+from sensitivity.records import Range, names_of
 from sensitivity.repairs import bias
-from sensitivity.repairs.bias import Args, Correctable
+from sensitivity.repairs.bias import Args, Correctable, RecalibratableModel
+from sensitivity.repairs.descent import MOST_INPUTS, OUTPUTS, learned_moves
 from sensitivity.repairs.samples import Parts, parts_of
 from sensitivity.seeds import generator
 from sensitivity.tasks.batches import batch_size
@@ -34,24 +32,6 @@ if TYPE_CHECKING:
     from sensitivity.quantizers.torch.rounded import Roundings
 
 METHOD = "learned rounding"
-
-OUTPUTS = 8192
-"""Positions of a layer's output, over all samples, on which its rounding is learned. With 20,000
-positions for MobileNetV1's 200 images the outputs came no nearer to float."""
-
-MOST_INPUTS = 2304
-"""Largest number of inputs of one output for which rounding is learned, that of 3x3 kernels over
-256 channels. The matrix has this many rows and columns. Larger layers keep their rounding."""
-
-RIDGE = 1e-3
-"""Penalty for moving off the float weights, as a fraction of the mean square of an input. If there
-are only as many outputs as inputs, the penalty equals that mean square."""
-
-SWEEPS = 2
-"""Passes of the coordinate descent over all inputs of a layer."""
-
-ROWS = 1024
-"""Positions whose products are added up at a time."""
 
 SAMPLES = 16
 """Images that are quantized at a time to collect the inputs of a layer."""
@@ -65,8 +45,13 @@ class Roundable(Correctable, Protocol):
 
 
 def is_roundable(source: QuantizedModel) -> TypeGuard[Roundable]:
-    """Return whether weights of this model can be rounded differently."""
+    """Return whether this is a torch model whose weights can be rounded differently."""
     return isinstance(source, Roundable)
+
+
+def takes_rounding(source: QuantizedModel) -> TypeGuard[RecalibratableModel]:
+    """Return whether weights of this model, of torch or in a file, can be rounded differently."""
+    return form_of(source) == "onnx" or is_roundable(source)
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,7 +69,7 @@ class Wanted:
 
 
 def learned_roundings(
-    source: Roundable,
+    source: RecalibratableModel,
     inputs: Any,
     *,
     ranges: Iterable[Range] = (),
@@ -96,29 +81,40 @@ def learned_roundings(
     Layers are taken in the order in which the model calls them, each behind the rounded and
     corrected layers before it. A layer that is called several times in one forward is left
     unchanged. A layer whose rounding cannot be learned gets only a bias correction: transposed
-    convolutions, convolutions over images with a padding other than zeros, and layers with more
-    than `MOST_INPUTS` inputs.
+    convolutions, convolutions over images with a padding other than zeros, layers with more than
+    `MOST_INPUTS` inputs, and in a file also weights of which only the levels are known.
 
-    source: a model for which `is_roundable` holds.
+    source: a model for which `takes_rounding` holds.
     inputs: one batch as the model takes it, or `Parts`, which are seen as one.
     ranges: ranges that replace those of quantizers.
     left_out: quantizers that stay disabled; their layers are left unchanged.
     """
-    kept = {changed.quantizer: replace(changed, bias=None, rounding=None) for changed in ranges}
+    kept = [replace(changed, bias=None, rounding=None) for changed in ranges]
     methods = {
-        name: changed.method.removesuffix(f", {bias.METHOD}") for name, changed in kept.items()
+        changed.quantizer: changed.method.removesuffix(f", {bias.METHOD}") for changed in kept
     }
-    layers = sorted(source.biases.layers.keys() - set(left_out))
-    names = [name for name in layers if bias.has_range(source, name)]
-    parts = parts_of(inputs)
-    with optional.torch.no_grad():
-        with source.disabled(names_of(source.quantizers)):
-            wanted = _wanted(source, names, parts)
-        with source.with_ranges(kept.values()), source.disabled(left_out):
-            learned = _learned(source, wanted, parts)
+    learn = _learned_in_module
+    if form_of(source) == "onnx":
+        from sensitivity.repairs.onnx_rounding import learned_in_file  # imports ONNX
+
+        learn = learned_in_file
+    learned = learn(source, parts_of(inputs), kept, left_out)
     return tuple(
         replace(new, method=_method(methods.get(new.quantizer), new)) for new in learned.values()
     )
+
+
+def _learned_in_module(
+    source: Any, parts: Parts, ranges: Sequence[Range], left_out: Collection[str]
+) -> dict[str, Range]:
+    """Return weight quantizer -> the new range of a layer of a torch model."""
+    layers = sorted(source.biases.layers.keys() - set(left_out))
+    names = [name for name in layers if bias.has_range(source, name)]
+    with optional.torch.no_grad():
+        with source.disabled(names_of(source.quantizers)):
+            wanted = _wanted(source, names, parts)
+        with source.with_ranges(ranges), source.disabled(left_out):
+            return _learned(source, wanted, parts)
 
 
 def _method(before: str | None, new: Range) -> str:
@@ -215,9 +211,9 @@ def _rounding(source: Roundable, name: str, inputs: Sequence[Args], target: Want
         _inputs_at(layer, given, places, quantize)
         for (given, *_), places in zip(inputs, target.places, strict=True)
     ]
-    moves = learned_moves(
-        layer.weight.detach(), source.grid(name), optional.torch.cat(seen), target.outputs
-    )
+    weight, inputs_seen = layer.weight.detach(), optional.torch.cat(seen)
+    arrays = [each.float().cpu().numpy() for each in (weight, inputs_seen, target.outputs)]
+    moves = learned_moves(arrays[0], source.grid(name), *arrays[1:])
     return pack(moves) if moves.any() else None
 
 
@@ -277,70 +273,3 @@ def _seen_along(layer: Any, places: Tensor, axis: int) -> Tensor:
     steps = optional.torch.arange(layer.weight.shape[2 + axis], device=places.device)
     indices: Tensor = places[:, None] * layer.stride[axis] + steps * layer.dilation[axis]
     return indices
-
-
-def learned_moves(
-    weight: Tensor, grid: Grid, seen: Tensor, outputs: Tensor
-) -> np.ndarray[Any, np.dtype[np.int8]]:
-    """Return by how many levels each weight moves off its nearest level: -1, 0 or 1.
-
-    Both the inputs and the outputs are centred, since the bias takes up their means.
-
-    seen: [n, groups, inputs], the inputs of the kernel.
-    outputs: [n, channels], the float outputs at the same positions.
-    """
-    torch = optional.torch
-    groups, inputs = seen.shape[1:]
-    channels = weight.shape[0] // groups
-    steps, scale = levels_of(weight, grid)
-    scale = scale.expand(weight.shape[0], *[1] * (weight.ndim - 1)).reshape(groups, channels, 1)
-    steps = steps.reshape(groups, channels, inputs).double()
-    square, mixed = _moments(seen, outputs)
-    ridge = (RIDGE + inputs / len(seen)) * square.diagonal(dim1=1, dim2=2).mean(1)
-    ridge = ridge.clamp(min=1e-30).reshape(-1, 1, 1)
-    square = square + ridge * torch.eye(inputs, dtype=square.dtype, device=square.device)
-    mixed = mixed / scale.double() + ridge * steps
-    nearest = steps.round().clamp(grid.low, grid.high)
-    other = (nearest + (steps - nearest).sign()).clamp(grid.low, grid.high)
-    chosen = _descended(square, mixed, nearest, other)
-    moves = (chosen - nearest).reshape(weight.shape).to(torch.int8)
-    return np.asarray(moves.cpu().numpy())
-
-
-def _moments(seen: Tensor, outputs: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the mean products of centred inputs with each other, [groups, inputs, inputs], and
-    with centred outputs, [groups, channels, inputs], in float64.
-
-    seen, outputs: as for `learned_moves`. Only `ROWS` of them are held in float64 at a time.
-    """
-    groups, inputs = seen.shape[1:]
-    mean_seen, mean_output = seen.mean(0), outputs.mean(0)
-    square = seen.new_zeros(groups, inputs, inputs, dtype=optional.torch.float64)
-    mixed = seen.new_zeros(groups, outputs.shape[1] // groups, inputs, dtype=square.dtype)
-    for start in range(0, len(seen), ROWS):
-        rows = slice(start, start + ROWS)
-        centred = (seen[rows] - mean_seen).movedim(1, 0).double()
-        wanted = (outputs[rows] - mean_output).reshape(len(seen[rows]), groups, -1).double()
-        square += centred.mT @ centred
-        mixed += wanted.permute(1, 2, 0) @ centred
-    return square / len(seen), mixed / len(seen)
-
-
-def _descended(square: Tensor, mixed: Tensor, nearest: Tensor, other: Tensor) -> Tensor:
-    """Choose for each weight its nearest or its other level, minimizing w S w - 2 w M by coordinate
-    descent.
-
-    S is `square` and M is `mixed`. All channels are treated at once. Returns levels [groups,
-    channels, inputs].
-    """
-    low, high = optional.torch.minimum(nearest, other), optional.torch.maximum(nearest, other)
-    chosen = nearest.clone()
-    residual = mixed - chosen @ square
-    for _ in range(SWEEPS):
-        for at in range(chosen.shape[-1]):
-            best = chosen[:, :, at] + residual[:, :, at] / square[:, at, at].unsqueeze(1)
-            level = best.round().clamp(low[:, :, at], high[:, :, at])
-            move = level - chosen[:, :, at]
-            residual -= move.unsqueeze(2) * square[:, at].unsqueeze(1)
-            chosen[:, :, at] = level
-    return chosen

@@ -26,7 +26,7 @@ from sensitivity.quantizers.torch.half import in_float32
 from sensitivity.records import Estimate, Plan, Range, Recalibrated, Target, Tuning
 from sensitivity.repairs.bias import Correctable, bias_corrections, is_correctable
 from sensitivity.repairs.equalization import equalized_ranges
-from sensitivity.repairs.rounding import is_roundable, learned_roundings
+from sensitivity.repairs.rounding import learned_roundings, takes_rounding
 from sensitivity.repairs.samples import calibration_parts
 from sensitivity.run_dir import RunDir
 from sensitivity.search.judge import float_scores_of, judge_of
@@ -44,7 +44,7 @@ CANNOT = (
     "Calibrate it again where it was made (percentile, MSE or entropy ranges, weights per channel)."
 )
 TRACED_SAMPLES = 2
-EDITION = 8
+EDITION = 9
 """Number that changes whenever a new release would find other ranges."""
 
 
@@ -227,7 +227,7 @@ def _rounded(
 ) -> tuple[Recalibrated, ...]:
     """Learn the rounding of weights if that is better, and return the units with it."""
     source, study = session.source, session.study
-    if not is_roundable(source) or not session.has_samples:
+    if not takes_rounding(source) or not session.has_samples:
         return tuple(known)
     ranges = tuple(new_range for unit in known for new_range in unit.ranges)
     left_out = study.skip_variant(skip).disabled

@@ -25,6 +25,7 @@ from sensitivity.onnx_graph.walk import value_name
 from sensitivity.quantizers.base import weights_and_activations
 from sensitivity.quantizers.histogram import Histogram
 from sensitivity.quantizers.onnx.model import OnnxModel
+from sensitivity.quantizers.rounding import unpack
 from sensitivity.quantizers.torch.tensor_quantizer import scales_of
 from sensitivity.records import Range, names_of
 
@@ -75,14 +76,14 @@ def new_grids(
     """Return use -> the grid for its range, of the type and sign of its pair.
 
     Uses of one pair with equal ranges get the same grid.
-    Raises ModelError for a bias that cannot be changed, and for a range with a rounding.
+    Raises ModelError for a bias or a rounding that cannot be changed.
     """
     made: dict[Any, NewGrid] = {}
     grids = {}
     for wanted in ranges:
         use = uses[wanted.quantizer]
         _check_can_have(model, use, wanted)
-        key = (use.pair.dequantize, wanted.amax, wanted.axis, wanted.low, wanted.bias)
+        key = (use.pair.dequantize, replace(wanted, quantizer="", method=""))
         if key not in made:
             made[key] = _new_grid(model, use, wanted)
         grids[wanted.quantizer] = made[key]
@@ -96,11 +97,8 @@ def _check_can_have(model: OnnxModel, use: Use, wanted: Range) -> None:
             "Expected a change of the bias for the weight of an operation that adds a constant "
             f"one, got one for {use.name}."
         )
-    if wanted.rounding is not None:
-        raise ModelError(
-            f"Expected a range that rounds to the nearest level, got one for {use.name} with a "
-            "rounding of its own, which only models of torch take."
-        )
+    if wanted.rounding is not None and use.role != "weight":
+        raise ModelError(f"Expected a rounding for a weight, got one for {use.name}.")
 
 
 def _new_grid(model: OnnxModel, use: Use, wanted: Range) -> NewGrid:
@@ -149,11 +147,23 @@ def _is_own(use: Use, wanted: Range) -> bool:
 
 
 def _requantized(model: OnnxModel, use: Use, grid: NewGrid) -> NDArray[Any]:
-    """Return what the pair of a weight reads: the float weight if it has a Q, else the integers."""
+    """Return what the pair of a weight reads: the float weight if it has a Q, else the integers.
+
+    Values that are moved off their nearest level are put on the other one.
+    """
     values, stored = _known_weight(model, use), qdq.known(use.pair.source)
+    limits = integer_limits(use.pair)
+    levels = to_levels(values, grid.scale, grid.zero_point, grid.axis, limits)
+    if grid.range.rounding is not None:
+        moves = unpack(grid.range.rounding, values.shape)
+        levels = np.clip(levels + moves, *limits)
+        scale, zero_point = (
+            along(each, grid.axis, values.ndim) for each in (grid.scale, grid.zero_point)
+        )
+        moved = (levels - zero_point.astype(levels.dtype)) * scale
+        values = np.where(moves != 0, moved, values)
     if not use.pair.is_compact:
         return values.astype(stored.dtype)
-    levels = to_levels(values, grid.scale, grid.zero_point, grid.axis, integer_limits(use.pair))
     return levels.astype(grid.zero_point.dtype)
 
 

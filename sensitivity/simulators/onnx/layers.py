@@ -4,17 +4,18 @@ the next layer reads it."""
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
 from sensitivity.errors import SensitivityError, TaskError
 from sensitivity.quantizers.onnx.batches import feed, fixed_batch, length, pieces
 from sensitivity.quantizers.onnx.model import OnnxModel
-from sensitivity.records import names_of
-from sensitivity.simulators.onnx.network import Split, Unsplittable, split
+from sensitivity.records import NOTHING, names_of
+from sensitivity.simulators.onnx.network import INPUT, Split, Unsplittable, split
 from sensitivity.simulators.onnx.program import Action, Key, Program, ort_value, share_memory
 from sensitivity.simulators.schedule import Value, needed, value_of
 from sensitivity.simulators.switches import bits_by_name
@@ -22,6 +23,10 @@ from sensitivity.simulators.switches import bits_by_name
 Change = Callable[[str, list[NDArray[Any]]], "list[NDArray[Any]] | None"]
 """Function of a layer's name and its output, one array for each piece of the batch, that returns
 the new output, or None to keep it."""
+
+Before = Callable[[str, Sequence[Mapping[int, NDArray[Any]]]], Mapping[int, NDArray[Any]]]
+"""Function of an operation's name and its inputs by index, for each piece of the batch, that
+returns the inputs to replace for all pieces."""
 
 Held = dict[Key, list[Any]]
 
@@ -50,20 +55,26 @@ class Layers:
     def everything(self) -> frozenset[str]:
         return frozenset(self._bits)
 
-    def run(self, off: frozenset[str], layers: Mapping[str, ir.Node], change: Change) -> None:
+    def run(
+        self,
+        off: frozenset[str],
+        layers: Mapping[str, ir.Node],
+        change: Change,
+        operations: Mapping[str, ir.Node] = NOTHING,
+        before: Before | None = None,
+    ) -> None:
         """Run the model up to the last of these operations, and call `change` with the output of
         each.
 
         off: uses of pairs that are left out.
         layers: name of a layer -> its operation.
+        operations: name -> operation in front of which `before` is called; None calls nothing.
 
         Raises TaskError for a batch that ONNX Runtime refuses.
         """
         mask = sum(self._bits[name] for name in off)
         network = self._split.network
-        names: dict[Value, str] = {}
-        for name, node in layers.items():
-            names[value_of(network, self._split.operations[node], mask)] = name
+        names, called = self._by_value(layers, mask), self._by_value(operations, mask)
         given = {(node, 0) for node in self._split.inputs.values()}
         order = needed(names, given, network.reads)
         # Value -> the value that reads it last.
@@ -76,11 +87,35 @@ class Layers:
             read_last[reader].append(read)
         held = list(map(self._given, self._pieces))
         for value in order:
+            if value in called and before is not None:
+                self._replace_inputs(called[value], value, held, before)
             self._advance(value, held)
             if value in names:
                 self._change(names[value], value, held, change)
             for values in held:
                 _empty(values, read_last[value])
+
+    def _by_value(self, nodes: Mapping[str, ir.Node], mask: int) -> dict[Value, str]:
+        """Return the value of each operation with these pairs left out -> its name."""
+        at = self._split.operations
+        return {value_of(self._split.network, at[node], mask): name for name, node in nodes.items()}
+
+    def _replace_inputs(self, name: str, value: Value, held: list[Held], before: Before) -> None:
+        """Call `before` with the inputs of an operation, and hold what it returns instead."""
+        reads = self._split.network.reads(value)
+        places: dict[int, tuple[Value, int]] = {}
+        for read, (dep, output) in self._split.recipes[value[0]].reads.items():
+            if read.startswith(INPUT):
+                places[int(read.removeprefix(INPUT))] = reads[dep], output
+        inputs = []
+        for values in held:
+            arrays = {index: values[key][output] for index, (key, output) in places.items()}
+            inputs.append({index: array.numpy() for index, array in arrays.items()})
+        for index, array in before(name, inputs).items():
+            key, _ = places[index]
+            whole = np.ascontiguousarray(array)
+            for values in held:
+                values[key] = [ort_value(whole), whole]
 
     def _given(self, arrays: Mapping[str, NDArray[Any]]) -> Held:
         held: Held = {}

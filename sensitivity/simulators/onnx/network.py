@@ -85,6 +85,9 @@ class Split:
     operations: Mapping[ir.Node, int]
 
 
+INPUT = "input_"
+"""Name of an operation's input in its recipe, in front of the index."""
+
 Offered = Mapping[str, Mapping[str, NewGrid]]
 """Use -> key of a range -> grid that takes the place of the use's own."""
 
@@ -173,7 +176,7 @@ class _Splitter:
         for index in range(max(len(node.inputs), BIAS_INPUT + 1)):
             place = self._input(node, index)
             if place is not None:
-                names[index] = f"input_{index}"
+                names[index] = f"{INPUT}{index}"
                 places[names[index]] = place
         at = self._call([node], places | self._places(_captured(node)), names)
         self._operations[node] = at
