@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import gc
 import itertools
+import threading
 from collections import deque
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -35,6 +37,7 @@ from sensitivity.simulators.torch import graph as graph_module
 from sensitivity.simulators.torch import replay as replay_module
 from sensitivity.simulators.torch.found import Found
 from sensitivity.simulators.torch.graph import Graph
+from sensitivity.simulators.torch.lanes import Cut, kernel_threads, most_lanes
 from sensitivity.simulators.torch.replay import ReplaySimulator
 
 pytest.importorskip("modelopt")
@@ -145,7 +148,7 @@ def test_a_batch_with_large_values_is_cut_into_equal_pieces_and_gives_the_same_b
     monkeypatch.setattr(replay_module, "LARGEST_VALUES", (8 * 8 * 8 * 4 * 2,))
     simulator = ReplaySimulator(branches, memory=100_000)
     check(branches, simulator, batch(6, seed=2), scan(branches))
-    assert set(simulator._parts.values()) == {3}
+    assert set(simulator._cuts.values()) == {Cut(3)}
 
 
 @pytest.mark.parametrize("fastest", [1, 2, 3])
@@ -154,10 +157,62 @@ def test_a_batch_is_cut_in_the_way_that_takes_the_least_time(
 ) -> None:
     one = 8 * 8 * 8 * 4
     monkeypatch.setattr(replay_module, "LARGEST_VALUES", (2 * one, 3 * one, 6 * one))
-    monkeypatch.setattr(Graph, "seconds", lambda self, pieces: abs(len(pieces) - fastest))
+    monkeypatch.setattr(
+        Graph, "seconds", lambda self, pieces, lanes: abs(6 // len(pieces[0][0]) - fastest)
+    )
     simulator = ReplaySimulator(branches)
     check(branches, simulator, batch(6, seed=2), scan(branches))
-    assert set(simulator._parts.values()) == {fastest}
+    assert set(simulator._cuts.values()) == {Cut(fastest)}
+
+
+@pytest.mark.parametrize("threads", [2, 8])
+def test_pieces_run_side_by_side_if_that_takes_the_least_time_and_give_the_same_bits(
+    chain: ModelOptModel, threads: int, monkeypatch
+) -> None:
+    seen = set()
+
+    def seconds(self: Graph, pieces: Any, lanes: int) -> float:
+        return 1 / lanes
+
+    def told(self: Graph, *given: Any) -> Any:
+        seen.add((threading.current_thread().name.partition("_")[0], torch.get_num_threads()))
+        return finish(self, *given)
+
+    finish = Graph._finish
+    monkeypatch.setattr(Graph, "seconds", seconds)
+    monkeypatch.setattr(Graph, "_finish", told)
+    with kernel_threads(threads):
+        lanes = most_lanes()
+        simulator = ReplaySimulator(chain)
+        simulator.prepare(batch(48, seed=2))
+        assert set(simulator._cuts.values()) == {Cut(lanes, lanes)}
+        seen.clear()
+        check(chain, simulator, batch(48, seed=2), scan(chain)[:3])
+        assert seen == {("lane", threads // lanes)}
+        assert torch.get_num_threads() == threads
+
+
+def test_the_users_own_quantizers_run_one_piece_after_the_other(branches: ModelOptModel) -> None:
+    with kernel_threads(2):
+        simulator = ReplaySimulator(branches, own=True)
+        check(branches, simulator, batch(6), scan(branches)[:3])
+        assert {cut.lanes for cut in simulator._cuts.values()} == {1}
+
+
+@pytest.mark.parametrize(
+    ("cut", "length", "expected"),
+    [
+        (Cut(2, 2), 16, Cut(2, 2)),
+        (Cut(10, 2), 8, Cut(2, 2)),
+        (Cut(10, 2), 16, Cut(4, 2)),
+        (Cut(2, 2), 3, Cut(1)),
+        (Cut(4), 25, Cut(2)),
+    ],
+)
+def test_the_pieces_of_a_shorter_batch_are_no_longer_and_have_two_samples_at_least(
+    cut: Cut, length: int, expected: Cut
+) -> None:
+    assert replay_module._shorter(cut, 50, length) == expected
 
 
 def test_the_time_of_a_node_counts_as_often_as_there_are_quantizers_upstream(
@@ -173,6 +228,8 @@ def test_the_time_of_a_node_counts_as_often_as_there_are_quantizers_upstream(
     now = itertools.count()
     monkeypatch.setattr(graph_module.time, "perf_counter", lambda: float(next(now)))
     assert graph.seconds([[batch()]] * 3) == 3 * sum(upstream) > 0
+    with kernel_threads(2):
+        assert graph.seconds([[batch()]] * 2, lanes=2) > 0
 
 
 def test_a_batch_is_not_cut_where_that_changes_the_numbers(monkeypatch) -> None:
@@ -188,7 +245,7 @@ def test_a_batch_is_not_cut_where_that_changes_the_numbers(monkeypatch) -> None:
     source = source_of(Mixing, batch())
     simulator = ReplaySimulator(source)
     check(source, simulator, batch(), scan(source))
-    assert set(simulator._parts.values()) == {1}
+    assert set(simulator._cuts.values()) == {Cut(1)}
 
 
 def test_writes_into_views_are_replayed() -> None:
@@ -517,11 +574,9 @@ def test_a_shorter_batch_takes_the_parts_of_a_longer_one_and_is_compared_with_th
     chain: ModelOptModel, monkeypatch
 ) -> None:
     replay = ReplaySimulator(chain)
-    monkeypatch.setattr(ReplaySimulator, "_measured_parts", lambda *_: 2)
+    monkeypatch.setattr(ReplaySimulator, "_measured_cut", lambda *_: Cut(2))
     list(replay.outputs(batch(8), [frozenset()]))
-    monkeypatch.setattr(
-        ReplaySimulator, "_measured_parts", lambda *_: pytest.fail("measured again")
-    )
+    monkeypatch.setattr(ReplaySimulator, "_measured_cut", lambda *_: pytest.fail("measured again"))
     ours, theirs = (
         dict(one.outputs(batch(6), [frozenset()])) for one in (replay, ToggleSimulator(chain))
     )
@@ -534,13 +589,11 @@ def test_the_next_simulator_of_a_model_cuts_batches_as_the_one_before_did(
     """`ReplaySimulator` for each set of ranges on offer: trying the ways to cut a batch anew took a
     tenth of a whole run."""
     found = Found()
-    monkeypatch.setattr(ReplaySimulator, "_measured_parts", lambda *_: 2)
+    monkeypatch.setattr(ReplaySimulator, "_measured_cut", lambda *_: Cut(2))
     simulator_for(branches, batch(8), found=found)
-    monkeypatch.setattr(
-        ReplaySimulator, "_measured_parts", lambda *_: pytest.fail("measured again")
-    )
+    monkeypatch.setattr(ReplaySimulator, "_measured_cut", lambda *_: pytest.fail("measured again"))
     simulator_for(branches, batch(8), found=found)
-    assert [list(parts.values()) for parts in found.parts.values()] == [[2]]
+    assert [list(cuts.values()) for cuts in found.cuts.values()] == [[Cut(2)]]
 
 
 def test_a_model_is_traced_once_for_all_ranges_and_biases_on_offer(
@@ -579,12 +632,34 @@ def test_a_graph_taken_over_that_is_not_the_model_with_its_ranges_is_compared_on
     assert compared == [8, 12]
 
 
+def test_choices_are_proved_by_the_comparison_with_the_model_and_else_one_by_one(
+    branches: ModelOptModel, monkeypatch
+) -> None:
+    monkeypatch.setattr(Graph, "seconds", lambda self, pieces, lanes: 1 / lanes)
+    lay_out, laid = Graph._lay_out, []
+
+    def told(self: Graph, leaves: Any) -> None:
+        laid.append(len(leaves[0]))
+        lay_out(self, leaves)
+
+    monkeypatch.setattr(Graph, "_lay_out", told)
+    with kernel_threads(2):
+        found = Found()
+        assert simulator_for(branches, batch(48), found=found).reason == BIT_FOR_BIT
+        assert (laid, list(found.cuts[False].values())) == ([24], [Cut(2, 2)])
+        laid.clear()
+        differences = iter([1e-6, 0.0, 0.0, 0.0])
+        monkeypatch.setattr(choose, "difference", lambda *_: next(differences))
+        assert simulator_for(branches, batch(48)).reason == BIT_FOR_BIT
+        assert laid == [24, 48]
+
+
 def test_parts_that_change_a_bit_are_given_up_at_the_first_batch_of_a_shape(
     chain: ModelOptModel, monkeypatch
 ) -> None:
     replay = ReplaySimulator(chain)
-    monkeypatch.setattr(ReplaySimulator, "_measured_parts", lambda *_: 2)
+    monkeypatch.setattr(ReplaySimulator, "_measured_cut", lambda *_: Cut(2))
     differences = iter([1e-6, 0.0])
     monkeypatch.setattr(replay_module, "difference", lambda *_: next(differences))
     list(replay.outputs(batch(8), [frozenset()]))
-    assert list(replay._parts.values()) == [1]
+    assert list(replay._cuts.values()) == [Cut(1)]

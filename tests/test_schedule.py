@@ -188,6 +188,17 @@ def test_the_announced_peak_is_what_micro_batches_in_turn_hold(
     assert held(network, plan, copies) == plan.peak
 
 
+@settings(max_examples=100, deadline=None)
+@given(networks(), masks, st.integers(1, 4))
+def test_micro_batches_side_by_side_hold_at_most_what_each_of_them_would_alone(
+    network: Network, masks: list[int], copies: int
+) -> None:
+    alone = schedule(network, masks).peak
+    beside = schedule(network, masks, copies=copies, lanes=copies).peak
+    in_turn = schedule(network, masks, copies=copies).peak
+    assert in_turn <= beside <= copies * alone
+
+
 def test_with_no_memory_nothing_waits_from_one_variant_for_another() -> None:
     network, masks = two_branches(), [0, *(1 << bit for bit in range(6))]
     alone = max(schedule(network, [mask]).peak for mask in masks)

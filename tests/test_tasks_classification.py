@@ -29,7 +29,13 @@ from sensitivity.tasks.classification import (
     random_parts,
     top1,
 )
-from sensitivity.tasks.images import centre_crop, image_files, read_rgb
+from sensitivity.tasks.images import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    centre_crop,
+    image_files,
+    read_rgb,
+)
 from sensitivity.tasks.load import check_task, load_task
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -269,6 +275,24 @@ def test_the_centre_is_cropped_and_normalised():
     assert made.dtype == np.float32
     np.testing.assert_allclose(made[2], [[14, 15], [20, 21]], rtol=1e-6)
     np.testing.assert_allclose(made[0] * 255, made[2], rtol=1e-6)
+
+
+def test_pixels_are_kept_and_their_values_are_those_of_the_transform_bit_for_bit(tmp_path):
+    """Values of float32 take four times the memory: 0.6 GB for 1,000 images of 224x224."""
+    drawn = np.random.default_rng(0).integers(0, 256, (2, 40, 30, 3), dtype=np.uint8)
+    for name, pixels in zip("ab", drawn, strict=True):
+        (tmp_path / name).mkdir()
+        Image.fromarray(pixels).save(tmp_path / name / "1.png")
+    batches = ImageBatches(images_by_class(tmp_path), centre_crop(24))
+    (first, _), (again, _) = next(iter(batches)), next(iter(batches))
+    assert [kept.dtype for kept in batches._kept.values()] == [np.uint8] * 2
+    cropped = drawn[:, 8:32, 3:27].astype(np.float32) / 255
+    mean, std = np.float32(IMAGENET_MEAN), np.float32(IMAGENET_STD)
+    expected = ((cropped - mean) / std).transpose(0, 3, 1, 2)
+    assert np.array_equal(first, expected)
+    assert np.array_equal(again, expected)
+    one = read_rgb(tmp_path / "a" / "1.png")
+    assert np.array_equal(batches.transform(one), expected[0])
 
 
 def test_the_shorter_side_is_scaled():

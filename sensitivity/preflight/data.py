@@ -90,7 +90,7 @@ def sample_digests(inputs: Any) -> Iterator[str]:
     for index in range(batch_size(inputs)):
         digest = hashlib.blake2b(digest_size=8)
         for array in contiguous:
-            digest.update(array[index].tobytes())
+            digest.update(array[index : index + 1].reshape(-1).view(np.uint8).data)
         yield digest.hexdigest()
 
 

@@ -153,7 +153,11 @@ def _ordered(group: list[int], masks: Sequence[int], bits: Sequence[int]) -> lis
 
 
 def schedule(
-    network: Network, masks: Sequence[int], memory: int | None = None, copies: int = 1
+    network: Network,
+    masks: Sequence[int],
+    memory: int | None = None,
+    copies: int = 1,
+    lanes: int = 1,
 ) -> Schedule:
     """Return the cheapest schedule found that holds at most `memory` bytes.
 
@@ -163,13 +167,14 @@ def schedule(
 
     masks: disabled quantizers of each variant.
     memory: limit in bytes; None means no limit.
-    copies: number of micro-batches that take turns, each with its own kept values.
+    copies: number of micro-batches, each with its own kept values.
+    lanes: how many of them run side by side; the others take turns.
     """
     bits = list(dict.fromkeys(filter(None, network.switch)))
     ranked = [(index, masks[index]) for index in order(masks, bits)]
     dropped: set[Value] = set()
     draft = best = _draft(network, ranked, dropped)
-    peak, leg = _peak(network, draft, copies)
+    peak, leg = _peak(network, draft, copies, lanes)
     lowest = peak
     while memory is not None and peak > memory:
         victims = _victims(network, draft, leg, peak - memory, copies)
@@ -177,7 +182,7 @@ def schedule(
             break
         dropped |= victims
         draft = _draft(network, ranked, dropped)
-        peak, leg = _peak(network, draft, copies)
+        peak, leg = _peak(network, draft, copies, lanes)
         if peak < lowest:
             lowest, best = peak, draft
     return _finish(network, best, lowest)
@@ -293,13 +298,15 @@ def _holds(network: Network, draft: _Draft) -> list[int]:
     return holds
 
 
-def _peak(network: Network, draft: _Draft, copies: int) -> tuple[int, int]:
+def _peak(network: Network, draft: _Draft, copies: int, lanes: int) -> tuple[int, int]:
     """Return the largest number of bytes held at once, and the leg in which it is reached.
 
-    Micro-batches take turns at each leg. While one of them runs, each of the others holds what
-    waits before the leg, or what is left after it, outputs included; then the outputs of all are
-    joined.
+    Micro-batches take turns at each leg. While some of them run, side by side, each of the others
+    holds what waits before the leg, or what is left after it, outputs included; then the outputs of
+    all are joined.
     """
+    at_once = min(lanes, copies)
+    others = copies - at_once
     holds = _holds(network, draft)
     going = [0] * len(draft.moments)
     held = peak = worst_leg = 0
@@ -311,7 +318,7 @@ def _peak(network: Network, draft: _Draft, copies: int) -> tuple[int, int]:
             held += network.size[node]
             running = max(running, held)
             held -= going[moment]
-        most = max(running + (copies - 1) * max(before, held), copies * (held + network.handed))
+        most = max(at_once * running + others * max(before, held), copies * (held + network.handed))
         if most > peak:
             peak, worst_leg = most, leg
         held -= going[handout]

@@ -24,7 +24,7 @@ from sensitivity.records import SPLITS, Scores
 from sensitivity.seeds import generator
 from sensitivity.tasks.base import Task
 from sensitivity.tasks.batches import as_numpy
-from sensitivity.tasks.images import SUFFIXES, image_files, read_rgb
+from sensitivity.tasks.images import SUFFIXES, CentreCrop, image_files, read_rgb
 
 SIZES: Mapping[str, float] = {"calib": 0.2, "rank": 0.3, "confirm": 0.25, "holdout": 0.25}
 """Share of the samples in each split. Calibration has its own, so that no range is fitted to a
@@ -82,28 +82,42 @@ class ImageBatches:
     def __iter__(self) -> Iterator[tuple[Any, Any]]:
         for start in range(0, len(self.images.files), self.batch):
             numbers = range(start, min(start + self.batch, len(self.images.files)))
-            pixels = [self._prepared(number) for number in numbers]
-            self._check_shapes(pixels, numbers)
+            images = [self._prepared(number) for number in numbers]
+            self._check_shapes(images, numbers)
             yield (
-                optional.torch.from_numpy(np.stack(pixels)),
+                optional.torch.from_numpy(self._values(np.stack(images))),
                 optional.torch.from_numpy(self.images.labels[numbers.start : numbers.stop]),
             )
 
     def _prepared(self, number: int) -> NDArray[Any]:
         if number in self._kept:
             return self._kept[number]
-        prepared = as_numpy(self.transform(read_rgb(self.images.files[number])))
+        image = read_rgb(self.images.files[number])
+        prepared = self._as_kept(image)
         if (len(self._kept) + 1) * prepared.nbytes <= CACHE_BYTES:
             self._kept[number] = prepared
         return prepared
 
-    def _check_shapes(self, pixels: list[NDArray[Any]], numbers: range) -> None:
+    def _as_kept(self, image: Any) -> NDArray[Any]:
+        """Return an image as it is kept: the pixels of a `CentreCrop`, which are a quarter as
+        large as their values, or what another transform gives."""
+        if isinstance(self.transform, CentreCrop):
+            return self.transform.pixels(image)
+        return as_numpy(self.transform(image))
+
+    def _values(self, images: NDArray[Any]) -> NDArray[Any]:
+        """Return what the model reads of a batch of images as they are kept."""
+        if isinstance(self.transform, CentreCrop):
+            return self.transform.values(images)
+        return images
+
+    def _check_shapes(self, images: list[NDArray[Any]], numbers: range) -> None:
         """Raise TaskError unless the images with these numbers have the same shape."""
-        for number, image in zip(numbers, pixels, strict=True):
-            if image.shape != pixels[0].shape:
+        for number, image in zip(numbers, images, strict=True):
+            if image.shape != images[0].shape:
                 raise TaskError(
                     "Expected the transform to give one shape for all images, got "
-                    f"{pixels[0].shape} and then {image.shape} for {self.images.files[number]}; "
+                    f"{images[0].shape} and then {image.shape} for {self.images.files[number]}; "
                     "resize or crop to one size."
                 )
 

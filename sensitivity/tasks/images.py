@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -96,22 +97,51 @@ def centre_crop(
     mean, std: of each channel, for pixels from 0 to 1. The mean is subtracted, and the result is
         divided by the deviation.
     """
-    height, width = sides(size)
-    centre, spread = np.asarray(mean, np.float32), np.asarray(std, np.float32)
+    return CentreCrop(size, resize, mean, std)
 
-    def prepare(image: Image) -> NDArray[np.float32]:
-        if resize is not None:
-            image = _covering(image, *sides(resize))
+
+@dataclass(frozen=True)
+class CentreCrop:
+    """The function that `centre_crop` returns, in two parts: the pixels of an image, which take a
+    quarter of the memory, and their values."""
+
+    size: Size
+    resize: Size | None
+    mean: Channels
+    std: Channels
+
+    def __call__(self, image: Image) -> NDArray[np.float32]:
+        (values,) = self.values(self.pixels(image)[np.newaxis])
+        return np.asarray(values)
+
+    def pixels(self, image: Image) -> NDArray[np.uint8]:
+        """Return the crop, [3, height, width].
+
+        Raises TaskError for an image smaller than the crop.
+        """
+        height, width = sides(self.size)
+        if self.resize is not None:
+            image = _covering(image, *sides(self.resize))
         if image.width < width or image.height < height:
             raise TaskError(
                 f"Expected images of at least {width}x{height} pixels to crop from, got "
-                f"{image.width}x{image.height}; pass resize={size} or more."
+                f"{image.width}x{image.height}; pass resize={self.size} or more."
             )
         left, top = (image.width - width) // 2, (image.height - height) // 2
-        pixels = np.asarray(image.crop((left, top, left + width, top + height)), np.float32) / 255
-        return np.ascontiguousarray(((pixels - centre) / spread).transpose(2, 0, 1))
+        crop = image.crop((left, top, left + width, top + height))
+        return np.ascontiguousarray(np.asarray(crop).transpose(2, 0, 1))
 
-    return prepare
+    def values(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return what the model reads of these pixels [n, 3, height, width]."""
+        centre, spread = (
+            np.asarray(part, np.float32).reshape(3, 1, 1) for part in (self.mean, self.std)
+        )
+        values = np.empty(pixels.shape, np.float32)
+        for image, result in zip(pixels, values, strict=True):  # one image fits into the caches
+            np.divide(image, np.float32(255), out=result)
+            np.subtract(result, centre, out=result)
+            np.divide(result, spread, out=result)
+        return values
 
 
 def _covering(image: Image, height: int, width: int) -> Image:

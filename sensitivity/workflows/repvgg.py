@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from sensitivity.simulators.torch.lanes import kernel_threads
+
 BATCH = 32
 
 
@@ -135,11 +137,6 @@ def repeatable(seed: int) -> Iterator[None]:
 
     One thread is also the fastest, since these images are too small to share out.
     """
-    threads = torch.get_num_threads()
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), kernel_threads(1):
         torch.manual_seed(seed)
-        torch.set_num_threads(1)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(threads)
+        yield

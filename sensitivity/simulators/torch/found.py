@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sensitivity.simulators.torch.graph import Settled
+    from sensitivity.simulators.torch.lanes import Cut
     from sensitivity.simulators.torch.tracing import Traced
 
 
@@ -45,14 +46,13 @@ class Found:
     A sixth of a whole run went into tracing the model again for each set of ranges, and comparing
     the graph with the model on a whole batch.
 
-    parts: whether the user's own quantizers run -> shape of a batch -> number of parts into which
-        it is cut.
+    cuts: whether the user's own quantizers run -> shape of a batch -> how it is cut.
     checked: whether the user's own quantizers run -> shapes on which the graph was compared with
         the model.
     laid: the graphs.
     """
 
-    parts: defaultdict[bool, dict[Any, int]] = field(default_factory=lambda: defaultdict(dict))
+    cuts: defaultdict[bool, dict[Any, Cut]] = field(default_factory=lambda: defaultdict(dict))
     checked: defaultdict[bool, set[Any]] = field(default_factory=lambda: defaultdict(set))
     laid: list[Laid] = field(default_factory=list)
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import compress
 from operator import not_
 from typing import Any
@@ -17,6 +18,7 @@ from torch.utils import _pytree as pytree
 from sensitivity.quantizers.recent import Recent
 from sensitivity.quantizers.torch.native import NativeQuantizer
 from sensitivity.simulators.schedule import Leg, Network, Schedule, Step, Value, schedule
+from sensitivity.simulators.torch.lanes import side_by_side
 from sensitivity.simulators.torch.layouts import (
     fills_vectors,
     has_channels_last,
@@ -135,10 +137,15 @@ class Graph:
     def goes_by_place(self, leaves: Sequence[Any]) -> bool:
         """Return whether a bit of a forward may depend on how these inputs are cut, see
         `layouts.goes_by_place`."""
-        return self._forward(leaves).goes_by_place
+        is_possible = any(node.by_place for node in self._traced.nodes)
+        return is_possible and self._forward(leaves).goes_by_place
 
     def peak(
-        self, pieces: Sequence[Sequence[Any]], masks: Sequence[int], memory: int | None
+        self,
+        pieces: Sequence[Sequence[Any]],
+        masks: Sequence[int],
+        memory: int | None,
+        lanes: int = 1,
     ) -> int:
         """Return the largest number of bytes that are held at once while these variants run.
 
@@ -146,35 +153,50 @@ class Graph:
 
         pieces: flat inputs of each piece of the batch.
         memory: limit in bytes; None for no limit.
+        lanes: how many pieces run side by side.
         """
-        return self._schedule(pieces, masks, memory).peak
+        return self._schedule(pieces, masks, memory, lanes).peak
 
     def outputs(
-        self, pieces: Sequence[Sequence[Any]], masks: Sequence[int], memory: int | None
+        self,
+        pieces: Sequence[Sequence[Any]],
+        masks: Sequence[int],
+        memory: int | None,
+        lanes: int = 1,
     ) -> Iterator[tuple[int, Any]]:
         """Yield (index into `masks`, outputs of the whole batch), the cheapest variant first. The
-        caller must disable gradients."""
-        plan = self._schedule(pieces, masks, memory)
+        caller must disable gradients.
+
+        pieces, masks, memory, lanes: as for `peak`.
+        """
+        plan = self._schedule(pieces, masks, memory, lanes)
         states = [self._start(plan, piece) for piece in pieces]
         for leg in plan.legs:
-            yield leg.variant, self._outputs(leg, states)
+            yield leg.variant, self._outputs(leg, states, lanes)
 
-    def seconds(self, pieces: Sequence[Sequence[Any]]) -> float:
+    def seconds(self, pieces: Sequence[Sequence[Any]], lanes: int = 1) -> float:
         """Return how long all variants with one quantizer disabled would take, in seconds, from the
-        times of one forward.
+        times of one forward of each piece.
 
         The time of a node counts once for each quantizer upstream of it, since so many of these
         variants recompute it.
+
+        lanes: how many pieces run side by side.
         """
+        # Constants are computed before, so that two lanes do not compute them at once.
+        states = [self._start(self._whole, piece) for piece in pieces]
+        return sum(side_by_side(self._weighted_seconds, states, lanes)) / lanes
+
+    def _weighted_seconds(self, slots: Slots) -> float:
+        """Run one forward and return the seconds of its nodes, each as often as there are
+        quantizers upstream of it."""
         upstream = self._network.upstream
         total = 0.0
-        for piece in pieces:
-            slots = self._start(self._whole, piece)
-            for step in self._steps:
-                start = time.perf_counter()
-                self._do(step, slots)
-                taken = time.perf_counter() - start
-                total += taken * upstream[step.node].bit_count()
+        for step in self._steps:
+            start = time.perf_counter()
+            self._do(step, slots)
+            taken = time.perf_counter() - start
+            total += taken * upstream[step.node].bit_count()
         return total
 
     @property
@@ -183,14 +205,18 @@ class Graph:
         return self._whole.legs[0].steps
 
     def _schedule(
-        self, pieces: Sequence[Sequence[Any]], masks: Sequence[int], memory: int | None
+        self,
+        pieces: Sequence[Sequence[Any]],
+        masks: Sequence[int],
+        memory: int | None,
+        lanes: int,
     ) -> Schedule:
         forward = self._forward(pieces[0])
-        key = (tuple(masks), memory, len(pieces), forward.size)
+        key = (tuple(masks), memory, len(pieces), lanes, forward.size)
 
         def make() -> Schedule:
             network = replace(self._network, size=forward.size, handed=forward.handed)
-            return schedule(network, masks, memory, len(pieces))
+            return schedule(network, masks, memory, len(pieces), lanes)
 
         return self._schedules.get(key, make)
 
@@ -292,9 +318,9 @@ class Graph:
         _empty(slots, leg.frees)
         return results
 
-    def _outputs(self, leg: Leg, states: list[Slots]) -> Any:
+    def _outputs(self, leg: Leg, states: list[Slots], lanes: int) -> Any:
         """Run one leg and return the outputs of the whole batch, in memory of their own."""
-        results = [self._finish(leg, slots) for slots in states]
+        results = side_by_side(partial(self._finish, leg), states, lanes)
         if len(results) == 1:
             own = zip(results[0], leg.owned, strict=True)
             values = [value if owned else _copy(value) for value, owned in own]

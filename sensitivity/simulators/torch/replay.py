@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from itertools import product
 from typing import Any
 
@@ -29,6 +30,7 @@ from sensitivity.simulators.switches import Switches
 from sensitivity.simulators.toggle import ToggleSimulator
 from sensitivity.simulators.torch.found import Found, Laid
 from sensitivity.simulators.torch.graph import Graph, Settled
+from sensitivity.simulators.torch.lanes import WHOLE, Cut, most_lanes
 from sensitivity.simulators.torch.layouts import has_channels_last
 from sensitivity.simulators.torch.offers import chains_of, with_offers
 from sensitivity.simulators.torch.tracing import Traced, Untraceable, ordered_arguments, trace
@@ -91,17 +93,18 @@ class ReplaySimulator:
         self._own = OwnQuantizer in set(map(type, self._quantizers))
         self._graphs: list[tuple[Any, Graph]] = []
         self._found = Found() if found is None else found
-        self._parts = self._found.parts[own]
+        self._cuts = self._found.cuts[own]
         self._refused: dict[Any, Untraceable] = {}
         self._checked: set[Any] = set()
         self._needed = 0
+        self._trusts = False
 
     def outputs(self, inputs: Any, variants: Sequence[frozenset[str]]) -> Iterator[tuple[int, Any]]:
         masks = list(map(self._switches.mask, variants))
         inputs, leaves, spec = self._flat(inputs)
         try:
             self._check(inputs, leaves, spec)
-            graph, pieces = self._pieces(leaves, spec)
+            graph, pieces, lanes = self._pieces(leaves, spec)
         except Untraceable as error:
             if "own modules" not in self.reason:
                 self.reason += (
@@ -109,8 +112,8 @@ class ReplaySimulator:
                 )
             yield from ToggleSimulator(self._source).outputs(inputs, variants)
             return
-        self._needed = max(self._needed, graph.peak(pieces, masks, self._memory))
-        results = graph.outputs(pieces, masks, self._memory)
+        self._needed = max(self._needed, graph.peak(pieces, masks, self._memory, lanes))
+        results = graph.outputs(pieces, masks, self._memory, lanes)
         while True:
             with self._ready():
                 item = next(results, None)
@@ -142,14 +145,30 @@ class ReplaySimulator:
     def warnings(self) -> tuple[str, ...]:
         return budget_warnings(self._needed, self._memory)
 
-    def prepare(self, inputs: Any) -> None:
+    def prepare(self, inputs: Any, *, trusting: bool = False) -> None:
         """Trace the model for batches like this one. The caller has to check the outputs.
 
+        trusting: whether the fastest cut is taken, and layouts are chosen on a part of the batch,
+            without comparing either with the whole batch. That comparison takes longer than the
+            caller's own, after which `prepare_again` takes back what changes bits.
         Raises Untraceable if batches like this one cannot be replayed.
         """
         _, leaves, spec = self._flat(inputs)
+        self._trusts = trusting
         self._pieces(leaves, spec)
+        self._trusts = False
         self._checked.add(_shape(leaves, spec))
+
+    def prepare_again(self, inputs: Any) -> None:
+        """Trace the model anew after `prepare(trusting=True)`, and compare each choice with the
+        whole batch.
+
+        Raises Untraceable if batches like this one cannot be replayed.
+        """
+        self._graphs.clear()
+        self._cuts.clear()
+        self._found.laid.clear()
+        self.prepare(inputs)
 
     def left_to_compare(self, inputs: Any, samples: int) -> Any:
         """Return the first samples of a batch if only the ranges on offer are left to compare with
@@ -183,8 +202,9 @@ class ReplaySimulator:
         Raises Untraceable if batches like this one cannot be replayed.
         """
         _, leaves, spec = self._flat(inputs)
-        graph, pieces = self._pieces(leaves, spec)
-        return graph.peak(pieces, list(map(self._switches.mask, variants)), self._memory)
+        graph, pieces, lanes = self._pieces(leaves, spec)
+        masks = list(map(self._switches.mask, variants))
+        return graph.peak(pieces, masks, self._memory, lanes)
 
     @contextmanager
     def _ready(self) -> Iterator[None]:
@@ -202,15 +222,15 @@ class ReplaySimulator:
         shape = _shape(leaves, spec)
         if shape in self._checked:
             return
-        graph, pieces = self._pieces(leaves, spec)
+        graph, pieces, lanes = self._pieces(leaves, spec)
         ((_, theirs),) = ToggleSimulator(self._source).outputs(inputs, [frozenset()])
         with self._ready():
             all_on = self._switches.mask(frozenset())
-            ((_, ours),) = graph.outputs(pieces, [all_on], self._memory)
+            ((_, ours),) = graph.outputs(pieces, [all_on], self._memory, lanes)
         distance = difference(theirs, ours)
         if distance > 0 and len(pieces) > 1:
-            # The number of parts may come from a longer batch and was then not tried on this one.
-            self._parts[shape] = 1
+            # The cut may come from a longer batch and was then not tried on this one.
+            self._cuts[shape] = WHOLE
             self._check(inputs, leaves, spec)
             return
         if distance > TOLERANCE:
@@ -221,85 +241,110 @@ class ReplaySimulator:
         self._checked.add(shape)
         self._found.checked[self._own_asked].add(shape)
 
-    def _pieces(self, leaves: list[Any], spec: Any) -> tuple[Graph, list[list[Any]]]:
-        """Return the graph for a batch, and the pieces of the batch, a single one if splitting does
-        not pay or changes a bit."""
+    def _pieces(self, leaves: list[Any], spec: Any) -> tuple[Graph, list[list[Any]], int]:
+        """Return the graph for a batch, the pieces of the batch, and how many of them run side by
+        side; a single piece if splitting does not pay or changes a bit."""
         shape = _shape(leaves, spec)
         if shape in self._refused:
             raise self._refused[shape]
-        if shape not in self._parts:
+        if shape not in self._cuts:
             with self._ready():
-                self._parts[shape] = self._known_parts(shape) or self._measured_parts(leaves, spec)
-        pieces = _split(leaves, self._parts[shape])
-        return self._graph(pieces[0], spec), pieces
+                self._cuts[shape] = self._known_cut(shape) or self._measured_cut(leaves, spec)
+        cut = self._cuts[shape]
+        pieces = _split(leaves, cut.parts)
+        return self._graph(pieces[0], spec), pieces, cut.lanes
 
-    def _known_parts(self, shape: Any) -> int | None:
-        """Return the number of parts for which no part is longer than those of a longer batch of
-        the same kind, or None if there was no such batch."""
+    def _known_cut(self, shape: Any) -> Cut | None:
+        """Return the cut for which no piece is longer than those of a longer batch of the same
+        kind, or None if there was no such batch."""
         *kind, length = shape
         if length is None:
             return None
-        for (*other_kind, other), parts in self._parts.items():
+        for (*other_kind, other), cut in self._cuts.items():
             if other_kind == kind and other > length:
-                return math.ceil(parts * int(length) / int(other))
+                return _shorter(cut, int(other), int(length))
         return None
 
-    def _measured_parts(self, leaves: list[Any], spec: Any) -> int:
-        """Return the number of parts into which a batch is cut.
+    def _measured_cut(self, leaves: list[Any], spec: Any) -> Cut:
+        """Return how a batch is cut.
 
-        It is the fastest number, or a larger one for which one forward fits in half of the memory.
-        Numbers that change a bit of the outputs are left out. Whether bits change depends on the
-        kernels, which are chosen by the shape and the number of threads, so it is tried.
+        It is the fastest way, or one with more parts for which one forward fits in half of the
+        memory. Ways that change a bit of the outputs are left out. Whether bits change depends on
+        the kernels, which are chosen by the shape and the number of threads, so it is tried.
         """
         whole, length = self._graph(leaves, spec), _length(leaves)
         if length is None or whole.goes_by_place(leaves):
-            return 1
+            return WHOLE
+        sample = self._sample(whole, leaves)
         masks = [0, self._switches.everything]
         theirs: dict[int, Any] = {}
 
-        def changes_nothing(parts: int) -> bool:
-            if parts == 1:
+        def changes_nothing(cut: Cut) -> bool:
+            if cut == WHOLE:
                 return True
-            pieces = _split(leaves, parts)
+            pieces = _split(leaves, cut.parts)
             graph = self._common_graph(pieces, spec)
             if graph is None or any(map(graph.goes_by_place, pieces)):
                 return False
+            if self._trusts:
+                return True
             theirs.update(theirs or whole.outputs([leaves], masks, None))
-            for index, ours in graph.outputs(pieces, masks, None):
+            for index, ours in graph.outputs(pieces, masks, None, cut.lanes):
                 if not same(theirs[index], ours):
                     return False
             return True
 
-        tries = _tries(leaves, length, whole.largest(leaves))
-        same_bits = list(filter(changes_nothing, tries))
-        parts = finer = self._fastest(same_bits or [1], leaves, spec)
-        most = length // whole.batches[0]
-        while not self._fits(_split(leaves, parts), spec):
-            finer *= 2
-            if finer > most:
+        largest = whole.largest(sample) * length // (_length(sample) or 1)
+        ways = _ways(leaves, length, largest, self._lanes)
+        cut = next(filter(changes_nothing, self._by_speed(ways, leaves, spec)), WHOLE)
+        finer, most = cut, length // whole.batches[0]
+        while not self._fits(leaves, cut, spec):
+            finer = replace(finer, parts=finer.parts * 2)
+            if finer.parts > most:
                 break
             if changes_nothing(finer):
-                parts = finer
-        return parts
+                cut = finer
+        return cut
 
-    def _fastest(self, parts: Sequence[int], leaves: list[Any], spec: Any) -> int:
-        """Return the fastest of these numbers of parts, the smallest one of equals."""
-        if len(parts) == 1:
-            return parts[0]
-        pieces = {number: _split(leaves, number) for number in parts}
-        graphs = {number: self._graph(pieces[number][0], spec) for number in parts}
-        seconds = dict.fromkeys(parts, math.inf)
-        for _, number in product(range(TIMINGS), parts):
-            taken = graphs[number].seconds(pieces[number])
-            seconds[number] = min(seconds[number], taken)
-        return min(parts, key=lambda number: (seconds[number], number))
+    @property
+    def _lanes(self) -> int:
+        """How many pieces may run side by side: the user's own quantizers may hold a state."""
+        return 1 if self._own else most_lanes()
 
-    def _fits(self, pieces: list[list[Any]], spec: Any) -> bool:
+    def _sample(self, graph: Graph, leaves: list[Any]) -> list[Any]:
+        """Return the part of a batch on which layouts are chosen: all of it if each choice has to
+        be compared with the model's own layout on all of it."""
+        length = _length(leaves)
+        if not self._trusts or length is None or length < 2 * self._lanes:
+            return leaves
+        part = _split(leaves, self._lanes)[0]
+        return part if graph.holds_for(_length(part)) else leaves
+
+    def _by_speed(self, ways: Sequence[Cut], leaves: list[Any], spec: Any) -> list[Cut]:
+        """Return these ways to cut a batch, the fastest first, and of equals the one with the
+        fewest parts. Ways whose pieces need different graphs are left out.
+
+        As many pieces are timed as run side by side.
+        """
+        if len(ways) == 1:
+            return list(ways)
+        seconds: dict[Cut, float] = {}
+        for _, cut in product(range(TIMINGS), ways):
+            pieces = _split(leaves, cut.parts)
+            graph = self._common_graph(pieces, spec)
+            if graph is not None:
+                taken = graph.seconds(pieces[: cut.lanes], cut.lanes) * cut.parts / cut.lanes
+                seconds[cut] = min(seconds.get(cut, math.inf), taken)
+        return sorted(seconds, key=lambda cut: (seconds[cut], cut.parts))
+
+    def _fits(self, leaves: list[Any], cut: Cut, spec: Any) -> bool:
         """Return whether the forward of one variant leaves half of the memory to values that wait
         for later variants."""
         if self._memory is None:
             return True
-        return self._graph(pieces[0], spec).peak(pieces, [0], None) <= self._memory // 2
+        pieces = _split(leaves, cut.parts)
+        peak = self._graph(pieces[0], spec).peak(pieces, [0], None, cut.lanes)
+        return peak <= self._memory // 2
 
     def _common_graph(self, pieces: list[list[Any]], spec: Any) -> Graph | None:
         """Return the graph that holds for all pieces, or None if they need different graphs or
@@ -352,7 +397,7 @@ class ReplaySimulator:
         settled = None if laid is None else _moved(laid.settled, offered.origins)
         graph = Graph(offered.traced, self._quantizers, self._node_bits, settled)
         with self._ready():
-            graph.largest(leaves)
+            graph.largest(self._sample(graph, leaves))
         if laid is None:
             places = {origin: place for place, origin in offered.origins.items()}
             self._found.laid.append(Laid(*kind, traced, _moved(graph.settled, places)))
@@ -426,30 +471,55 @@ def _length(leaves: list[Any]) -> int | None:
     return None
 
 
-def _tries(leaves: Iterable[Any], length: int, largest: int) -> list[int]:
-    """Return the numbers of parts to try for a batch on the CPU, or none for a batch elsewhere, for
+def _shorter(cut: Cut, other: int, length: int) -> Cut:
+    """Return the cut of a batch of this length whose pieces are no longer than those of a longer
+    batch.
+
+    As many pieces run side by side if each has two samples at least.
+
+    other: number of samples in the longer batch.
+    """
+    parts = _multiple(math.ceil(cut.parts * length / other), cut.lanes)
+    if 2 * parts > length:
+        return Cut(math.ceil(cut.parts * length / other))
+    return Cut(parts, cut.lanes)
+
+
+def _ways(leaves: Iterable[Any], length: int, largest: int, lanes: int) -> list[Cut]:
+    """Return the ways to try of cutting a batch on the CPU, or one piece for a batch elsewhere, for
     which cutting is not faster.
 
     length: number of samples in the batch.
     largest: bytes of the largest value in its forward.
+    lanes: how many pieces may run side by side. One after the other is tried, too.
     """
     for leaf in leaves:
         if isinstance(leaf, Tensor) and leaf.device.type != "cpu":
-            return []
-    ways = (_parts(length, largest, limit) for limit in LARGEST_VALUES)
-    return list(dict.fromkeys(ways))
+            return [WHOLE]
+    ways = []
+    for at_once in sorted({1, lanes}, reverse=True):
+        few = [max(at_once, -(-largest // limit)) for limit in LARGEST_VALUES]
+        ways += [Cut(_parts(length, least, at_once), at_once) for least in few]
+    return [cut for cut in dict.fromkeys(ways) if cut.parts >= cut.lanes]
 
 
-def _parts(length: int, largest: int, limit: int) -> int:
-    """Return the fewest parts that keep to the limit, or up to twice as many if those have equal
-    lengths.
+def _parts(length: int, least: int, lanes: int) -> int:
+    """Return the least number of parts that is a multiple of `lanes`, or up to twice as many if
+    those have equal lengths.
 
-    length: number of samples in the batch.
-    largest: bytes of the largest value in its forward.
-    limit: bytes of the largest value that a part may have.
+    length: number of samples in the batch, which no number of parts exceeds.
     """
-    few = max(1, min(length, -(-largest // limit)))
-    for parts in range(few, min(2 * few, length) + 1):
+    few = min(_multiple(least, lanes), length)
+    for parts in range(few, min(2 * few, length) + 1, lanes):
         if length % parts == 0:
             return parts
     return few
+
+
+def _multiple(number: int, of: int) -> int:
+    """Return the smallest multiple that is not below a number.
+
+    >>> _multiple(5, 2)
+    6
+    """
+    return -(-number // of) * of
