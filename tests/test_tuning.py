@@ -20,8 +20,8 @@ from sensitivity.errors import ModelError
 from sensitivity.quantizers.rounding import pack
 from sensitivity.quantizers.torch.modelopt import ModelOptModel
 from sensitivity.quantizers.torch.pytorch_quantization import PytorchQuantizationModel
-from sensitivity.records import Range, names_of
-from sensitivity.repairs import checkpoint, tuning
+from sensitivity.records import Grid, Range, names_of
+from sensitivity.repairs import checkpoint, straight_through, tuning
 from sensitivity.repairs.checkpoint import Checkpoint
 from sensitivity.repairs.samples import Parts
 from sensitivity.repairs.tuning import Course, Limits, TooLong
@@ -174,6 +174,37 @@ def test_other_outputs_than_logits_are_compared_by_group() -> None:
     found = fine_tuned(coarse(source), models.batch(8, 16), limits=Limits(steps=2))
     assert all(np.isfinite(one.amax).all() for one in found)
     assert any(one.amax != source.range(one.quantizer).amax for one in found)
+
+
+@pytest.mark.parametrize(("low", "shape"), [(-127, ()), (-128, ()), (0, (1, 3, 1))])
+def test_gradients_are_those_of_straight_through_rounding(low: int, shape: tuple[int, ...]) -> None:
+    drawn = torch.Generator().manual_seed(0)
+    given = torch.randn(4, 3, 50, generator=drawn).requires_grad_()
+    amax = (0.5 + torch.rand(shape, generator=drawn)).requires_grad_()
+    slopes = torch.randn(given.shape, generator=drawn)
+    axis = None if amax.ndim == 0 else 1
+    grid = Grid(np.float32(amax.detach().flatten()), 0, low, 127, axis)
+    output = straight_through._on_grid(given.detach(), amax.detach(), grid)
+    # The same values by autograd, with rounding errors as constants.
+    scale = amax / 127
+    levels = (given / scale).clamp(low, 127)
+    wanted = (levels + (levels.round() - levels).detach()) * scale
+    assert torch.allclose(output, wanted, atol=1e-6)
+    passed = straight_through._Passed.apply(given, amax, output, low / 127)
+    found = torch.autograd.grad(passed, [given, amax], slopes)
+    for one, other in zip(found, torch.autograd.grad(wanted, [given, amax], slopes), strict=True):
+        assert torch.allclose(one, other, rtol=1e-4, atol=1e-4)
+
+
+def test_values_in_training_are_those_of_the_quantizers(source) -> None:
+    inputs = models.batch(16, 8, seed=5)
+    own = output(source, inputs)
+    with straight_through.differentiable(source, {}, ()), torch.enable_grad():
+        assert torch.allclose(source.model(inputs), own, atol=1e-5)
+        off = names_of(source.quantizers)
+        assert torch.equal(output(source, inputs, off=off), output(source, inputs, off=off))
+    assert torch.equal(output(source, inputs), own)
+    assert all("forward" not in vars(module) for module in source.model.modules())
 
 
 def stopping(after: int) -> Callable[[int], Any]:

@@ -3,8 +3,7 @@
 It is quantization-aware training without labels and without the user's training code. Biases and
 the ranges of activations change together in all layers, so that the outputs of the
 quantized model come nearer to those of the same model with all quantizers disabled, on the
-calibration inputs. Rounding passes gradients on unchanged, and clipping stops them (Bengio et al.
-2013, "Estimating or propagating gradients through stochastic neurons"). BatchNorm keeps its
+calibration inputs. Gradients pass through quantizers as in `straight_through`. BatchNorm keeps its
 statistics. That the outputs of every layer count too, and not only those of the model, is what
 keeps a few hundred samples from being learned by heart (Romero et al. 2015, "FitNets"). Weights
 keep their levels: taught by a few hundred samples, those that change theirs follow noise.
@@ -166,7 +165,7 @@ def fine_tuned(
         return ()
     unbiased = [replace(changed, bias=None) for changed in ranges]
     with source.with_ranges(unbiased), source.disabled(left_out), _restored(layers.values()):
-        training = _Training(_Student(layers, bounds), limits.steps)
+        training = _Training(_Student(layers, bounds, left_out), limits.steps)
         if state is not None:
             training.take(state)
         training.run(teacher, course)
@@ -262,10 +261,14 @@ def _bounds(source: Roundable, kept: Collection[str]) -> dict[str, _Bound]:
 
 @dataclass(frozen=True, eq=False)
 class _Student:
-    """What is trained, by quantizer: layers with their biases, and ranges."""
+    """What is trained, by quantizer: layers with their biases, and ranges.
+
+    left_out: quantizers that stay disabled.
+    """
 
     layers: Mapping[str, _Layer]
     bounds: Mapping[str, _Bound]
+    left_out: Collection[str]
 
 
 @contextmanager
@@ -350,11 +353,10 @@ class _Teacher:
             wanted, of_layers = self.run(inputs)
         for layer in layers.values():
             layer.put()
-        with self.source.with_ranges([bound.range for bound in student.bounds.values()]):
-            got, seen = self.run(inputs)
+        got, seen = self.run(inputs)
         loss: Tensor = self.loss(wanted, got)
         for name in layers.keys() & seen.keys():
-            noise = (seen[name] - of_layers[name]).square().mean()
+            noise = optional.torch.nn.functional.mse_loss(seen[name], of_layers[name])
             loss = loss + LAYERS * noise / (self.power[name].mean() * len(layers))
         return loss
 
@@ -398,10 +400,13 @@ class _Training:
 
     def run(self, teacher: _Teacher, course: Course) -> None:
         """Train to the end."""
+        from sensitivity.repairs.straight_through import differentiable
+
         inputs, checkpoint = teacher.inputs, course.checkpoint
         left = islice(_draws(batch_size(inputs), self.total), self.done, None)
-        differentiable = _differentiable(teacher.source, self.student.bounds)
-        with course.show(self.total) as advance, differentiable, optional.torch.enable_grad():
+        logs = {name: bound.log for name, bound in self.student.bounds.items()}
+        passing = differentiable(teacher.source, logs, self.student.left_out)
+        with course.show(self.total) as advance, passing, optional.torch.enable_grad():
             advance(self.done, 0)
             for samples in left:
                 loss = teacher.lost(_taken(inputs, samples), self.student)
@@ -463,43 +468,3 @@ def _backward(loss: Tensor, leaves: Sequence[Tensor]) -> None:
     slopes = optional.torch.autograd.grad(loss, leaves, allow_unused=True)
     for leaf, slope in zip(leaves, slopes, strict=True):
         leaf.grad = slope
-
-
-@contextmanager
-def _differentiable(source: Roundable, bounds: Mapping[str, _Bound]) -> Iterator[None]:
-    """Let gradients pass through the quantizers inside the `with`, and reach these ranges."""
-    with ExitStack() as stack:
-        for name in names_of(source.quantizers):
-            hook = _straight_through(source, name, bounds.get(name))
-            module = source.model.get_submodule(name)
-            stack.callback(module.register_forward_hook(hook).remove)
-        yield
-
-
-def _straight_through(
-    source: Roundable, name: str, bound: _Bound | None
-) -> Callable[[Any, Any, Tensor], Tensor]:
-    """Return a hook of a quantizer through which gradients pass as if it only clipped.
-
-    The gradient of a range is that of Esser et al. 2020, "Learned step size quantization".
-
-    bound: the range in training, if it is trained.
-    """
-
-    lowest = -1.0 if not bias.has_range(source, name) or source.grid(name).low < 0 else 0.0
-
-    def hook(module: Any, args: Any, output: Tensor) -> Tensor:
-        given = args[0]
-        is_off = output is given or not optional.torch.is_grad_enabled()
-        amax = amax_of(source, name) if bound is None else bound.log.exp()
-        if is_off or amax is None:
-            return output
-        passed = given.clamp(lowest * amax, amax)
-        if bound is not None:
-            is_inside = given.detach().abs() <= amax.detach()
-            slope = optional.torch.where(is_inside, (output - given) / amax, 0.0)
-            passed = passed + slope.detach() * amax
-        straight: Tensor = output.detach() + (passed - passed.detach())
-        return straight
-
-    return hook
