@@ -29,6 +29,7 @@ from sensitivity.onnx_graph.load import load_model
 from sensitivity.quantizers.alternatives import with_alternatives
 from sensitivity.quantizers.base import layers
 from sensitivity.quantizers.torch.modelopt import ModelOptModel
+from sensitivity.repairs import equalization, slopes
 from sensitivity.repairs.equalization import equalized_ranges
 from sensitivity.repairs.samples import Parts
 from sensitivity.simulators.toggle import ToggleSimulator
@@ -83,8 +84,9 @@ def test_ranges_from_parts_of_a_batch_are_those_of_the_whole(source: ModelOptMod
 
 
 def test_each_channel_gets_the_part_of_its_largest_value_that_is_off_by_least(
-    source: ModelOptModel,
+    source: ModelOptModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(slopes, "_slopes", lambda ends, leaves, first: [None] * len(leaves))
     inputs = models.batch(64, 64, seed=5)
     inputs[:, :, ::16, ::16] *= 3  # few large values, more in some channels than in others
     every = [quantizer.name for quantizer in source.quantizers]
@@ -105,6 +107,23 @@ def test_each_channel_gets_the_part_of_its_largest_value_that_is_off_by_least(
         assert off_by(row, amax) == pytest.approx(min(tried), rel=2e-2)
     parts = (np.array(found.amax) / peaks)[shown]
     assert parts.max() > parts.min() + 0.05, "channels have tails of their own"
+
+
+def test_values_whose_errors_do_not_matter_have_no_say(
+    source: ModelOptModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inputs, name = models.batch(8, 16, seed=3), "leaky.input_quantizer"
+    (own,) = equalized_ranges(source, [name], inputs)
+    seen = equalization.seen_with_weights
+
+    def small_ones(*arguments: Any) -> Any:
+        values, _ = seen(*arguments)[name]
+        peaks = values.abs().amax((0, 2, 3), keepdim=True)
+        return {name: (values, (values.abs() < 0.3 * peaks).float())}
+
+    monkeypatch.setattr(equalization, "seen_with_weights", small_ones)
+    (found,) = equalized_ranges(source, [name], inputs)
+    assert np.median(np.array(found.amax) / own.amax) < 0.5
 
 
 def test_with_these_ranges_the_small_channels_are_off_by_less(source: ModelOptModel) -> None:

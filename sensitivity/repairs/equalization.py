@@ -3,15 +3,17 @@
 The channels of an activation differ in size, and one range for all leaves the small ones few
 levels. A depthwise convolution takes each channel by itself, so ranges per channel can be folded
 into the weights before and after the activation, which have scales per channel already. Nothing in
-an engine changes. It takes two forwards on the calibration inputs.
+an engine changes. It takes two forwards and a backward pass on the calibration inputs.
 
 Applies Nagel et al. 2019, "Data-free quantization through weight equalization and bias correction",
-to activations.
+to activations. The range of a channel has the smallest mean squared error, where each error counts
+by how much it changes what the model computes next (`slopes`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +23,8 @@ from sensitivity.quantizers.ranges import Hook, hooked_in_float
 from sensitivity.records import Range
 from sensitivity.repairs.bias import forward
 from sensitivity.repairs.samples import parts_of
+from sensitivity.repairs.slopes import seen_with_weights
+from sensitivity.tasks.batches import batch_size
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,8 +45,8 @@ outputs of MobileNetV1 were a tenth further from float."""
 
 
 def equalized_ranges(source: Any, names: Collection[str], inputs: Any) -> tuple[Range, ...]:
-    """Return a range per channel for each of these quantizers, with the smallest mean squared
-    error.
+    """Return a range per channel for each of these quantizers, with the smallest weighted mean
+    squared error.
 
     source: a torch model with ranges.
     names: quantizers of images, whose channel axis is 1.
@@ -53,29 +57,23 @@ def equalized_ranges(source: Any, names: Collection[str], inputs: Any) -> tuple[
     peaks: dict[str, Tensor] = {}
     counts: dict[str, Tensor] = {}
 
-    def widen(name: str, rows: Tensor) -> None:
-        found = rows.abs().amax(1)
-        peaks[name] = optional.torch.maximum(peaks.get(name, found), found)
+    def widen(name: str) -> Hook:
+        def hook(module: Any, args: Any) -> None:
+            found = _rows(args[0]).abs().amax(1)
+            peaks[name] = optional.torch.maximum(peaks.get(name, found), found)
 
-    def count(name: str, rows: Tensor) -> None:
-        found = _counts(rows, _bounded(peaks[name]).tolist())
-        counts[name] = counts.get(name, 0) + found
+        return hook
 
     # A second pass takes less memory than the values of all samples.
-    for collect in (widen, count):
-        with hooked_in_float(source, {name: _collected(collect, name) for name in names}):
-            for batch in batches:
-                forward(source, batch)
+    with hooked_in_float(source, {name: widen(name) for name in names}):
+        for batch in batches:
+            forward(source, batch)
+    sizes = [batch_size(batch) for batch in batches]
+    for batch, first in zip(batches, accumulate(sizes, initial=0), strict=False):
+        for name, (values, weights) in seen_with_weights(source, names, batch, first).items():
+            found = _counts(_rows(values), _rows(weights), _bounded(peaks[name]))
+            counts[name] = counts.get(name, 0) + found
     return tuple(_range(source, name, _bounded(peaks[name]), counts[name]) for name in counts)
-
-
-def _collected(collect: Callable[[str, Tensor], None], name: str) -> Hook:
-    """Return a hook of a quantizer that calls collect(name, values of each channel)."""
-
-    def hook(module: Any, args: Any) -> None:
-        collect(name, _rows(args[0]))
-
-    return hook
 
 
 def _bounded(peaks: Tensor) -> Tensor:
@@ -102,7 +100,13 @@ def _rows(values: Tensor) -> Tensor:
     return values.float().transpose(0, 1).flatten(1)
 
 
-def _counts(rows: Tensor, peaks: Sequence[float]) -> Tensor:
-    """Return the histogram of each channel, [channels, BINS]."""
-    found = [row.histc(BINS, -peak, peak) for row, peak in zip(rows, peaks, strict=True)]
-    return optional.torch.stack(found)
+def _counts(rows: Tensor, weights: Tensor, peaks: Tensor) -> Tensor:
+    """Return the weighted histogram of each channel, [channels, BINS].
+
+    rows, weights: [channels, n].
+    peaks: [channels], the end of the last bin; the first begins at minus that.
+    """
+    bins = ((rows / peaks[:, None] + 1) * (BINS / 2)).long().clamp(0, BINS - 1)
+    bins += BINS * optional.torch.arange(len(rows), device=rows.device)[:, None]
+    found = bins.flatten().bincount(weights.flatten(), BINS * len(rows))
+    return found.float().reshape(len(rows), BINS)

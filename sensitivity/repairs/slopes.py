@@ -1,0 +1,112 @@
+"""How much an error of each activation matters to what the model computes next.
+
+An activation passes through its layer, BatchNorm and the next nonlinearity before it is quantized
+again. Where a ReLU gives 0, no error in front of it counts, and behind a LeakyReLU of 0.1 an error
+of a negative value counts a hundredth. The squared slopes of the next quantizers' inputs say how
+much. Summed over these inputs, they are the expected square of one gradient with random signs
+(Hutchinson 1990, "A stochastic estimator of the trace of the influence matrix"), so that one
+backward pass finds them for all activations of a batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sensitivity import optional
+from sensitivity.quantizers.torch.calls import call, device_of, to_device
+from sensitivity.records import names_of
+from sensitivity.seeds import generator
+from sensitivity.tasks.batches import arrays
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+LEAST = 0.01
+"""Smallest weight of an error, as a fraction of the mean weight, so that values that never matter
+on the calibration inputs are not clipped at will."""
+
+
+MOST_ENDS = 10_000
+"""More tensors than a model quantizes. Random signs of a sample begin with this seed times its
+number."""
+
+
+def seen_with_weights(
+    source: Any, names: Collection[str], inputs: Any, first: int = 0
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """Return what each of these quantizers gets in the float model, and the weights of its errors.
+
+    Both have the same shape; weights have a mean of 1. They are all 1 where no gradient passes. A
+    quantizer that the inputs do not reach is left out, and of several calls the last one counts.
+
+    source: a quantized PyTorch model with a module for each quantizer.
+    names: quantizers of activations.
+    inputs: one batch as the model takes it.
+    first: number of its first sample. Samples have random signs of their own, the same in any
+        batch.
+    """
+    leaves: dict[str, Tensor] = {}
+    ends: list[Tensor] = []
+
+    def cut_at(name: str) -> Any:
+        def hook(module: Any, args: Any) -> Any:
+            ends.append(args[0])
+            leaf = args[0].detach().requires_grad_(name in names)
+            if name in names:
+                leaves[name] = leaf
+            return (leaf.clone(), *args[1:])  # layers behind it may work in place
+
+        return hook
+
+    with ExitStack() as stack:
+        for quantizer in source.quantizers:
+            if quantizer.role != "weight":
+                module = source.model.get_submodule(quantizer.name)
+                stack.callback(module.register_forward_pre_hook(cut_at(quantizer.name)).remove)
+        stack.enter_context(source.disabled(names_of(source.quantizers)))
+        stack.enter_context(optional.torch.enable_grad())
+        outputs = call(source.model, to_device(inputs, device_of(source.model)))
+    ends += arrays(outputs)
+    reached = [end for end in ends if end.requires_grad]
+    slopes = _slopes(reached, list(leaves.values()), first)
+    pairs = zip(leaves.items(), slopes, strict=True)
+    return {name: (leaf.detach(), _weights(leaf, slope)) for (name, leaf), slope in pairs}
+
+
+def _slopes(
+    ends: Sequence[Tensor], leaves: Sequence[Tensor], first: int
+) -> Sequence[Tensor | None]:
+    """Return the gradient of the sum of all ends, with random signs, at each leaf."""
+    if not ends or not leaves:
+        return [None] * len(leaves)
+    signs = [_signs(end, number, first) for number, end in enumerate(ends)]
+    found: Sequence[Tensor | None] = optional.torch.autograd.grad(
+        ends, leaves, signs, allow_unused=True
+    )
+    return found
+
+
+def _signs(end: Tensor, number: int, first: int) -> Tensor:
+    """Return random signs for a tensor, with a seed for each of its samples.
+
+    number: distinguishes the tensors of a model.
+    """
+    seeds = (MOST_ENDS * sample + number for sample in range(first, first + len(end)))
+    shape = tuple(end.shape[1:])
+    drawn = [generator(offset=seed).integers(0, 2, shape, np.int8) for seed in seeds]
+    signs = optional.torch.from_numpy(np.stack(drawn)).to(end.device, end.dtype)
+    return 2 * signs - 1
+
+
+def _weights(leaf: Tensor, slope: Tensor | None) -> Tensor:
+    if slope is None:
+        return optional.torch.ones_like(leaf)
+    squared = slope.detach().float().square()
+    mean = squared.mean()
+    if not mean > 0:
+        return optional.torch.ones_like(leaf)
+    return squared / mean + LEAST
