@@ -20,7 +20,7 @@ from sensitivity.records import Mode, Target
 
 ExportTarget = Literal["all", "tensorrt", "openvino", "onnxruntime"]
 QuantizeFor = Literal["tensorrt", "openvino", "onnxruntime"]
-CostName = Literal["macs", "table", "engine"]
+CostName = Literal["macs", "operations", "table", "engine"]
 DecodeName = Literal[
     "yolo", "yolox", "yolov5", "corners", "end2end", "raw", "rtdetr", "ssd", "tensorflow"
 ]
@@ -334,9 +334,9 @@ class PlanChoices:
     cost: CostName | None = setting(
         None,
         "Cost of leaving a layer out of INT8; table by default, macs for Q/DQ ONNX files, and none "
-        "for greedy. macs: arithmetic and bytes from the graph; table: each distinct layer timed "
-        "in the runtime; engine: whole files, with each layer left out and for each plan that may "
-        "be best. Q/DQ ONNX files take macs only.",
+        "for greedy. macs: arithmetic and bytes from the graph; operations: arithmetic alone; "
+        "table: each distinct layer timed in the runtime; engine: whole files, with each layer "
+        "left out and for each plan that may be best. Q/DQ ONNX files take macs and operations.",
     )
 
 

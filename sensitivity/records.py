@@ -678,7 +678,7 @@ class Border:
 class CostModel:
     """What the model costs to run with a skip-set left out of INT8.
 
-    kind: where the numbers come from ("macs", "table", "engine").
+    kind: where the numbers come from ("macs", "operations", "table", "engine").
     unit: "ms" for measured times; "work" is not a time and only good for comparisons.
     base: cost of everything in INT8, without borders.
     units: unit -> cost added by leaving it out; negative if it is faster in float. With 16-bit

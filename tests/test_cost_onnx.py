@@ -187,6 +187,14 @@ def test_a_plan_of_a_file_is_the_one_with_the_least_work(tmp_path: Path) -> None
         unit: 48 * number for unit, number in values.items()
     }
     assert cost["units"]["Add_a1"] == 0
+    assert verb("plan", tmp_path / "run", *target, "--cost", "operations") == 0
+    cost = json.loads((tmp_path / "run/frontier.json").read_text())["cost"]
+    assert (cost["kind"], cost["base"], cost["borders"]) == ("operations", 0, [])
+    assert {unit: cost["units"][unit] for unit in values} == {
+        "Conv_c1": 864 * 27,
+        "Conv_c2": 864 * 9,
+        "Gemm_y": 60,
+    }
 
 
 def test_times_of_files_are_refused_with_what_can_be_asked_for(
@@ -199,5 +207,5 @@ def test_times_of_files_are_refused_with_what_can_be_asked_for(
     assert code == 1
     assert (
         "Expected a PyTorch model for --cost table, which times files of single sets, got a Q/DQ "
-        "ONNX file; use --cost macs." in capsys.readouterr().err
+        "ONNX file; use --cost macs or --cost operations." in capsys.readouterr().err
     )

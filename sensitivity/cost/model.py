@@ -60,6 +60,17 @@ def work_cost(work: Work, units: Sequence[Unit]) -> CostModel:
     return CostModel("macs", "work", base, per_unit, _between_units(borders, owners))
 
 
+def operations_cost(work: Work, units: Sequence[Unit]) -> CostModel:
+    """Return the cost in multiply-accumulates alone, for processors that keep activations on the
+    chip.
+
+    What a unit adds is its multiply-accumulates; everything in INT8 costs nothing.
+    """
+    macs = {layer.node: float(layer.shape.macs) for layer in work.layers}
+    per_unit = _per_unit(macs, unit_of_layer(work.layers, units), units)
+    return CostModel("operations", "work", 0.0, per_unit)
+
+
 def table_cost(
     work: Work,
     units: Sequence[Unit],

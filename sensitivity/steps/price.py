@@ -15,7 +15,7 @@ import numpy as np
 
 from sensitivity.config import CostName
 from sensitivity.cost.engines import engine_cost, engine_sets
-from sensitivity.cost.model import table_cost, work_cost
+from sensitivity.cost.model import operations_cost, table_cost, work_cost
 from sensitivity.cost.shapes import work_of, work_of_model
 from sensitivity.cost.table import FILE, measured_table, to_measure
 from sensitivity.errors import TaskError
@@ -51,6 +51,9 @@ TIMED_MS = 200.0
 """Smallest total time of each engine in milliseconds, within the limits on rounds. The median of an
 engine that takes a tenth of a millisecond needs many rounds."""
 
+WORK_COSTS = {"macs": work_cost, "operations": operations_cost}
+"""Costs that follow from the graph alone."""
+
 
 @contextmanager
 def priced(
@@ -84,8 +87,8 @@ def priced(
             target=lowered,
         )
         file = made.canonical(())
-        if kind == "macs":
-            yield work_cost(work_of(file, products=True), session.units), None
+        if kind in WORK_COSTS:
+            yield WORK_COSTS[kind](work_of(file, products=True), session.units), None
             return
         work = work_of(file)
         probe = Prober(made, runtime, threads)
@@ -111,13 +114,13 @@ def priced(
 def _cost_of_file(session: Session, kind: CostName) -> CostModel:
     """Return the cost of a Q/DQ file's units. Raises TaskError for a cost that needs a file of each
     set."""
-    if kind != "macs":
+    if kind not in WORK_COSTS:
         raise TaskError(
             f"Expected a PyTorch model for --cost {kind}, which times files of single sets, got a "
-            "Q/DQ ONNX file; use --cost macs."
+            "Q/DQ ONNX file; use --cost macs or --cost operations."
         )
     source: Any = session.source
-    return work_cost(work_of_model(source.model, session.example), session.units)
+    return WORK_COSTS[kind](work_of_model(source.model, session.example), session.units)
 
 
 def place(runtime: Runtime, threads: int) -> str:
