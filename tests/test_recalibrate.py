@@ -468,6 +468,16 @@ def test_other_ranges_that_make_the_plan_cheaper_are_kept(scanned: Path, monkeyp
     assert plan.metric.recalibrated is not None
 
 
+def test_ranges_with_which_everything_in_int8_loses_much_more_are_not_searched_under(
+    scanned: Path, monkeypatch
+) -> None:
+    searches = ranges_given(monkeypatch, "conv2.input_quantizer", 1 / 60)
+    monkeypatch.setattr(plan_step, "MUCH_MORE", 1.0)
+    plan = planned(scanned, planner="cost", cost="macs")
+    assert searches == ["cost"]
+    assert [one.unit for one in plan.recalibrated] == ["conv2"]
+
+
 def test_without_a_cost_there_is_one_search(scanned: Path, monkeypatch) -> None:
     searches = ranges_given(monkeypatch, "conv3.input_quantizer", 200)
     assert "conv3" in planned(scanned).skip

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import ast
 import io
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from itertools import chain
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -94,7 +94,8 @@ OWN_RANGES = (
     "not as good, so all units have their own ranges."
 )
 
-Found = TypeVar("Found")
+MUCH_MORE = 4.0
+"""Factor between two losses of INT8 beyond which the better ranges alone are searched under."""
 
 SearchSettings = RunSettings | PlanSettings
 """Settings that contain those of a search."""
@@ -154,10 +155,13 @@ def search_plan(
             new = with_tuning(session, new, target, fixed.skip, settings.fine_tune)
         with _priced(session, settings, runtime) as (cost, probe):
             question = Question(study, settings.planner, target, fixed, cost, probe)
-            ranges = (new, own) if cost and new.units else (new,)
             # The first search decides on which part of `confirm` all sets are compared.
             search = partial(_attempt, session, question, first=new)
-            attempts = under_each(session, ranges, search, lambda made: made.plan, fixed.skip)
+            attempts = [search(new)]
+            plan = attempts[0].plan
+            may_cost_less = cost and new.units and set(plan.outside) - set(fixed.skip)
+            if may_cost_less and _may_own_cost_less(session, plan):
+                attempts.append(search(own))
             best = attempts[cheapest([attempt.plan for attempt in attempts], cost, probe)]
         chosen = _finished_plan(session, attempts, best, cost)
         note = part.note or part_note(chosen, session.measurer)
@@ -165,6 +169,19 @@ def search_plan(
     chosen = replace(chosen, notes=(*chosen.notes, *([note] if note else [])))
     _write(session.run_dir, chosen, frontier, best.values)
     return _advised(session.run_dir, chosen)
+
+
+def _may_own_cost_less(session: Session, plan: Plan) -> bool:
+    """Return whether a search under the ranges that the model came with may find a cheaper plan.
+
+    It cannot in practice if everything in INT8 loses much more with them than with the new ranges,
+    and than the target allows.
+
+    plan: found under the new ranges.
+    """
+    start, quantized = plan.metric.float.value, plan.metric.quantized.value
+    lost = max(start - quantized, start - plan.floor)
+    return start - own_quantized(session).value <= MUCH_MORE * lost
 
 
 def _is_exact(session: Session) -> bool:
@@ -257,24 +274,6 @@ def wants_cost(settings: PlanChoices) -> bool:
     return bool(getattr(load("planners", settings.planner), "wants_cost", False))
 
 
-def under_each(
-    session: Session,
-    ranges: Iterable[Recalibration],
-    search: Callable[[Recalibration], Found],
-    plan_of: Callable[[Found], Plan],
-    pinned: Collection[str] = (),
-) -> list[Found]:
-    """Return what `search` finds under each of these ranges, up to the first whose plan leaves out
-    no more than `pinned`."""
-    results: list[Found] = []
-    for candidate in ranges:
-        with session.measurer.with_ranges(candidate.ranges):
-            results.append(search(candidate))
-        if not set(plan_of(results[-1]).outside) - set(pinned):
-            break
-    return results
-
-
 def cheapest(plans: Sequence[Plan], cost: CostModel | None, probe: Probe | None) -> int:
     """Return the index of the cheapest of several plans that were searched for under different
     ranges.
@@ -297,16 +296,17 @@ def cheapest(plans: Sequence[Plan], cost: CostModel | None, probe: Probe | None)
 def _attempt(
     session: Session, question: Question, ranges: Recalibration, *, first: Recalibration
 ) -> Attempt:
-    """Search for a plan under these ranges, which are in force in the session.
+    """Search for a plan under these ranges.
 
     first: ranges of the first search, the only one that may use more of `confirm`.
     """
     units, wide = question.study.units, question.study.wide
     wide = with_plain_weights(wide, units, ranges.ranges)
     question = replace(question, study=replace(question.study, wide=wide))
-    session.measurer.offer((*ranges.ranges, *chain.from_iterable(wide.values())))
-    plan = _choose(session, question, ranges.scan, grows=ranges is first)
-    points, values = _frontier(question.study, plan, question.cost)
+    with session.measurer.with_ranges(ranges.ranges):
+        session.measurer.offer((*ranges.ranges, *chain.from_iterable(wide.values())))
+        plan = _choose(session, question, ranges.scan, grows=ranges is first)
+        points, values = _frontier(question.study, plan, question.cost)
     return Attempt(ranges, wide, plan, points, values)
 
 
