@@ -26,6 +26,7 @@ from sensitivity.quantizers.rounding import pack, unpack
 from sensitivity.quantizers.torch.modelopt import ModelOptModel
 from sensitivity.quantizers.torch.pytorch_quantization import PytorchQuantizationModel
 from sensitivity.records import Grid, Range
+from sensitivity.repairs import rounding
 from sensitivity.repairs.bias import bias_corrections
 from sensitivity.repairs.descent import learned_moves
 from sensitivity.repairs.rounding import learned_roundings
@@ -254,3 +255,25 @@ def test_a_rounding_of_another_weight_is_refused(source) -> None:
     with pytest.raises(ModelError, match="a rounding for the weight of a convolution or linear"):
         source.with_ranges([wrong]).__enter__()
     assert source.model.stem.weight is dict(source.model.named_parameters())["stem.weight"]
+
+
+@pytest.mark.parametrize("is_by_value", [True, False])
+@pytest.mark.parametrize("groups", [1, 2, 4])
+def test_the_inputs_of_a_kernel_are_those_of_the_quantized_image(
+    groups: int, is_by_value: bool
+) -> None:
+    layer = nn.Conv2d(4, 8, (3, 2), stride=2, padding=1, dilation=(1, 2), groups=groups)
+    images = torch.randn(3, 4, 9, 10, generator=torch.Generator().manual_seed(0))
+    steps = torch.tensor([0.5, 0.25, 0.125, 1.0]).reshape(1, 4, 1, 1)
+    seen = []
+
+    def quantize(values: torch.Tensor) -> torch.Tensor:
+        seen.append(values.numel())
+        return (values / steps).round() * steps
+
+    unfolded = nn.functional.unfold(quantize(images), (3, 2), (1, 2), 1, 2)
+    places = torch.tensor([0, 7, 24, 25, 71])
+    expected = unfolded.transpose(1, 2).flatten(0, 1)[places].reshape(5, groups, -1)
+    found = rounding._quantized_at(layer, images, places, quantize, is_by_value)
+    assert torch.equal(found, expected)
+    assert seen[1] == (5 * 4 * 6 if is_by_value else images.numel())

@@ -33,9 +33,6 @@ if TYPE_CHECKING:
 
 METHOD = "learned rounding"
 
-SAMPLES = 16
-"""Images that are quantized at a time to collect the inputs of a layer."""
-
 
 @runtime_checkable
 class Roundable(Correctable, Protocol):
@@ -207,8 +204,9 @@ def _rounding(source: Roundable, name: str, inputs: Sequence[Args], target: Want
     if len(before) > 1:
         return None
     quantize = source.model.get_submodule(before[0]) if before else _as_it_is
+    is_by_value = not before or bias.has_range(source, before[0])
     seen = [
-        _inputs_at(layer, given, places, quantize)
+        _quantized_at(layer, given, places, quantize, is_by_value)
         for (given, *_), places in zip(inputs, target.places, strict=True)
     ]
     weight, inputs_seen = layer.weight.detach(), optional.torch.cat(seen)
@@ -231,24 +229,29 @@ def _can_be_learned(layer: Any) -> bool:
     return layer.weight.ndim == 4 and is_padded_with_zeros and not is_transposed
 
 
-def _inputs_at(
-    layer: Any, given: Tensor, places: Tensor, quantize: Callable[[Tensor], Tensor]
+def _quantized_at(
+    layer: Any,
+    given: Tensor,
+    places: Tensor,
+    quantize: Callable[[Tensor], Tensor],
+    is_by_value: bool,
 ) -> Tensor:
-    """Return the inputs of a layer's kernel at these positions of its output, [n, groups,
-    inputs]."""
+    """Return the quantized inputs of a layer's kernel at these positions of its output, [n, groups,
+    inputs].
+
+    is_by_value: whether a value is quantized in the same way whatever other values there are. Few
+        values of an image are then quantized.
+    """
     if layer.weight.ndim == 2:
         return quantize(given).flatten(0, -2)[places].unsqueeze(1)
-    seen = []
-    for start in range(0, len(given), SAMPLES):
-        part = quantize(given[start : start + SAMPLES])
-        count = _places_along(layer, part, 0) * _places_along(layer, part, 1)
-        is_of_part = (places >= start * count) & (places < (start + len(part)) * count)
-        seen.append(_seen_in(layer, part, places[is_of_part] - start * count))
-    return optional.torch.cat(seen)
+    if not is_by_value:
+        given, quantize = quantize(given), _as_it_is
+    return quantize(_seen_in(layer, given, places)).reshape(len(places), layer.groups, -1)
 
 
 def _seen_in(layer: Any, given: Tensor, places: Tensor) -> Tensor:
-    """Return the same for images that are quantized already."""
+    """Return the inputs of a convolution's kernel at these positions of its output, [n, channels,
+    height, width]."""
     torch = optional.torch
     height, width = _places_along(layer, given, 0), _places_along(layer, given, 1)
     tall, wide = layer.padding
@@ -257,7 +260,7 @@ def _seen_in(layer: Any, given: Tensor, places: Tensor) -> Tensor:
     rows = _seen_along(layer, rest // width, 0)
     columns = _seen_along(layer, rest % width, 1)
     seen = padded[sample[:, None, None], :, rows[:, :, None], columns[:, None, :]]
-    return seen.movedim(-1, 1).reshape(len(places), layer.groups, -1)
+    return seen.movedim(-1, 1)
 
 
 def _places_along(layer: Any, given: Tensor, axis: int) -> int:

@@ -313,11 +313,11 @@ class ReplaySimulator:
 
     def _sample(self, graph: Graph, leaves: list[Any]) -> list[Any]:
         """Return the part of a batch on which layouts are chosen: all of it if each choice has to
-        be compared with the model's own layout on all of it."""
-        length = _length(leaves)
-        if not self._trusts or length is None or length < 2 * self._lanes:
+        be compared with the model's own layout on all of it, else a half or a lane's part."""
+        length, parts = _length(leaves), max(self._lanes, 2)
+        if not self._trusts or length is None or length < 2 * parts:
             return leaves
-        part = _split(leaves, self._lanes)[0]
+        part = _split(leaves, parts)[0]
         return part if graph.holds_for(_length(part)) else leaves
 
     def _by_speed(self, ways: Sequence[Cut], leaves: list[Any], spec: Any) -> list[Cut]:
