@@ -44,7 +44,7 @@ CANNOT = (
     "Calibrate it again where it was made (percentile, MSE or entropy ranges, weights per channel)."
 )
 TRACED_SAMPLES = 2
-EDITION = 9
+EDITION = 10
 """Number that changes whenever a new release would find other ranges."""
 
 
