@@ -401,7 +401,7 @@ def ranges_given(monkeypatch: pytest.MonkeyPatch, quantizer: str, times: float) 
     """Pretend that recalibration has found this one range. Gives the list to which each search for
     a plan adds its planner."""
 
-    def recalibration(session, scanned, target, skip, fine_tune):
+    def recalibration(session, scanned, target, skip, fine_tune, *, wide):
         own = session.source.range(quantizer)
         new = replace(own, amax=tuple(value * times for value in own.amax))
         unit = Recalibrated(

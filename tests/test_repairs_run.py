@@ -31,6 +31,7 @@ from sensitivity.repairs.tuning import Limits, TooLong
 from sensitivity.run_dir import RunDir
 from sensitivity.steps import fine_tune, recalibrate
 from sensitivity.steps import plan as plan_step
+from sensitivity.steps.recalibrate import Recalibration
 
 TASK = Path(__file__).parent / "tasks" / "coarse.py"
 TARGET = 0.9
@@ -147,6 +148,18 @@ def test_another_target_is_planned_with_the_biases_that_were_found(
     assert not deltas(plan).keys() & set(plan.skip)
     fresh = json.loads((out / "recalibration.json").read_text())
     assert fresh == json.loads((done / "recalibration.json").read_text())
+
+
+@pytest.mark.parametrize("target", [0.75, 0.99])
+def test_beside_16_bits_roundings_stay_only_where_int8_then_meets_the_target(
+    scanned: Path, tmp_path: Path, target: float
+) -> None:
+    out = shutil.copytree(scanned, tmp_path / "run")
+    plan = planned(out, target=target, formats="int8,int16,float")
+    found = RunDir(out).read("recalibration.json", Recalibration)
+    rounded = {one.quantizer for one in found.ranges if one.rounding is not None}
+    assert bool(rounded) == (not plan.outside)
+    assert any(one.bias is not None for one in found.ranges)
 
 
 def refused(*args: object, **named: object) -> None:

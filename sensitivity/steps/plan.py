@@ -151,7 +151,9 @@ def search_plan(
     with session.measurer.only_first("confirm", part.batches):
         own = new = Recalibration("", (), scanned)
         if not settings.no_recalibrate:
-            new = recalibration(session, scanned, target, fixed.skip, settings.fine_tune)
+            new = recalibration(
+                session, scanned, target, fixed.skip, settings.fine_tune, wide=bool(study.wide)
+            )
             new = with_tuning(session, new, target, fixed.skip, settings.fine_tune)
         with _priced(session, settings, runtime) as (cost, probe):
             question = Question(study, settings.planner, target, fixed, cost, probe)

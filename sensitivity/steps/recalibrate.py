@@ -78,10 +78,15 @@ def recalibration(
     target: Target,
     skip: Sequence[str],
     fine_tune: FineTune = "never",
+    *,
+    wide: bool = False,
 ) -> Recalibration:
     """Find better ranges for the worst units, unless INT8 meets the target as it is.
 
     skip: units that every plan leaves out.
+    wide: whether units may have 16-bit activations. Roundings are then kept only if they make
+        everything in INT8 meet the target: they are fitted to the errors of the activations before
+        them, and compensate for errors that 16 bits no longer make.
     fine_tune: whether fine-tuned ranges and biases may be taken from an earlier plan; "always"
         finds ranges even if INT8 meets the target. `steps.fine_tune` follows.
     """
@@ -90,12 +95,14 @@ def recalibration(
         return Recalibration("", (), scanned, note)
     if fine_tune != "always" and meets(session, scanned, target, skip):
         return Recalibration("", (), scanned)
-    basis = _basis(session, scanned, skip)
+    basis = _basis(session, scanned, skip, target if wide else None)
     known = _known(session.run_dir, basis, may_be_tuned=fine_tune != "never")
     if known is not None:
         return known
     units = _equalized(session, _recalibrated(session, scanned, skip), skip)
     rounded = _rounded(session, units, skip)
+    if wide and rounded != units and not _meets_with(session, rounded, scanned, target, skip):
+        rounded = units
     # Learned rounding brings bias corrections of its own.
     units = _corrected(session, units, skip) if rounded == units else rounded
     missing = session.source.missing() if isinstance(session.source, Sharing) else None
@@ -198,12 +205,30 @@ def meets(session: Session, scanned: Scan, target: Target, skip: Sequence[str]) 
     return judge_of(study, target, float_scores_of(study), scanned)(tuple(skip)).met
 
 
-def _basis(session: Session, scanned: Scan, skip: Sequence[str]) -> str:
+def _meets_with(
+    session: Session,
+    units: Sequence[Recalibrated],
+    scanned: Scan,
+    target: Target,
+    skip: Sequence[str],
+) -> bool:
+    """Return the same as `meets` with the ranges of these units."""
+    ranges = tuple(chain.from_iterable(unit.ranges for unit in units))
+    with session.measurer.with_ranges(ranges):
+        return meets(session, scanned, target, skip)
+
+
+def _basis(session: Session, scanned: Scan, skip: Sequence[str], wide: Target | None) -> str:
+    """Return a digest of what ranges are fitted for.
+
+    wide: the target, if it decides which repairs are kept.
+    """
     parts = [
         EDITION,
         dict(session.measurer.journal.head),
         [effect.unit for effect in scanned.effects],
         sorted(skip),
+        *([] if wide is None else [repr(wide)]),
     ]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
