@@ -7,6 +7,7 @@ four times as much processor time that way (torch 2.13, oneDNN).
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import gc
 import os
@@ -48,6 +49,20 @@ def collect_and_trim() -> None:
     steps, since a collection takes tenths of a second."""
     gc.collect()
     trim_heap()
+
+
+def end_without_collecting() -> None:
+    """Let the interpreter end without looking for circular references, which takes two seconds
+    among the objects of torch and of a toolkit.
+
+    The system takes all memory back anyway, and what others registered for the end still runs.
+    """
+    atexit.register(_stop_collecting)
+
+
+def _stop_collecting() -> None:
+    gc.freeze()
+    gc.disable()
 
 
 def _function(name: str) -> Any:

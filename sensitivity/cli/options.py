@@ -64,6 +64,7 @@ def long_verb(
                 **{item.name: values.pop(item.name) for item in fields(ProgressChoices)}
             )
             later.allocator.keep_freed_memory()
+            later.allocator.end_without_collecting()
             _exit(function(settings(**values), later.progress.teller(choices)))
 
         parameters = [*_parameters(settings), *_parameters(ProgressChoices)]
