@@ -296,3 +296,15 @@ def test_a_drop_from_a_float_that_is_right_on_nothing_proves_nothing() -> None:
     got = found(replace(made, metric=metric), bench(1.8))
     assert (got.accuracy, got.action) == ("not proven", "prove")
     assert "Float itself has 0.0 %, so a drop from it says nothing" in got.accuracy_sentence
+
+
+@pytest.mark.parametrize(
+    ("more", "parts"),
+    [(0, "confirm,"), (1, "confirm and holdout,"), (10_000, "rank, confirm and holdout,")],
+)
+def test_the_parts_that_a_drop_by_floats_own_belief_is_of(more: int, parts: str) -> None:
+    plan = planned(GOOD)
+    drop = near(0.002, n=plan.metric.confirm.n + more)
+    believed = replace(plan, metric=replace(plan.metric, true_drop=drop))
+    sentence = found(believed).accuracy_sentence
+    assert f"samples of {parts} counting how sure float is of each" in sentence

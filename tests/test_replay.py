@@ -34,6 +34,7 @@ from sensitivity.simulators.compare import difference, same
 from sensitivity.simulators.schedule import schedule
 from sensitivity.simulators.toggle import ToggleSimulator
 from sensitivity.simulators.torch import graph as graph_module
+from sensitivity.simulators.torch import lanes
 from sensitivity.simulators.torch import replay as replay_module
 from sensitivity.simulators.torch.found import Found
 from sensitivity.simulators.torch.graph import Graph
@@ -163,6 +164,27 @@ def test_a_batch_is_cut_in_the_way_that_takes_the_least_time(
     simulator = ReplaySimulator(branches)
     check(branches, simulator, batch(6, seed=2), scan(branches))
     assert set(simulator._cuts.values()) == {Cut(fastest)}
+
+
+def test_an_interrupt_ends_pieces_that_have_not_begun(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[int] = []
+    may_end = threading.Event()
+
+    def piece(number: int) -> None:
+        begun.append(number)
+        may_end.wait(10)
+
+    def interrupted(futures: Any, own: Any = lanes.wait) -> None:
+        monkeypatch.setattr(lanes, "wait", own)
+        may_end.set()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(lanes, "wait", interrupted)
+    threads = torch.get_num_threads()
+    with kernel_threads(2), pytest.raises(KeyboardInterrupt):
+        lanes.side_by_side(piece, range(50), 2)
+    assert len(begun) < 50
+    assert torch.get_num_threads() == threads
 
 
 @pytest.mark.parametrize("threads", [2, 8])

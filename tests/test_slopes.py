@@ -41,6 +41,40 @@ def source() -> ModelOptModel:
     return ModelOptModel(models.quantized(models.seeded(Chain), models.batch(8, 6)))
 
 
+class InPlace(Chain):
+    """Changes the output of a ReLU, which gradients would need."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = nn.functional.relu(self.first(x))
+        y += 1
+        return self.last(self.second(y)).mean((2, 3))
+
+
+class Total(Chain):
+    """Also returns a number without axes."""
+
+    def forward(self, x: torch.Tensor) -> Any:
+        y = super().forward(x)
+        return y, y.sum()
+
+
+class Detached(Chain):
+    """Leaves torch on its way."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.from_numpy(super().forward(x).numpy())
+
+
+@pytest.mark.parametrize("kind", [InPlace, Total, Detached])
+def test_a_model_that_refuses_gradients_has_weights_of_one(kind: type[nn.Module]) -> None:
+    refusing = ModelOptModel(models.quantized(models.seeded(kind), models.batch(8, 6)))
+    inputs = models.batch(8, 6, seed=3)
+    name = "first.input_quantizer"
+    values, found = seen_with_weights(refusing, [name], inputs)[name]
+    assert torch.equal(values, inputs)
+    assert (found == 1).all()
+
+
 def weights(source: Any, name: str, inputs: torch.Tensor, first: int = 0) -> torch.Tensor:
     (found,) = seen_with_weights(source, [name], inputs, first).values()
     return found[1]

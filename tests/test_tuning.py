@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -272,7 +273,17 @@ def test_the_forecast_of_training_that_goes_on_is_of_the_steps_left(
     assert stopped.value.seconds == 3 * tuning.FORWARDS * tuning.BATCH
 
 
-@pytest.mark.parametrize("content", [None, b"", b"no state", b"PK"])
+def foreign(content: Any) -> bytes:
+    """The file of torch that holds something else."""
+    file = io.BytesIO()
+    torch.save(content, file)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [None, b"", b"no state", b"PK", foreign([1, 2]), foreign({}), foreign(torch.ones(2))],
+)
 def test_a_state_of_another_training_or_a_torn_one_is_not_taken(
     saved: Checkpoint, content: bytes | None
 ) -> None:
@@ -295,6 +306,22 @@ def test_a_model_without_gradients_is_refused_and_left_as_it_was(source) -> None
     before, own = source.fingerprint(), source.model.forward
     source.model.forward = torch.no_grad()(own)
     with pytest.raises(ModelError, match="gradients to pass through the model for fine-tuning"):
+        fine_tuned(source, models.batch(8, 8), limits=SHORT)
+    source.model.forward = own
+    assert source.fingerprint() == before
+
+
+def test_a_model_that_works_in_place_is_refused_and_left_as_it_was(source) -> None:
+    before, own = source.fingerprint(), source.model.forward
+
+    def in_place(x: torch.Tensor) -> torch.Tensor:
+        y = own(x)
+        z = torch.relu(y)
+        z += y
+        return z
+
+    source.model.forward = in_place
+    with pytest.raises(ModelError, match=r"pass through the model for fine-tuning, got RuntimeErr"):
         fine_tuned(source, models.batch(8, 8), limits=SHORT)
     source.model.forward = own
     assert source.fingerprint() == before

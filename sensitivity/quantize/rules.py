@@ -81,8 +81,8 @@ def kept_float(graph: onnx.GraphProto, rules: Rules) -> list[str]:
     values into boxes or probabilities, whose parts differ in size and would share one grid, and
     they take little time. So do operations of one number, such as the parts of a hard swish, and
     those without weights that do not stand between integers: their pairs would only cost accuracy.
-    Otherwise they are grouped transposed convolutions, which TensorRT does
-    not take quantized, and products of two activations, which stay float in attention.
+    Otherwise they are grouped transposed convolutions, which TensorRT does not take quantized, and
+    products of two activations, which stay float in attention.
     """
     if not rules.operations:
         return list(dict.fromkeys([*_behind_weighted(graph), *_between_floats(graph)]))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import time
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from pickle import UnpicklingError
@@ -13,6 +12,9 @@ from typing import Any
 
 from sensitivity import optional
 from sensitivity.files import write_whole
+
+DAMAGED = (OSError, RuntimeError, EOFError, UnpicklingError, TypeError, ValueError, LookupError)
+"""What torch raises for a file that is damaged or was not written by it."""
 
 EVERY_S = 10.0
 """Seconds between two states that are written."""
@@ -34,12 +36,14 @@ class Checkpoint:
         """Return the state that was written last; None if there is none that can be read."""
         if self.file is None or not self.file.is_file():
             return None
-        with suppress(OSError, RuntimeError, EOFError, UnpicklingError, KeyError):
+        try:
             content = optional.torch.load(self.file, weights_only=True, map_location="cpu")
-            if content["key"] == self.key:
-                state: Mapping[str, Any] = content["state"]
-                return state
-        return None
+        except DAMAGED:
+            return None
+        if not isinstance(content, dict) or content.get("key") != self.key:
+            return None
+        state: Mapping[str, Any] = content["state"]
+        return state
 
     @property
     def is_due(self) -> bool:

@@ -17,8 +17,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sensitivity import optional
+from sensitivity.errors import TaskError
+from sensitivity.quantizers.ranges import Hook, hooked_in_float
 from sensitivity.quantizers.torch.calls import call, device_of, to_device
 from sensitivity.records import names_of
+from sensitivity.repairs.bias import forward
 from sensitivity.seeds import generator
 from sensitivity.tasks.batches import arrays
 
@@ -30,6 +33,9 @@ LEAST = 0.01
 on the calibration inputs are not clipped at will."""
 
 
+REFUSED = (RuntimeError, TypeError, AttributeError, TaskError)
+"""What torch, or a model's own code, raises if gradients cannot pass through the model."""
+
 MOST_ENDS = 10_000
 """More tensors than a model quantizes. Random signs of a sample begin with this seed times its
 number."""
@@ -40,8 +46,9 @@ def seen_with_weights(
 ) -> dict[str, tuple[Tensor, Tensor]]:
     """Return what each of these quantizers gets in the float model, and the weights of its errors.
 
-    Both have the same shape; weights have a mean of 1. They are all 1 where no gradient passes. A
-    quantizer that the inputs do not reach is left out, and of several calls the last one counts.
+    Both have the same shape; weights have a mean of 1. They are all 1 where no gradient passes, and
+    everywhere if the model refuses gradients, as one does that works in place. A quantizer that the
+    inputs do not reach is left out, and of several calls the last one counts.
 
     source: a quantized PyTorch model with a module for each quantizer.
     names: quantizers of activations.
@@ -49,6 +56,30 @@ def seen_with_weights(
     first: number of its first sample. Samples have random signs of their own, the same in any
         batch.
     """
+    try:
+        return _seen_with_slopes(source, names, inputs, first)
+    except REFUSED:
+        return _seen(source, names, inputs)
+
+
+def _seen(source: Any, names: Collection[str], inputs: Any) -> dict[str, tuple[Tensor, Tensor]]:
+    """Return the same without gradients: weights of 1."""
+    values: dict[str, Tensor] = {}
+
+    def kept_by(name: str) -> Hook:
+        def hook(module: Any, args: Any) -> None:
+            values[name] = args[0].clone()  # layers behind it may work in place
+
+        return hook
+
+    with hooked_in_float(source, {name: kept_by(name) for name in names}):
+        forward(source, inputs)
+    return {name: (value, optional.torch.ones_like(value)) for name, value in values.items()}
+
+
+def _seen_with_slopes(
+    source: Any, names: Collection[str], inputs: Any, first: int
+) -> dict[str, tuple[Tensor, Tensor]]:
     leaves: dict[str, Tensor] = {}
     ends: list[Tensor] = []
 

@@ -151,11 +151,20 @@ def _soft_evidence(results: PlanMetric, target: Target, drop: Estimate) -> Evide
     missing = shortfall(target, float_, level, drop)
     shown = level if target.metric is not None else drop
     spread = spread_of(results.holdout_drop)
-    # Plans of an earlier release do not count the labels of `rank`.
-    with_rank = drop.n > results.confirm.n + results.holdout.n
-    where = "rank, confirm and holdout" if with_rank else "confirm and holdout"
-    where = f"{where}, counting how sure float is of each"
+    where = f"{_counted_parts(results, drop)}, counting how sure float is of each"
     return Evidence(shown, missing, drop, where, spread)
+
+
+def _counted_parts(results: PlanMetric, drop: Estimate) -> str:
+    """Return the parts of the data that a drop is of.
+
+    A plan that was chosen from sets measured before has that of `confirm` alone, and plans of an
+    earlier release do not count the labels of `rank`.
+    """
+    if drop.n <= results.confirm.n:
+        return "confirm"
+    with_rank = drop.n > results.confirm.n + results.holdout.n
+    return "rank, confirm and holdout" if with_rank else "confirm and holdout"
 
 
 def maker_name(runtime: str) -> str:

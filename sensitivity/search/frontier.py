@@ -210,7 +210,7 @@ def replanned(
             confirm=chosen.confirm,
             holdout=chosen.holdout,
             holdout_drop=chosen.holdout_drop,
-            true_drop=chosen.true_drop,
+            true_drop=earlier.metric.true_drop if known else chosen.true_drop,
             confirm_drop=correction(values, frontier.points, chosen.names, floor, frontier.cost),
         ),
         path=tuple(

@@ -49,7 +49,8 @@ def most_lanes() -> int:
 def side_by_side(
     function: Callable[[Piece], Result], pieces: Sequence[Piece], lanes: int
 ) -> list[Result]:
-    """Return function(piece) for each piece, in their order, without gradients.
+    """Return function(piece) for each piece, in their order. The caller must disable gradients,
+    which are disabled in other threads here.
 
     lanes: how many run at a time. With 1, they run one after the other in the caller's thread.
     Raises what the function raises, once no piece runs any more.
@@ -65,7 +66,13 @@ def side_by_side(
     with kernel_threads(threads):
         pool = _pool(lanes, threads)
         futures = [pool.submit(without_gradients, piece) for piece in pieces]
-        wait(futures)
+        try:
+            wait(futures)
+        except KeyboardInterrupt:
+            for future in futures:
+                future.cancel()
+            wait(futures)
+            raise
     return [future.result() for future in futures]
 
 
