@@ -32,7 +32,6 @@ LEAST = 0.01
 """Smallest weight of an error, as a fraction of the mean weight, so that values that never matter
 on the calibration inputs are not clipped at will."""
 
-
 REFUSED = (RuntimeError, TypeError, AttributeError, TaskError)
 """What torch, or a model's own code, raises if gradients cannot pass through the model."""
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from sensitivity.quantizers.base import amax_of
+from sensitivity.quantizers.torch.calls import with_forward
 from sensitivity.records import Grid
 from sensitivity.repairs.bias import RecalibratableModel, has_range
 
@@ -68,11 +69,9 @@ def differentiable(
             if quantizer.name not in left_out:
                 is_weight = quantizer.role == "weight"
                 enter = _without_gradients if is_weight else _passing
-                attributes = vars(source.model.get_submodule(quantizer.name))
-                own = {name: attributes[name] for name in ("forward",) if name in attributes}
-                stack.callback(attributes.update, own)
-                attributes["forward"] = enter(source, quantizer.name, logs.get(quantizer.name))
-                stack.callback(attributes.pop, "forward")
+                module = source.model.get_submodule(quantizer.name)
+                forward = enter(source, quantizer.name, logs.get(quantizer.name))
+                stack.enter_context(with_forward(module, forward))
         yield
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import chain
 from typing import Any
@@ -62,6 +62,21 @@ def every_module_called() -> Iterator[None]:
         yield
     finally:
         torch.backends.mha.set_fastpath_enabled(before)
+
+
+@contextmanager
+def with_forward(module: Any, forward: Callable[..., Any]) -> Iterator[None]:
+    """Let a module use this forward inside the `with`. One of its own, set on the object and not by
+    its class, is there again afterwards."""
+    attributes = vars(module)
+    own = attributes.get("forward")
+    attributes["forward"] = forward
+    try:
+        yield
+    finally:
+        attributes.pop("forward", None)
+        if own is not None:
+            attributes["forward"] = own
 
 
 def device_of(model: Any) -> Any:

@@ -17,6 +17,7 @@ from sensitivity.errors import ModelError
 from sensitivity.quantizers.base import known_names, weights_and_activations
 from sensitivity.quantizers.proofs import left_quantized
 from sensitivity.quantizers.torch.biases import Biases
+from sensitivity.quantizers.torch.calls import with_forward
 from sensitivity.quantizers.torch.modules import class_names
 from sensitivity.quantizers.torch.pt2e_ranges import other_ranges, range_of, range_set
 from sensitivity.quantizers.torch.tensor_quantizer import add_tensors, array, is_a, shown_in_float
@@ -81,12 +82,7 @@ class Pt2eModel:
             for name, placed in self._placed.items():
                 stack.callback(setattr, placed.module, "_disabled", placed.module._disabled)
                 placed.module._disabled = name in wanted
-            user = vars(self._user)
-            if "forward" in user:
-                stack.callback(setattr, self._user, "forward", user["forward"])
-            else:
-                stack.callback(user.pop, "forward", None)
-            self._user.forward = self.model.forward
+            stack.enter_context(with_forward(self._user, self.model.forward))
             stack.enter_context(self.biases.changed(dict.fromkeys(wanted)))
             yield
 

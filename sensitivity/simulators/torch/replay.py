@@ -479,10 +479,9 @@ def _shorter(cut: Cut, other: int, length: int) -> Cut:
 
     other: number of samples in the longer batch.
     """
-    parts = _multiple(math.ceil(cut.parts * length / other), cut.lanes)
-    if 2 * parts > length:
-        return Cut(math.ceil(cut.parts * length / other))
-    return Cut(parts, cut.lanes)
+    few = math.ceil(cut.parts * length / other)
+    parts = _multiple(few, cut.lanes)
+    return Cut(few) if 2 * parts > length else Cut(parts, cut.lanes)
 
 
 def _ways(leaves: Iterable[Any], length: int, largest: int, lanes: int) -> list[Cut]:
