@@ -77,6 +77,7 @@ from sensitivity.measure.scan import Scan, usual_mode
 from sensitivity.measure.scan import scan as measure_scan
 from sensitivity.measure.sharing import sharing_cost
 from sensitivity.measure.unjudged import mark_unjudged
+from sensitivity.planners.base import wants_cost
 from sensitivity.preflight.metric import measured_findings
 from sensitivity.quantizers.base import form_of
 from sensitivity.records import (
@@ -106,7 +107,7 @@ from sensitivity.session import Session, open_session
 from sensitivity.steps import later
 from sensitivity.steps.compare import folder_data, labels_of, places_of
 from sensitivity.steps.named_plans import check_name
-from sensitivity.steps.plan import check_formats, choices_of, replan, search_plan, wants_cost
+from sensitivity.steps.plan import check_formats, choices_of, replan, search_plan
 from sensitivity.steps.recalibrate import FILE as RECALIBRATION
 from sensitivity.steps.recalibrate import in_force
 from sensitivity.tasks.detection_detail import DetectionDetail
@@ -199,7 +200,7 @@ def run(settings: RunSettings, progress: Progress = silent, task: Given | None =
             progress,
             steps=later.forecast.STEPS if exportable else later.forecast.WITHOUT_FILES,
         )
-        if not exportable and (settings.cost or wants_cost(settings)):
+        if not exportable and (settings.cost or wants_cost(settings.planner)):
             later.check_export.check_export(session)  # says why there are no files to time
         begins("scan", later.forecast.amounts(size, exact, settings))
         scanned = _scan(session, command, settings)

@@ -362,7 +362,7 @@ def test_a_rounding_of_an_activation_is_refused(source: OnnxQdqModel) -> None:
         'auto_pad = "NOTSET"',
     ],
 )
-def test_a_kernel_times_what_it_sees_is_the_output_of_the_convolution(
+def test_a_kernel_times_its_inputs_is_the_output_of_the_convolution(
     tmp_path: Path, settings: str
 ) -> None:
     groups = 2 if "group" in settings else 1
@@ -378,9 +378,9 @@ def test_a_kernel_times_what_it_sees_is_the_output_of_the_convolution(
     kernel = kernel_of(load_model(file).graph[0], weight.shape)
     wanted = np.moveaxis(run_file(file, x), 1, -1)
     places = np.sort(draw.permutation(wanted[..., 0].size)[:40])
-    seen = kernel.seen(x, places, wanted.shape[:-1])
+    sampled = kernel.inputs_of(places, x, wanted.shape[1:-1])
     by_group = weight.reshape(groups, 6 // groups, -1)
-    found = np.einsum("ngi,gci->ngc", seen, by_group).reshape(len(places), 6)
+    found = np.einsum("ngi,gci->ngc", sampled, by_group).reshape(len(places), 6)
     np.testing.assert_allclose(found, wanted.reshape(-1, 6)[places], rtol=1e-4, atol=1e-4)
 
 

@@ -265,15 +265,16 @@ def test_the_inputs_of_a_kernel_are_those_of_the_quantized_image(
     layer = nn.Conv2d(4, 8, (3, 2), stride=2, padding=1, dilation=(1, 2), groups=groups)
     images = torch.randn(3, 4, 9, 10, generator=torch.Generator().manual_seed(0))
     steps = torch.tensor([0.5, 0.25, 0.125, 1.0]).reshape(1, 4, 1, 1)
-    seen = []
+    quantized = []
 
     def quantize(values: torch.Tensor) -> torch.Tensor:
-        seen.append(values.numel())
+        quantized.append(values.numel())
         return (values / steps).round() * steps
 
     unfolded = nn.functional.unfold(quantize(images), (3, 2), (1, 2), 1, 2)
-    places = torch.tensor([0, 7, 24, 25, 71])
-    expected = unfolded.transpose(1, 2).flatten(0, 1)[places].reshape(5, groups, -1)
-    found = rounding._quantized_at(layer, images, places, quantize, is_by_value)
-    assert torch.equal(found, expected)
-    assert seen[1] == (5 * 4 * 6 if is_by_value else images.numel())
+    positions = np.array([0, 7, 24, 25, 71])
+    expected = unfolded.transpose(1, 2).flatten(0, 1)[positions].reshape(5, groups, -1)
+    reader = rounding._Reader(layer, quantize, is_by_value)
+    sides = tuple(layer(images).shape[2:])
+    assert torch.equal(reader.inputs_of(positions, images, sides), expected)
+    assert quantized[1] == (5 * 4 * 6 if is_by_value else images.numel())

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from sensitivity.errors import listed
 from sensitivity.records import CostModel, PlanStep, cost_of
+from sensitivity.registry import load
 
 Skip = tuple[str, ...]
 """Names of units that are left unquantized together."""
@@ -143,6 +144,14 @@ class Planner(Protocol):
         ranking: unit names, most sensitive first.
         """
         ...
+
+
+def wants_cost(planner: str) -> bool:
+    """Return whether a planner compares skip-sets by their cost instead of their number of units.
+
+    planner: a name in the registry.
+    """
+    return bool(getattr(load("planners", planner), "wants_cost", False))
 
 
 def in_order(ranking: Iterable[str], units: Iterable[str]) -> Skip:

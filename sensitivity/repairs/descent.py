@@ -1,4 +1,4 @@
-"""The choice between the two neighbouring levels of each weight, from the inputs and the float
+"""Chooses between the two neighbouring levels of each weight, from the inputs and the float
 outputs of its layer.
 
 The mean squared error of an output channel is a quadratic form of its weights (Nagel et al. 2020,
@@ -36,69 +36,72 @@ ROWS = 1024
 Array = NDArray[Any]
 
 
-def learned_moves(weight: Array, grid: Grid, seen: Array, outputs: Array) -> NDArray[np.int8]:
+def learned_moves(weight: Array, grid: Grid, inputs: Array, outputs: Array) -> NDArray[np.int8]:
     """Return by how many levels each weight moves off its nearest level: -1, 0 or 1.
 
     Both the inputs and the outputs are centred, since the bias takes up their means.
 
     weight: [channels, ...], with the output channels first.
     grid: of the weight; one scale, or one for each output channel.
-    seen: [n, groups, inputs], the inputs of the kernel.
+    inputs: [n, groups, fan_in], the quantized inputs of the kernel at n positions of the output.
     outputs: [n, channels], the float outputs at the same positions.
     """
-    groups, inputs = seen.shape[1:]
+    groups, fan_in = inputs.shape[1:]
     channels = len(weight) // groups
     scale = np.broadcast_to(grid.scale.reshape(-1), len(weight)).reshape(groups, channels, 1)
     low, high = grid.low - grid.zero_point, grid.high - grid.zero_point
-    steps = (weight.reshape(groups, channels, inputs) / scale).astype(np.float64)
-    square, mixed = _moments(seen, outputs)
-    diagonal = np.diagonal(square, axis1=1, axis2=2)
-    ridge = (RIDGE + inputs / len(seen)) * diagonal.mean(axis=1)
+    steps = (weight.reshape(groups, channels, fan_in) / scale).astype(np.float64)
+    covariance, cross = _covariances(inputs, outputs)
+    variances = np.diagonal(covariance, axis1=1, axis2=2)
+    ridge = (RIDGE + fan_in / len(inputs)) * variances.mean(axis=1)
     ridge = np.maximum(ridge, 1e-30).reshape(-1, 1, 1)
-    square = square + ridge * np.eye(inputs)
-    mixed = mixed / scale.astype(np.float64) + ridge * steps
+    quadratic = covariance + ridge * np.eye(fan_in)
+    linear = cross / scale.astype(np.float64) + ridge * steps
     nearest = np.clip(np.rint(steps), low, high)
     other = np.clip(nearest + np.sign(steps - nearest), low, high)
-    chosen = _descended(square, mixed, nearest, other)
+    chosen = _coordinate_descent(quadratic, linear, nearest, other)
     return np.asarray((chosen - nearest).reshape(weight.shape), np.int8)
 
 
-def _moments(seen: Array, outputs: Array) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the mean products of centred inputs with each other, [groups, inputs, inputs], and
-    with centred outputs, [groups, channels, inputs].
+def _covariances(inputs: Array, outputs: Array) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the covariances of the inputs, [groups, fan_in, fan_in], and those of outputs with
+    inputs, [groups, channels, fan_in].
 
-    seen, outputs: as for `learned_moves`. Only `ROWS` of them are held in float64 at a time.
+    inputs, outputs: as for `learned_moves`. Only `ROWS` of them are held in float64 at a time.
     """
-    groups, inputs = seen.shape[1:]
+    groups, fan_in = inputs.shape[1:]
     channels = outputs.shape[1] // groups
-    mean_seen, mean_output = seen.mean(axis=0), outputs.mean(axis=0)
-    square, mixed = np.zeros((groups, inputs, inputs)), np.zeros((groups, channels, inputs))
-    for start in range(0, len(seen), ROWS):
+    mean_input, mean_output = inputs.mean(axis=0), outputs.mean(axis=0)
+    covariance, cross = np.zeros((groups, fan_in, fan_in)), np.zeros((groups, channels, fan_in))
+    for start in range(0, len(inputs), ROWS):
         rows = slice(start, start + ROWS)
-        centred = np.moveaxis(seen[rows] - mean_seen, 1, 0).astype(np.float64)
-        wanted = (outputs[rows] - mean_output).astype(np.float64)
-        by_group = wanted.reshape(len(wanted), groups, channels)
-        square += centred.transpose(0, 2, 1) @ centred
-        mixed += by_group.transpose(1, 2, 0) @ centred
-    return square / len(seen), mixed / len(seen)
+        centred_inputs = np.moveaxis(inputs[rows] - mean_input, 1, 0).astype(np.float64)
+        centred_outputs = (outputs[rows] - mean_output).astype(np.float64)
+        by_group = centred_outputs.reshape(len(centred_outputs), groups, channels)
+        covariance += centred_inputs.transpose(0, 2, 1) @ centred_inputs
+        cross += by_group.transpose(1, 2, 0) @ centred_inputs
+    return covariance / len(inputs), cross / len(inputs)
 
 
-def _descended(square: Array, mixed: Array, nearest: Array, other: Array) -> NDArray[np.float64]:
-    """Choose for each weight its nearest or its other level, minimizing w S w - 2 w M by coordinate
-    descent.
+def _coordinate_descent(
+    quadratic: Array, linear: Array, nearest: Array, other: Array
+) -> NDArray[np.float64]:
+    """Return the level of each weight, its nearest or its other one, [groups, channels, fan_in].
 
-    S is `square` and M is `mixed`. All channels are treated at once. Returns levels [groups,
-    channels, inputs].
+    The levels w of each channel minimize w Q w - 2 w L. All channels are treated at once.
+
+    quadratic: Q, [groups, fan_in, fan_in].
+    linear: L, [groups, channels, fan_in].
     """
     low, high = np.minimum(nearest, other), np.maximum(nearest, other)
     chosen = nearest.copy()
-    residual = mixed - chosen @ square
+    residual = linear - chosen @ quadratic
     for _ in range(SWEEPS):
         for at in range(chosen.shape[-1]):
-            diagonal = square[:, at, at][:, None]
-            best = np.rint(chosen[:, :, at] + residual[:, :, at] / diagonal)
+            curvature = quadratic[:, at, at][:, None]
+            best = np.rint(chosen[:, :, at] + residual[:, :, at] / curvature)
             level = np.clip(best, low[:, :, at], high[:, :, at])
             move = level - chosen[:, :, at]
-            residual -= move[:, :, None] * square[:, at][:, None]
+            residual -= move[:, :, None] * quadratic[:, at][:, None]
             chosen[:, :, at] = level
     return chosen

@@ -1,4 +1,4 @@
-"""The inputs that the kernel of an ONNX operation sees at positions of its output."""
+"""Finds the inputs that an ONNX operation reads for some positions of its output."""
 
 from __future__ import annotations
 
@@ -11,51 +11,44 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from sensitivity.onnx_graph import qdq
+from sensitivity.repairs.windows import Indices, Window
 
 Array = NDArray[Any]
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """How an operation sees its input.
+    """How an operation reads its input.
 
     axis: axis of the output channels in the weight.
     groups: groups of channels.
-    kernel, strides, dilations: of a convolution over images; empty for a product.
+    window: of a convolution over images; None for a matrix product.
     pads: zeros before and behind each axis of the image.
     """
 
     axis: int
     groups: int = 1
-    kernel: tuple[int, ...] = ()
-    strides: tuple[int, ...] = ()
-    dilations: tuple[int, ...] = ()
+    window: Window | None = None
     pads: tuple[tuple[int, int], ...] = ()
 
-    def seen(self, given: Array, places: NDArray[np.int64], shape: Sequence[int]) -> Array:
-        """Return the inputs at these positions, float32[n, groups, inputs].
+    def inputs_of(self, positions: Indices, inputs: Array, sides: tuple[int, ...]) -> Array:
+        """Return the inputs that these positions of the output depend on, float32[n, groups,
+        inputs].
 
-        given: input of the operation.
-        places: positions of the output, counted over all but its channels.
-        shape: sides of the output without its channels.
+        positions: positions of the output, counted over all its axes but the channels.
+        inputs: the input of the operation.
+        sides: height and width of the output of a convolution; unused for a product.
         """
-        if not self.kernel:
-            return given.reshape(-1, 1, given.shape[-1])[places].astype(np.float32)
-        padded = np.pad(given, [(0, 0), (0, 0), *self.pads])
-        sample, *at = np.unravel_index(places, tuple(shape))
-        rows, columns = map(self._along, range(2), at)
-        found = padded[sample[:, None, None], :, rows[:, :, None], columns[:, None, :]]
-        by_channel = np.moveaxis(found, -1, 1)
-        return by_channel.reshape(len(places), self.groups, -1).astype(np.float32)
-
-    def _along(self, axis: int, places: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the indices into the padded image that these positions read along an axis."""
-        steps = np.arange(self.kernel[axis]) * self.dilations[axis]
-        return np.asarray(places[:, None] * self.strides[axis] + steps)
+        if self.window is None:
+            return inputs.reshape(-1, 1, inputs.shape[-1])[positions].astype(np.float32)
+        padded = np.pad(inputs, [(0, 0), (0, 0), *self.pads])
+        sample, rows, columns = self.window.indices(positions, sides)
+        patches = np.moveaxis(padded[sample, :, rows, columns], -1, 1)
+        return patches.reshape(len(positions), self.groups, -1).astype(np.float32)
 
 
 def kernel_of(node: ir.Node, weight: Sequence[int]) -> Kernel | None:
-    """Return how an operation with a weight of this shape sees its input.
+    """Return how an operation with a weight of this shape reads its input.
 
     Returns None for transposed convolutions, for other convolutions than over images, for those
     whose padding follows from the size of the image, for products of more than two axes, and for a
@@ -78,8 +71,10 @@ def _convolution(node: ir.Node, weight: tuple[int, ...], axis: int) -> Kernel | 
     return Kernel(
         axis,
         node.attributes.get_int("group", 1),
-        weight[2:],
-        tuple(node.attributes.get_ints("strides", (1, 1))),
-        tuple(node.attributes.get_ints("dilations", (1, 1))),
+        Window(
+            weight[2:],
+            tuple(node.attributes.get_ints("strides", (1, 1))),
+            tuple(node.attributes.get_ints("dilations", (1, 1))),
+        ),
         ((top, bottom), (left, right)),
     )

@@ -20,6 +20,7 @@ from sensitivity.repairs.descent import MOST_INPUTS, OUTPUTS, learned_moves
 from sensitivity.repairs.onnx_bias import Biases, weights_in_force
 from sensitivity.repairs.onnx_kernels import Kernel, kernel_of
 from sensitivity.repairs.samples import Parts
+from sensitivity.repairs.windows import Indices
 from sensitivity.seeds import generator
 from sensitivity.simulators.onnx.layers import Layers
 from sensitivity.simulators.onnx.network import Unsplittable
@@ -71,31 +72,31 @@ class _Layer:
 
 
 @dataclass(frozen=True, eq=False)
-class _Wanted:
-    """Float outputs of a layer.
+class _Target:
+    """Float outputs of a layer, which the quantized layer should reproduce.
 
-    places: for each piece of the batch, sampled positions of its output, ascending.
-    outputs: float32[n, channels], the outputs there.
-    shape: sides of the output of a piece, without its channels.
+    positions: for each piece of the batch, sampled positions of its output, ascending.
+    outputs: float32[n, channels], the outputs at these positions of all pieces.
+    sides: sides of the output, without its samples and channels.
     """
 
-    places: Sequence[NDArray[np.int64]]
+    positions: Sequence[Indices]
     outputs: NDArray[np.float32]
-    shape: tuple[int, ...]
+    sides: tuple[int, ...]
 
 
 class _Learner:
-    """What is learned about each layer, one after the other."""
+    """Learns the roundings and biases of a file, one layer after the other."""
 
     def __init__(self, source: OnnxQdqModel, weights: Mapping[str, Range]) -> None:
         self._source, self._weights = source, weights
-        self._wanted: dict[str, _Wanted] = {}
+        self._targets: dict[str, _Target] = {}
         self.biases = Biases(source, weights)
         self.layers = _layers(source, weights)
         self.learned: dict[str, Range] = {}
 
     def keep(self, name: str, output: Arrays) -> None:
-        """Keep what is wanted of a float layer."""
+        """Keep the target of a layer, sampled from its float output."""
         self.biases.keep(name, output)
         if name not in self.layers:
             return
@@ -103,27 +104,27 @@ class _Learner:
         shape = rows[0].shape[:-1]
         count = int(np.prod(shape))
         drawn = np.sort(generator().permutation(count * len(rows))[:OUTPUTS])
-        places = [drawn[drawn // count == piece] % count for piece in range(len(rows))]
+        positions = [drawn[drawn // count == piece] % count for piece in range(len(rows))]
         sampled = [
             row.reshape(count, -1)[at].astype(np.float32)
-            for row, at in zip(rows, places, strict=True)
+            for row, at in zip(rows, positions, strict=True)
         ]
-        self._wanted[name] = _Wanted(places, np.concatenate(sampled), shape)
+        self._targets[name] = _Target(positions, np.concatenate(sampled), shape[1:])
 
     def learn(self, name: str, inputs: Sequence[Mapping[int, NDArray[Any]]]) -> dict[int, Any]:
         """Learn the rounding of a layer's weight, and return the rounded weight by the index of
         its input."""
-        layer, wanted = self.layers[name], self._wanted.pop(name)
-        seen = [
-            layer.kernel.seen(given[0], places, wanted.shape)
-            for given, places in zip(inputs, wanted.places, strict=True)
+        layer, target = self.layers[name], self._targets.pop(name)
+        sampled = [
+            layer.kernel.inputs_of(positions, piece[0], target.sides)
+            for piece, positions in zip(inputs, target.positions, strict=True)
         ]
         weight = np.moveaxis(layer.weight, layer.kernel.axis, 0)
         moves = learned_moves(
             weight.astype(np.float32),
             self._source.grid(name),
-            np.concatenate(seen),
-            wanted.outputs,
+            np.concatenate(sampled),
+            target.outputs,
         )
         if not moves.any():
             return {}
@@ -146,8 +147,8 @@ def _layers(source: OnnxQdqModel, weights: Collection[str]) -> dict[str, _Layer]
 
 
 def _layer(source: OnnxQdqModel, use: Use, node: ir.Node) -> _Layer | None:
-    """Return the layer; None if it has too many inputs, if its inputs cannot be told, or if its
-    weight is not known more exactly than its levels."""
+    """Return the layer; None if it has too many inputs, if `kernel_of` does not know how it reads
+    them, or if all that is known of its weight are the levels."""
     weight = float_weight(source.model, use)
     kernel = None if weight is None else kernel_of(node, weight.shape)
     if weight is None or kernel is None:

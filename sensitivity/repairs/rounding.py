@@ -23,6 +23,7 @@ from sensitivity.repairs import bias
 from sensitivity.repairs.bias import Args, Correctable, RecalibratableModel
 from sensitivity.repairs.descent import MOST_INPUTS, OUTPUTS, learned_moves
 from sensitivity.repairs.samples import Parts, parts_of
+from sensitivity.repairs.windows import Indices, Window
 from sensitivity.seeds import generator
 from sensitivity.tasks.batches import batch_size
 
@@ -52,17 +53,19 @@ def takes_rounding(source: QuantizedModel) -> TypeGuard[RecalibratableModel]:
 
 
 @dataclass(frozen=True, eq=False)
-class Wanted:
-    """Outputs of a layer in the float model.
+class Target:
+    """Outputs of a layer in the float model, which the quantized layer should reproduce.
 
     means: float64[channels], over all positions.
-    places: for each part, the indices of sampled positions of its output, ascending.
+    positions: for each part, sampled positions of its output, ascending.
     outputs: float32[n, channels], the outputs at these positions of all parts.
+    sides: sides of the output, without its samples and channels.
     """
 
     means: Tensor
-    places: Sequence[Tensor]
+    positions: Sequence[Indices]
     outputs: Tensor
+    sides: tuple[int, ...]
 
 
 def learned_roundings(
@@ -109,9 +112,9 @@ def _learned_in_module(
     names = [name for name in layers if bias.has_range(source, name)]
     with optional.torch.no_grad():
         with source.disabled(names_of(source.quantizers)):
-            wanted = _wanted(source, names, parts)
+            targets = _targets(source, names, parts)
         with source.with_ranges(ranges), source.disabled(left_out):
-            return _learned(source, wanted, parts)
+            return _learned(source, targets, parts)
 
 
 def _method(before: str | None, new: Range) -> str:
@@ -120,62 +123,67 @@ def _method(before: str | None, new: Range) -> str:
     return ", ".join([*(part for part in parts if part), bias.METHOD])
 
 
-def _wanted(source: Roundable, names: Collection[str], parts: Parts) -> dict[str, Wanted]:
-    """Return the float outputs of those layers that are called once."""
-    found: dict[str, _Watched] = {}
+def _targets(source: Roundable, names: Collection[str], parts: Parts) -> dict[str, Target]:
+    """Return the targets of those layers that are called once."""
+    sampled: dict[str, _Sampled] = {}
     sizes = [batch_size(batch) for batch in parts.batches]
 
     def keep(name: str, output: Tensor) -> None:
         layer = source.biases.layers[name]
         channels_last = output.movedim(output.ndim - 1 - bias.axes_behind(layer), -1)
         shape = channels_last.shape[:-1]
-        if name not in found:
+        if name not in sampled:
             count = shape.numel() * sum(sizes) // sizes[0]
             drawn = np.sort(generator().permutation(count)[:OUTPUTS])
-            found[name] = _Watched(bias.ChannelMean(layer), drawn)
-        found[name].mean.add(output)
-        places = optional.torch.from_numpy(found[name].next_places(shape.numel()))
-        found[name].places.append(places.to(output.device))
-        at = optional.torch.unravel_index(found[name].places[-1], shape)
-        found[name].outputs.append(channels_last[at])
+            sampled[name] = _Sampled(bias.ChannelMean(layer), drawn, tuple(shape[1:]))
+        sampled[name].mean.add(output)
+        positions = sampled[name].next_positions(shape.numel())
+        at = optional.torch.unravel_index(_on_device(positions, output), shape)
+        sampled[name].positions.append(positions)
+        sampled[name].outputs.append(channels_last[at])
 
     bias.watch_layers(source, names, parts, keep)
     once = len(parts.batches)
-    return {name: watched.all for name, watched in found.items() if len(watched.places) == once}
+    return {name: layer.target for name, layer in sampled.items() if len(layer.positions) == once}
 
 
 @dataclass
-class _Watched:
-    """The float outputs of one layer, as `Wanted` holds them, in a list for each part.
+class _Sampled:
+    """The target of one layer while its parts are collected.
 
     drawn: sampled positions of the output, counted over all parts, ascending.
+    sides: as for `Target`.
     start: the first position of the next part.
+    positions, outputs: as for `Target`, for the parts so far.
     """
 
     mean: bias.ChannelMean
-    drawn: np.ndarray[Any, np.dtype[np.int64]]
+    drawn: Indices
+    sides: tuple[int, ...]
     start: int = 0
-    places: list[Tensor] = field(default_factory=list)
+    positions: list[Indices] = field(default_factory=list)
     outputs: list[Tensor] = field(default_factory=list)
 
-    def next_places(self, count: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+    def next_positions(self, count: int) -> Indices:
         """Return the sampled positions of the next part, which has `count` positions."""
         start, self.start = self.start, self.start + count
         is_of_part = (self.drawn >= start) & (self.drawn < self.start)
         return self.drawn[is_of_part] - start
 
     @property
-    def all(self) -> Wanted:
-        return Wanted(self.mean.value, self.places, optional.torch.cat(self.outputs))
+    def target(self) -> Target:
+        """The target of all parts so far."""
+        outputs = optional.torch.cat(self.outputs)
+        return Target(self.mean.value, self.positions, outputs, self.sides)
 
 
-def _learned(source: Roundable, wanted: dict[str, Wanted], parts: Parts) -> dict[str, Range]:
+def _learned(source: Roundable, targets: dict[str, Target], parts: Parts) -> dict[str, Range]:
     """Return the new range of each layer, and delete the target of each once it is learned."""
     learned: dict[str, Range] = {}
     with ExitStack() as stack:
 
         def learn(name: str, inputs: Sequence[Args]) -> Tensor:
-            target = wanted.pop(name)
+            target = targets.pop(name)
             rounding = _rounding(source, name, inputs, target)
             rounded = replace(source.range(name), rounding=rounding)
             if rounding is not None:
@@ -184,39 +192,38 @@ def _learned(source: Roundable, wanted: dict[str, Wanted], parts: Parts) -> dict
             learned[name] = replace(rounded, bias=tuple(lacking.float().tolist()))
             return lacking
 
-        bias.visit_layers(source, list(wanted), parts, learn)
+        bias.visit_layers(source, list(targets), parts, learn)
     return learned
 
 
-def _rounding(source: Roundable, name: str, inputs: Sequence[Args], target: Wanted) -> str | None:
+def _rounding(source: Roundable, name: str, inputs: Sequence[Args], target: Target) -> str | None:
     """Return the packed rounding of one layer, or None if it cannot be learned or the nearest
     levels are best.
 
     inputs: of the layer, not quantized yet.
     """
-    layer = source.biases.layers[name]
-    if name not in source.roundings.layers or not _can_be_learned(layer):
+    layer, before = source.biases.layers[name], _input_quantizers(source, name)
+    if name not in source.roundings.layers or len(before) > 1 or not _can_be_learned(layer):
         return None
-    place = next(each.layer for each in source.quantizers if each.name == name)
-    before = [
-        each.name for each in source.quantizers if (each.layer, each.role) == (place, "input")
-    ]
-    if len(before) > 1:
-        return None
-    quantize = source.model.get_submodule(before[0]) if before else _as_it_is
+    quantize = source.model.get_submodule(before[0]) if before else _unchanged
     is_by_value = not before or bias.has_range(source, before[0])
-    seen = [
-        _quantized_at(layer, given, places, quantize, is_by_value)
-        for (given, *_), places in zip(inputs, target.places, strict=True)
-    ]
-    weight, inputs_seen = layer.weight.detach(), optional.torch.cat(seen)
-    arrays = [each.float().cpu().numpy() for each in (weight, inputs_seen, target.outputs)]
-    moves = learned_moves(arrays[0], source.grid(name), *arrays[1:])
+    reader = _Reader(layer, quantize, is_by_value)
+    parts = zip(inputs, target.positions, strict=True)
+    by_part = [reader.inputs_of(positions, given, target.sides) for (given, *_), positions in parts]
+    tensors = (layer.weight.detach(), optional.torch.cat(by_part), target.outputs)
+    weight, inputs_of_kernel, outputs = (each.float().cpu().numpy() for each in tensors)
+    moves = learned_moves(weight, source.grid(name), inputs_of_kernel, outputs)
     return pack(moves) if moves.any() else None
 
 
-def _as_it_is(given: Tensor) -> Tensor:
-    return given
+def _input_quantizers(source: Roundable, name: str) -> list[str]:
+    """Return the quantizers of the inputs of the layer with this weight quantizer."""
+    layer = next(each.layer for each in source.quantizers if each.name == name)
+    return [each.name for each in source.quantizers if (each.layer, each.role) == (layer, "input")]
+
+
+def _unchanged(values: Tensor) -> Tensor:
+    return values
 
 
 def _can_be_learned(layer: Any) -> bool:
@@ -229,50 +236,50 @@ def _can_be_learned(layer: Any) -> bool:
     return layer.weight.ndim == 4 and is_padded_with_zeros and not is_transposed
 
 
-def _quantized_at(
-    layer: Any,
-    given: Tensor,
-    places: Tensor,
-    quantize: Callable[[Tensor], Tensor],
-    is_by_value: bool,
-) -> Tensor:
-    """Return the quantized inputs of a layer's kernel at these positions of its output, [n, groups,
-    inputs].
+@dataclass(frozen=True)
+class _Reader:
+    """Reads the quantized inputs of a layer.
 
-    is_by_value: whether a value is quantized in the same way whatever other values there are. Few
-        values of an image are then quantized.
+    quantize: the quantizer of the layer's input.
+    is_by_value: whether it quantizes a value in the same way whatever the other values are. Only
+        the sampled values of an image are then quantized.
+    """
+
+    layer: Any
+    quantize: Callable[[Tensor], Tensor]
+    is_by_value: bool
+
+    def inputs_of(self, positions: Indices, inputs: Tensor, sides: tuple[int, ...]) -> Tensor:
+        """Return the quantized inputs that these positions of the output depend on, [n, groups,
+        inputs].
+
+        positions, sides: as for `Target`.
+        inputs: the input of the layer, not quantized yet.
+        """
+        if self.is_by_value and self.layer.weight.ndim == 4:
+            patches = self.quantize(_patches(self.layer, inputs, positions, sides))
+        else:
+            patches = _patches(self.layer, self.quantize(inputs), positions, sides)
+        return patches.reshape(len(positions), getattr(self.layer, "groups", 1), -1)
+
+
+def _patches(layer: Any, given: Tensor, positions: Indices, sides: tuple[int, ...]) -> Tensor:
+    """Return the inputs that these positions of a layer's output depend on: [n, inputs], or [n,
+    channels, height, width] of the kernel of a convolution.
+
+    sides: height and width of the output of a convolution.
     """
     if layer.weight.ndim == 2:
-        return quantize(given).flatten(0, -2)[places].unsqueeze(1)
-    if not is_by_value:
-        given, quantize = quantize(given), _as_it_is
-    return quantize(_seen_in(layer, given, places)).reshape(len(places), layer.groups, -1)
-
-
-def _seen_in(layer: Any, given: Tensor, places: Tensor) -> Tensor:
-    """Return the inputs of a convolution's kernel at these positions of its output, [n, channels,
-    height, width]."""
-    torch = optional.torch
-    height, width = _places_along(layer, given, 0), _places_along(layer, given, 1)
+        rows: Tensor = given.flatten(0, -2)[_on_device(positions, given)]
+        return rows
     tall, wide = layer.padding
-    padded = torch.nn.functional.pad(given, (wide, wide, tall, tall))
-    sample, rest = places // (height * width), places % (height * width)
-    rows = _seen_along(layer, rest // width, 0)
-    columns = _seen_along(layer, rest % width, 1)
-    seen = padded[sample[:, None, None], :, rows[:, :, None], columns[:, None, :]]
-    return seen.movedim(-1, 1)
+    padded = optional.torch.nn.functional.pad(given, (wide, wide, tall, tall))
+    window = Window(layer.weight.shape[2:], layer.stride, layer.dilation)
+    indices = window.indices(positions, sides)
+    sample, rows, columns = (_on_device(each, given) for each in indices)
+    return padded[sample, :, rows, columns].movedim(-1, 1)
 
 
-def _places_along(layer: Any, given: Tensor, axis: int) -> int:
-    """Return how many positions a convolution's output has along an axis of the image."""
-    kernel = layer.dilation[axis] * (layer.weight.shape[2 + axis] - 1) + 1
-    length = given.shape[2 + axis] + 2 * layer.padding[axis]
-    return int((length - kernel) // layer.stride[axis] + 1)
-
-
-def _seen_along(layer: Any, places: Tensor, axis: int) -> Tensor:
-    """Return the indices into the padded image that these positions read along an axis, [n,
-    kernel]."""
-    steps = optional.torch.arange(layer.weight.shape[2 + axis], device=places.device)
-    indices: Tensor = places[:, None] * layer.stride[axis] + steps * layer.dilation[axis]
-    return indices
+def _on_device(indices: Indices, like: Tensor) -> Tensor:
+    """Return indices as a tensor on the device of another one."""
+    return optional.torch.from_numpy(indices).to(like.device)

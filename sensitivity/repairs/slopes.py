@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sensitivity import optional
-from sensitivity.errors import TaskError
+from sensitivity.errors import ModelError
 from sensitivity.quantizers.ranges import Hook, hooked_in_float
 from sensitivity.quantizers.torch.calls import call, device_of, to_device
 from sensitivity.records import names_of
 from sensitivity.repairs.bias import forward
+from sensitivity.repairs.gradients import gradients_for
 from sensitivity.seeds import generator
 from sensitivity.tasks.batches import arrays
 
@@ -31,9 +32,6 @@ if TYPE_CHECKING:
 LEAST = 0.01
 """Smallest weight of an error, as a fraction of the mean weight, so that values that never matter
 on the calibration inputs are not clipped at will."""
-
-REFUSED = (RuntimeError, TypeError, AttributeError, TaskError)
-"""What torch, or a model's own code, raises if gradients cannot pass through the model."""
 
 MOST_ENDS = 10_000
 """More tensors than a model quantizes. Random signs of a sample begin with this seed times its
@@ -56,8 +54,9 @@ def seen_with_weights(
         batch.
     """
     try:
-        return _seen_with_slopes(source, names, inputs, first)
-    except REFUSED:
+        with gradients_for("equalization"):
+            return _seen_with_slopes(source, names, inputs, first)
+    except (ModelError, optional.torch.OutOfMemoryError):
         return _seen(source, names, inputs)
 
 

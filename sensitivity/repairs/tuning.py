@@ -27,13 +27,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sensitivity import optional
-from sensitivity.errors import ModelError, WriteError
+from sensitivity.errors import ModelError
 from sensitivity.quantizers.base import amax_of
 from sensitivity.quantizers.torch.calls import call, device_of, to_device
 from sensitivity.quantizers.torch.tensor_quantizer import SMALLEST_AMAX
 from sensitivity.records import Range, names_of
 from sensitivity.repairs import bias
 from sensitivity.repairs.checkpoint import Checkpoint
+from sensitivity.repairs.gradients import gradients_for
 from sensitivity.repairs.rounding import Roundable
 from sensitivity.repairs.samples import Parts, parts_of
 from sensitivity.seeds import generator
@@ -168,28 +169,12 @@ def fine_tuned(
         training = _Training(_Student(layers, bounds, left_out), limits.steps)
         if state is not None:
             training.take(state)
-        with _refused_gradients():
+        with gradients_for("fine-tuning"):
             training.run(teacher, course)
         found = [layer.range(source, name) for name, layer in layers.items()]
     methods = {changed.quantizer: changed.method for changed in ranges}
     found += [bound.range for bound in bounds.values()]
     return tuple(replace(new, method=_method(methods.get(new.quantizer))) for new in found)
-
-
-@contextmanager
-def _refused_gradients() -> Iterator[None]:
-    """Raise ModelError for whatever the user's code raises inside the `with`. A model that works in
-    place, for one, can be run and not be trained."""
-    try:
-        yield
-    except (optional.torch.OutOfMemoryError, ModelError, WriteError):
-        raise
-    except Exception as error:
-        line = str(error).partition("\n")[0][:160]
-        raise ModelError(
-            "Expected gradients to pass through the model for fine-tuning, got "
-            f"{type(error).__name__}: {line}"
-        ) from error
 
 
 def _method(before: str | None) -> str:

@@ -11,10 +11,20 @@ from sensitivity.measure.measurer import Measurer
 from sensitivity.measure.ranking import estimate, gain
 from sensitivity.measure.scan import Scan
 from sensitivity.measure.study import Study
-from sensitivity.planners.base import Choice, Distortion, Goal, Judge, Planner, Probe, Skip
+from sensitivity.planners.base import (
+    Choice,
+    Distortion,
+    Goal,
+    Judge,
+    Planner,
+    Probe,
+    Skip,
+    wants_cost,
+)
 from sensitivity.planners.cost import CostPlanner
 from sensitivity.planners.culprits import CulpritPlanner
 from sensitivity.planners.formats import FormatsPlanner
+from sensitivity.planners.greedy import GreedyPlanner
 from sensitivity.planners.interpolated import InterpolatedPlanner
 from sensitivity.planners.pinned import PinnedPlanner
 from sensitivity.planners.rule import by_hand
@@ -53,7 +63,7 @@ class Means:
     grows: whether more of `confirm` may be used if the search on the part in use settles nothing.
     """
 
-    planner: str = "greedy"
+    planner: str = GreedyPlanner.name
     cost: CostModel | None = None
     probe: Probe | None = None
     signal: Signal | None = None
@@ -236,11 +246,11 @@ def _planner(means: Means, order: Order, scanned: Scan) -> Planner:
     """
     if scanned.collapsed:
         culprits = CulpritPlanner(means.ends)
-        if means.planner == "greedy":
+        if means.planner == GreedyPlanner.name:
             return culprits
-        if means.planner == "cost":
+        if means.planner == CostPlanner.name:
             return CostPlanner(culprits)
-    elif scanned.signal and means.planner == "greedy":
+    elif scanned.signal and means.planner == GreedyPlanner.name:
         return InterpolatedPlanner(order.signal)
     planner: Planner = load("planners", means.planner)()
     return planner
@@ -248,8 +258,7 @@ def _planner(means: Means, order: Order, scanned: Scan) -> Planner:
 
 def _ignores_cost(means: Means) -> bool:
     """Return whether units have a cost that the planner does not look at."""
-    wants_cost = getattr(load("planners", means.planner), "wants_cost", False)
-    return means.cost is not None and not wants_cost
+    return means.cost is not None and not wants_cost(means.planner)
 
 
 def _planner_of_steps(
@@ -271,7 +280,7 @@ def _enough(study: Study, means: Means, judge: Judge, fixed: Pins) -> Enough | N
 
     Only the prefixes that the greedy planner begins with are judged: none, 1, 2, 4, ... units.
     """
-    if means.planner != "greedy" or study.wide:
+    if means.planner != GreedyPlanner.name or study.wide:
         return None
     pinned = {*fixed.skip, *fixed.keep}
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from sensitivity.measure.measurer import Measurer
+from sensitivity.planners.greedy import GreedyPlanner
 from sensitivity.records import Plan
 from sensitivity.signals.soft import has_soft_drop
 from sensitivity.stats.order import is_in_random_order
@@ -20,7 +21,7 @@ FIRST = 1000
 """Number of samples of the first part. `benchmarks/plan_search.py` shows what fewer cost: plans
 that leave more units out."""
 
-PLANNER = "greedy"
+PLANNER = GreedyPlanner.name
 """The planner whose promise on a part was simulated."""
 
 OTHER_PLANNER = "the promise of planner {} on a part of it was not simulated"

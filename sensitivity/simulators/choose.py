@@ -3,6 +3,7 @@ otherwise."""
 
 from __future__ import annotations
 
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from sensitivity import optional
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from sensitivity.simulators.torch.replay import ReplaySimulator
 
 BIT_FOR_BIT = "a traced graph of the model gives its own outputs bit for bit on the example batch"
+AGREES = "a traced graph of the model gives its own outputs to {:.1e} on the example batch"
+DIFFERS = "a traced graph of the model differs from it by {:.1e} on the example batch"
 
 FEW = 8
 """Number of samples on which ranges on offer are compared, once the graph itself has been compared.
@@ -51,36 +54,43 @@ def simulator_for(
         return onnx_simulator(source, example_inputs, memory=memory)
     if exact_toggle:
         return ToggleSimulator(source)
-    from sensitivity.simulators.torch.replay import ReplaySimulator
     from sensitivity.simulators.torch.tracing import Untraceable
 
     memory = free_memory(source.model) // 4 if memory is None else memory
-    tried: list[tuple[float, ReplaySimulator]] = []
     try:
-        for own in (False, True):
-            replay = ReplaySimulator(source, memory, own=own, found=found)
-            if _agrees_as_before(source, replay, example_inputs):
-                replay.take_over()
-                replay.reason = BIT_FOR_BIT
-                return replay
-            tried.append((_difference(source, replay, example_inputs), replay))
-            if tried[-1][0] == 0:
-                replay.hand_on()
-                replay.reason = BIT_FOR_BIT
-                return replay
+        replay, off_by = _closest_replay(source, example_inputs, memory, found)
     except Untraceable as error:
         return ToggleSimulator(source, f"the model cannot be replayed, since {error}")
-    difference, replay = min(tried, key=lambda pair: pair[0])
-    if difference <= TOLERANCE:
-        replay.reason = (
-            f"a traced graph of the model gives its own outputs to {difference:.1e} on "
-            "the example batch"
-        )
-        return replay
-    return ToggleSimulator(
-        source,
-        f"a traced graph of the model differs from it by {difference:.1e} on the example batch",
-    )
+    if off_by > TOLERANCE:
+        return ToggleSimulator(source, DIFFERS.format(off_by))
+    replay.reason = BIT_FOR_BIT if off_by == 0 else AGREES.format(off_by)
+    return replay
+
+
+def _closest_replay(
+    source: QuantizedModel, inputs: Any, memory: int, found: Found | None
+) -> tuple[ReplaySimulator, float]:
+    """Return the replay simulator whose outputs are nearest to the model's own, and their largest
+    difference.
+
+    The user's own quantizers run in it only if it does not agree bit for bit without them.
+
+    Raises Untraceable.
+    """
+    from sensitivity.simulators.torch.replay import ReplaySimulator
+
+    tried: list[tuple[ReplaySimulator, float]] = []
+    for own in (False, True):
+        replay = ReplaySimulator(source, memory, own=own, found=found)
+        if _agrees_as_before(source, replay, inputs):
+            replay.take_over()
+            return replay, 0.0
+        off_by = _difference(source, replay, inputs)
+        if off_by == 0:
+            replay.hand_on()
+            return replay, 0.0
+        tried.append((replay, off_by))
+    return min(tried, key=itemgetter(1))
 
 
 def _agrees_as_before(source: QuantizedModel, replay: ReplaySimulator, inputs: Any) -> bool:

@@ -12,6 +12,7 @@ from sensitivity.journal.lines import pack
 from sensitivity.measure.checked import checked_scores
 from sensitivity.measure.progress import Stopwatch
 from sensitivity.measure.reader import Reader
+from sensitivity.planners.base import wants_cost
 from sensitivity.records import Scores, Unit, Variant
 from sensitivity.repairs.tuning import BUDGET_S
 from sensitivity.session import Session
@@ -29,7 +30,6 @@ from sensitivity.steps.forecast import (
     amounts,
     size_of,
 )
-from sensitivity.steps.plan import wants_cost
 
 TIMED_UNITS = 8
 """Units whose variants are timed, spread over the model."""
@@ -188,7 +188,7 @@ def assumed(settings: RunSettings | ScanSettings) -> list[str]:
     sentences = [AS_BUSY, TRACED]
     if isinstance(settings, RunSettings):
         sentences += [PLAN, FILES_TOO, FILES_MEMORY]
-        sentences += [COST] if settings.cost or wants_cost(settings) else []
+        sentences += [COST] if settings.cost or wants_cost(settings.planner) else []
     sentences.append(MEMORY)
     return sentences + ([RESUMED] if settings.resume else [])
 

@@ -29,6 +29,7 @@ from sensitivity.journal.journal import task_of
 from sensitivity.measure.ranking import estimate
 from sensitivity.measure.scan import Scan
 from sensitivity.measure.study import Study
+from sensitivity.planners.base import wants_cost
 from sensitivity.planners.exhaustive import ExhaustivePlanner, check_number
 from sensitivity.quantizers.base import QuantizedModel, Recalibratable, form_of, name_in_words
 from sensitivity.records import (
@@ -42,7 +43,6 @@ from sensitivity.records import (
     Target,
     cost_of,
 )
-from sensitivity.registry import load
 from sensitivity.reporting.advice import advice
 from sensitivity.reporting.csv import write_csv
 from sensitivity.reporting.data import Choice
@@ -268,12 +268,6 @@ def _corrected_drop(
     # The first row of each attempt is float.
     values = np.concatenate([first.values, *(attempt.values[1:] for attempt in others)])
     return correction(values, points, plan.names, plan.floor, cost)
-
-
-def wants_cost(settings: PlanChoices) -> bool:
-    """Return whether the planner compares skip-sets by their cost instead of their number of
-    units."""
-    return bool(getattr(load("planners", settings.planner), "wants_cost", False))
 
 
 def cheapest(plans: Sequence[Plan], cost: CostModel | None, probe: Probe | None) -> int:
@@ -517,7 +511,7 @@ def _priced(
 ) -> AbstractContextManager[tuple[CostModel | None, Probe | None]]:
     """Return the cost model and the probe; (None, None) for a planner that counts layers, unless a
     cost was asked for."""
-    if settings.cost is None and not wants_cost(settings):
+    if settings.cost is None and not wants_cost(settings.planner):
         return nullcontext((None, None))
     usual: CostName = "macs" if form_of(session.source) == "onnx" else "table"
     return later.price.priced(session, settings.cost or usual, runtime, settings.threads)
@@ -575,7 +569,7 @@ def _choices(settings: SearchSettings) -> dict[str, str]:
     names = {
         field.name for kind in (PlanChoices, RuntimeChoices) for field in fields(kind)
     } - COUNTED
-    timed = settings.cost is not None or wants_cost(settings)
+    timed = settings.cost is not None or wants_cost(settings.planner)
     names -= set() if timed else {"runtime", "threads"}
     # Searches made before a setting existed stay compatible.
     names -= {"formats"} if settings.formats is None else set()

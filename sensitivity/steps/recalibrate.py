@@ -30,7 +30,13 @@ from sensitivity.repairs.rounding import learned_roundings, takes_rounding
 from sensitivity.repairs.samples import calibration_parts
 from sensitivity.run_dir import RunDir
 from sensitivity.search.judge import float_scores_of, judge_of
-from sensitivity.search.ranges import WORST, Place, places_of, recalibrate, recalibrate_together
+from sensitivity.search.ranges import (
+    WORST,
+    Place,
+    places_of,
+    recalibrate,
+    recalibrate_together,
+)
 from sensitivity.search.repairs import repaired
 from sensitivity.session import Session
 from sensitivity.signals.distortion import SQNR
@@ -238,26 +244,34 @@ def _corrected(
 ) -> tuple[Recalibrated, ...]:
     """Correct the biases of all layers if that is better, and return the units with the
     corrections."""
-    source, study = session.source, session.study
-    if not is_correctable(source):
+    if not is_correctable(session.source):
         return tuple(known)
-    ranges = tuple(new_range for unit in known for new_range in unit.ranges)
-    left_out = study.skip_variant(skip).disabled
-    correct = partial(bias_corrections, source, ranges=ranges, left_out=left_out)
-    return with_repairs(session, known, fitted(session, correct), skip)
+    return _repaired_by(bias_corrections, session, known, skip)
 
 
 def _rounded(
     session: Session, known: Sequence[Recalibrated], skip: Sequence[str]
 ) -> tuple[Recalibrated, ...]:
     """Learn the rounding of weights if that is better, and return the units with it."""
-    source, study = session.source, session.study
-    if not takes_rounding(source) or not session.has_samples:
+    if not takes_rounding(session.source) or not session.has_samples:
         return tuple(known)
+    return _repaired_by(learned_roundings, session, known, skip)
+
+
+def _repaired_by(
+    fit: Callable[..., tuple[Range, ...]],
+    session: Session,
+    known: Sequence[Recalibrated],
+    skip: Sequence[str],
+) -> tuple[Recalibrated, ...]:
+    """Fit a repair on top of the ranges of these units, and return the units with it if it helps.
+
+    fit: called with the model, calibration inputs, and `ranges` and `left_out` by name.
+    """
     ranges = tuple(new_range for unit in known for new_range in unit.ranges)
-    left_out = study.skip_variant(skip).disabled
-    learn = partial(learned_roundings, source, ranges=ranges, left_out=left_out)
-    return with_repairs(session, known, fitted(session, learn), skip)
+    left_out = session.study.skip_variant(skip).disabled
+    repair = partial(fit, session.source, ranges=ranges, left_out=left_out)
+    return with_repairs(session, known, fitted(session, repair), skip)
 
 
 def _equalized(
