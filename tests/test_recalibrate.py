@@ -36,10 +36,10 @@ from sensitivity.search.ranges import (
     SIGNAL_SAMPLES,
     Place,
     closer_choices,
+    places_by_unit,
     places_of,
     recalibrate,
     recalibrate_together,
-    shares,
 )
 from sensitivity.search.repairs import repaired
 from sensitivity.signals.base import Signal
@@ -270,7 +270,7 @@ def test_quantizers_that_share_a_range_take_another_one_together():
     assert shared.choices == ((Range(INPUTS[0], "mse", (0.75,)), Range(INPUTS[1], "mse", (0.75,))),)
     assert alone.choices == ((other[2],),)
     units = layers(FakeModel(HARM).quantizers)
-    assert shares(["body", "stem", "head"], units, [shared, alone]) == {
+    assert places_by_unit(["body", "stem", "head"], units, [shared, alone]) == {
         "body": [shared],
         "head": [alone],
     }

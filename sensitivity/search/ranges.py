@@ -1,9 +1,7 @@
-"""Other ranges before other precision: a unit that recovers with another range stays in INT8, at no
-cost in speed.
+"""Searches for better ranges, with which a unit can stay in INT8 at no cost in speed.
 
-1. For each quantizer alone, the range that moves the outputs least is found on few samples, most
-   of which only the nearest ranges see. Nothing else is quantized then, so that no other unit hides
-   its effect.
+1. For each quantizer alone, the candidate range that moves the outputs least is found on a few
+   samples, in two rounds. Nothing else is quantized then, so that no other unit hides its effect.
 2. Whether to take the new ranges is decided on all of `rank`: all at once if that credibly helps,
    otherwise unit by unit, the worst first, on top of those taken before.
 
@@ -27,8 +25,8 @@ from sensitivity.records import Estimate, Range, Recalibrated, Scores, Unit, Var
 from sensitivity.signals.base import Signal
 from sensitivity.stats.paired import paired_effect
 
-WORST = 32
-"""Number of units that are tried, from the top of the ranking."""
+WORST_UNITS = 32
+"""Number of units that get other ranges, from the top of the ranking."""
 
 FIRST_SAMPLES = 16
 """Number of samples on which all choices of a place are compared."""
@@ -48,10 +46,10 @@ Ranges = tuple[Range, ...]
 
 @dataclass(frozen=True)
 class Place:
-    """Quantizers that share a range, mostly one alone, and the ranges that they could have.
+    """One or more quantizers that share a range, and the ranges that they could have.
 
-    own: their present ranges.
-    choices: one range for each of the quantizers, for each method.
+    own: their original ranges.
+    choices: for each method, one range for each of the quantizers.
     """
 
     own: tuple[Range, ...]
@@ -71,7 +69,7 @@ def places_of(
 ) -> tuple[Place, ...]:
     """Return the places of these quantizers that have any other range.
 
-    own: present range of every quantizer in the places.
+    own: original range of every quantizer in the places.
     other: ranges of single quantizers, from all methods.
     scales: groups that share one range. A method's range for a group is the widest that it finds
         for a member.
@@ -115,10 +113,10 @@ def recalibrate_together(
     model that has collapsed.
 
     A single unit shows nothing in such a model. Weights are judged with nothing else quantized, and
-    so are activations: the method whose outputs are nearest to float's is taken, if they are
-    credibly nearer than with the own ranges. The metric on `rank` must credibly rise. If it stays
-    at nothing, something else ruins the model, and the effect of the ranges on the rest is unknown:
-    a percentile may cut off the few confidences of a detector that matter.
+    so are activations. The method whose outputs are nearest to float's is taken, if they are
+    credibly nearer than with the original ranges. The metric on `rank` must credibly rise. If it
+    does not, something else ruins the model, and the effect of the ranges on the rest is unknown: a
+    percentile may cut off the few confidences of a detector that matter.
 
     skip: units that stay unquantized.
     signal: measures how far outputs have moved.
@@ -137,17 +135,17 @@ def recalibrate_together(
     )
     values = list(map(measurer.aggregate, scores))
     best = max(range(len(tries)), key=lambda at: (values[at], at))
-    brought = gain(scores[0], scores[best], measurer.task.aggregate)
-    if not _credibly_rises(brought):
+    improvement = gain(scores[0], scores[best], measurer.task.aggregate)
+    if not _credibly_rises(improvement):
         return ()
-    return _of_units(study.units, places, tries[best], brought)
+    return _of_units(study.units, places, tries[best], improvement)
 
 
 def _nearest_by_kind(
     study: Study, places: Sequence[Place], left_out: frozenset[str], signal: Signal
 ) -> list[Ranges]:
     """Return the best ranges of one method for all weights, and those for all activations, if they
-    are credibly nearer than the own ranges."""
+    are credibly nearer than the original ranges."""
     every = study.float_variant.disabled
     weights = {quantizer.name for quantizer in study.quantizers if quantizer.role == "weight"}
     taken = []
@@ -168,7 +166,7 @@ def _by_method(places: Iterable[Place]) -> dict[str, Ranges]:
 
 def _nearest(study: Study, base: Variant, choices: Mapping[str, Ranges], signal: Signal) -> Ranges:
     """Return the choice whose outputs are nearest to float's; empty if none is credibly nearer than
-    the own ranges."""
+    the original ranges."""
     if not choices:
         return ()
     tried = list(choices.values())
@@ -193,35 +191,35 @@ def _least_moved(distances: Sequence[Scores]) -> int:
 
 
 def _of_units(
-    units: Sequence[Unit], places: Sequence[Place], choice: Ranges, brought: Estimate
+    units: Sequence[Unit], places: Sequence[Place], choice: Ranges, improvement: Estimate
 ) -> tuple[Recalibrated, ...]:
     """Return the record of each unit with its new ranges; a range belongs to the first unit that
     has a quantizer of its place."""
     new = {tried.quantizer: tried for tried in choice}
     names = names_of(units)
     recalibrated = []
-    for name, mine in shares(names, units, places).items():
-        before = _own_of(mine, new)
+    for name, mine in places_by_unit(names, units, places).items():
+        before = _original_ranges(mine, new)
         if not before:
             continue
         ranges = tuple(new[own.quantizer] for own in before)
-        recalibrated.append(recalibrated_unit(name, before, ranges, brought, together=True))
+        recalibrated.append(recalibrated_unit(name, before, ranges, improvement, together=True))
     return tuple(recalibrated)
 
 
-def _own_of(places: Iterable[Place], quantizers: Collection[str]) -> Ranges:
-    """Return the own ranges of these quantizers, in the order of their places."""
+def _original_ranges(places: Iterable[Place], quantizers: Collection[str]) -> Ranges:
+    """Return the original ranges of these quantizers, in the order of their places."""
     own = chain.from_iterable(map(attrgetter("own"), places))
     return tuple(own_range for own_range in own if own_range.quantizer in quantizers)
 
 
 def recalibrated_unit(
-    unit: str, before: Ranges, ranges: Ranges, brought: Estimate, *, together: bool = False
+    unit: str, before: Ranges, ranges: Ranges, improvement: Estimate, *, together: bool = False
 ) -> Recalibrated:
     """Return the record of a unit with these ranges, with the name of each of their methods
     once."""
     method = ", ".join(dict.fromkeys(map(attrgetter("method"), ranges)))
-    return Recalibrated(unit, method, before, ranges, brought, together=together)
+    return Recalibrated(unit, method, before, ranges, improvement, together=together)
 
 
 def recalibrate(
@@ -242,14 +240,14 @@ def recalibrate(
     if not places:
         return ()  # no quantizer of the model has a range that can be changed
     study.measurer.offer(chain.from_iterable(_choices_of(places)))
-    trials, places_of_unit = _Trials(study, skip), shares(order, study.units, places)
+    trials, by_unit = _Trials(study, skip), places_by_unit(order, study.units, places)
     if signal is None:
-        for name, mine in places_of_unit.items():
+        for name, mine in by_unit.items():
             trials.best_of(name, mine, _choices_of(mine))
-        return trials.worth()
+        return trials.result()
     closer = closer_choices(study, places, signal)
     changes = []
-    for name, mine in places_of_unit.items():
+    for name, mine in by_unit.items():
         changed = [place for place in mine if place in closer]
         if changed:
             choice = sum(map(closer.__getitem__, changed), Ranges())
@@ -259,7 +257,7 @@ def recalibrate(
         return at_once
     for change in changes:
         trials.add(change)
-    return trials.worth()
+    return trials.result()
 
 
 def _choices_of(places: Iterable[Place]) -> list[Ranges]:
@@ -267,7 +265,7 @@ def _choices_of(places: Iterable[Place]) -> list[Ranges]:
     return list(chain.from_iterable(map(attrgetter("choices"), places)))
 
 
-def shares(
+def places_by_unit(
     order: Sequence[str], units: Sequence[Unit], places: Sequence[Place]
 ) -> dict[str, list[Place]]:
     """Return the places of each unit, by name; units without any are left out.
@@ -276,14 +274,14 @@ def shares(
     """
     by_name = {unit.name: unit for unit in units}
     left = list(places)
-    places_of_unit = dict[str, list[Place]]()
+    by_unit = dict[str, list[Place]]()
     for name in order:
         quantizers = by_name[name].quantizers
         mine = [place for place in left if not place.quantizers.isdisjoint(quantizers)]
         left = [place for place in left if place not in mine]
         if mine:
-            places_of_unit[name] = mine
-    return places_of_unit
+            by_unit[name] = mine
+    return by_unit
 
 
 def closer_choices(study: Study, places: Sequence[Place], signal: Signal) -> dict[Place, Ranges]:
@@ -291,7 +289,7 @@ def closer_choices(study: Study, places: Sequence[Place], signal: Signal) -> dic
     quantized.
 
     All choices are compared on a few samples, and the nearest of them on more. Places are left out
-    if no choice is credibly better than their own range.
+    if no choice is credibly better than their original range.
     """
     every = {place: place.choices for place in places}
     finalists = dict[Place, tuple[Ranges, ...]]()
@@ -310,7 +308,7 @@ def closer_choices(study: Study, places: Sequence[Place], signal: Signal) -> dic
 def _distances(
     study: Study, choices: Mapping[Place, Sequence[Ranges]], signal: Signal, samples: int
 ) -> dict[Place, list[Scores]]:
-    """Return, for each place, the distances of the outputs with its own range and then with each of
+    """Return, for each place, the distances of the outputs with its original range and with each of
     these choices, when nothing else is quantized."""
     if not choices:
         return {}
@@ -361,19 +359,19 @@ class _Trials:
         if len(changes) < 2:
             return ()
         every = tuple(chain.from_iterable(map(attrgetter("choice"), changes)))
-        now, then = self._trials([(), every], "all at once")
-        if not _credibly_rises(self._rise(now, then)):
+        before, after = self._trials([(), every], "all at once")
+        if not _credibly_rises(self._rise(before, after)):
             return ()
-        recalibrated = [self._recalibrated(change, now, then) for change in changes]
+        recalibrated = [self._recalibrated(change, before, after) for change in changes]
         return tuple(replace(unit, together=True) for unit in recalibrated)
 
     def add(self, change: Change) -> None:
         """Take a choice that is known to move the outputs less, unless the metric falls."""
         taken = self._ranges(self._taken)
-        now, then = self._trials([taken, (*taken, *change.choice)], change.unit)
-        recalibrated = self._recalibrated(change, now, then)
+        before, after = self._trials([taken, (*taken, *change.choice)], change.unit)
+        recalibrated = self._recalibrated(change, before, after)
         self._tried.append(recalibrated)
-        if self._rise(now, then).value >= 0:
+        if self._rise(before, after).value >= 0:
             self._taken.append(recalibrated)
 
     def best_of(self, unit: str, places: Sequence[Place], choices: Sequence[Ranges]) -> None:
@@ -381,21 +379,21 @@ class _Trials:
 
         With one value for the whole split there is no interval, and any rise counts.
         """
-        before = self._ranges(self._taken)
-        now, *others = self._trials([before, *((*before, *choice) for choice in choices)], unit)
-        rises = [self._rise(now, other) for other in others]
+        taken = self._ranges(self._taken)
+        before, *others = self._trials([taken, *((*taken, *choice) for choice in choices)], unit)
+        rises = [self._rise(before, other) for other in others]
         best = max(range(len(others)), key=lambda index: rises[index].value)
         if rises[best].has_interval:
             new = per_sample(others[best].values, self._aggregate)
-            old = per_sample(now.values, self._aggregate)
+            old = per_sample(before.values, self._aggregate)
             is_better = is_above(new, old, ALPHA / len(choices))
         else:
             is_better = rises[best].value > 0
         if is_better:
             change = Change(unit, places, choices[best])
-            self._taken.append(self._recalibrated(change, now, others[best]))
+            self._taken.append(self._recalibrated(change, before, others[best]))
 
-    def worth(self) -> tuple[Recalibrated, ...]:
+    def result(self) -> tuple[Recalibrated, ...]:
         """Return the changes taken, or all that were tried if the metric is no lower with all of
         them together.
 
@@ -405,10 +403,11 @@ class _Trials:
         taken = tuple(self._taken)
         if len(self._tried) == len(taken):
             return taken
-        own, now, every = self._trials([(), self._ranges(taken), self._ranges(self._tried)], "all")
-        if self._rise(now, every).value < 0:
+        tries = [(), self._ranges(taken), self._ranges(self._tried)]
+        original, with_taken, with_all = self._trials(tries, "all")
+        if self._rise(with_taken, with_all).value < 0:
             return taken
-        together = gain(own.scores, every.scores, self._aggregate)
+        together = gain(original.scores, with_all.scores, self._aggregate)
         return tuple(replace(unit, gain=together, together=True) for unit in self._tried)
 
     def _trials(self, ranges: Sequence[Ranges], what: str) -> list[Compared]:
@@ -417,14 +416,14 @@ class _Trials:
         variants = [Variant("recalibrated", disabled, frozenset(tried)) for tried in ranges]
         return self._compare(variants, "rank", f"recalibrate: {what}")
 
-    def _rise(self, now: Compared, then: Compared) -> Estimate:
-        return gain(now.values, then.values, self._aggregate)
+    def _rise(self, before: Compared, after: Compared) -> Estimate:
+        return gain(before.values, after.values, self._aggregate)
 
-    def _recalibrated(self, change: Change, now: Compared, then: Compared) -> Recalibrated:
+    def _recalibrated(self, change: Change, before: Compared, after: Compared) -> Recalibrated:
         changed = set(map(attrgetter("quantizer"), change.choice))
-        before = _own_of(change.places, changed)
-        brought = gain(now.scores, then.scores, self._aggregate)
-        return recalibrated_unit(change.unit, before, change.choice, brought)
+        replaced = _original_ranges(change.places, changed)
+        improvement = gain(before.scores, after.scores, self._aggregate)
+        return recalibrated_unit(change.unit, replaced, change.choice, improvement)
 
     @staticmethod
     def _ranges(units: Iterable[Recalibrated]) -> Ranges:

@@ -30,8 +30,8 @@ def repaired(
     do not help.
 
     Repairs help if the metric on `rank` does not fall, and either it credibly rises or the outputs
-    are credibly nearer to float's. If the task has a soft drop, that stands for the metric. Each
-    unit then has the gain of all, over the ranges that the model came with.
+    are credibly nearer to float's. If the task has a soft drop, it takes the place of the metric.
+    Each unit is recorded with the gain of all repairs, over the original ranges.
 
     known: units that were recalibrated before.
     repairs: the repaired ranges.
@@ -44,11 +44,11 @@ def repaired(
         return tuple(known)
     variants = [_variant(study, skip, pairs) for pairs in ({}, before, after)]
     study.measurer.offer(variants[1].ranges | variants[2].ranges)
-    own, now, then = Comparer(study)(variants, "rank", "repair: all units")
-    if not _is_better(study, (now.values, then.values), variants[1:], signal):
+    original, before_repair, after_repair = Comparer(study)(variants, "rank", "repair: all units")
+    if not _is_better(study, (before_repair.values, after_repair.values), variants[1:], signal):
         return tuple(known)
-    brought = gain(own.scores, then.scores, study.measurer.task.aggregate)
-    changed = (_changed(unit, after, brought) for unit in study.units)
+    improvement = gain(original.scores, after_repair.scores, study.measurer.task.aggregate)
+    changed = (_changed(unit, after, improvement) for unit in study.units)
     return tuple(filter(attrgetter("ranges"), changed))
 
 
@@ -61,14 +61,14 @@ def _variant(study: Study, skip: Sequence[str], pairs: Mapping[str, Pair]) -> Va
     return Variant("repaired", study.skip_variant(skip).disabled, ranges)
 
 
-def _changed(unit: Unit, pairs: Mapping[str, Pair], brought: Estimate) -> Recalibrated:
+def _changed(unit: Unit, pairs: Mapping[str, Pair], improvement: Estimate) -> Recalibrated:
     """Return the unit with the new ranges of its quantizers; without any if none of them
     changed."""
     before, ranges = list[Range](), list[Range]()
     for old, new in filter(None, map(pairs.get, unit.quantizers)):
         before.append(old)
         ranges.append(new)
-    return recalibrated_unit(unit.name, tuple(before), tuple(ranges), brought, together=True)
+    return recalibrated_unit(unit.name, tuple(before), tuple(ranges), improvement, together=True)
 
 
 def _is_better(

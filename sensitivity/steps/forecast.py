@@ -174,7 +174,7 @@ def _plan(size: Size, settings: RunSettings) -> Amount:
             least += tried
     fitted_least = FITTED_S[0]
     if not settings.no_recalibrate and size.misses is not False:
-        tried_units = min(ranges.WORST, size.units)
+        tried_units = min(ranges.WORST_UNITS, size.units)
         most += tried_units * (size.rank + _ranges_of_a_unit(size))
         if size.misses:
             repaired = REPAIR_FORWARDS * size.rank if size.compares else 0

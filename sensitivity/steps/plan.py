@@ -91,7 +91,7 @@ COUNTED = {"max_drop", "target", "confidence", "frontier", "search", "directory"
 
 OWN_RANGES = (
     "Other ranges of {} units were tried as well: the plan found under them leaves out {} and is "
-    "not as good, so all units have their own ranges."
+    "not as good, so all units keep their original ranges."
 )
 
 MUCH_MORE = 4.0
@@ -174,7 +174,7 @@ def search_plan(
 
 
 def _may_own_cost_less(session: Session, plan: Plan) -> bool:
-    """Return whether a search under the ranges that the model came with may find a cheaper plan.
+    """Return whether a search under the original ranges may find a cheaper plan.
 
     It cannot in practice if everything in INT8 loses much more with them than with the new ranges,
     and than the target allows.
@@ -325,7 +325,7 @@ def _int8_held_out(session: Session, plan: Plan) -> Estimate | None:
 def _choose(session: Session, question: Question, scanned: Scan, *, grows: bool) -> Plan:
     signal, alone = _signal(session, scanned)
     if session.measurer.ranges:
-        alone = None  # the scan's own signal belongs to the ranges that the model came with
+        alone = None  # the scan's own signal belongs to the original ranges
     means = Means(
         question.planner,
         question.cost,

@@ -31,7 +31,7 @@ from sensitivity.repairs.samples import calibration_parts
 from sensitivity.run_dir import RunDir
 from sensitivity.search.judge import float_scores_of, judge_of
 from sensitivity.search.ranges import (
-    WORST,
+    WORST_UNITS,
     Place,
     places_of,
     recalibrate,
@@ -339,7 +339,7 @@ def _recalibrated(session: Session, scanned: Scan, skip: Sequence[str]) -> tuple
     if scanned.collapsed and session.has_samples:
         signal = session.distortion(session.usual_signal)
         return recalibrate_together(study, _places(session, order), skip=skip, signal=signal)
-    order = order[:WORST]
+    order = order[:WORST_UNITS]
     places = _places(session, order)
     try:
         by_outputs = SQNR if session.has_samples else None
