@@ -199,8 +199,8 @@ class UnitChoices:
     )
     separate_scales: bool = setting(
         False,
-        "Keep a range of its own for each quantizer, even where an engine needs a single one for "
-        "all that read or join a tensor.",
+        "Keep a separate range for each quantizer, even where an engine needs one range for all "
+        "quantizers that read or join a tensor.",
     )
     quantize_residuals: bool = setting(
         False,
@@ -313,9 +313,10 @@ class PlanChoices:
     )
     fine_tune: FineTune = setting(
         "auto",
-        "Fine-tune biases and ranges after the float model, on calibration inputs and without "
-        "labels, and keep that if it helps on other samples. auto: if a unit would still have to "
-        "be left out after all other repairs, and if it takes at most a minute.",
+        "Fine-tune biases and ranges by distillation from the float model, on calibration inputs "
+        "without labels, and keep the result if it helps on other samples. auto: only if a unit "
+        "would still have to be left out after all other repairs, and if it takes at most a "
+        "minute.",
     )
     formats: str | None = setting(
         None,

@@ -467,7 +467,7 @@ class Recalibrated:
 
 @dataclass(frozen=True)
 class Tuning:
-    """Result of fine-tuning all layers in INT8 after the float model.
+    """Result of fine-tuning all layers in INT8 by distillation from the float model.
 
     before, after: metric of everything in INT8 on `rank`, with all other repairs and with
         fine-tuning on top of them. Nothing was fitted on these samples.

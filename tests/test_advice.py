@@ -98,7 +98,10 @@ def test_what_fine_tuning_gave_is_said_with_numbers_whether_it_is_kept_or_not() 
         replace(PLAN.metric.quantized, value=0.3),
         replace(PLAN.metric.quantized, value=0.35),
     )
-    for kept, ending in ((True, "the plan has it."), (False, "that is no gain, so the plan is")):
+    for kept, ending in (
+        (True, "the plan uses it."),
+        (False, "that is no gain, so the plan does not"),
+    ):
         tuned = replace(PLAN, tuning=Tuning(before, after, kept))
         for plan in (tuned, replace(tuned, met=False), replace(tuned, skip=())):
             text = words(plan, timings(2.0, 2.4), 28, METRIC)[1]

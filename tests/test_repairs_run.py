@@ -243,7 +243,7 @@ def test_fine_tuning_follows_where_a_layer_would_be_left_out_and_says_what_it_ga
     assert plan.tuning.before.n == plan.tuning.after.n == 80
     assert {one.method for one in plan.ranges if one.rounding} == {"learned rounding, fine-tuning"}
     text = " ".join(plan.advice.sentences)
-    assert "Fine-tuning after the float model, on calibration inputs without labels, took" in text
+    assert "Fine-tuning by distillation from the float model, without labels, took" in text
 
 
 def test_what_was_fine_tuned_is_exported_and_taken_back(tuned: Path, tmp_path: Path) -> None:

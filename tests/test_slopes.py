@@ -65,7 +65,16 @@ class Detached(Chain):
         return torch.from_numpy(super().forward(x).numpy())
 
 
-@pytest.mark.parametrize("kind", [InPlace, Total, Detached])
+class Guarded(Chain):
+    """Asserts that it is used for inference only."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = super().forward(x)
+        assert not y.requires_grad
+        return y
+
+
+@pytest.mark.parametrize("kind", [InPlace, Total, Detached, Guarded])
 def test_a_model_that_refuses_gradients_has_weights_of_one(kind: type[nn.Module]) -> None:
     refusing = ModelOptModel(models.quantized(models.seeded(kind), models.batch(8, 6)))
     inputs = models.batch(8, 6, seed=3)

@@ -1,4 +1,4 @@
-"""Fine-tuning after the float model: what it gains, what it leaves alone, and what it refuses."""
+"""Fine-tuning by distillation from the float model: what it gains, leaves alone, and refuses."""
 
 from __future__ import annotations
 

@@ -77,7 +77,7 @@ def test_a_corrected_bias_says_how_far_outputs_had_moved() -> None:
 def test_a_fine_tuned_layer_says_no_more_than_that() -> None:
     moved = replace(OWN, method="mse, fine-tuning", bias=(0.25, -0.5))
     assert said(OWN, moved) == (
-        "Biases: fine-tuned after the float model, together with those of all layers."
+        "Biases: fine-tuned, with those of all layers, by distillation from the float model."
     )
     assert said(OWN, replace(OWN, bias=(0.0, 0.0))) == ""
 

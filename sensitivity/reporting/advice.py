@@ -143,10 +143,10 @@ def _tuned(plan: Plan, metric: MetricFormat) -> Iterator[str]:
     tuning = plan.tuning
     if tuning is None:
         return
-    ending = "the plan has it" if tuning.kept else "that is no gain, so the plan is without it"
+    ending = "the plan uses it" if tuning.kept else "that is no gain, so the plan does not use it"
     yield (
-        "Fine-tuning after the float model, on calibration inputs without labels, took everything "
-        f"in INT8 from {metric.level(tuning.before.value)} to {metric.level(tuning.after.value)} "
+        "Fine-tuning by distillation from the float model, without labels, took everything in "
+        f"INT8 from {metric.level(tuning.before.value)} to {metric.level(tuning.after.value)} "
         f"on rank; {ending}."
     )
 

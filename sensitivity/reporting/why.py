@@ -150,7 +150,7 @@ def range_sentences(old: Range, new: Range, role: Role = "weight") -> Iterator[s
         yield from _clipped(old, new)
     shift = max(map(abs, new.bias or (0.0,)))
     if is_tuned(new) and new.bias is not None:
-        yield "Biases: fine-tuned after the float model, together with those of all layers."
+        yield "Biases: fine-tuned, with those of all layers, by distillation from the float model."
     elif shift > 0:
         yield f"Biases: rounding weights moved the mean of a channel by up to {shift:.2g}."
     if new.rounding is not None:

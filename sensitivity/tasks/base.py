@@ -56,7 +56,7 @@ def mean(scores: Scores) -> float:
 class Task:
     """A calibrated model, its data by split, and how its outputs become scores.
 
-    model: the calibrated model, in eval mode, on the device where it shall run.
+    model: the calibrated model, in eval mode, on the device that it runs on.
     data: batches of each split. "rank", "confirm" and "holdout" are required; they hold different
         samples, drawn at random from the same population, and none that was used for calibration.
         "calib" is optional: other ranges are calibrated on it, or on "rank" if it is missing.
