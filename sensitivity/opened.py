@@ -20,7 +20,7 @@ from sensitivity.registry import load, names, version_of_guest
 from sensitivity.simulators.base import Simulator
 from sensitivity.simulators.choose import simulator_for
 from sensitivity.simulators.evaluate import EvaluateSimulator
-from sensitivity.simulators.torch.found import Found
+from sensitivity.simulators.torch.cache import TraceCache
 from sensitivity.tasks.base import EvaluateTask, Task
 from sensitivity.tasks.batches import batch_digest, batch_size, check_pair
 from sensitivity.tasks.load import Given, load_task, task_digest
@@ -80,13 +80,13 @@ class OpenModel:
         memory: bytes that a simulator may hold besides the weights; None takes a quarter of the
             free memory.
         """
-        found = Found()
+        cache = TraceCache()
 
         def simulator(offered: tuple[Range, ...]) -> Simulator:
             source = with_alternatives(self.source, offered)
             if isinstance(self.loaded, EvaluateTask):
                 return EvaluateSimulator(source)
-            return simulator_for(source, self.example, memory=memory, found=found)
+            return simulator_for(source, self.example, memory=memory, cache=cache)
 
         return simulator
 

@@ -36,7 +36,7 @@ from sensitivity.simulators.toggle import ToggleSimulator
 from sensitivity.simulators.torch import graph as graph_module
 from sensitivity.simulators.torch import lanes
 from sensitivity.simulators.torch import replay as replay_module
-from sensitivity.simulators.torch.found import Found
+from sensitivity.simulators.torch.cache import TraceCache
 from sensitivity.simulators.torch.graph import Graph
 from sensitivity.simulators.torch.lanes import Cut, kernel_threads, most_lanes
 from sensitivity.simulators.torch.replay import ReplaySimulator
@@ -320,7 +320,9 @@ def test_nodes_run_with_channels_last_where_that_changes_no_bit() -> None:
     ((_, graph),) = simulator._graphs
     runs = [runner.run for runner in graph._runners]
     ways = [getattr(run, "__qualname__", "").partition(".")[0] for run in runs]
-    assert ways.count("_turning") >= 3  # the depthwise convolution, the pooling, the upsampling
+    assert (
+        ways.count("_on_channels_last") >= 3
+    )  # the depthwise convolution, the pooling, the upsampling
     assert "_contiguous_where" in ways  # the view
 
 
@@ -610,30 +612,30 @@ def test_the_next_simulator_of_a_model_cuts_batches_as_the_one_before_did(
 ) -> None:
     """`ReplaySimulator` for each set of ranges on offer: trying the ways to cut a batch anew took a
     tenth of a whole run."""
-    found = Found()
+    cache = TraceCache()
     monkeypatch.setattr(ReplaySimulator, "_measured_cut", lambda *_: Cut(2))
-    simulator_for(branches, batch(8), found=found)
+    simulator_for(branches, batch(8), cache=cache)
     monkeypatch.setattr(ReplaySimulator, "_measured_cut", lambda *_: pytest.fail("measured again"))
-    simulator_for(branches, batch(8), found=found)
-    assert [list(cuts.values()) for cuts in found.cuts.values()] == [[Cut(2)]]
+    simulator_for(branches, batch(8), cache=cache)
+    assert [list(cuts.values()) for cuts in cache.cuts.values()] == [[Cut(2)]]
 
 
 def test_a_model_is_traced_once_for_all_ranges_and_biases_on_offer(
     branches: ModelOptModel, monkeypatch
 ) -> None:
-    found = Found()
-    simulator_for(branches, batch(12), found=found)
+    cache = TraceCache()
+    simulator_for(branches, batch(12), cache=cache)
     own = branches.range("stem.0.input_quantizer")
     ranges = [replace(own, amax=(part,)) for part in (0.5, 1.5)]
     weight = branches.range("left.weight_quantizer")
     channels = branches.model.get_submodule("left").out_channels
     offering = Alternatives(branches, [*ranges, replace(weight, bias=(0.25,) * channels)])
     monkeypatch.setattr(replay_module, "trace", lambda *_: pytest.fail("traced again"))
-    again = simulator_for(offering, batch(12), found=found)
+    again = simulator_for(offering, batch(12), cache=cache)
     assert again.reason == BIT_FOR_BIT
     first, second, biased = offering.ranges
     # The bits of a convolution in another layout depend on its bias.
-    assert [laid.changed for laid in found.laid] == [(), ("left",)]
+    assert [graph.changed for graph in cache.graphs] == [(), ("left",)]
     others = frozenset(["left.weight_quantizer", second])
     variants = [frozenset(), frozenset([first]), others, frozenset([second, biased])]
     check(offering, again, batch(12, seed=3), variants)
@@ -642,15 +644,15 @@ def test_a_model_is_traced_once_for_all_ranges_and_biases_on_offer(
 def test_a_graph_taken_over_that_is_not_the_model_with_its_ranges_is_compared_on_the_whole_batch(
     branches: ModelOptModel, monkeypatch
 ) -> None:
-    found, compared = Found(), []
-    simulator_for(branches, batch(12), found=found)
+    cache, compared = TraceCache(), []
+    simulator_for(branches, batch(12), cache=cache)
 
     def told(source, replay, inputs) -> float:
         compared.append(len(inputs))
         return 0.0 if len(inputs) == 12 else 1e-6
 
     monkeypatch.setattr(choose, "_difference", told)
-    assert simulator_for(branches, batch(12), found=found).reason == BIT_FOR_BIT
+    assert simulator_for(branches, batch(12), cache=cache).reason == BIT_FOR_BIT
     assert compared == [8, 12]
 
 
@@ -666,9 +668,9 @@ def test_choices_are_proved_by_the_comparison_with_the_model_and_else_one_by_one
 
     monkeypatch.setattr(Graph, "_lay_out", told)
     with kernel_threads(2):
-        found = Found()
-        assert simulator_for(branches, batch(48), found=found).reason == BIT_FOR_BIT
-        assert (laid, list(found.cuts[False].values())) == ([24], [Cut(2, 2)])
+        cache = TraceCache()
+        assert simulator_for(branches, batch(48), cache=cache).reason == BIT_FOR_BIT
+        assert (laid, list(cache.cuts[False].values())) == ([24], [Cut(2, 2)])
         laid.clear()
         differences = iter([1e-6, 0.0, 0.0, 0.0])
         monkeypatch.setattr(choose, "difference", lambda *_: next(differences))

@@ -174,16 +174,16 @@ def held(network: Network, plan: Schedule, copies: int) -> int:
             for slot in leg.frees:
                 del cells[slot]
         waiting = frozenset().union(*results, *(c for s in states for c in s.values()))
-        most = max(most, sum(size[cell] for cell in waiting) + copies * network.handed)
+        most = max(most, sum(size[cell] for cell in waiting) + copies * network.output_bytes)
     return most
 
 
 @settings(max_examples=200, deadline=None)
 @given(networks(), masks, st.sampled_from([None, 0, 5, 20]), st.integers(1, 4), st.integers(0, 9))
 def test_the_announced_peak_is_what_micro_batches_in_turn_hold(
-    network: Network, masks: list[int], memory: int | None, copies: int, handed: int
+    network: Network, masks: list[int], memory: int | None, copies: int, output_bytes: int
 ) -> None:
-    network = replace(network, handed=handed, overwrites=(False,) * len(network.deps))
+    network = replace(network, output_bytes=output_bytes, overwrites=(False,) * len(network.deps))
     plan = schedule(network, masks, memory, copies)
     assert held(network, plan, copies) == plan.peak
 

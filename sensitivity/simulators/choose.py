@@ -16,7 +16,7 @@ from sensitivity.simulators.memory import host_memory
 from sensitivity.simulators.toggle import ToggleSimulator
 
 if TYPE_CHECKING:
-    from sensitivity.simulators.torch.found import Found
+    from sensitivity.simulators.torch.cache import TraceCache
     from sensitivity.simulators.torch.replay import ReplaySimulator
 
 BIT_FOR_BIT = "a traced graph of the model gives its own outputs bit for bit on the example batch"
@@ -34,7 +34,7 @@ def simulator_for(
     *,
     memory: int | None = None,
     exact_toggle: bool = False,
-    found: Found | None = None,
+    cache: TraceCache | None = None,
 ) -> Simulator:
     """Return a replay simulator that agrees with the model on `example_inputs`, otherwise a
     toggling one.
@@ -44,7 +44,7 @@ def simulator_for(
     example_inputs: one batch as the task gives it.
     memory: bytes that replay may hold besides the weights; None takes a quarter of the free memory.
     exact_toggle: whether to toggle without trying replay.
-    found: as for `ReplaySimulator`.
+    cache: as for `ReplaySimulator`.
     """
     if form_of(source) == "onnx":
         from sensitivity.simulators.onnx.whole import WholeFile, onnx_simulator
@@ -58,7 +58,7 @@ def simulator_for(
 
     memory = free_memory(source.model) // 4 if memory is None else memory
     try:
-        replay, off_by = _closest_replay(source, example_inputs, memory, found)
+        replay, off_by = _closest_replay(source, example_inputs, memory, cache)
     except Untraceable as error:
         return ToggleSimulator(source, f"the model cannot be replayed, since {error}")
     if off_by > TOLERANCE:
@@ -68,7 +68,7 @@ def simulator_for(
 
 
 def _closest_replay(
-    source: QuantizedModel, inputs: Any, memory: int, found: Found | None
+    source: QuantizedModel, inputs: Any, memory: int, cache: TraceCache | None
 ) -> tuple[ReplaySimulator, float]:
     """Return the replay simulator whose outputs are nearest to the model's own, and their largest
     difference.
@@ -81,13 +81,13 @@ def _closest_replay(
 
     tried: list[tuple[ReplaySimulator, float]] = []
     for own in (False, True):
-        replay = ReplaySimulator(source, memory, own=own, found=found)
+        replay = ReplaySimulator(source, memory, own=own, cache=cache)
         if _agrees_as_before(source, replay, inputs):
-            replay.take_over()
+            replay.reuse_checks()
             return replay, 0.0
         off_by = _difference(source, replay, inputs)
         if off_by == 0:
-            replay.hand_on()
+            replay.share_checks()
             return replay, 0.0
         tried.append((replay, off_by))
     return min(tried, key=itemgetter(1))
@@ -96,7 +96,7 @@ def _closest_replay(
 def _agrees_as_before(source: QuantizedModel, replay: ReplaySimulator, inputs: Any) -> bool:
     """Return whether a graph that was compared with the model before still gives its outputs bit
     for bit with the ranges now on offer, on a few samples."""
-    few = replay.left_to_compare(inputs, FEW)
+    few = replay.uncompared_samples(inputs, FEW)
     return few is not None and _difference(source, replay, few) == 0
 
 
@@ -117,11 +117,11 @@ def _difference(source: QuantizedModel, replay: Any, inputs: Any) -> float:
         return max(difference(theirs[index], ours) for index, ours in outputs)
 
     replay.prepare(inputs, trusting=True)
-    found = largest()
-    if found > 0:
+    off_by = largest()
+    if off_by > 0:
         replay.prepare_again(inputs)
-        found = largest()
-    return found
+        off_by = largest()
+    return off_by
 
 
 def free_memory(model: Any) -> int:

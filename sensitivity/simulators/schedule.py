@@ -21,8 +21,8 @@ Value = tuple[int, int]
 
 @dataclass(frozen=True)
 class Network:
-    """A functional graph in topological order; every field but `outputs` and `handed` has one entry
-    per node.
+    """A functional graph in topological order; every field but `outputs` and `output_bytes` has one
+    entry per node.
 
     deps: nodes that it reads; a node without any that is not fixed is an input of the model.
     switch: bit of a quantizer's node, 0 for any other; while disabled, a quantizer gives back the
@@ -34,7 +34,7 @@ class Network:
     outputs: nodes whose values the model returns.
     twins: for a quantizer's node that reads and computes the same as another, that other node,
         whose values then serve for both; itself for every other node. None if there are no twins.
-    handed: bytes of the outputs as they are handed out, copied or joined.
+    output_bytes: bytes of the outputs as the caller gets them, copied or joined.
     """
 
     deps: tuple[tuple[int, ...], ...]
@@ -45,7 +45,7 @@ class Network:
     size: tuple[int, ...]
     outputs: tuple[int, ...]
     twins: tuple[int, ...] | None = None
-    handed: int = 0
+    output_bytes: int = 0
 
     @cached_property
     def upstream(self) -> tuple[int, ...]:
@@ -318,7 +318,8 @@ def _peak(network: Network, draft: _Draft, copies: int, lanes: int) -> tuple[int
             held += network.size[node]
             running = max(running, held)
             held -= going[moment]
-        most = max(at_once * running + others * max(before, held), copies * (held + network.handed))
+        in_leg = at_once * running + others * max(before, held)
+        most = max(in_leg, copies * (held + network.output_bytes))
         if most > peak:
             peak, worst_leg = most, leg
         held -= going[handout]

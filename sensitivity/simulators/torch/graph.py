@@ -22,8 +22,8 @@ from sensitivity.simulators.torch.lanes import side_by_side
 from sensitivity.simulators.torch.layouts import (
     fills_vectors,
     has_channels_last,
+    in_best_layout,
     keeping_layout,
-    laid_out,
 )
 from sensitivity.simulators.torch.tracing import Node, Run, Traced
 
@@ -39,14 +39,14 @@ class _Forward:
     """Measurements of one forward, which hold for all batches of its shape.
 
     size: bytes of new memory that each node takes.
-    handed: bytes of the outputs.
-    goes_by_place: whether an op whose bits depend on the place in memory has elements left over
-        after its last full vector.
+    output_bytes: bytes of the outputs.
+    depends_on_position: whether an op whose bits depend on the position in memory has elements left
+        over after its last full vector.
     """
 
     size: tuple[int, ...]
-    handed: int
-    goes_by_place: bool
+    output_bytes: int
+    depends_on_position: bool
 
 
 @dataclass
@@ -62,15 +62,15 @@ class _Runner:
 
 
 @dataclass(frozen=True)
-class Settled:
+class Runners:
     """How the nodes of a graph run.
 
-    runners: position of a node -> how it runs.
-    turned: whether images may have their channels last in the graph.
+    by_node: position of a node -> how it runs.
+    channels_last: whether images may have their channels last in the graph.
     """
 
-    runners: dict[int, _Runner]
-    turned: bool
+    by_node: dict[int, _Runner]
+    channels_last: bool
 
 
 class Graph:
@@ -80,7 +80,7 @@ class Graph:
 
     quantizers: the operations of quantizers, by the index of their nodes.
     bits: the bit that disables each of them.
-    settled: how the other nodes run. None finds it out at the first batch.
+    runners: how the other nodes run. None finds it out at the first batch.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class Graph:
         traced: Traced,
         quantizers: Sequence[NativeQuantizer],
         bits: Sequence[int],
-        settled: Settled | None = None,
+        runners: Runners | None = None,
     ) -> None:
         self.batches = traced.batches
         self._traced = traced
@@ -98,22 +98,22 @@ class Graph:
         self._fixed: dict[Value, Any] = {}
         self._measured: dict[Any, _Forward] = {}
         self._schedules = Recent[Schedule](SCHEDULES)
-        self._turned = False
-        self._is_laid_out = settled is not None
-        if settled is not None:
-            self._take_over(settled)
+        self._channels_last = False
+        self._is_in_best_layout = runners is not None
+        if runners is not None:
+            self._reuse(runners)
 
     @property
-    def settled(self) -> Settled:
+    def runners(self) -> Runners:
         """How the nodes run, after a first batch."""
-        return Settled(dict(enumerate(self._runners)), self._turned)
+        return Runners(dict(enumerate(self._runners)), self._channels_last)
 
-    def _take_over(self, settled: Settled) -> None:
-        self._turned = settled.turned
+    def _reuse(self, runners: Runners) -> None:
+        self._channels_last = runners.channels_last
         for place, node in enumerate(self._traced.nodes):
             if node.kind != "quantizer":
-                self._runners[place] = settled.runners[place]
-            elif settled.turned and not self._network.fixed[place]:
+                self._runners[place] = runners.by_node[place]
+            elif runners.channels_last and not self._network.fixed[place]:
                 self._keep_layout(place)
 
     def _keep_layout(self, place: int) -> None:
@@ -125,20 +125,17 @@ class Graph:
 
         length: None for inputs that have none.
         """
-        if length is None:
-            return True
-        shortest, longest = self.batches
-        return shortest <= length <= longest
+        return self._traced.holds_for(length)
 
     def largest(self, leaves: Sequence[Any]) -> int:
         """Return the bytes of the largest value in one forward on these inputs."""
         return max(self._forward(leaves).size, default=0)
 
-    def goes_by_place(self, leaves: Sequence[Any]) -> bool:
+    def depends_on_position(self, leaves: Sequence[Any]) -> bool:
         """Return whether a bit of a forward may depend on how these inputs are cut, see
-        `layouts.goes_by_place`."""
-        is_possible = any(node.by_place for node in self._traced.nodes)
-        return is_possible and self._forward(leaves).goes_by_place
+        `layouts.depends_on_position`."""
+        is_possible = any(node.depends_on_position for node in self._traced.nodes)
+        return is_possible and self._forward(leaves).depends_on_position
 
     def peak(
         self,
@@ -215,7 +212,7 @@ class Graph:
         key = (tuple(masks), memory, len(pieces), lanes, forward.size)
 
         def make() -> Schedule:
-            network = replace(self._network, size=forward.size, handed=forward.handed)
+            network = replace(self._network, size=forward.size, output_bytes=forward.output_bytes)
             return schedule(network, masks, memory, len(pieces), lanes)
 
         return self._schedules.get(key, make)
@@ -224,9 +221,9 @@ class Graph:
         """Return the measurements of one forward on inputs of these shapes, with all quantizers
         enabled."""
         shapes = _shapes(leaves)
-        if not self._is_laid_out:
+        if not self._is_in_best_layout:
             self._lay_out(leaves)
-            self._is_laid_out = True
+            self._is_in_best_layout = True
         if shapes not in self._measured:
             self._measured[shapes] = self._measure(leaves)
         return self._measured[shapes]
@@ -234,18 +231,18 @@ class Graph:
     def _measure(self, leaves: Sequence[Any]) -> _Forward:
         slots = self._start(self._whole, leaves)
         size = [0] * len(self._traced.nodes)
-        goes_by_place = False
+        depends_on_position = False
         for step in self._steps:
             read = _take(slots, step.reads)
             slots[step.out] = self._runners[step.node].run(*read)
-            if self._traced.nodes[step.node].by_place:
-                goes_by_place |= not all(map(fills_vectors, read))
+            if self._traced.nodes[step.node].depends_on_position:
+                depends_on_position |= not all(map(fills_vectors, read))
             before, after = _storages(read), _storages(slots[step.out])
             size[step.node] = sum(after[address] for address in after.keys() - before.keys())
             _empty(slots, step.frees)
         outputs = _take(slots, self._whole.legs[0].outputs)
-        handed = sum(tensor.nbytes for tensor in _tensors(outputs))
-        return _Forward(tuple(size), handed, goes_by_place)
+        output_bytes = sum(tensor.nbytes for tensor in _tensors(outputs))
+        return _Forward(tuple(size), output_bytes, depends_on_position)
 
     def _lay_out(self, leaves: Sequence[Any]) -> None:
         """Choose for each node whether it runs on images with channels last.
@@ -256,27 +253,33 @@ class Graph:
         constants = [node.tensor for node in self._traced.nodes]
         if any(map(has_channels_last, [*leaves, *constants])):
             return  # The model has a layout of its own, on which its bits depend.
-        self._turned = True
+        self._channels_last = True
         plain, slots = self._start(self._whole, leaves), self._start(self._whole, leaves)
         for step in self._steps:
             read, given = _take(plain, step.reads), _take(slots, step.reads)
             plain[step.out] = self._runners[step.node].run(*read)
-            self._settle(step.node, read, given)
+            self._choose_runner(step.node, read, given)
             slots[step.out] = self._runners[step.node].run(*given)
             _empty(plain, step.frees)
             _empty(slots, step.frees)
 
-    def _settle(self, place: int, plain: Sequence[Any], given: Sequence[Any]) -> None:
+    def _choose_runner(self, place: int, plain: Sequence[Any], given: Sequence[Any]) -> None:
         """Choose how one node runs.
 
         place: position of the node.
-        plain, given: as for `laid_out`.
+        plain, given: as for `in_best_layout`.
         """
         node, runner = self._traced.nodes[place], self._runners[place]
         if node.kind == "quantizer":
             self._keep_layout(place)
             return
-        found = laid_out(runner.run, plain, given, turns=node.turns, by_place=node.by_place)
+        found = in_best_layout(
+            runner.run,
+            plain,
+            given,
+            try_channels_last=node.prefers_channels_last,
+            by_position=node.depends_on_position,
+        )
         if found is not runner.run and runner.overwrite is not None:
             runner.overwrite = found
         runner.run = found
@@ -330,8 +333,8 @@ class Graph:
 
     def _handed(self, value: Any) -> Any:
         """Return an output in the layout in which the model gives it."""
-        is_turned = self._turned and has_channels_last(value)
-        return value.contiguous() if is_turned else value
+        is_converted = self._channels_last and has_channels_last(value)
+        return value.contiguous() if is_converted else value
 
 
 def _runner(node: Node, quantizers: Sequence[NativeQuantizer]) -> _Runner:

@@ -1,5 +1,5 @@
-"""Choice of layouts: images have their channels last if a kernel is faster on them and gives the
-same bits.
+"""Chooses layouts: images have their channels last if a kernel is faster on them and gives the same
+bits.
 
 On a CPU, depthwise convolutions, pooling and upsampling take two to twelve times as long if each
 channel lies by itself in memory. Whether a kernel sums in the same order in both layouts depends on
@@ -57,12 +57,12 @@ FASTER = {
     torch.ops.aten.max_pool2d.default,
     torch.ops.aten.upsample_nearest2d.vec,
 }
-"""Ops for which images are turned to channels last. All other ops take images as they come."""
+"""Ops for which images are converted to channels last. All other ops take images as they come."""
 
 
-def is_faster(node: fx.Node) -> bool:
-    """Return whether an op gains from turning its image to channels last. Pointwise convolutions
-    do not, since the turning costs what they gain."""
+def prefers_channels_last(node: fx.Node) -> bool:
+    """Return whether an op gains from converting its image to channels last. Pointwise convolutions
+    do not, since the conversion costs what they gain."""
     if node.target not in FASTER:
         return False
     read = node.all_input_nodes
@@ -71,7 +71,7 @@ def is_faster(node: fx.Node) -> bool:
     return not is_pointwise
 
 
-def goes_by_place(node: fx.Node) -> bool:
+def depends_on_position(node: fx.Node) -> bool:
     """Return whether the bits of an element may depend on its place in memory."""
     target: Any = node.target
     if torch.Tag.pointwise not in getattr(target, "tags", ()):
@@ -107,28 +107,28 @@ def with_channels_last(value: Any) -> Any:
     return value.contiguous(memory_format=torch.channels_last)
 
 
-def laid_out(
+def in_best_layout(
     run: Run,
     plain: Sequence[Any],
     given: Sequence[Any],
     *,
-    turns: bool = False,
-    by_place: bool = False,
+    try_channels_last: bool = False,
+    by_position: bool = False,
 ) -> Run:
-    """Return how to run a node so that it gives the same bits as for `plain`.
+    """Return the fastest way to run a node that gives the same bits as for `plain`.
 
     plain: the values that the node reads, in the layouts of the model itself.
     given: the same values in the layouts in which they come here.
-    turns: whether to try its image with channels last.
-    by_place: the node's `goes_by_place`. For such a node a trial is no proof, since few elements
-        are concerned, and most of them are the same in both layouts.
+    try_channels_last: whether to try its image with channels last.
+    by_position: whether `depends_on_position` holds for the node. A trial is then no proof, since
+        few elements are concerned, and most of them are the same in both layouts.
     """
     differs = list(map(_differ, plain, given))
     as_plain = _contiguous_where(differs, run)
-    as_given = _where_vectors_are_filled(run, as_plain) if by_place else run
+    as_given = _where_vectors_are_filled(run, as_plain) if by_position else run
     ways: list[Run] = []
-    if turns:
-        ways.append(_turning(run))
+    if try_channels_last:
+        ways.append(_on_channels_last(run))
     if any(differs):
         ways.append(as_given)
     if not ways:
@@ -169,11 +169,11 @@ def _where_vectors_are_filled(run: Run, plain: Run) -> Run:
     return filling
 
 
-def _turning(run: Run) -> Run:
-    def turned(image: Any, *others: Any) -> Any:
+def _on_channels_last(run: Run) -> Run:
+    def converted(image: Any, *others: Any) -> Any:
         return run(with_channels_last(image), *others)
 
-    return turned
+    return converted
 
 
 def _differ(plain: Any, given: Any) -> bool:

@@ -28,8 +28,8 @@ from sensitivity.simulators.compare import TOLERANCE, difference, same
 from sensitivity.simulators.memory import budget_warnings
 from sensitivity.simulators.switches import Switches
 from sensitivity.simulators.toggle import ToggleSimulator
-from sensitivity.simulators.torch.found import Found, Laid
-from sensitivity.simulators.torch.graph import Graph, Settled
+from sensitivity.simulators.torch.cache import CachedGraph, TraceCache
+from sensitivity.simulators.torch.graph import Graph, Runners
 from sensitivity.simulators.torch.lanes import WHOLE, Cut, most_lanes
 from sensitivity.simulators.torch.layouts import has_channels_last
 from sensitivity.simulators.torch.offers import chains_of, with_offers
@@ -60,8 +60,8 @@ class ReplaySimulator:
     own: whether to run the user's own quantizer modules in the graph, for quantizers whose
         arithmetic differs from that of `GridQuantizer`.
     reason: why this simulator was chosen, in words.
-    found: what earlier simulators of the model have found. They may differ from this one only in
-        the ranges on offer.
+    cache: what earlier simulators of the model have traced and compared. They may differ from this
+        one only in the ranges on offer.
 
     Its outputs are right as long as the weights, buffers and quantizers of the model do not change.
     Batches of a shape that cannot be traced run on the user's own modules.
@@ -76,7 +76,7 @@ class ReplaySimulator:
         *,
         own: bool = False,
         reason: str = "it was asked for",
-        found: Found | None = None,
+        cache: TraceCache | None = None,
     ) -> None:
         self.reason = reason
         self._source = source
@@ -92,8 +92,8 @@ class ReplaySimulator:
         self._own_asked = own
         self._own = OwnQuantizer in set(map(type, self._quantizers))
         self._graphs: list[tuple[Any, Graph]] = []
-        self._found = Found() if found is None else found
-        self._cuts = self._found.cuts[own]
+        self._cache = TraceCache() if cache is None else cache
+        self._cuts = self._cache.cuts[own]
         self._refused: dict[Any, Untraceable] = {}
         self._checked: set[Any] = set()
         self._needed = 0
@@ -167,10 +167,10 @@ class ReplaySimulator:
         """
         self._graphs.clear()
         self._cuts.clear()
-        self._found.laid.clear()
+        self._cache.graphs.clear()
         self.prepare(inputs)
 
-    def left_to_compare(self, inputs: Any, samples: int) -> Any:
+    def uncompared_samples(self, inputs: Any, samples: int) -> Any:
         """Return the first samples of a batch if only the ranges on offer are left to compare with
         the model.
 
@@ -181,20 +181,20 @@ class ReplaySimulator:
         """
         inputs, leaves, spec = self._flat(inputs)
         kind = (spec, _kinds(leaves)), self._changed, self._own_asked
-        laid = self._found.graph(kind, _length(leaves))
-        is_compared = _shape(leaves, spec) in self._found.checked[self._own_asked]
-        if laid is None or not is_compared:
+        cached = self._cache.graph(kind, _length(leaves))
+        is_compared = _shape(leaves, spec) in self._cache.checked[self._own_asked]
+        if cached is None or not is_compared:
             return None
-        shortest, _ = laid.traced.batches
+        shortest, _ = cached.traced.batches
         return first_samples(inputs, max(samples, shortest))
 
-    def take_over(self) -> None:
+    def reuse_checks(self) -> None:
         """Skip the comparison with the model on shapes on which an earlier simulator made it."""
-        self._checked |= self._found.checked[self._own_asked]
+        self._checked |= self._cache.checked[self._own_asked]
 
-    def hand_on(self) -> None:
+    def share_checks(self) -> None:
         """Tell later simulators on which shapes this one was compared with the model."""
-        self._found.checked[self._own_asked] |= self._checked
+        self._cache.checked[self._own_asked] |= self._checked
 
     def peak(self, inputs: Any, variants: Sequence[frozenset[str]]) -> int:
         """Return the largest number of bytes that values take while these variants run on a batch.
@@ -239,7 +239,7 @@ class ReplaySimulator:
             )
             raise self._refused[shape]
         self._checked.add(shape)
-        self._found.checked[self._own_asked].add(shape)
+        self._cache.checked[self._own_asked].add(shape)
 
     def _pieces(self, leaves: list[Any], spec: Any) -> tuple[Graph, list[list[Any]], int]:
         """Return the graph for a batch, the pieces of the batch, and how many of them run side by
@@ -273,7 +273,7 @@ class ReplaySimulator:
         the kernels, which are chosen by the shape and the number of threads, so it is tried.
         """
         whole, length = self._graph(leaves, spec), _length(leaves)
-        if length is None or whole.goes_by_place(leaves):
+        if length is None or whole.depends_on_position(leaves):
             return WHOLE
         sample = self._sample(whole, leaves)
         masks = [0, self._switches.everything]
@@ -284,7 +284,7 @@ class ReplaySimulator:
                 return True
             pieces = _split(leaves, cut.parts)
             graph = self._common_graph(pieces, spec)
-            if graph is None or any(map(graph.goes_by_place, pieces)):
+            if graph is None or any(map(graph.depends_on_position, pieces)):
                 return False
             if self._trusts:
                 return True
@@ -388,19 +388,21 @@ class ReplaySimulator:
         chosen anew where biases change.
         """
         kind = (spec, _kinds(leaves)), self._changed, self._own_asked
-        laid = self._found.graph(kind, _length(leaves))
-        traced = self._found.trace((kind[0], self._own_asked), _length(leaves))
+        cached = self._cache.graph(kind, _length(leaves))
+        traced = self._cache.trace((kind[0], self._own_asked), _length(leaves))
         if traced is None:
             args, kwargs = pytree.tree_unflatten(leaves, spec)
             traced = self._new_trace(kwargs or args)
         offered = with_offers(traced, chains_of(self._source))
-        settled = None if laid is None else _moved(laid.settled, offered.origins)
-        graph = Graph(offered.traced, self._quantizers, self._node_bits, settled)
+        runners = None if cached is None else _renumbered(cached.runners, offered.origins)
+        graph = Graph(offered.traced, self._quantizers, self._node_bits, runners)
         with self._ready():
             graph.largest(self._sample(graph, leaves))
-        if laid is None:
+        if cached is None:
             places = {origin: place for place, origin in offered.origins.items()}
-            self._found.laid.append(Laid(*kind, traced, _moved(graph.settled, places)))
+            self._cache.graphs.append(
+                CachedGraph(*kind, traced, _renumbered(graph.runners, places))
+            )
         return graph
 
     def _new_trace(self, inputs: Any) -> Traced:
@@ -414,17 +416,17 @@ class ReplaySimulator:
         return trace(_marked(self._source, ()), inputs)
 
 
-def _moved(settled: Settled, origins: Mapping[int, int]) -> Settled:
+def _renumbered(runners: Runners, origins: Mapping[int, int]) -> Runners:
     """Return how the nodes of a graph run, from how the same nodes of another graph run.
 
     origins: position of a node -> its position in the other graph, in which a bias may have none.
     """
-    runners = {
-        place: settled.runners[origin]
+    by_node = {
+        place: runners.by_node[origin]
         for place, origin in origins.items()
-        if origin in settled.runners
+        if origin in runners.by_node
     }
-    return Settled(runners, settled.turned)
+    return Runners(by_node, runners.channels_last)
 
 
 def _marked(source: QuantizedModel, biased: tuple[str, ...]) -> torch.nn.Module:

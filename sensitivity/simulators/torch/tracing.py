@@ -26,7 +26,7 @@ from sensitivity.simulators.torch.binding import (
     is_random,
     updates_statistics,
 )
-from sensitivity.simulators.torch.layouts import goes_by_place, is_faster
+from sensitivity.simulators.torch.layouts import depends_on_position, prefers_channels_last
 
 Run = Callable[..., Any]
 
@@ -59,8 +59,8 @@ class Node:
     run: returns its value for the values of `deps`.
     overwrite: returns its value in the memory of the first dep. None if it cannot.
     fresh: whether its value is certain to share no memory with what it reads.
-    turns: whether it gains from turning its image, see `layouts.is_faster`.
-    by_place: whether bits may depend on the place in memory, see `layouts.goes_by_place`.
+    prefers_channels_last: whether it gains from converting its image, see `layouts`.
+    depends_on_position: whether bits may depend on the position in memory, see `layouts`.
     """
 
     kind: str
@@ -70,8 +70,8 @@ class Node:
     index: int = -1
     tensor: Any = None
     fresh: bool = True
-    turns: bool = False
-    by_place: bool = False
+    prefers_channels_last: bool = False
+    depends_on_position: bool = False
 
 
 @dataclass(frozen=True)
@@ -92,6 +92,14 @@ class Traced:
     constant: tuple[bool, ...]
     spec: Any
     batches: tuple[int, int]
+
+    def holds_for(self, length: int | None) -> bool:
+        """Return whether the graph holds for batches of this length.
+
+        length: None for inputs that have none.
+        """
+        shortest, longest = self.batches
+        return length is None or shortest <= length <= longest
 
     def nested(self, values: Iterable[Any]) -> Any:
         """Return the outputs as the model nests them.
@@ -300,8 +308,8 @@ class _Reader:
             bind(target, node, deps),
             in_place(target, node, deps),
             fresh=fresh,
-            turns=is_faster(node),
-            by_place=goes_by_place(node),
+            prefers_channels_last=prefers_channels_last(node),
+            depends_on_position=depends_on_position(node),
         )
         self._add(node, made)
         if not fresh:

@@ -1,5 +1,4 @@
-"""What one simulator of a model has found, for the next one, which differs from it only in the
-ranges on offer."""
+"""Keeps the traced graphs of a model for its next simulator, which has other ranges on offer."""
 
 from __future__ import annotations
 
@@ -8,13 +7,16 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sensitivity.simulators.torch.graph import Settled
+    from sensitivity.simulators.torch.graph import Runners
     from sensitivity.simulators.torch.lanes import Cut
     from sensitivity.simulators.torch.tracing import Traced
 
+Kind = tuple[Any, tuple[str, ...], bool]
+"""Fields `key`, `changed` and `own` of a graph."""
+
 
 @dataclass(frozen=True, eq=False)
-class Laid:
+class CachedGraph:
     """A traced graph without ranges on offer, and how its nodes run.
 
     key: nest, types and shapes of the batches for which the graph holds.
@@ -28,20 +30,12 @@ class Laid:
     changed: tuple[str, ...]
     own: bool
     traced: Traced
-    settled: Settled
-
-    def holds_for(self, length: int | None) -> bool:
-        """Return whether the graph holds for batches of this length.
-
-        length: None for inputs that have none.
-        """
-        shortest, longest = self.traced.batches
-        return length is None or shortest <= length <= longest
+    runners: Runners
 
 
 @dataclass
-class Found:
-    """What simulators of one model have found so far.
+class TraceCache:
+    """Graphs, cuts and comparisons of the simulators of one model.
 
     A sixth of a whole run went into tracing the model again for each set of ranges, and comparing
     the graph with the model on a whole batch.
@@ -49,22 +43,21 @@ class Found:
     cuts: whether the user's own quantizers run -> shape of a batch -> how it is cut.
     checked: whether the user's own quantizers run -> shapes on which the graph was compared with
         the model.
-    laid: the graphs.
+    graphs: the traced graphs.
     """
 
     cuts: defaultdict[bool, dict[Any, Cut]] = field(default_factory=lambda: defaultdict(dict))
     checked: defaultdict[bool, set[Any]] = field(default_factory=lambda: defaultdict(set))
-    laid: list[Laid] = field(default_factory=list)
+    graphs: list[CachedGraph] = field(default_factory=list)
 
-    def graph(self, kind: tuple[Any, tuple[str, ...], bool], length: int | None) -> Laid | None:
+    def graph(self, kind: Kind, length: int | None) -> CachedGraph | None:
         """Return a graph for batches of this length, or None if there is none.
 
-        kind: (key, changed, own) of the graph.
         length: None for inputs that have none.
         """
-        for laid in self.laid:
-            if (laid.key, laid.changed, laid.own) == kind and laid.holds_for(length):
-                return laid
+        for cached in self.graphs:
+            if (cached.key, cached.changed, cached.own) == kind and cached.traced.holds_for(length):
+                return cached
         return None
 
     def trace(self, kind: tuple[Any, bool], length: int | None) -> Traced | None:
@@ -73,7 +66,7 @@ class Found:
         kind: (key, own) of the graph.
         length: None for inputs that have none.
         """
-        for laid in self.laid:
-            if (laid.key, laid.own) == kind and laid.holds_for(length):
-                return laid.traced
+        for cached in self.graphs:
+            if (cached.key, cached.own) == kind and cached.traced.holds_for(length):
+                return cached.traced
         return None
