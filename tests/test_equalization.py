@@ -114,14 +114,14 @@ def test_values_whose_errors_do_not_matter_have_no_say(
 ) -> None:
     inputs, name = models.batch(8, 16, seed=3), "leaky.input_quantizer"
     (own,) = equalized_ranges(source, [name], inputs)
-    seen = equalization.seen_with_weights
+    real = equalization.values_and_weights
 
     def small_ones(*arguments: Any) -> Any:
-        values, _ = seen(*arguments)[name]
+        values, _ = real(*arguments)[name]
         peaks = values.abs().amax((0, 2, 3), keepdim=True)
         return {name: (values, (values.abs() < 0.3 * peaks).float())}
 
-    monkeypatch.setattr(equalization, "seen_with_weights", small_ones)
+    monkeypatch.setattr(equalization, "values_and_weights", small_ones)
     (found,) = equalized_ranges(source, [name], inputs)
     assert np.median(np.array(found.amax) / own.amax) < 0.5
 

@@ -25,7 +25,7 @@ from sensitivity.records import Grid, Range, names_of
 from sensitivity.repairs import checkpoint, straight_through, tuning
 from sensitivity.repairs.checkpoint import Checkpoint
 from sensitivity.repairs.samples import Parts
-from sensitivity.repairs.tuning import Course, Limits, TooLong
+from sensitivity.repairs.tuning import Limits, TooLong, Tracking
 from sensitivity.signals.distillation import distillation_loss
 
 SHORT = Limits(steps=40)
@@ -191,7 +191,7 @@ def test_gradients_are_those_of_straight_through_rounding(low: int, shape: tuple
     levels = (given / scale).clamp(low, 127)
     wanted = (levels + (levels.round() - levels).detach()) * scale
     assert torch.allclose(output, wanted, atol=1e-6)
-    passed = straight_through._Passed.apply(given, amax, output, low / 127)
+    passed = straight_through._StraightThrough.apply(given, amax, output, low / 127)
     found = torch.autograd.grad(passed, [given, amax], slopes)
     for one, other in zip(found, torch.autograd.grad(wanted, [given, amax], slopes), strict=True):
         assert torch.allclose(one, other, rtol=1e-4, atol=1e-4)
@@ -237,7 +237,7 @@ def saved(source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Checkpoint
             source,
             models.batch(64, 8),
             limits=Limits(steps=6),
-            course=Course(stopping(after=4), kept),
+            tracking=Tracking(stopping(after=4), kept),
         )
     assert kept.load()["steps"] == 3
     return kept
@@ -255,22 +255,22 @@ def test_training_that_was_interrupted_goes_on_and_ends_as_if_it_had_not_been(
 
     inputs, limits = models.batch(64, 8), Limits(steps=6)
     whole = fine_tuned(source, inputs, limits=limits)
-    assert fine_tuned(source, inputs, limits=limits, course=Course(show, saved)) == whole
-    assert shown == [(6, 0), (3, 0), *[(1, tuning.FORWARDS * tuning.BATCH)] * 3]
+    assert fine_tuned(source, inputs, limits=limits, tracking=Tracking(show, saved)) == whole
+    assert shown == [(6, 0), (3, 0), *[(1, tuning.FORWARDS_PER_STEP * tuning.BATCH)] * 3]
 
 
 def test_the_forecast_of_training_that_goes_on_is_of_the_steps_left(
     source, saved: Checkpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tuning, "_sample_s", lambda source, batch: 1.0)
+    monkeypatch.setattr(tuning, "_seconds_per_sample", lambda source, batch: 1.0)
     with pytest.raises(TooLong) as stopped:
         fine_tuned(
             source,
             models.batch(8, 8),
             limits=Limits(steps=6, seconds=1),
-            course=Course(checkpoint=saved),
+            tracking=Tracking(checkpoint=saved),
         )
-    assert stopped.value.seconds == 3 * tuning.FORWARDS * tuning.BATCH
+    assert stopped.value.seconds == 3 * tuning.FORWARDS_PER_STEP * tuning.BATCH
 
 
 def foreign(content: Any) -> bytes:

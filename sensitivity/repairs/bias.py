@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 METHOD = "bias correction"
 
-Lacking = dict[str, tuple[Range, tuple[float, ...]]]
+Corrections = dict[str, tuple[Range, tuple[float, ...]]]
 """Weight quantizer -> (its range, the correction of its layer's bias per output channel)."""
 
 Args = tuple[Any, ...]
@@ -73,12 +73,12 @@ def bias_corrections(
         )
     ranges = tuple(ranges)
     methods = {replacement.quantizer: f"{replacement.method}, {METHOD}" for replacement in ranges}
-    lacking = _lacking_in_module
+    find = _corrections_in_module
     if form_of(source) == "onnx":
-        from sensitivity.repairs.onnx_bias import lacking_biases  # imports ONNX
+        from sensitivity.repairs.onnx_bias import corrections_in_file  # imports ONNX
 
-        lacking = lacking_biases
-    corrections = lacking(source, parts_of(inputs), ranges, left_out)
+        find = corrections_in_file
+    corrections = find(source, parts_of(inputs), ranges, left_out)
     return tuple(
         replace(weight_range, method=methods.get(name, METHOD), bias=delta)
         for name, (weight_range, delta) in corrections.items()
@@ -92,12 +92,12 @@ def is_correctable(source: QuantizedModel) -> TypeGuard[RecalibratableModel]:
     return isinstance(source, Correctable)
 
 
-def _lacking_in_module(
+def _corrections_in_module(
     source: Any,
     parts: Parts,
     ranges: Sequence[Range],
     left_out: Collection[str],
-) -> Lacking:
+) -> Corrections:
     """Return, for each weight quantizer of a torch model, its current range and its layer's
     correction."""
     every = names_of(source.quantizers)
@@ -105,14 +105,14 @@ def _lacking_in_module(
     names = [name for name in layers if has_range(source, name)]
     with optional.torch.no_grad():
         with source.disabled(every):
-            expected = _means(source, names, parts)
+            expected = _float_means(source, names, parts)
         with source.with_ranges(ranges):
             with source.disabled(left_out):
-                deltas = _lacking(source, expected, parts)
+                deltas = _corrections(source, expected, parts)
             return {name: (source.range(name), delta) for name, delta in deltas.items()}
 
 
-def _means(source: Any, names: Collection[str], parts: Parts) -> dict[str, Tensor]:
+def _float_means(source: Any, names: Collection[str], parts: Parts) -> dict[str, Tensor]:
     """Return the mean output float64[channels] of each layer that is called once."""
     means: dict[str, ChannelMean] = {}
     calls: Counter[str] = Counter()
@@ -126,7 +126,7 @@ def _means(source: Any, names: Collection[str], parts: Parts) -> dict[str, Tenso
     return {name: mean.value for name, mean in means.items() if calls[name] == once}
 
 
-def _lacking(
+def _corrections(
     source: Any, expected: Mapping[str, Tensor], parts: Parts
 ) -> dict[str, tuple[float, ...]]:
     """Return the difference of each layer's output from its expected mean, with the layers before
@@ -134,17 +134,17 @@ def _lacking(
     deltas: dict[str, tuple[float, ...]] = {}
 
     def correct(name: str, inputs: Sequence[Args]) -> Tensor:
-        lacking = lacking_mean(source.biases.layers[name], inputs, expected[name])
-        deltas[name] = tuple(lacking.float().tolist())
-        return lacking
+        error = mean_error(source.biases.layers[name], inputs, expected[name])
+        deltas[name] = tuple(error.float().tolist())
+        return error
 
     visit_layers(source, expected, parts, correct)
     return deltas
 
 
-def lacking_mean(layer: Any, inputs: Iterable[Args], expected: Tensor) -> Tensor:
-    """Return what the mean of a layer's outputs lacks of the expected one, for each channel, in the
-    type of the outputs.
+def mean_error(layer: Any, inputs: Iterable[Args], expected: Tensor) -> Tensor:
+    """Return the expected mean of a layer's outputs minus their actual mean, for each channel, in
+    the type of the outputs.
 
     inputs: of the layer, for each part. Only one part's outputs are held at a time.
     """
@@ -159,13 +159,13 @@ class ChannelMean:
 
     def __init__(self, layer: Any) -> None:
         self.dtype: Any = None
-        self._trailing = axes_behind(layer)
+        self._trailing = image_axes(layer)
         self._sums: list[Tensor] = []
         self._rows = 0
 
     def add(self, output: Tensor) -> None:
         """Count the outputs of one part."""
-        rows = _rows_of_channels(output, self._trailing)
+        rows = _channel_rows(output, self._trailing)
         self.dtype = output.dtype
         self._sums.append(rows.sum(0))
         self._rows += len(rows)
@@ -222,7 +222,7 @@ def visit_layers(
 
     def add_to(name: str) -> Any:
         def hook(module: Any, args: Any, output: Any) -> None:
-            output.add_(added[name].reshape(-1, *[1] * axes_behind(module)))
+            output.add_(added[name].reshape(-1, *[1] * image_axes(module)))
 
         return hook
 
@@ -239,7 +239,7 @@ def forward(source: QuantizedModel, inputs: Any) -> None:
     call(source.model, to_device(inputs, device_of(source.model)))
 
 
-def _rows_of_channels(output: Tensor, trailing: int) -> Tensor:
+def _channel_rows(output: Tensor, trailing: int) -> Tensor:
     """Return float64[n, channels]: the outputs with the axes behind the channels averaged."""
     channels = output.shape[output.ndim - 1 - trailing]
     if trailing:
@@ -250,7 +250,7 @@ def _rows_of_channels(output: Tensor, trailing: int) -> Tensor:
     return output.double().reshape(-1, channels)
 
 
-def axes_behind(layer: Any) -> int:
+def image_axes(layer: Any) -> int:
     """Return how many axes follow the channel axis in a layer's output: those of the image."""
     return int(layer.weight.ndim) - 2
 

@@ -23,7 +23,7 @@ from sensitivity.quantizers.ranges import Hook, hooked_in_float
 from sensitivity.records import Range
 from sensitivity.repairs.bias import forward
 from sensitivity.repairs.samples import parts_of
-from sensitivity.repairs.slopes import seen_with_weights
+from sensitivity.repairs.slopes import values_and_weights
 from sensitivity.tasks.batches import batch_size
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def equalized_ranges(source: Any, names: Collection[str], inputs: Any) -> tuple[
             forward(source, batch)
     sizes = [batch_size(batch) for batch in batches]
     for batch, first in zip(batches, accumulate(sizes, initial=0), strict=False):
-        for name, (values, weights) in seen_with_weights(source, names, batch, first).items():
+        for name, (values, weights) in values_and_weights(source, names, batch, first).items():
             found = _counts(_rows(values), _rows(weights), _bounded(peaks[name]))
             counts[name] = counts.get(name, 0) + found
     return tuple(_range(source, name, _bounded(peaks[name]), counts[name]) for name in counts)

@@ -17,7 +17,7 @@ from sensitivity.simulators.onnx.layers import Layers
 from sensitivity.simulators.onnx.network import Unsplittable
 
 
-def lacking_biases(
+def corrections_in_file(
     source: OnnxQdqModel, parts: Parts, ranges: Iterable[Range], left_out: Collection[str]
 ) -> dict[str, tuple[Range, tuple[float, ...]]]:
     """Return {weight quantizer: (its range, correction of its operation's bias per output
@@ -90,13 +90,13 @@ class Biases:
     def correct(self, name: str, output: list[NDArray[Any]]) -> list[NDArray[Any]] | None:
         """Return the corrected output of a quantized layer, and remember the correction."""
         axis = self.axis(name)
-        lacking = (self._expected[name] - _channel_means(output, axis)).astype(output[0].dtype)
-        if not np.isfinite(lacking).all():
+        error = (self._expected[name] - _channel_means(output, axis)).astype(output[0].dtype)
+        if not np.isfinite(error).all():
             return None
-        self.deltas[name] = tuple(lacking.astype(np.float32).tolist())
+        self.deltas[name] = tuple(error.astype(np.float32).tolist())
         shape = [1] * output[0].ndim
         shape[axis] = -1
-        return [array + lacking.reshape(shape) for array in output]
+        return [array + error.reshape(shape) for array in output]
 
 
 def _channel_means(output: list[NDArray[Any]], axis: int) -> NDArray[np.float64]:

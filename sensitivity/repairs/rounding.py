@@ -130,7 +130,7 @@ def _targets(source: Roundable, names: Collection[str], parts: Parts) -> dict[st
 
     def keep(name: str, output: Tensor) -> None:
         layer = source.biases.layers[name]
-        channels_last = output.movedim(output.ndim - 1 - bias.axes_behind(layer), -1)
+        channels_last = output.movedim(output.ndim - 1 - bias.image_axes(layer), -1)
         shape = channels_last.shape[:-1]
         if name not in sampled:
             count = shape.numel() * sum(sizes) // sizes[0]
@@ -188,9 +188,9 @@ def _learned(source: Roundable, targets: dict[str, Target], parts: Parts) -> dic
             rounded = replace(source.range(name), rounding=rounding)
             if rounding is not None:
                 stack.enter_context(source.with_ranges([rounded]))
-            lacking = bias.lacking_mean(source.biases.layers[name], inputs, target.means)
-            learned[name] = replace(rounded, bias=tuple(lacking.float().tolist()))
-            return lacking
+            error = bias.mean_error(source.biases.layers[name], inputs, target.means)
+            learned[name] = replace(rounded, bias=tuple(error.float().tolist()))
+            return error
 
         bias.visit_layers(source, list(targets), parts, learn)
     return learned

@@ -29,7 +29,7 @@ from sensitivity.tasks.batches import arrays
 if TYPE_CHECKING:
     from torch import Tensor
 
-LEAST = 0.01
+LEAST_WEIGHT = 0.01
 """Smallest weight of an error, as a fraction of the mean weight, so that values that never matter
 on the calibration inputs are not clipped at will."""
 
@@ -38,7 +38,7 @@ MOST_ENDS = 10_000
 number."""
 
 
-def seen_with_weights(
+def values_and_weights(
     source: Any, names: Collection[str], inputs: Any, first: int = 0
 ) -> dict[str, tuple[Tensor, Tensor]]:
     """Return what each of these quantizers gets in the float model, and the weights of its errors.
@@ -55,12 +55,14 @@ def seen_with_weights(
     """
     try:
         with gradients_for("equalization"):
-            return _seen_with_slopes(source, names, inputs, first)
+            return _values_and_slopes(source, names, inputs, first)
     except (ModelError, optional.torch.OutOfMemoryError):
-        return _seen(source, names, inputs)
+        return _equally_weighted(source, names, inputs)
 
 
-def _seen(source: Any, names: Collection[str], inputs: Any) -> dict[str, tuple[Tensor, Tensor]]:
+def _equally_weighted(
+    source: Any, names: Collection[str], inputs: Any
+) -> dict[str, tuple[Tensor, Tensor]]:
     """Return the same without gradients: weights of 1."""
     values: dict[str, Tensor] = {}
 
@@ -75,7 +77,7 @@ def _seen(source: Any, names: Collection[str], inputs: Any) -> dict[str, tuple[T
     return {name: (value, optional.torch.ones_like(value)) for name, value in values.items()}
 
 
-def _seen_with_slopes(
+def _values_and_slopes(
     source: Any, names: Collection[str], inputs: Any, first: int
 ) -> dict[str, tuple[Tensor, Tensor]]:
     leaves: dict[str, Tensor] = {}
@@ -138,4 +140,4 @@ def _weights(leaf: Tensor, slope: Tensor | None) -> Tensor:
     mean = squared.mean()
     if not mean > 0:
         return optional.torch.ones_like(leaf)
-    return squared / mean + LEAST
+    return squared / mean + LEAST_WEIGHT

@@ -22,8 +22,8 @@ from sensitivity.records import Grid
 from sensitivity.repairs.bias import RecalibratableModel, has_range
 
 
-class _Passed(torch.autograd.Function):
-    """A quantized value that passes the gradients of its float value and of its range."""
+class _StraightThrough(torch.autograd.Function):
+    """A quantized value with the gradients of its float value and of its range."""
 
     @staticmethod
     def forward(ctx: Any, given: Tensor, amax: Tensor, output: Tensor, lowest: float) -> Tensor:
@@ -66,24 +66,19 @@ def differentiable(
     """
     with ExitStack() as stack:
         for quantizer in source.quantizers:
-            if quantizer.name not in left_out:
-                is_weight = quantizer.role == "weight"
-                enter = _without_gradients if is_weight else _passing
-                module = source.model.get_submodule(quantizer.name)
-                forward = enter(source, quantizer.name, logs.get(quantizer.name))
-                stack.enter_context(with_forward(module, forward))
+            name = quantizer.name
+            if name in left_out:
+                continue
+            module = source.model.get_submodule(name)
+            if quantizer.role == "weight":
+                forward = torch.no_grad()(module.forward)  # weights are not trained
+            else:
+                forward = _straight_through(source, name, logs.get(name))
+            stack.enter_context(with_forward(module, forward))
         yield
 
 
-def _without_gradients(
-    source: RecalibratableModel, name: str, log: Tensor | None
-) -> Callable[[Tensor], Tensor]:
-    """Return the forward of a weight's quantizer, which is not trained."""
-    own: Callable[[Tensor], Tensor] = source.model.get_submodule(name).forward
-    return torch.no_grad()(own)
-
-
-def _passing(
+def _straight_through(
     source: RecalibratableModel, name: str, log: Tensor | None
 ) -> Callable[[Tensor], Tensor]:
     """Return the forward of an activation's quantizer through which gradients pass.
@@ -108,7 +103,9 @@ def _passing(
             output = quantized(given, amax)
         if amax is None:
             return given + (output - given.detach())
-        passed: Tensor = _Passed.apply(given, amax, output, lowest)  # type: ignore[no-untyped-call]
+        passed: Tensor = _StraightThrough.apply(  # type: ignore[no-untyped-call]
+            given, amax, output, lowest
+        )
         return passed
 
     return forward

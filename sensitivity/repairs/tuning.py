@@ -57,19 +57,19 @@ BIAS_RATE = 1e-3
 RANGE_RATE = 3e-3
 """First learning rate of Adam for the logarithms of ranges."""
 
-LAYERS = 1.0
+LAYER_WEIGHT = 1.0
 """Weight of the layers' outputs against the model's, each as noise over signal."""
 
 BUDGET_S = 60.0
 """Longest time that fine-tuning may take unless it is asked for."""
 
-SMALLEST_POWER = 1e-12
+SMALLEST_VARIANCE = 1e-12
 """Smallest variance of a channel, for channels that are constant."""
 
-TIMED = 2
+TIMED_FORWARDS = 2
 """Forwards that are timed. The first one may be slower."""
 
-FORWARDS = 6
+FORWARDS_PER_STEP = 6
 """How many times as long a step takes as a forward of its samples with the quantizers disabled."""
 
 Loss = Callable[[Any, Any], Any]
@@ -111,8 +111,8 @@ def _unseen(steps: int) -> AbstractContextManager[Advance]:
 
 
 @dataclass(frozen=True)
-class Course:
-    """How fine-tuning is shown while it runs, and how it goes on after an interruption.
+class Tracking:
+    """How a training is tracked: its progress is shown, and its state is kept.
 
     show: opens a display of this number of steps.
     checkpoint: keeps the state between steps.
@@ -131,7 +131,7 @@ def fine_tuned(
     kept: Collection[str] = (),
     loss_of: LossOf,
     limits: Limits = Limits(),
-    course: Course = Course(),
+    tracking: Tracking = Tracking(),
 ) -> tuple[Range, ...]:
     """Train the biases of all weighted layers and the ranges of activations together, and return
     them as ranges.
@@ -147,33 +147,33 @@ def fine_tuned(
     loss_of: gives what the outputs of the quantized model lose, such as
         `signals.distillation.distillation_loss`.
     limits: how long it may take. An interrupted training that goes on has fewer steps left.
-    course: how it is shown and goes on.
+    tracking: how it is shown and goes on.
     Raises ModelError if gradients do not pass through the model, and TooLong.
     """
     ranges = tuple(ranges)
     parts = parts_of(inputs)
-    state = course.checkpoint.load()
+    state = tracking.checkpoint.load()
     left = limits.steps - (0 if state is None else state["steps"])
-    forecast = FORWARDS * BATCH * left * _sample_s(source, parts.batches[0])
+    forecast = FORWARDS_PER_STEP * BATCH * left * _seconds_per_sample(source, parts.batches[0])
     if forecast > limits.seconds:
         raise TooLong(forecast)
     teacher = _Teacher(source, parts, loss_of)
     with source.with_ranges(ranges), source.disabled(left_out):
-        names = sorted(teacher.power.keys() - set(left_out))
-        layers = {name: _layer(teacher, name) for name in names}
-        bounds = _bounds(source, {*kept, *left_out})
+        names = sorted(teacher.channel_variances.keys() - set(left_out))
+        layers = {name: _trained_layer(teacher, name) for name in names}
+        trained_ranges = _trained_ranges(source, {*kept, *left_out})
     if not layers:
         return ()
     unbiased = [replace(changed, bias=None) for changed in ranges]
     with source.with_ranges(unbiased), source.disabled(left_out), _restored(layers.values()):
-        training = _Training(_Student(layers, bounds, left_out), limits.steps)
+        training = _Training(_Student(layers, trained_ranges, left_out), limits.steps)
         if state is not None:
-            training.take(state)
+            training.restore(state)
         with gradients_for("fine-tuning"):
-            training.run(teacher, course)
+            training.run(teacher, tracking)
         found = [layer.range(source, name) for name, layer in layers.items()]
     methods = {changed.quantizer: changed.method for changed in ranges}
-    found += [bound.range for bound in bounds.values()]
+    found += [trained.range for trained in trained_ranges.values()]
     return tuple(replace(new, method=_method(methods.get(new.quantizer))) for new in found)
 
 
@@ -188,7 +188,7 @@ def _method(before: str | None) -> str:
 
 
 @dataclass(frozen=True, eq=False)
-class _Layer:
+class _TrainedLayer:
     """A layer whose bias is trained.
 
     module: holds the bias.
@@ -204,11 +204,11 @@ class _Layer:
     unit: Tensor
     moves: Tensor
 
-    def put(self) -> None:
+    def use_trained_bias(self) -> None:
         """Give the module its present bias."""
         self.module._parameters["bias"] = self._bias
 
-    def put_own(self) -> None:
+    def use_float_bias(self) -> None:
         """Give the module its bias of the float model."""
         self.module._parameters["bias"] = self.own
 
@@ -228,7 +228,7 @@ class _Layer:
 
 
 @dataclass(frozen=True, eq=False)
-class _Bound:
+class _TrainedRange:
     """The range of an activation in training.
 
     own: where training starts.
@@ -244,12 +244,12 @@ class _Bound:
         return replace(self.own, amax=tuple(self.log.detach().exp().reshape(-1).tolist()))
 
 
-def _bounds(source: Roundable, kept: Collection[str]) -> dict[str, _Bound]:
+def _trained_ranges(source: Roundable, kept: Collection[str]) -> dict[str, _TrainedRange]:
     """Return the ranges of all activations that can be trained, by quantizer.
 
     kept: quantizers whose ranges are not trained.
     """
-    bounds = {}
+    trained_ranges = {}
     for quantizer in source.quantizers:
         name = quantizer.name
         if quantizer.role == "weight" or name in kept or not bias.has_range(source, name):
@@ -257,8 +257,8 @@ def _bounds(source: Roundable, kept: Collection[str]) -> dict[str, _Bound]:
         amax = amax_of(source, name)
         if bool((amax > SMALLEST_AMAX).all()):
             log = amax.detach().float().log()
-            bounds[name] = _Bound(source.range(name), log)
-    return bounds
+            trained_ranges[name] = _TrainedRange(source.range(name), log)
+    return trained_ranges
 
 
 @dataclass(frozen=True, eq=False)
@@ -268,13 +268,13 @@ class _Student:
     left_out: quantizers that stay disabled.
     """
 
-    layers: Mapping[str, _Layer]
-    bounds: Mapping[str, _Bound]
+    layers: Mapping[str, _TrainedLayer]
+    trained_ranges: Mapping[str, _TrainedRange]
     left_out: Collection[str]
 
 
 @contextmanager
-def _restored(layers: Iterable[_Layer]) -> Iterator[None]:
+def _restored(layers: Iterable[_TrainedLayer]) -> Iterator[None]:
     """Restore the biases of these layers after the `with`."""
     with ExitStack() as stack:
         for layer in layers:
@@ -283,13 +283,13 @@ def _restored(layers: Iterable[_Layer]) -> Iterator[None]:
         yield
 
 
-def _sample_s(source: Roundable, batch: Any) -> float:
+def _seconds_per_sample(source: Roundable, batch: Any) -> float:
     """Return the seconds that a sample of this batch takes with the quantizers disabled."""
     device = device_of(source.model)
     inputs = to_device(batch, device)
     seconds = math.inf
     with optional.torch.no_grad(), source.disabled(names_of(source.quantizers)):
-        for _ in range(TIMED):
+        for _ in range(TIMED_FORWARDS):
             started = time.monotonic()
             call(source.model, inputs)
             if device is not None and device.type == "cuda":
@@ -303,8 +303,8 @@ class _Teacher:
 
     inputs: all samples as one batch, on the device of the model.
     modules: weight quantizer -> its layer, for layers whose bias can change.
-    power: weight quantizer -> float32[channels], the variance of each channel of its layer's
-        output.
+    channel_variances: weight quantizer -> float32[channels], the variance of each channel of the
+        output of its layer.
     loss: what the outputs of the quantized model lose.
     """
 
@@ -326,7 +326,7 @@ class _Teacher:
                 for name, output in seen.items():
                     variances[name].append(_variance(self.modules[name], output))
         reached = {name: values for name, values in variances.items() if values}
-        self.power = {
+        self.channel_variances = {
             name: optional.torch.stack(values).mean(0) for name, values in reached.items()
         }
         self.loss = loss_of(outputs)
@@ -346,30 +346,30 @@ class _Teacher:
                 stack.callback(module.register_forward_hook(hook_of(name)).remove)
             return call(self.source.model, inputs), seen
 
-    def lost(self, inputs: Any, student: _Student) -> Tensor:
+    def loss_of_batch(self, inputs: Any, student: _Student) -> Tensor:
         """Return what the quantized model loses on a batch, with the graph of its gradients."""
         layers = student.layers
         with optional.torch.no_grad(), self.source.disabled(self.every):
             for layer in layers.values():
-                layer.put_own()
+                layer.use_float_bias()
             wanted, of_layers = self.run(inputs)
         for layer in layers.values():
-            layer.put()
+            layer.use_trained_bias()
         got, seen = self.run(inputs)
         loss: Tensor = self.loss(wanted, got)
         for name in layers.keys() & seen.keys():
             noise = optional.torch.nn.functional.mse_loss(seen[name], of_layers[name])
-            loss = loss + LAYERS * noise / (self.power[name].mean() * len(layers))
+            loss = loss + LAYER_WEIGHT * noise / (self.channel_variances[name].mean() * len(layers))
         return loss
 
 
 def _variance(layer: Any, output: Tensor) -> Tensor:
     """Return the variance of each channel of a layer's output, at least a little above 0."""
-    channels = output.movedim(output.ndim - 1 - bias.axes_behind(layer), 0).flatten(1).float()
-    return channels.var(1, unbiased=False).clamp(min=SMALLEST_POWER)
+    channels = output.movedim(output.ndim - 1 - bias.image_axes(layer), 0).flatten(1).float()
+    return channels.var(1, unbiased=False).clamp(min=SMALLEST_VARIANCE)
 
 
-def _layer(teacher: _Teacher, name: str) -> _Layer:
+def _trained_layer(teacher: _Teacher, name: str) -> _TrainedLayer:
     """Return a layer that is about to be trained, from the bias that it has now.
 
     name: its weight quantizer.
@@ -378,9 +378,9 @@ def _layer(teacher: _Teacher, name: str) -> _Layer:
     now = module._parameters["bias"]
     with source.disabled(teacher.every):
         own = module._parameters["bias"]
-    spread = teacher.power[name].sqrt()
+    spread = teacher.channel_variances[name].sqrt()
     zeros = optional.torch.zeros_like(spread)
-    return _Layer(module, own, zeros if now is None else now.detach(), spread, zeros.clone())
+    return _TrainedLayer(module, own, zeros if now is None else now.detach(), spread, zeros.clone())
 
 
 class _Training:
@@ -394,35 +394,35 @@ class _Training:
         torch = optional.torch
         self.student, self.total, self.done = student, total, 0
         moves = [layer.moves for layer in student.layers.values()]
-        logs = [bound.log for bound in student.bounds.values()]
+        logs = [trained.log for trained in student.trained_ranges.values()]
         self.leaves = [leaf.requires_grad_() for leaf in (*moves, *logs)]
         rates = [{"params": moves, "lr": BIAS_RATE}, {"params": logs, "lr": RANGE_RATE}]
         self.optimizer = torch.optim.Adam(rates)
         self.schedule = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimizer, total)
 
-    def run(self, teacher: _Teacher, course: Course) -> None:
+    def run(self, teacher: _Teacher, tracking: Tracking) -> None:
         """Train to the end."""
         from sensitivity.repairs.straight_through import differentiable
 
-        inputs, checkpoint = teacher.inputs, course.checkpoint
-        left = islice(_draws(batch_size(inputs), self.total), self.done, None)
-        logs = {name: bound.log for name, bound in self.student.bounds.items()}
+        inputs, checkpoint = teacher.inputs, tracking.checkpoint
+        left = islice(_sample_order(batch_size(inputs), self.total), self.done, None)
+        logs = {name: trained.log for name, trained in self.student.trained_ranges.items()}
         passing = differentiable(teacher.source, logs, self.student.left_out)
-        with course.show(self.total) as advance, passing, optional.torch.enable_grad():
+        with tracking.show(self.total) as advance, passing, optional.torch.enable_grad():
             advance(self.done, 0)
             for samples in left:
-                loss = teacher.lost(_taken(inputs, samples), self.student)
+                loss = teacher.loss_of_batch(_rows_of(inputs, samples), self.student)
                 _backward(loss, self.leaves)
                 self.optimizer.step()
                 self.schedule.step()
                 self.done += 1
-                advance(1, FORWARDS * BATCH)
+                advance(1, FORWARDS_PER_STEP * BATCH)
                 if checkpoint.is_due:
                     checkpoint.save(self.state)
 
     @property
     def state(self) -> dict[str, Any]:
-        """What `take` goes on from."""
+        """What `restore` goes on from."""
         return {
             "steps": self.done,
             "leaves": [leaf.detach() for leaf in self.leaves],
@@ -430,7 +430,7 @@ class _Training:
             "schedule": self.schedule.state_dict(),
         }
 
-    def take(self, state: Mapping[str, Any]) -> None:
+    def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from the state of a training of the same student."""
         self.done = state["steps"]
         with optional.torch.no_grad():
@@ -440,7 +440,7 @@ class _Training:
         self.schedule.load_state_dict(state["schedule"])
 
 
-def _draws(size: int, steps: int) -> Iterator[NDArray[np.intp]]:
+def _sample_order(size: int, steps: int) -> Iterator[NDArray[np.intp]]:
     """Yield the samples of each step: all of them in random order, again and again."""
     draw, waiting = generator(), np.zeros(0, np.intp)
     for _ in range(steps):
@@ -450,7 +450,7 @@ def _draws(size: int, steps: int) -> Iterator[NDArray[np.intp]]:
         waiting = waiting[BATCH:]
 
 
-def _taken(inputs: Any, samples: NDArray[np.intp]) -> Any:
+def _rows_of(inputs: Any, samples: NDArray[np.intp]) -> Any:
     """Return these samples of a batch."""
 
     def of_array(array: Any) -> Any:

@@ -16,7 +16,7 @@ from sensitivity.measure.ranking import estimate
 from sensitivity.records import Estimate, Range, Target, Tuning, Variant
 from sensitivity.repairs.checkpoint import Checkpoint
 from sensitivity.repairs.rounding import is_roundable
-from sensitivity.repairs.tuning import BATCH, BUDGET_S, Course, Limits, Loss, TooLong, fine_tuned
+from sensitivity.repairs.tuning import BATCH, BUDGET_S, Limits, Loss, TooLong, Tracking, fine_tuned
 from sensitivity.session import Session
 from sensitivity.signals.distillation import distillation_loss
 from sensitivity.steps.recalibrate import FILE, Recalibration, fitted, meets, with_repairs
@@ -59,9 +59,9 @@ def with_tuning(
         return found
     limits = Limits(seconds=BUDGET_S if fine_tune == "auto" else math.inf)
     checkpoint = Checkpoint(session.run_dir.file(STATE), _key(found, skip, limits))
-    course = Course(partial(session.measurer.progress, "fine-tune"), checkpoint)
+    tracking = Tracking(partial(session.measurer.progress, "fine-tune"), checkpoint)
     try:
-        ranges = _tuned(session, found, skip, limits, course)
+        ranges = _tuned(session, found, skip, limits, tracking)
     except TooLong as too_long:
         return _noted(found, TOO_LONG.format(minutes=math.ceil(too_long.seconds / 60)))
     except optional.torch.OutOfMemoryError:
@@ -88,7 +88,7 @@ def _key(found: Recalibration, skip: Sequence[str], limits: Limits) -> str:
 
 
 def _tuned(
-    session: Session, found: Recalibration, skip: Sequence[str], limits: Limits, course: Course
+    session: Session, found: Recalibration, skip: Sequence[str], limits: Limits, tracking: Tracking
 ) -> tuple[Range, ...]:
     source = session.source
     assert is_roundable(source)
@@ -103,7 +103,7 @@ def _tuned(
         kept=shared,
         loss_of=partial(_loss_of, session.task.loss),
         limits=limits,
-        course=course,
+        tracking=tracking,
     )
     return fitted(session, tune)
 

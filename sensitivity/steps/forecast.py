@@ -190,7 +190,7 @@ def _tuning(size: Size, settings: RunSettings) -> int:
     """Return as how many samples fine-tuning counts; 0 if it is not tried."""
     if not size.is_tunable or settings.fine_tune == "never":
         return 0
-    samples = tuning.FORWARDS * tuning.STEPS * tuning.BATCH
+    samples = tuning.FORWARDS_PER_STEP * tuning.STEPS * tuning.BATCH
     is_affordable = size.sample_s is not None and samples * size.sample_s <= BUDGET_S
     return samples if is_affordable or settings.fine_tune == "always" else 0
 
