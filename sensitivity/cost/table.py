@@ -1,8 +1,7 @@
-"""A table of measured times: each distinct layer shape in INT8 and in float, and the conversions at
-its borders.
+"""Times each distinct layer shape in INT8 and in float, and the conversions at its borders.
 
-It is stored in the run directory, so that a shape is timed once per runtime, version, machine and
-number of threads.
+The table is stored in the run directory, so that a shape is timed once per runtime, version,
+machine and number of threads.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How closely two executions of one model must agree, in outputs and in the metric."""
+"""Decides how closely two executions of one model must agree, in outputs and in the metric."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The message that tells a worker how to open the same task."""
+"""Builds the message that tells a worker how to open the same task."""
 
 from __future__ import annotations
 

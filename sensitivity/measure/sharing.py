@@ -1,4 +1,4 @@
-"""The accuracy that is lost because some quantizers share one range."""
+"""Measures the accuracy that is lost because some quantizers share one range."""
 
 from __future__ import annotations
 

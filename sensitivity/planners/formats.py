@@ -1,4 +1,4 @@
-"""A planner's search in which a unit may get 16-bit activations before it is left out."""
+"""Lets a planner give units 16-bit activations before it leaves them out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The check of a Q/DQ ONNX file alone, on generated inputs."""
+"""Checks a Q/DQ ONNX file alone, on generated inputs."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""A calibrated model that offers other ranges for its quantizers, so that any mix of them can be
-measured at once."""
+"""Adds other ranges to a calibrated model as quantizers, so that any mix of them can be measured at
+once."""
 
 from __future__ import annotations
 

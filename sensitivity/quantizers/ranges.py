@@ -1,4 +1,4 @@
-"""Other ranges for `TensorQuantizer` modules: they can be set for a while, and are found by the
+"""Sets other ranges in `TensorQuantizer` modules for a while, and finds candidates with the
 toolkit's own calibrators."""
 
 from __future__ import annotations

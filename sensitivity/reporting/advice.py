@@ -1,4 +1,4 @@
-"""What to do in the end, in words: from the plan's evidence and from measured latencies, if any."""
+"""Says what to do in the end, from the plan's evidence and from measured latencies, if any."""
 
 from __future__ import annotations
 

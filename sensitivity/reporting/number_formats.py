@@ -1,4 +1,4 @@
-"""The number format that a model is quantized to, in the sentences about it."""
+"""Adapts sentences to the number format that a model is quantized to."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a ranking to a plan: the planner searches on `confirm`, and the result is judged once on
+"""Searches for a plan on `confirm`, in the order of a ranking, and judges the result once on
 `holdout`."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The signals that compare outputs, by name."""
+"""Returns a signal that compares outputs, by its name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A score of all units from one forward and one backward pass per batch, by the curvature of the
+"""Scores all units with one forward and one backward pass per batch, by the curvature of the
 outputs' distance."""
 
 from __future__ import annotations

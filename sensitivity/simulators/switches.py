@@ -1,4 +1,4 @@
-"""The bits by which simulators that replay a model name what a variant leaves out."""
+"""Assigns the bits by which simulators that replay a model name what a variant leaves out."""
 
 from __future__ import annotations
 

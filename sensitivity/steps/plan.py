@@ -1,4 +1,4 @@
-"""The plan of a run: writes plan.json, frontier.json, frontier.csv and the advice."""
+"""Plans a run, and writes plan.json, frontier.json, frontier.csv and the advice."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""What a detector's mean average precision hides: the classes and the images that lose most in
-INT8."""
+"""Shows what a detector's mean average precision hides: the classes and the images that lose most
+in INT8."""
 
 from __future__ import annotations
 

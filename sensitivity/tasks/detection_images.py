@@ -1,5 +1,5 @@
-"""From images of any size and kind to the input of a detector, and from its boxes back to the
-image."""
+"""Turns images of any size and kind into the input of a detector, and its boxes back into those of
+the image."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From image files to the arrays that a classifier reads."""
+"""Reads image files into the arrays that a classifier takes."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""How the outputs of a detector's ONNX file are decoded: by their shapes, their names, or as the
-user says."""
+"""Decodes the outputs of a detector's ONNX file, by their shapes, by their names, or as the user
+says."""
 
 from __future__ import annotations
 

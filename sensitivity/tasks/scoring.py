@@ -1,4 +1,4 @@
-"""What a file or model is evaluated with: batches, and how the outputs on them become the
+"""Holds what evaluates a file or model: batches, and the functions that turn outputs into the
 metric."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The precision of a file's layers in a runtime, apart from any timing."""
+"""Finds the precision in which a runtime runs each layer of a file, apart from any timing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The ratio of two medians, from times that were taken in turn, with an interval."""
+"""Computes the ratio of two medians, from times that were taken in turn, with an interval."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What engines need before a model is scanned: shared scales and quantized skip connections.
+"""Prepares a model as engines need it before a scan: shared scales and quantized skip connections.
 
 Both change what the quantized model computes. They come before the scan, so that what is measured
 is what is exported.

@@ -1,4 +1,4 @@
-"""Which layers of a model belong together, from its traced graph and its modules, before
+"""Finds which layers of a model belong together, from its traced graph and its modules, before
 measuring."""
 
 from __future__ import annotations

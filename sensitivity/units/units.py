@@ -1,5 +1,5 @@
-"""Which quantizers are switched together: those of a layer, of a group, of a user's own group, or
-single ones."""
+"""Groups quantizers into units that are switched together: of a layer, of a group, of a user's own
+group, or single ones."""
 
 from __future__ import annotations
 

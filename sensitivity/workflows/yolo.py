@@ -1,4 +1,4 @@
-"""A YOLO of the ultralytics package: from a weights file and labelled images to a run directory.
+"""Turns a weights file of the ultralytics package and labelled images into a run directory.
 
     settings = YoloSettings(weights=Path("yolov8n.pt"), data=Path("coco.yaml"), max_drop="0.3pt")
     api.run(prepare(settings))

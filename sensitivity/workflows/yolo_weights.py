@@ -1,4 +1,4 @@
-"""From a weights file of the ultralytics package to a plain float model with fused layers and one
+"""Loads a weights file of the ultralytics package as a plain float model with fused layers and one
 output.
 
 A `.pt` file is a pickle, which can hold any code. It is read by `torch.load(weights_only=True)`

@@ -1,5 +1,5 @@
-"""Other ranges for Q/DQ files: the grid of a range, and the ranges that calibration samples and
-float weights suggest."""
+"""Computes the grid of a range for a Q/DQ file, and finds candidate ranges from calibration samples
+and float weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Other ranges for the pairs of a PT2E graph: they can be set for a while, and are found from
+"""Sets other ranges for the pairs of a PT2E graph for a while, and finds candidates from
 histograms."""
 
 from __future__ import annotations

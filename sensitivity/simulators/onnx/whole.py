@@ -1,5 +1,5 @@
-"""The reference simulator of Q/DQ files, a session of the whole edited file per variant, and the
-choice between it and replay."""
+"""Simulates Q/DQ files with a session of the whole edited file per variant, as the reference, and
+chooses between this and replay."""
 
 from __future__ import annotations
 
