@@ -135,8 +135,12 @@ def unmatched(option: str, pattern: str, known: Iterable[str]) -> NamesError:
     )
 
 
+KNOWN = 12
+"""Number of names that a message lists if none is close."""
+
+
 def _close_names(got: str, names: list[str]) -> str:
     close = difflib.get_close_matches(got, names, n=3, cutoff=0.4)
     if close:
         return f"Close names: {', '.join(close)}."
-    return f"Known: {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}."
+    return f"Known: {listed(names, most=KNOWN)}."

@@ -191,15 +191,15 @@ class RunDir:
         in Python.
         """
         words, task = ["scan"], "TASK"
-        if (self.path / "run.json").exists():
+        is_begun = (self.path / "run.json").exists()
+        if is_begun:
             info = self.info()
             if info.in_python:
                 given = ["task", f"out={str(self.path)!r}", "resume=True", *info.began[1:]]
                 return f"sensitivity.{info.began[0]}({', '.join(given)})"
             words, task = list(info.began) or words, self.reference()
-        return shlex.join(
-            ["sensitivity", words[0], task, *words[1:], "--out", str(self.path), "--resume"]
-        )
+        words = ["sensitivity", words[0], task, *words[1:], "--out", str(self.path)]
+        return shlex.join([*words, "--resume"] if is_begun else words)
 
     def unfinished(self) -> str | None:
         """Return the warning about a scan or run that did not finish, or None if it did."""

@@ -6,7 +6,6 @@ from dataclasses import replace
 
 from support import reporting_samples as samples
 
-from sensitivity.records import Tuning
 from sensitivity.reporting.advice import advice
 from sensitivity.reporting.formats import MetricFormat
 
@@ -91,21 +90,6 @@ def test_a_missed_target_says_what_training_would_have_to_win() -> None:
     assert choice == "qat"
     assert "is 4.7 pt short of it" in text
     assert "would have to win 26.0 pt" in text
-
-
-def test_what_fine_tuning_gave_is_said_with_numbers_whether_it_is_kept_or_not() -> None:
-    before, after = (
-        replace(PLAN.metric.quantized, value=0.3),
-        replace(PLAN.metric.quantized, value=0.35),
-    )
-    for kept, ending in (
-        (True, "the plan uses it."),
-        (False, "that is no gain, so the plan does not"),
-    ):
-        tuned = replace(PLAN, tuning=Tuning(before, after, kept))
-        for plan in (tuned, replace(tuned, met=False), replace(tuned, skip=())):
-            text = words(plan, timings(2.0, 2.4), 28, METRIC)[1]
-            assert f"took everything in INT8 from 30.0 % to 35.0 % on rank; {ending}" in text
 
 
 def test_without_latencies_the_price_is_said_to_be_unknown() -> None:

@@ -72,7 +72,12 @@ def auxiliary() -> nn.Module:
 
 def task_of(model: nn.Module) -> Task:
     data = {split: [(images(), torch.zeros(4))] for split in ("rank", "confirm", "holdout")}
-    return Task(model, data, lambda outputs, targets: outputs[:, 0])
+    return Task(model, data, first_logit)
+
+
+def first_logit(outputs: Any, targets: torch.Tensor) -> torch.Tensor:
+    logits = outputs[0] if isinstance(outputs, tuple) else outputs
+    return logits[:, 0]
 
 
 # Quantizers that are never executed.
@@ -196,6 +201,18 @@ def found_for(model: nn.Module, folder: Path) -> list[Finding]:
 
 def test_a_model_that_can_be_exported_has_no_finding(tmp_path: Path) -> None:
     assert found_for(auxiliary(), tmp_path) == []
+
+
+class Decided(Auxiliary):
+    """Returns its choice and a number for the whole batch beside the logits."""
+
+    def forward(self, x: torch.Tensor) -> Any:
+        logits = super().forward(x)
+        return logits, logits.argmax(1), logits.square().sum()
+
+
+def test_outputs_may_be_integers_or_have_no_axes(tmp_path: Path) -> None:
+    assert found_for(quantized(seeded(Decided), images()), tmp_path) == []
 
 
 def test_a_graph_that_is_fixed_to_one_batch_size_is_reported_before_the_scan(

@@ -56,8 +56,8 @@ def test_without_a_terminal_many_short_steps_in_a_row_are_reported_with_their_ti
 ) -> None:
     sets(Lines(), clock, 5)
     assert capsys.readouterr().err.splitlines() == [
-        "12 s: set 1: 2 of 2 done, about 0 s left, 50 samples spent",
-        "24 s: set 3: 2 of 2 done, about 0 s left, 50 samples spent",
+        "12 s: set 1: 2 of 2 done, 50 samples spent",
+        "24 s: set 3: 2 of 2 done, 50 samples spent",
     ]
 
 

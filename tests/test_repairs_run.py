@@ -28,6 +28,7 @@ from sensitivity.errors import ModelError
 from sensitivity.records import Plan
 from sensitivity.repairs import checkpoint
 from sensitivity.repairs.tuning import Limits, TooLong
+from sensitivity.reporting.verdict import words_of
 from sensitivity.run_dir import RunDir
 from sensitivity.steps import fine_tune, recalibrate
 from sensitivity.steps import plan as plan_step
@@ -242,7 +243,7 @@ def test_fine_tuning_follows_where_a_layer_would_be_left_out_and_says_what_it_ga
     assert plan.metric.recalibrated.value > 0
     assert plan.tuning.before.n == plan.tuning.after.n == 80
     assert {one.method for one in plan.ranges if one.rounding} == {"learned rounding, fine-tuning"}
-    text = " ".join(plan.advice.sentences)
+    text = " ".join(words_of(api.report_data(tuned)).sentences)
     assert "Fine-tuning by distillation from the float model, without labels, took" in text
 
 

@@ -16,6 +16,7 @@ from sensitivity.records import (
     Range,
     Recalibrated,
     Target,
+    Tuning,
     Verdict,
 )
 from sensitivity.reporting.data import Choice, ReportData
@@ -209,6 +210,18 @@ def test_a_plan_that_does_worse_than_int8_on_holdout_says_so() -> None:
     assert told in words_of(behind).sentences
     ahead = with_metric(complete(), holdout_quantized=near(0.508, 0.06, n=250))
     assert "Against everything in INT8" not in words(ahead)
+
+
+@pytest.mark.parametrize(
+    ("kept", "ending"),
+    [(True, "the plan uses it."), (False, "that is no gain, so the plan does not use it.")],
+)
+def test_what_fine_tuning_gave_is_said_whatever_the_verdict(kept: bool, ending: str) -> None:
+    data = complete(12)
+    tuned = replace(data.plan, tuning=Tuning(near(0.3, 0.05), near(0.35, 0.05), kept))
+    for plan in (tuned, replace(tuned, met=False), replace(tuned, skip=())):
+        text = words(replace(data, plan=plan))
+        assert f"took everything in INT8 from 30.0 % to 35.0 % on rank; {ending}" in text
 
 
 def test_a_missed_target_says_by_how_much_why_and_what_else_to_try() -> None:

@@ -236,7 +236,7 @@ def test_a_task_with_only_evaluate_is_served_and_learns_what_it_lacks(
         ),
         (("run", f"{TASK}:task", "--runtime", "onnxrt"), "Close names: onnxruntime"),
         (("run", f"{TASK}:task", "--runtime", "tensorrt"), "tensorrt"),
-        (("plan", "nowhere"), "make it with: sensitivity scan TASK --out nowhere"),
+        (("plan", "nowhere"), "make it with: sensitivity scan TASK --out nowhere\n"),
         (("run", f"{TASK}:task", "--mode", "both"), "'both' is not one of"),
     ],
     ids=lambda value: value if isinstance(value, str) else "-".join(map(str, value[-2:])),
@@ -265,6 +265,32 @@ def test_the_journal_of_another_task_is_refused_with_the_difference_named(
 ) -> None:
     assert verb("run", f"{TASK}:evaluate_only", "--out", done, "--resume") == 1
     assert "data.confirm.batches was 10, is 1" in capsys.readouterr().err
+
+
+TALKS = """
+from tasks import tiny
+
+
+def score(outputs, targets):
+    print("scored a batch")
+    return tiny.top1(outputs, targets)
+
+
+def task():
+    own = tiny.task()
+    return type(own)(own.model, own.data, score)
+"""
+
+
+def test_what_a_metric_prints_is_no_part_of_the_result(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "task.py").write_text(TALKS)
+    assert verb("scan", tmp_path / "task.py", "--out", tmp_path / "r") == 0
+    printed = capsys.readouterr()
+    assert "scored a batch" in printed.err
+    assert "scored a batch" not in printed.out
+    assert "95 % interval" in printed.out
 
 
 def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(

@@ -327,6 +327,15 @@ def test_a_model_that_works_in_place_is_refused_and_left_as_it_was(source) -> No
     assert source.fingerprint() == before
 
 
+def test_a_model_that_returns_no_tensors_is_refused_and_left_as_it_was(source) -> None:
+    before, own = source.fingerprint(), source.model.forward
+    source.model.forward = lambda x: own(x).detach().numpy()
+    with pytest.raises(ModelError, match="the model to return a tensor, so that gradients can"):
+        fine_tuned(source, models.batch(8, 8), limits=SHORT)
+    source.model.forward = own
+    assert source.fingerprint() == before
+
+
 def test_ranges_of_another_bias_and_rounding_take_part(source) -> None:
     name = "last.weight_quantizer"
     biased = replace(source.range(name), method="bias correction", bias=(1.0,) * 5)

@@ -62,6 +62,8 @@ class Heads:
             return {"preds": preds, "rest": [protos, extra]}
         if self.form == "dataclass":
             return Outputs(preds, (protos, extra))
+        if self.form == "with a number":
+            return preds, (protos, extra), np.asarray(preds.sum())
         return preds, (protos, extra)
 
 
@@ -97,7 +99,7 @@ def studied(tmp_path: Any, score: Any, form: str = "tuple", simulator: Any = Non
     return Study(measurer, UNITS, QUANTIZERS)
 
 
-@pytest.mark.parametrize("form", ["tuple", "dict", "dataclass"])
+@pytest.mark.parametrize("form", ["tuple", "dict", "dataclass", "with a number"])
 @pytest.mark.parametrize("mode", ["disable", "enable"])
 def test_channels_and_outputs_that_the_score_does_not_read_are_found_in_any_nest(
     tmp_path, form, mode

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from sensitivity.cli import later
-from sensitivity.cli.options import long_verb
+from sensitivity.cli.options import aside, long_verb
 from sensitivity.config import BenchSettings
 
 if TYPE_CHECKING:
@@ -18,5 +18,6 @@ def command(settings: BenchSettings, teller: Teller) -> None:
 
     DIRECTORY is a run directory with exported files.
     """
-    later.api.bench(settings, teller)
+    with aside():
+        later.api.bench(settings, teller)
     later.render.show_bench(settings.directory, settings.name)

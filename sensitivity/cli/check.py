@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Sequence
-from contextlib import redirect_stdout
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import click
 
 from sensitivity.cli import later
-from sensitivity.cli.options import long_verb
+from sensitivity.cli.options import aside, long_verb
 from sensitivity.config import CheckSettings
 
 if TYPE_CHECKING:
@@ -32,8 +30,7 @@ def command(settings: CheckSettings, teller: Teller) -> int:
 
     Exit codes: 0 no error, 1 errors.
     """
-    # Toolkits print while they quantize; stdout is for the result only.
-    with redirect_stdout(sys.stderr):
+    with aside():
         findings = later.api.check(settings, teller)
     ok = all(finding.severity != "error" for finding in findings)
     if settings.format == "json":

@@ -31,9 +31,11 @@ def side_by_side(runs: tuple[ComparedRun, ...]) -> later.table.Table:
     """Return a table with one row for each thing compared and one column for each run."""
 
     def shown(cell: Cell) -> str:
-        return later.markup.escape(f"{cell.text} {cell.detail}".rstrip())
+        return later.markup.escape(f"{cell.text}\n{cell.detail}".rstrip())
 
-    table = later.table.Table("", *(later.markup.escape(run.name) for run in runs))
+    table = later.table.Table("")
+    for run in runs:
+        table.add_column(later.markup.escape(run.name), overflow="fold")
     for fact in later.compare.verdict_facts(runs):
         table.add_row(fact.title, *(later.markup.escape(cell.text) for cell in fact.cells))
     for fact in later.compare.facts(runs):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from sensitivity.cli import later
-from sensitivity.cli.options import long_verb
+from sensitivity.cli.options import aside, long_verb
 from sensitivity.config import DemoSettings, RunSettings
 
 if TYPE_CHECKING:
@@ -26,9 +26,10 @@ def command(settings: DemoSettings, teller: Teller) -> int:
     Exit codes: 0 target met, 2 target missed, 1 error.
     """
     teller.say("Training a small RepVGG on handwritten digits (under a minute).")
-    reference = later.demo.prepare(Path(settings.out))
-    chosen = RunSettings(task=reference, out=settings.out, resume=True, max_drop="1pt")
-    plan = later.api.run(chosen, teller)
+    with aside():
+        reference = later.demo.prepare(Path(settings.out))
+        chosen = RunSettings(task=reference, out=settings.out, resume=True, max_drop="1pt")
+        plan = later.api.run(chosen, teller)
     later.render.show(settings.out, ranking=True, latency=True)
     click.echo(f"Report: {settings.out / 'report.html'}")
     return 0 if plan.met else 2

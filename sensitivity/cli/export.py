@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from sensitivity.cli import later
-from sensitivity.cli.options import long_verb
+from sensitivity.cli.options import aside, long_verb
 from sensitivity.config import ExportSettings
 
 if TYPE_CHECKING:
@@ -23,9 +23,12 @@ def command(settings: ExportSettings, teller: Teller) -> None:
     float model itself.
     """
     if settings.config is not None:
-        for line in later.api.write_config(settings, teller).lines:
+        with aside():
+            written = later.api.write_config(settings, teller)
+        for line in written.lines:
             click.echo(line)
         return
-    verification = later.api.export(settings, teller)
+    with aside():
+        verification = later.api.export(settings, teller)
     for file, fact in later.facts.facts(verification).items():
         click.echo(f"{file}: {fact}")

@@ -3,14 +3,17 @@ once."""
 
 from __future__ import annotations
 
+import sys
 import types
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from dataclasses import MISSING, Field, fields
 from pathlib import Path
 from typing import (
     TYPE_CHECKING,
     Any,
     Literal,
+    TextIO,
     TypeVar,
     Union,
     get_args,
@@ -72,6 +75,15 @@ def long_verb(
         return click.Command(name, params=parameters, callback=callback, help=help_text)
 
     return decorate
+
+
+def aside() -> redirect_stdout[TextIO]:
+    """Print to stderr whatever is printed inside the `with`.
+
+    It is what a metric, a loader or a toolkit has to say. What a verb prints itself, to stdout, is
+    only its result.
+    """
+    return redirect_stdout(sys.stderr)
 
 
 def _exit(code: int | None) -> None:

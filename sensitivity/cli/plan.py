@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from sensitivity.cli import later
-from sensitivity.cli.options import long_verb
+from sensitivity.cli.options import aside, long_verb
 from sensitivity.config import PlanSettings
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ def command(settings: PlanSettings, teller: Teller) -> int:
     if settings.frontier:
         later.render.show_frontier(settings.directory, settings.name)
         return 0
-    plan = later.api.plan(settings, teller)
+    with aside():
+        plan = later.api.plan(settings, teller)
     later.render.show(settings.directory, name=settings.name)
     return 0 if plan.met else 2

@@ -201,7 +201,7 @@ class Lines(_OnCourse):
 def _sentence(work: Work, now: float) -> str:
     left = work.left_s(now)
     # The first of several parts may take no time, and tells nothing of the others.
-    is_shown = left is not None and (left >= 0.5 or work.done == work.total)
+    is_shown = left is not None and left >= 0.5
     soon = f", about {left:.0f} s left" if is_shown else ""
     spent = f", {work.samples} samples spent" if work.samples else ""
     return f"{work.what}: {work.done} of {work.total} done{soon}{spent}"

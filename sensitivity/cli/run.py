@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from sensitivity.cli import later
-from sensitivity.cli.options import long_verb
+from sensitivity.cli.options import aside, long_verb
 from sensitivity.config import RunSettings
 
 if TYPE_CHECKING:
@@ -23,8 +23,11 @@ def command(settings: RunSettings, teller: Teller) -> int:
     Exit codes: 0 target met, 2 target missed, 1 error.
     """
     if settings.dry_run:
-        later.forecast.show_forecast(later.api.forecast(settings))
+        with aside():
+            forecast = later.api.forecast(settings)
+        later.forecast.show_forecast(forecast)
         return 0
-    plan = later.api.run(settings, teller)
+    with aside():
+        plan = later.api.run(settings, teller)
     later.render.show(later.api.out_of(settings), ranking=True, latency=True)
     return 0 if plan.met else 2

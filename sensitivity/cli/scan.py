@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from sensitivity.cli import later
-from sensitivity.cli.options import long_verb
+from sensitivity.cli.options import aside, long_verb
 from sensitivity.config import ScanSettings
 
 if TYPE_CHECKING:
@@ -21,7 +21,10 @@ def command(settings: ScanSettings, teller: Teller) -> None:
     first.
     """
     if settings.dry_run:
-        later.forecast.show_forecast(later.api.forecast(settings))
+        with aside():
+            forecast = later.api.forecast(settings)
+        later.forecast.show_forecast(forecast)
         return
-    later.api.scan(settings, teller)
+    with aside():
+        later.api.scan(settings, teller)
     later.render.show(later.api.out_of(settings), ranking=True)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from sensitivity.cli import later
-from sensitivity.cli.options import long_verb
+from sensitivity.cli.options import aside, long_verb
 from sensitivity.config import YoloSettings
 
 if TYPE_CHECKING:
@@ -37,8 +37,9 @@ def run(settings: YoloSettings, teller: Teller) -> int:
     if settings.dry_run:
         _show_forecast(settings)
         return 0
-    own = later.yolo.prepare(settings)
-    plan = later.api.run(own, teller)
+    with aside():
+        own = later.yolo.prepare(settings)
+        plan = later.api.run(own, teller)
     assert own.out is not None
     later.render.show(own.out, ranking=True, latency=True)
     click.echo(f"Report: {own.out / 'report.html'}")
@@ -48,8 +49,9 @@ def run(settings: YoloSettings, teller: Teller) -> int:
 def _show_forecast(settings: YoloSettings) -> None:
     """Print the forecast of the run, and write a new task file into a temporary folder only."""
     with tempfile.TemporaryDirectory() as folder:
-        own = later.yolo.prepare(settings, Path(folder))
-        later.forecast.show_forecast(later.api.forecast(own))
+        with aside():
+            forecast = later.api.forecast(later.yolo.prepare(settings, Path(folder)))
+        later.forecast.show_forecast(forecast)
 
 
 @click.group("yolo")

@@ -188,7 +188,8 @@ class _Reads:
             if not np.issubdtype(array.dtype, np.floating):
                 return True
             changed = array.copy()
-            where = np.ix_(np.arange(len(array)), *part)
+            samples = map(np.arange, array.shape[:1])  # an output may be one number without axes
+            where = np.ix_(*samples, *part)
             changed[where] = other(array[where], float(np.abs(array).max(initial=0)))
             replaced.append(changed)
         try:

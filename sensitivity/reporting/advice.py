@@ -45,7 +45,7 @@ def _partial(plan: Plan, times: dict[str, Timing], layers: int, metric: MetricFo
             "partial",
             (
                 f"Partial PTQ holds the target on confirm with {left_out}; {price}.",
-                *_training(plan, metric),
+                _must_win(plan, metric),
             ),
         )
     saved = float_.median_ms - int8.median_ms
@@ -71,7 +71,7 @@ def _partial(plan: Plan, times: dict[str, Timing], layers: int, metric: MetricFo
         f"Partial PTQ holds the target on confirm with {left_out}, at {price}: "
         f"{ratio(partial.ratio)} the speed of float, and {kept:.0%} of the time that INT8 saves."
     )
-    return Advice("partial", (first, *_training(plan, metric)))
+    return Advice("partial", (first, _must_win(plan, metric)))
 
 
 def outside_words(plan: Plan, layers: int) -> str:
@@ -122,7 +122,6 @@ def _enough(plan: Plan, int8: Timing | None, metric: MetricFormat) -> Iterator[s
         f"{metric.level(plan.metric.confirm.value)}, where the target asks for "
         f"{metric.level(plan.floor)}.{speed}"
     )
-    yield from _tuned(plan, metric)
 
 
 def _missed(plan: Plan, metric: MetricFormat) -> str:
@@ -130,24 +129,6 @@ def _missed(plan: Plan, metric: MetricFormat) -> str:
     return (
         f"No plan holds the target: the best one found is {short} short of it. Use "
         "quantization-aware training."
-    )
-
-
-def _training(plan: Plan, metric: MetricFormat) -> Iterator[str]:
-    """Yield what training would have to gain, and what fine-tuning without labels gave."""
-    yield _must_win(plan, metric)
-    yield from _tuned(plan, metric)
-
-
-def _tuned(plan: Plan, metric: MetricFormat) -> Iterator[str]:
-    tuning = plan.tuning
-    if tuning is None:
-        return
-    ending = "the plan uses it" if tuning.kept else "that is no gain, so the plan does not use it"
-    yield (
-        "Fine-tuning by distillation from the float model, without labels, took everything in "
-        f"INT8 from {metric.level(tuning.before.value)} to {metric.level(tuning.after.value)} "
-        f"on rank; {ending}."
     )
 
 
@@ -169,7 +150,7 @@ def _must_win(plan: Plan, metric: MetricFormat) -> str:
 
 
 def _prize(plan: Plan, times: dict[str, Timing], metric: MetricFormat) -> Iterator[str]:
-    yield from _training(plan, metric)
+    yield _must_win(plan, metric)
     partial, int8 = times.get("partial"), times.get("int8")
     if partial and int8 and partial.median_ms > int8.median_ms:
         gain = partial.median_ms / int8.median_ms

@@ -124,12 +124,32 @@ class MetricFormat:
             return "(no interval)"
         return ""
 
+    def as_given(self, value: float) -> str:
+        """Return a number that the user gave, in the unit shown, with all its digits.
+
+        >>> metric = MetricFormat("top-1", 1.0)
+        >>> metric.as_given(0.01), metric.as_given(0.0005)
+        ('1.0', '0.05')
+        """
+        if self.percent and float(self.number(value)) != round(self.shown(value), 6):
+            return f"{self.shown(value):.6g}"
+        return self.number(value)
+
+    def allowed(self, target: Target, of_float: float) -> str:
+        """Return the drop that a target allows, such as "1.0 pt".
+
+        of_float: value of the float model, from which the drop is counted unless the user gave it.
+        """
+        if target.drop is None:
+            return self.change(of_float - target.floor(of_float), sign=False)
+        return f"{self.as_given(target.drop)} {self.change_unit}".rstrip()
+
     def target(self, target: Target) -> str:
         """Return what the user asked for, such as "at most 1.0 pt under float"."""
         if target.metric is not None:
-            return f"at least {self.level(target.metric)}"
+            return f"at least {self.as_given(target.metric)} {self.level_unit}".rstrip()
         if target.drop is not None:
-            return f"at most {self.change(target.drop, sign=False)} under float"
+            return f"at most {self.allowed(target, 0.0)} under float"
         assert target.relative is not None
         return f"at most {100 * target.relative:g} % of float's own value under float"
 

@@ -263,7 +263,7 @@ def _drop_words(plan: Plan, evidence: Evidence, metric: MetricFormat) -> str:
         )
         return f"{sentence}; the target asks for {metric.level(target.metric)}."
     float_ = plan.metric.holdout_float.value
-    allowed = metric.change(float_ - target.floor(float_), sign=False)
+    allowed = metric.allowed(target, float_)
     sentence = (
         f"The plan is {metric.change(shown.value, sign=False)} {metric.interval(shown)} under "
         f"float {where}"
@@ -375,9 +375,10 @@ def _few_in_int8(bench: BenchResult, partial: Timing) -> str:
         return ""
     # A file that was written for the runtime no longer quantizes what would run in float there.
     file = partial.file.replace(f".{partial.runtime}.", ".").replace("model.int8.", PARTIAL)
+    some = f"{ran} in INT8 and the others in float" if ran else "all in float"
     return (
-        f" Of {count(kept, 'quantized layer')} with weights the runtime ran {ran or 'none'} in "
-        f"INT8 and the others in float: sensitivity lint {file} --for {partial.runtime} says why."
+        f" Of {count(kept, 'quantized layer')} with weights the runtime ran {some}: "
+        f"sensitivity lint {file} --for {partial.runtime} says why."
     )
 
 

@@ -258,6 +258,7 @@ def _plan_sentences(plan: Plan, verdict: Verdict, metric: MetricFormat) -> Itera
         yield f"With activations of 16 bits and weights as they are: {listing(plan.wide)}."
     if plan.recalibrated:
         yield f"In INT8 with {_repair_words(plan)}: {_by_method(plan.recalibrated)}."
+    yield from _tuned(plan, metric)
     if plan.predicted_ms is not None:
         yield _latency(plan.predicted_ms, plan.measured_ms)
     if plan.reason:
@@ -268,6 +269,19 @@ def _plan_sentences(plan: Plan, verdict: Verdict, metric: MetricFormat) -> Itera
     if plan.advice and plan.advice.choice in WORTH_SAYING[verdict.accuracy]:
         yield " ".join(plan.advice.sentences)
     yield from plan.notes
+
+
+def _tuned(plan: Plan, metric: MetricFormat) -> Iterator[str]:
+    """Yield what fine-tuning gave everything in INT8, if it was tried."""
+    tuning = plan.tuning
+    if tuning is None:
+        return
+    ending = "the plan uses it" if tuning.kept else "that is no gain, so the plan does not use it"
+    yield (
+        "Fine-tuning by distillation from the float model, without labels, took everything in "
+        f"INT8 from {metric.level(tuning.before.value)} to {metric.level(tuning.after.value)} "
+        f"on rank; {ending}."
+    )
 
 
 MOST_METHODS = 4
@@ -343,7 +357,7 @@ def _why_out(data: ReportData, plan: Plan, metric: MetricFormat) -> Iterator[str
         exact = metric.apart(drop.value, allowed)
         ending = f", {exact} to be exact and above what is allowed"
     else:
-        ending = f", above the {metric.change(allowed, sign=False)} allowed"
+        ending = f", above the {metric.allowed(plan.target, plan.metric.float.value)} allowed"
     yield f"{why} the drop was {_change(drop, metric)} of {judged_on(drop, plan)}{ending}."
 
 

@@ -377,11 +377,11 @@ def _reason(choice: Choice, target: Target, metric: PlanMetric) -> str:
         )
     if metric.true_drop is not None:
         return (
-            f"none of {len(choice.path)} skip-sets tried meets the target with a probability of "
-            f"{target.confidence:.0%}; the best one drops about {metric.true_drop.value:.4f}, "
-            f"where {metric.float.value - floor:.4f} is allowed"
+            f"of the skip-sets tried ({len(choice.path)}), none meets the target with a "
+            f"probability of {target.confidence:.0%}; the best one drops about "
+            f"{metric.true_drop.value:.4f}, where {metric.float.value - floor:.4f} is allowed"
         )
     return (
-        f"the best of {len(choice.path)} skip-sets tried reaches {metric.confirm.value:.4f} on "
-        f"confirm, under the target of {floor:.4f}"
+        f"of the skip-sets tried ({len(choice.path)}), the best one reaches "
+        f"{metric.confirm.value:.4f} on confirm, under the target of {floor:.4f}"
     )

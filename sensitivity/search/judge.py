@@ -65,7 +65,7 @@ class SplitJudge:
 
     def __call__(self, skip: tuple[str, ...]) -> Judged:
         measurer, variant = self._study.measurer, self._study.skip_variant(skip)
-        (scores,) = measurer.scores([variant], "confirm", f"plan: {len(skip)} units skipped")
+        (scores,) = measurer.scores([variant], "confirm", f"plan: {len(skip)} left out")
         metric = measurer.aggregate(scores)
         return Judged(metric, metric >= self._floor, len(scores))
 
@@ -100,7 +100,7 @@ class SequentialJudge:
         variant = self._study.skip_variant(skip)
         difference = np.empty(0)
         for (scores,) in self._study.measurer.stream(
-            [variant], "confirm", f"plan: {len(skip)} units skipped"
+            [variant], "confirm", f"plan: {len(skip)} left out"
         ):
             seen = difference.size
             difference = np.append(difference, scores - self._float[seen : seen + len(scores)])
@@ -151,7 +151,7 @@ class RoughJudge:
         variant = self._study.skip_variant(skip)
         parts, seen, look = list[Scores](), 0, FIRST_LOOK
         for (scores,) in self._study.measurer.stream(
-            [variant], "confirm", f"plan: {len(skip)} units skipped"
+            [variant], "confirm", f"plan: {len(skip)} left out"
         ):
             parts.append(scores)
             seen += len(scores)

@@ -213,7 +213,7 @@ class SoftJudge:
         known = replace(self._lost.get(frozenset(skip), UNSEEN), counted=NOTHING, soft=NOTHING)
         variant = self._study.skip_variant(skip)
         for scores, moved in self._measurer.stream(
-            variant, "confirm", f"plan: {len(skip)} units skipped"
+            variant, "confirm", f"plan: {len(skip)} left out"
         ):
             seen = len(known.counted)
             lost = self._float[seen : seen + len(scores)] - scores

@@ -6,11 +6,17 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sensitivity import optional
+from sensitivity.errors import ModelError
 from sensitivity.signals.channels import Group, groups_of
 from sensitivity.signals.distortion import are_logits, flat_outputs
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+NO_TENSORS = (
+    "Expected the model to return a tensor, so that gradients can pass through it, got outputs "
+    "without one."
+)
 
 
 def distillation_loss(batches: Sequence[Any]) -> Callable[[Any, Any], Tensor]:
@@ -22,8 +28,11 @@ def distillation_loss(batches: Sequence[Any]) -> Callable[[Any, Any], Tensor]:
     squared, as `distortion.by_spread`. Groups that float always gives as 0 are left out.
 
     batches: outputs of the float model as it returns them, one for each batch.
-    Raises ModelError for outputs without floating-point numbers.
+    Raises ModelError for outputs without floating-point numbers, or without tensors, since
+        gradients do not pass through numpy arrays.
     """
+    if not all(map(_floats, batches)):
+        raise ModelError(NO_TENSORS)
     groups = [group for group in groups_of(map(flat_outputs, batches)) if group.power > 0]
 
     def loss(wanted: Any, got: Any) -> Tensor:

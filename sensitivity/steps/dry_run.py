@@ -47,7 +47,7 @@ SMALLEST_FILE = 0.25
 
 PLAN = (
     "A plan takes the least if everything in INT8 meets the target. At most the planner judges "
-    f"about log2 of the number of units and {2 + MORE_SETS} sets on all of confirm, a "
+    f"{2 + MORE_SETS} sets and log2 of the number of units more on all of confirm, a "
     "classifier's on rank too, other ranges are tried on rank, and the layers are fine-tuned, if "
     f"that takes at most {BUDGET_S:.0f} s or is asked for."
 )
