@@ -25,7 +25,7 @@ from sensitivity.search.frontier import measured_frontier
 from sensitivity.search.judge import SequentialJudge, SplitJudge, judge_of
 from sensitivity.search.soft_judge import OPEN, Promise, SoftJudge
 from sensitivity.stats.proof import chance_below
-from sensitivity.stats.soft_drop import ratio_of, true_drop
+from sensitivity.stats.soft_drop import line_of, true_drop
 from sensitivity.tasks.base import Task
 from sensitivity.tasks.kept import KeptOutputs
 from sensitivity.testing.fakes import FakeModel, FakeSimulator
@@ -159,10 +159,38 @@ def test_a_set_is_judged_by_its_true_drop_with_what_all_sets_say(tmp_path: Path)
         further, more = SoftMeasurer(of).values(of.skip_variant(("stem", "head")), "rank", "")
         counted[-1] = np.concatenate([counted[-1], float_scores(of, "rank") - further])
         soft[-1] = np.concatenate([soft[-1], more])
-        expected = true_drop(counted[-1], soft[-1], ratio_of(counted, soft))
+        expected = true_drop(counted[-1], soft[-1], line_of(counted, soft))
     assert judge.drop(("stem", "head")) == expected
     assert found.metric == pytest.approx(start.mean() - expected.value)
-    assert 1.1 < judge.ratio.value < 1.3, "float believes 0.8 of what is lost"
+    assert 1.1 < judge.line.slope < 1.3, "float believes 0.8 of what is lost"
+
+
+@dataclass(frozen=True)
+class Tied:
+    """A soft drop that knows of every sample that a close answer loses 0.3 where it believes to
+    lose 0.1."""
+
+    def __call__(self, wanted: Any, got: Any) -> np.ndarray:
+        return BELIEF * (wanted - got)
+
+    def ties(self, outputs: Sequence[Any], targets: Sequence[Any]) -> tuple[Any, Any]:
+        n = sum(len(batch) for batch in outputs)
+        assert all(batch is None for batch in targets)
+        return np.full(n, 0.3), np.full(n, 0.1)
+
+
+def test_close_answers_of_float_are_part_of_what_beliefs_are_worth(tmp_path: Path) -> None:
+    """Up to 1,000 samples, `confirm` first, and the journal keeps them for the next plan."""
+    task = task_of(soft=Tied())
+    with study(task, tmp_path) as of:
+        judge = SoftJudge(of, Promise(0.035, 0.8, True), float_scores(of))
+        assert judge.line == line_of([np.full(800, 0.3)], [np.full(800, 0.1)])
+        assert judge.line.offset + 0.1 * judge.line.slope == pytest.approx(0.3, abs=0.01)
+        measured = of.measurer.samples
+    with study(task, tmp_path) as of:
+        again = SoftJudge(of, Promise(0.035, 0.8, True), float_scores(of))
+        assert again.line == judge.line
+        assert of.measurer.samples == 0 < measured
 
 
 def test_a_set_that_has_no_chance_is_refused_early_unless_all_is_to_be_measured(
@@ -186,15 +214,15 @@ def test_int8_as_it_came_says_what_beliefs_are_worth_where_other_ranges_are_in_f
     other = Range("block0.weight_quantizer", "mse", (0.5,))
     with study(task_of(), tmp_path) as of:
         with of.measurer.with_ranges([other]):
-            unmeasured = SoftJudge(of, Promise(0.01, 0.8, False), float_scores(of)).ratio
+            unmeasured = SoftJudge(of, Promise(0.01, 0.8, False), float_scores(of)).line
         before = SoftJudge(of, Promise(0.01, 0.8, False), float_scores(of))
         assert before(()).n == 50
         with of.measurer.with_ranges([other]):
             after = SoftJudge(of, Promise(0.01, 0.8, False), float_scores(of))
             samples = of.measurer.samples
-            assert after.ratio == before.ratio
+            assert after.line == before.line
             assert of.measurer.samples == samples
-    assert unmeasured == ratio_of([], [])
+    assert unmeasured == line_of([], [])
 
 
 def test_samples_without_labels_come_after_those_of_rank(tmp_path: Path) -> None:

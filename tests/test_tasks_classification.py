@@ -380,6 +380,20 @@ def test_the_temperature_is_that_of_torch_s_cross_entropy() -> None:
     assert found == pytest.approx(float(log_t.exp()), abs=0.06)  # two digits, and a weak prior
 
 
+def test_close_second_answers_tell_what_they_lose() -> None:
+    """Two batches of four samples in all: close and right, close and wrong with the second right,
+    close with neither right, and not close."""
+    shares = np.array([[0.4, 0.3, 0.3], [0.1, 0.5, 0.4], [0.45, 0.2, 0.35], [0.7, 0.2, 0.1]])
+    labels = np.array([0, 2, 1, 0])
+    logits = 2 * np.log(shares)
+    fitted = answer_lost.fitted((2.0,))
+    counted, believed = fitted.ties(np.split(logits, 2), np.split(labels, 2))
+    assert counted.tolist() == [1, -1, 0, 0]
+    assert believed == pytest.approx([0.1, 0.1, 0.1, 0])
+    second = np.array([[0, 1, 0], [0, 0, 1], [0, 0, 1], [0, 1, 0.0]])
+    assert fitted(logits, second)[:3] == pytest.approx(believed[:3]), "as of a variant's answers"
+
+
 def test_few_labels_leave_a_network_as_sure_as_it_is() -> None:
     logits, labels = drawn(1.0, 3)
     right = logits.argmax(axis=1)

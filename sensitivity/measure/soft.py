@@ -14,7 +14,7 @@ from sensitivity.measure.reader import Reader
 from sensitivity.measure.study import Study
 from sensitivity.records import SPLITS, Scores, Variant
 from sensitivity.signals.soft import has_soft_drop, soft_drop, soft_name
-from sensitivity.tasks.base import Fittable, Soft
+from sensitivity.tasks.base import Fittable, Soft, TellsTies
 from sensitivity.tasks.batches import batch_size
 
 FITTED = 1000
@@ -105,6 +105,24 @@ class SoftMeasurer:
             known = np.array(soft.fit(*self._labelled(key)))
             measurer.journal.add_scores(variant, key, 0, known)
         return tuple(known.tolist())
+
+    def ties(self) -> Pair:
+        """Return what close answers lose, counted and believed, of the samples that the soft drop
+        is fitted to, `confirm` first; empty if the task does not tell.
+
+        They are in the journal if an earlier step has asked for them.
+        """
+        soft: object = self._soft
+        if not isinstance(soft, TellsTies):
+            return np.empty(0), np.empty(0)
+        measurer = self._study.measurer
+        variant, key = measurer.of(self._study.float_variant), f"confirm: ties of {self._name}"
+        known = measurer.journal.scores(variant, key, 0)
+        if known is None:
+            known = np.stack(soft.ties(*self._labelled(key)), axis=1)
+            measurer.journal.add_scores(variant, key, 0, known)
+        counted, believed = known.T
+        return counted, believed
 
     def _labelled(self, key: str) -> tuple[list[Any], list[Any]]:
         """Return float's outputs and the targets of up to `FITTED` samples, `confirm` first.

@@ -14,7 +14,7 @@ from sensitivity.measure.study import Study
 from sensitivity.planners.base import Judged, Skip
 from sensitivity.records import Estimate, Scores
 from sensitivity.stats.proof import NORMAL_95, chance_below
-from sensitivity.stats.soft_drop import Ratio, ratio_of, true_drop
+from sensitivity.stats.soft_drop import Line, line_of, true_drop
 
 LEAST = 0.1
 """Fraction of `confirm` that is measured before a set may be refused."""
@@ -138,7 +138,7 @@ class SoftJudge:
         """Return the true drop of a set that was judged, without `holdout`."""
         lost = self._lost[frozenset(skip)]
         return true_drop(
-            lost.every_counted, lost.every_soft, self.ratio, full_scale=self._full_scale
+            lost.every_counted, lost.every_soft, self.line, full_scale=self._full_scale
         )
 
     def known(self, skip: Skip) -> Estimate | None:
@@ -171,22 +171,32 @@ class SoftJudge:
         scores, soft = self._measurer.values(variant, "holdout", "plan: holdout")
         counted = np.concatenate([lost.every_counted, float_scores - scores])
         softs = np.concatenate([lost.every_soft, soft])
-        return true_drop(counted, softs, self.ratio, full_scale=self._full_scale)
+        return true_drop(counted, softs, self.line, full_scale=self._full_scale)
 
     @property
-    def ratio(self) -> Ratio:
-        """Loss per point of soft drop, from all sets judged so far."""
-        sets = [*self._own_ranges, *self._lost.values()]
+    def line(self) -> Line:
+        """Loss of a changed answer, from float's close answers and all sets judged so far."""
+        sets = [*self._ties, *self._own_ranges, *self._lost.values()]
         counted = [lost.every_counted for lost in sets]
         soft = [lost.every_soft[: len(lost.every_counted)] for lost in sets]
-        return ratio_of(counted, soft)
+        return line_of(counted, soft, full_scale=self._full_scale)
+
+    @cached_property
+    def _ties(self) -> list[Lost]:
+        """What float's second best answers lose where they are close; empty if the task does not
+        tell.
+
+        They are the answers that variants change, and no variant has to be measured for them.
+        """
+        counted, soft = self._measurer.ties()
+        return [Lost(counted, soft, NOTHING, NOTHING)] if len(counted) else []
 
     @cached_property
     def _own_ranges(self) -> list[Lost]:
         """Losses of the model with everything in INT8 and its original ranges, as far as they were
         measured; empty if no other ranges are in force.
 
-        This variant loses most, so it says most about the ratio.
+        This variant loses most, so it says most about the slope of the line.
         """
         measurer = self._study.measurer
         if not measurer.ranges:

@@ -4,9 +4,10 @@ moved.
 A counted drop on a few hundred samples is mostly luck: of ten answers that change, some were right
 before and some are right now, and only the difference counts. The *soft* drop of a sample is what
 float itself expects to lose by the changed answer. It needs no label and varies little, but it is
-measured by float's own beliefs, which may be too timid or too bold. All judged sets share that
-fault. Together they tell how much is really lost for each point of soft drop, although the answers
-of one set alone tell next to nothing.
+measured by float's own beliefs, which may be too timid or too bold. That is a fault of float, not
+of a set: the labels of all changed answers, and of those that float is nearly indifferent about,
+tell together how much a changed answer really loses. The answers of one set alone tell next to
+nothing.
 """
 
 from __future__ import annotations
@@ -27,18 +28,18 @@ BELIEF = 0.5
 """Standard deviation, before anything was counted, of the loss per point of soft drop. Its mean is
 1, since a model is trained to believe what is true."""
 
+OFFSET = 0.05
+"""Standard deviation, before anything was counted, of what a changed answer loses besides, as a
+fraction of the full scale. It is about that between the sixteen small classifiers of
+`benchmarks/ties.py`, which are of no model or data that plans are judged with here."""
+
 OWN = 0.2
-"""Standard deviation of a set's own deviation from the ratio of all sets, as a fraction of its soft
+"""Standard deviation of a set's own deviation from what all sets lose, as a fraction of its soft
 drop."""
 
 FLIP = 0.25
 """Loss that float expects for an answer that no sample has shown yet, as a fraction of the full
 scale."""
-
-ANSWER = 0.03
-"""Standard deviation of the error of float's belief in a changed answer, as a fraction of the full
-scale; all answers of a set have the same error. Answers that change between two similar ones add
-little to the soft drop and as much doubt as others."""
 
 CONFLICT = 2.0
 """Combined standard errors by which a belief and the counted loss may differ. If more is counted
@@ -49,64 +50,136 @@ all sets."""
 
 
 @dataclass(frozen=True)
-class Ratio:
-    """Loss per point of soft drop.
+class Line:
+    """Loss of a changed answer: `offset` + `slope` * its soft drop.
 
-    value: the ratio.
-    error: its standard error.
+    offset: as a fraction of the full scale. Answers that change between two similar ones add
+        little to the soft drop, and may lose as much as others.
+    slope: loss per point of soft drop.
+    variances: of offset and slope.
+    covariance: of the two.
     """
 
-    value: float = 1.0
-    error: float = BELIEF
+    offset: float = 0.0
+    slope: float = 1.0
+    variances: tuple[float, float] = (OFFSET**2, BELIEF**2)
+    covariance: float = 0.0
+
+    def variance(self, changed: float, soft: float) -> float:
+        """Return the variance of the loss of a set.
+
+        changed: fraction of samples whose answer changed.
+        soft: soft drop.
+        """
+        first, second = self.variances
+        mixed = 2 * changed * soft * self.covariance
+        return changed**2 * first + soft**2 * second + mixed
 
 
-def ratio_of(counted: Sequence[ArrayLike], soft: Sequence[ArrayLike]) -> Ratio:
-    """Return the ratio by all judged sets together, on top of the prior BELIEF.
+def line_of(
+    counted: Sequence[ArrayLike], soft: Sequence[ArrayLike], *, full_scale: float = 1.0
+) -> Line:
+    """Return the line by all judged sets together, on top of the prior with OFFSET and BELIEF.
 
-    The ratio is the slope of the least-squares line through the origin. Large drops say most about
-    it, and each set may be off it by OWN.
+    It is the least-squares line through all changed answers. An answer that several sets give for
+    one sample counts once. What is left over is summed over a sample before it is squared, since
+    the answers of a sample share its label. All sets may be off the slope by OWN.
 
     counted: losses against float, float[n] for each set.
     soft: soft drops of the same samples, float[n] for each set. n may differ from set to set; each
         has the first samples of one split.
+    full_scale: largest loss of a sample.
 
     Raises ValueError if counted and soft differ in length.
 
-    >>> ratio_of([], [])
-    Ratio(value=1.0, error=0.5)
+    >>> line_of([], []) == Line()
+    True
     """
     sets = [_pair(lost, moved) for lost, moved in zip(counted, soft, strict=True)]
-    means = np.array([moved.mean() for _, moved in sets])
-    squares = float(means @ means)
-    if squares <= 0:
-        return Ratio()
-    slope = float(means @ np.array([lost.mean() for lost, _ in sets])) / squares
-    # Sets share their samples, so residuals are summed over sets before they are squared.
-    left = np.zeros(max(len(lost) for lost, _ in sets))
-    for mean, (lost, moved) in zip(means, sets, strict=True):
-        left[: len(lost)] += mean * (lost - slope * moved) / len(lost)
-    sampling = math.sqrt(float(np.sum(left**2))) / squares
-    own = OWN * slope * float(np.linalg.norm(means**2)) / squares
-    error = math.hypot(sampling, own)
-    trust = _weight_of_counted(BELIEF, error, slope - 1.0)
-    return Ratio(1.0 + trust * (slope - 1.0), math.sqrt(trust) * error)
+    answers = np.concatenate([np.empty((0, 3)), *(_changed(*pair, full_scale) for pair in sets)])
+    if not len(answers):
+        return Line()
+    samples, moved, lost = _once(answers).T
+    # In units of the prior, both coefficients have a standard deviation of 1.
+    prior = np.array([OFFSET, BELIEF])
+    known = np.stack([np.ones(len(moved)), moved], axis=1) * prior
+    mean, covariance = _learned(known, lost - moved, samples.astype(int))
+    offset, change = (prior * mean).tolist()
+    covariance *= np.outer(prior, prior)
+    weights = np.array([float(moved @ moved) for _, moved in sets])
+    own = (OWN * (1.0 + change)) ** 2 * float(weights @ weights) / float(weights.sum()) ** 2
+    variances = float(covariance[0, 0]), float(covariance[1, 1]) + own
+    return Line(offset, 1.0 + change, variances, float(covariance[0, 1]))
+
+
+def _changed(lost: Values, moved: Values, full_scale: float) -> Values:
+    """Return the number of the sample, the soft drop and the loss of each changed answer, as
+    float[m, 3]."""
+    at = np.flatnonzero(moved)
+    return np.stack([at, moved[at] / full_scale, lost[at] / full_scale], axis=1)
+
+
+def _once(answers: Values) -> Values:
+    """Return the answers, each of a sample once. One sample's answers with the same soft drop are
+    the same."""
+    samples, moved, _ = answers.T
+    # Probabilities that were summed in another order differ in the last digits. A soft drop is
+    # within -1 and 1, so no two samples get the same number.
+    numbers = samples.astype(np.int64) * 4_000_000_000 + np.round(moved * 1e9).astype(np.int64)
+    _, first = np.unique(numbers, return_index=True)
+    return answers[first]
+
+
+def _learned(known: Values, left: Values, samples: NDArray[np.int_]) -> tuple[Values, Values]:
+    """Return mean and covariance of the coefficients of `known` after `left` was seen.
+
+    Before, they were independent, with means of 0 and standard deviations of 1. Each principal
+    direction of `known` is learned on its own.
+
+    known: float[m, k].
+    left: float[m], what the coefficients explain.
+    samples: int[m], number of the sample of each row.
+    """
+    size = known.shape[1]
+    mean, covariance = np.zeros(size), np.zeros((size, size))
+    spreads, directions = np.linalg.eigh(known.T @ known)
+    for spread, direction in zip(spreads, directions.T, strict=True):
+        value, variance = 0.0, 1.0
+        if spread > 1e-9 * spreads[-1]:
+            value, variance = _coefficient(known @ direction, left, samples)
+        mean += value * direction
+        covariance += variance * np.outer(direction, direction)
+    return mean, covariance
+
+
+def _coefficient(known: Values, left: Values, samples: NDArray[np.int_]) -> tuple[float, float]:
+    """Return mean and variance of the one coefficient, whose prior is standard normal."""
+    spread = float(known @ known)
+    slope = float(known @ left) / spread
+    sums = np.bincount(samples, weights=known * (left - slope * known))
+    # As if one answer more had been off by the full scale, since few prove nothing.
+    noise = (len(left) * float(sums @ sums) / spread + 1.0) / (len(left) + 1)
+    error = noise / spread
+    doubt = _doubted(1.0, error, slope)
+    trust = doubt / (doubt + error)
+    return trust * slope, trust * error
 
 
 def true_drop(
-    counted: ArrayLike, soft: ArrayLike, ratio: Ratio = Ratio(), *, full_scale: float = 1.0
+    counted: ArrayLike, soft: ArrayLike, line: Line = Line(), *, full_scale: float = 1.0
 ) -> Estimate:
     """Return the drop of one set in the population that the samples are from, with an interval that
     covers 95 %.
 
-    The result combines the scaled soft drop and the counted drop, weighted by their errors. The
-    error of the soft drop comes from the ratio, from this set (OWN), from each changed answer
-    (ANSWER) and from its sampling error; that of the counted drop is its sampling error. With many
-    labels the counted drop decides, with few the soft one, and if far more was lost than believed,
-    the counted drop decides. The result's n is that of `counted`.
+    The belief is what the line says of the set's changed answers. Its error has parts that all sets
+    share, the line and the sampling error of the changed answers, and one of this set (OWN). The
+    labels of the set have helped to fit the line already. They count once more only against the
+    set's own part: with very many labels the counted drop decides, and if far more was lost than
+    believed, it decides too. The result's n is that of `counted`.
 
     counted: float[n], losses against float of labelled samples, n >= 1.
     soft: float[m], soft drops of these and of any other samples, labelled or not.
-    ratio: loss per point of soft drop.
+    line: loss of a changed answer.
     full_scale: largest loss of a sample.
 
     Raises ValueError for no sample or a value that is not finite.
@@ -114,36 +187,34 @@ def true_drop(
     >>> true_drop([0.0] * 99 + [1.0], [0.0] * 400 + [0.05] * 40).n
     100
     """
-    lost, moved = _finite(counted), _finite(soft)
-    soft_mean = float(moved.mean())
-    expected = ratio.value * soft_mean
-    changed = float(np.mean(moved != 0))
-    doubt = math.hypot(
-        soft_mean * ratio.error,
-        expected * OWN,
-        ratio.value * _error(moved, FLIP * full_scale),
-        changed * ANSWER * full_scale,
-    )
-    counted_error = _error(lost, full_scale)
+    lost, moved = _finite(counted) / full_scale, _finite(soft) / full_scale
+    changed, soft_mean = float(np.mean(moved != 0)), float(moved.mean())
+    believed = line.offset * (moved != 0) + line.slope * moved
+    expected = float(believed.mean())
+    shared = line.variance(changed, soft_mean) + _error(believed, line.slope * FLIP) ** 2
+    own = (line.slope * soft_mean * OWN) ** 2
+    error = _error(lost, 1.0) ** 2
     difference = float(lost.mean()) - expected
-    to_counted = _weight_of_counted(doubt, counted_error, max(difference, 0.0))
+    own = _doubted(shared + own, error, max(difference, 0.0)) - shared
+    to_counted = own / (own + error)
     value = expected + to_counted * difference
-    half = NORMAL_95 * counted_error * math.sqrt(to_counted)
-    return Estimate(value, value - half, value + half, len(lost))
+    variance = (1 - to_counted) ** 2 * shared + to_counted * error
+    half = NORMAL_95 * math.sqrt(variance)
+    return Estimate(
+        full_scale * value, full_scale * (value - half), full_scale * (value + half), len(lost)
+    )
 
 
-def _weight_of_counted(doubt: float, error: float, difference: float) -> float:
-    """Return the weight of the counted value against the belief, 0 to 1.
+def _doubted(doubt: float, error: float, difference: float) -> float:
+    """Return the variance of a belief after something else was counted.
 
-    If the two contradict each other, the doubt grows by as much as they lie too far apart.
+    If the two contradict each other, it grows by as much as they lie too far apart.
 
-    doubt: standard error of the belief.
-    error: standard error of the counted value.
+    doubt: variance of the belief.
+    error: variance of the counted value.
     difference: counted value minus belief.
     """
-    excess = difference**2 - CONFLICT**2 * (doubt**2 + error**2)
-    variance = doubt**2 + max(excess, 0.0)
-    return variance / (variance + error**2)
+    return doubt + max(difference**2 - CONFLICT**2 * (doubt + error), 0.0)
 
 
 def _error(values: Values, unseen: float) -> float:

@@ -47,6 +47,17 @@ class Fittable(Protocol):
         ...
 
 
+@runtime_checkable
+class TellsTies(Protocol):
+    """A soft drop that says what other answers would lose where float is nearly indifferent."""
+
+    def ties(self, outputs: Sequence[Any], targets: Sequence[Any]) -> tuple[Scores, Scores]:
+        """Return for each sample of labelled batches what is lost by float's second best answer,
+        and what float believes it to be, both float64[n]; both 0 unless it is nearly
+        indifferent."""
+        ...
+
+
 def mean(scores: Scores) -> float:
     """Return the default aggregate: the mean of per-sample scores float[n]."""
     return float(np.mean(scores))
@@ -75,8 +86,8 @@ class Task:
     soft: (outputs of the float model, outputs of a variant) -> float[n], the loss that the float
         model itself expects from each sample's other answer, in the unit of the score and without
         labels. Only for a metric that is the mean of one score for each sample. A `Fittable` one
-        is first fitted to the labelled samples of "rank" and "confirm". None if no such estimate
-        is known.
+        is first fitted to the labelled samples of "rank" and "confirm", and one that `TellsTies`
+        shows on them how much more its close answers lose. None if no such estimate is known.
     loss: (outputs of the float model, outputs of the quantized one) -> a tensor of one value with
         its gradient, what fine-tuning makes small. None takes KL of the probabilities for logits
         [n, classes], and otherwise the squared error over the spread of each kind of output.

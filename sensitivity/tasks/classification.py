@@ -285,8 +285,7 @@ class AnswerLost:
         outputs: the float model's outputs, batch by batch.
         targets: the class indices of the same samples, batch by batch.
         """
-        labels = np.concatenate([as_numpy(batch).reshape(-1) for batch in targets]).astype(int)
-        logits = np.concatenate([_logits(_class_scores(batch)) for batch in outputs])
+        logits, labels = _labelled(outputs, targets)
         rows = np.arange(len(labels))
 
         def negative_log_posterior(log_temperature: float) -> float:
@@ -300,11 +299,39 @@ class AnswerLost:
     def fitted(self, parameters: tuple[float, ...]) -> AnswerLost:
         return AnswerLost(*parameters)
 
+    def ties(self, outputs: Sequence[Any], targets: Sequence[Any]) -> tuple[Scores, Scores]:
+        """Return what is lost by the second best answer instead of the best, counted and believed,
+        both float64[n]; both 0 unless the two are within `TIE`.
+
+        outputs: the float model's outputs, batch by batch.
+        targets: the class indices of the same samples, batch by batch.
+        """
+        logits, labels = _labelled(outputs, targets)
+        rows = np.arange(len(labels))
+        best, second = np.argsort(-logits, axis=1, kind="stable")[:, :2].T
+        belief = np.exp(_log_probabilities(logits / self.temperature))
+        believed = belief[rows, best] - belief[rows, second]
+        counted = (best == labels).astype(np.float64) - (second == labels)
+        close = believed < TIE
+        return counted * close, believed * close
+
 
 TEMPERATURE_SPREAD = 0.5
 """Standard deviation of the logarithm of the temperature in its prior."""
 
+TIE = 0.3
+"""Difference of two probabilities up to which answers are nearly tied. Variants change few others:
+of the answers that repaired variants of MobileNetV1 changed, 96 % are within it."""
+
 answer_lost = AnswerLost()
+
+
+def _labelled(
+    outputs: Sequence[Any], targets: Sequence[Any]
+) -> tuple[NDArray[np.float64], NDArray[np.int_]]:
+    """Return the logits float64[n, classes] and the class indices int[n] of some batches."""
+    labels = np.concatenate([as_numpy(batch).reshape(-1) for batch in targets]).astype(int)
+    return np.concatenate([_logits(_class_scores(batch)) for batch in outputs]), labels
 
 
 def _logits(scores: NDArray[Any]) -> NDArray[np.float64]:
