@@ -3,7 +3,7 @@ process.
 
     python benchmarks/files.py --nncf PYTHON --json benchmarks/results/files.json
 
-In ONNX Runtime the tool is its `quantize_static`, behind its own pre-processing, with the types
+In ONNX Runtime the tool is its `quantize_static`, after its own pre-processing, with the types
 that its documentation advises for this processor (uint8 activations, int8 weights). In OpenVINO it
 is `nncf.quantize`, run by the Python at PYTHON, which has nncf and openvino (3.4.0 and 2026.4.1
 here). Both tools get the float file from which our files were exported, and the same calibration

@@ -85,7 +85,7 @@ def per_tensor_weights(model: ir.Model) -> ir.Model:
 
 def raised_channels(model: ir.Model) -> ir.Model:
     """The levels of weights per channel with one scale: each channel of a convolution is raised to
-    the range of the largest, and a Mul behind the convolution lowers its output again."""
+    the range of the largest, and a Mul after the convolution lowers its output again."""
     pairs = {id(pair.output): pair for pair in _per_channel(model)}
     for node in [node for node in model.graph if node.op_type == "Conv"]:
         pair = pairs.get(id(node.inputs[1]))
@@ -150,7 +150,7 @@ def _raise_channels(graph: ir.Graph, node: ir.Node, pair: qdq.Pair) -> None:
 
 
 def _lower_output(graph: ir.Graph, node: ir.Node, factor: np.ndarray) -> None:
-    """Put a Mul behind the node, or behind the Relu that alone reads it, since that gives the same
+    """Put a Mul after the node, or after the Relu that alone reads it, since that gives the same
     values."""
     users = node.outputs[0].consumers()
     last = users[0] if len(users) == 1 and users[0].op_type == "Relu" else node
@@ -244,7 +244,7 @@ def markdown(found: list[Row]) -> str:
         "apart. Outputs from float: relative RMS on 4 samples; metric: on holdout; both of the "
         "canonical form in ONNX Runtime. A dash: not measured.",
         "Channels raised: the same weight levels as per channel, each channel raised to the scale "
-        "of the largest, and lowered again by a Mul behind the convolution.",
+        "of the largest, and lowered again by a Mul after the convolution.",
         "",
         "| model | form | layers as planned | kernels | of them requantize | activation MB | "
         "outputs from float | metric |",

@@ -645,7 +645,7 @@ def target_of(settings: PlanChoices, full_scale: float) -> Target:
     if unit not in ("pt", "%") or not 0 <= value < 100:
         raise SensitivityError(
             "Expected --max-drop in points (1pt) or relative to float (1%), from 0 to under 100, "
-            f"got {text!r}; write the unit behind the number."
+            f"got {text!r}; write the unit after the number."
         )
     if unit == "pt":
         return Target(drop=value / 100 * full_scale, confidence=settings.confidence)

@@ -43,7 +43,7 @@ def test_a_partial_plan_that_keeps_the_speed_is_taken_with_its_price() -> None:
     assert "5 of 28 layers left out" in text
     assert "2.40 ms against 2.00 ms with everything in INT8" in text
     assert "80% of the time that INT8 saves" in text
-    assert "would have to win 21.1 pt with everything in INT8" in text
+    assert "would have to gain 21.1 pt with everything in INT8" in text
 
 
 def test_training_is_weighed_against_repaired_layers_which_cost_nothing() -> None:
@@ -52,10 +52,10 @@ def test_training_is_weighed_against_repaired_layers_which_cost_nothing() -> Non
     )
     repaired = replace(PLAN, metric=found)
     text = words(repaired, (), 28, METRIC)[1]
-    assert "would have to win 2.0 pt with everything in INT8" in text
+    assert "would have to gain 2.0 pt with everything in INT8" in text
     near = replace(found, recalibrated=replace(found.recalibrated, value=PLAN.floor - 0.0001))
     assert (
-        "training has next to nothing to win"
+        "training has next to nothing to gain"
         in words(replace(PLAN, metric=near), (), 28, METRIC)[1]
     )
 
@@ -89,7 +89,7 @@ def test_a_missed_target_says_what_training_would_have_to_win() -> None:
     choice, text = words(missed, timings(2.0, 2.4), 28, METRIC)
     assert choice == "qat"
     assert "is 4.7 pt short of it" in text
-    assert "would have to win 26.0 pt" in text
+    assert "would have to gain 26.0 pt" in text
 
 
 def test_without_latencies_the_price_is_said_to_be_unknown() -> None:

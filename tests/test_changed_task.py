@@ -18,7 +18,7 @@ from sensitivity.onnx_task import onnx_task
 from sensitivity.tasks.onnx_arrays import ArrayBatches
 
 def whole(last=0):
-    """In batches of 20; `last` is added to the labels behind the first batch."""
+    """In batches of 20; `last` is added to the labels after the first batch."""
     found = onnx_task({model!r}, {data!r})
     later = lambda y: np.where(np.arange(len(y)) < 20, y, (y + last) % 5)
     batches = {{name: ArrayBatches(part.x, later(part.y), 20) for name, part in found.data.items()}}

@@ -192,7 +192,7 @@ def test_a_skip_set_costs_its_layers_and_the_borders_around_it(file: Path) -> No
         "the input is quantized, the output dequantized"
     )
     assert cost.of(["a"]) == pytest.approx(4 + 0.15 + 0.2), (
-        "the border moves from the input to behind a"
+        "the border moves from the input to after a"
     )
     assert cost.of(["b"]) == pytest.approx(4 + 0.1 + 0.15 + 0.15 + 0.2)
     assert cost.of(["a", "b", "fc"]) == pytest.approx(6.0)

@@ -39,7 +39,7 @@ LINKS = ["leaky.input_quantizer", "plain.input_quantizer", "rectified.input_quan
 
 
 class Depthwise(nn.Module):
-    """Depthwise convolutions behind all kinds of activations."""
+    """Depthwise convolutions after all kinds of activations."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -112,7 +112,7 @@ def test_tensors_that_cannot_be_negative_get_the_zero_point_0(files, tmp_path):
     model = load_model(lower_file(files["int8"], "onnxruntime", tmp_path / "o.onnx"))
     nodes = {node.name: node for node in model.graph if node.op_type == "QuantizeLinear"}
     found = {name: qdq.constant(node.inputs[2]) for name, node in nodes.items()}
-    assert found["second.input_quantizer/QuantizeLinear"] == 0  # behind a ReLU
+    assert found["second.input_quantizer/QuantizeLinear"] == 0  # after a ReLU
     assert found["first.input_quantizer/QuantizeLinear"] == 0
     assert found["merge.input_quantizer/QuantizeLinear"] == 128
     assert found["stem.0.input_quantizer/QuantizeLinear"] == 128

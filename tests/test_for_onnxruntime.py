@@ -103,7 +103,7 @@ LOST = {
         FRONT + WEIGHT.format(axis=1) + "m = MatMul (xd, wd)\nc = Add (m, "
                                         "b)\n" + BEHIND, axis=1, image=False
     ),
-    "Gemm, axis from behind": build(
+    "Gemm, axis from the end": build(
         FRONT + STORED.format(axis=-1) + "c = Gemm (xd, wd, b)\n" + BEHIND, axis=1, image=False
     ),
     "one scale for all": build(
@@ -157,10 +157,10 @@ def test_a_layer_that_shares_the_weight_keeps_the_pair_it_has() -> None:
 FLOAT = {
     "Conv": FRONT + "c = Conv <pads = [1, 1, 1, 1]> (xd, w, b)\n" + BEHIND,
     "Conv without bias, with Relu": FRONT + "k = Conv (xd, w)\nc = Relu (k)\n" + BEHIND,
-    "Conv behind a MaxPool": FRONT
+    "Conv after a MaxPool": FRONT
     + "m = MaxPool <kernel_shape = [2, 2]> (xd)\nc = Conv (m, w, b)\n"
     + BEHIND,
-    "Conv in front of a MaxPool": FRONT
+    "Conv before a MaxPool": FRONT
     + "k = Conv (xd, w, b)\nc = MaxPool <kernel_shape = [2, 2]> (k)\n"
     + BEHIND,
     "ConvTranspose": FRONT + "c = ConvTranspose (xd, w, b)\n" + BEHIND,

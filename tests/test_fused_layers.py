@@ -97,12 +97,12 @@ DILATED = ", dilations = [1, 1]"
 
 CHANGED = {
     "Gemm": (bias("other", GEMM), "SQ707"),
-    "Gemm in front of float": (bias("other", GEMM, "y = Sigmoid (c)"), "SQ707"),
+    "Gemm before float": (bias("other", GEMM, "y = Sigmoid (c)"), "SQ707"),
     "MatMul and Add": (bias("other", "[fc] m = MatMul (xd, wd)\nc = Add (bd, m)"), "SQ707"),
     "square Conv": (filters(1), "SQ708"),
     "Conv and Relu": (filters(1, "r = Relu (c)\n" + qdq("r", "sy", "u", to="y")), "SQ708"),
     "MatMul": (matrix(0, MATMUL), "SQ708"),
-    "MatMul in front of float": (matrix(0, MATMUL, "y = Sigmoid (c)"), "SQ708"),
+    "MatMul before float": (matrix(0, MATMUL, "y = Sigmoid (c)"), "SQ708"),
     "MatMul plus a scalar": (matrix(0, "[fc] m = MatMul (xd, wd)\nc = Add (m, half)"), "SQ708"),
     "MatMul of a Transpose": (
         matrix(1, "t = Transpose <perm = [1, 0]> (wd)\n[fc] c = MatMul (xd, t)"),
@@ -113,12 +113,12 @@ CHANGED = {
     "MatMul and LeakyRelu": (matrix(0, MATMUL, "y = LeakyRelu (c)"), "SQ708"),
     "MatMul and a last Relu": (matrix(0, MATMUL, "y = Relu (c)"), "SQ708"),
     "blocks": (blocks(MATMUL), "SQ710"),
-    "blocks in front of a pair": (blocks(MATMUL, BEHIND), "SQ710"),
+    "blocks before a pair": (blocks(MATMUL, BEHIND), "SQ710"),
     "weight of three axes": (batched(BEHIND, zero=""), "SQ710"),
     "weight of three axes with zero points": (batched("y = Sigmoid (c)"), "SQ710"),
     "pool with dilations of 1": (pool(DILATED), "SQ709"),
     "pool of int8": (pool(DILATED, "z"), "SQ709"),
-    "pool in front of a Transpose": (
+    "pool before a Transpose": (
         pool(DILATED, behind="t = Transpose <perm = [0, 1, 3, 2]> (c)\n" + qdq("t", to="y")),
         "SQ709",
     ),
@@ -137,10 +137,10 @@ RIGHT = {
     "MatMul plus a float bias": matrix(0, "m = MatMul (xd, wd)\nc = Add (m, b)"),
     "MatMul and a Relu in float": matrix(0, MATMUL, "r = Relu (c)\ny = Sigmoid (r)"),
     "Gemm and a Relu in float": bias("other", GEMM, "r = Relu (c)\ny = Sigmoid (r)"),
-    "three axes in front of float": batched("y = Sigmoid (c)", zero=""),
+    "three axes before float": batched("y = Sigmoid (c)", zero=""),
     "blocks of a Gemm": blocks("c = Gemm (xd, wd)"),
     "blocks and a float bias": blocks("m = MatMul (xd, wd)\nc = Add (m, b)"),
-    "blocks behind float": blocks("c = MatMul (x2, wd)"),
+    "blocks after float": blocks("c = MatMul (x2, wd)"),
     "Gemm with a float bias": matrix(0, "c = Gemm (xd, wd, b)"),
     "pool without dilations": pool(""),
     "pool without a Q": pool(DILATED, behind="y = Sigmoid (c)"),

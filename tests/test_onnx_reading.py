@@ -167,7 +167,7 @@ def other_zero_point_behind(net: Net, x: str) -> str:
 
 
 def stored_integers_turned(net: Net, x: str) -> str:
-    """int8 weights per channel behind a Transpose, then DQ: the axis of channels moves along."""
+    """int8 weights per channel after a Transpose, then DQ: the axis of channels moves along."""
     levels = net.rng.integers(-127, 128, size=(3, 3, 4, 4)).astype("i1")
     scale = net.rng.uniform(0.001, 0.003, 4).astype("f4")
     if net.pairs:
@@ -277,7 +277,7 @@ Limit = Callable[[Net, str], str]
 
 
 def limited(limit: Limit) -> Body:
-    """Integers between -7 and 7, by anything but one Clip behind the Q."""
+    """Integers between -7 and 7, by anything but one Clip after the Q."""
 
     def body(net: Net, x: str) -> str:
         value = net.conv(x)
@@ -418,15 +418,15 @@ KINDS: dict[str, Body] = {
     "nearest-resize": enlarged,
     "clip-from-the-zero-point": clipped,
     "clip-in-the-middle": clipped_in_the_middle,
-    "scale-of-its-own-behind": other_scale_behind,
-    "zero-point-of-its-own-behind": other_zero_point_behind,
+    "scale-of-its-own-after": other_scale_behind,
+    "zero-point-of-its-own-after": other_zero_point_behind,
     "channels-turned": channels_turned,
-    "channels-of-their-own-behind": other_channels_behind,
+    "channels-of-their-own-after": other_channels_behind,
     "one-scale-then-one-by-channel": one_scale_then_one_by_channel,
-    "half-precision-behind": half_precision_behind,
+    "half-precision-after": half_precision_behind,
     "min-and-max": limited(by_min_and_max),
     "two-clips": limited(by_two_clips),
-    "clip-behind-a-move": clipped_behind_a_move,
+    "clip-after-a-move": clipped_behind_a_move,
     "stored-integers-reshaped": stored_integers_reshaped,
     "stored-integers-clipped": stored_integers_clipped,
     "embedding": embedding,
@@ -485,7 +485,7 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 
 def opened(kind: str, tmp_path: Path) -> tuple[OnnxModel, onnx.ModelProto, onnx.ModelProto]:
-    opset = OPSET_OF_MIXED_TYPES if kind == "half-precision-behind" else 17
+    opset = OPSET_OF_MIXED_TYPES if kind == "half-precision-after" else 17
     quantized, truth = (model_of(KINDS[kind], pairs, opset) for pairs in (True, False))
     onnx.save(quantized, tmp_path / "q.onnx")
     return OnnxModel(tmp_path / "q.onnx"), quantized, truth
@@ -626,7 +626,7 @@ def test_the_rounding_of_an_integer_output_stays_and_is_reported(tmp_path: Path)
 
 
 def test_integers_that_something_computes_with_are_named(tmp_path: Path) -> None:
-    """A scale per channel behind a Reshape has no channel in front of it: the pair cannot be
+    """A scale per channel after a Reshape has no channel before it: the pair cannot be
     switched."""
     net = Net(pairs=True)
     scale, zero = net.constant(np.full(8, 0.05, "f4")), net.constant(np.zeros(8, "i1"))
@@ -674,7 +674,7 @@ def test_integers_that_leave_a_body_are_named(tmp_path: Path) -> None:
     )
     with pytest.raises(
         OnnxFileError,
-        match=r"behind each other, .* QuantizeLinear at .* and 2 more without the other",
+        match=r"follow each other, .* QuantizeLinear at .* and 2 more without the other",
     ):
         OnnxModel(tmp_path / "q.onnx")
 

@@ -137,7 +137,7 @@ def generous(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
 
 
 class Rate:
-    """Not seen by the fingerprint: an object of a class, behind a module."""
+    """Not seen by the fingerprint: an object of a class, after a module."""
 
     value = 1.0
 

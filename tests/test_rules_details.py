@@ -307,11 +307,11 @@ GROUPED = {"g": weights(16, 8, 3, 3)}
 ON_OPENVINO = {
     "good example": rule("SQ601").good,
     "bad example": rule("SQ601").bad,
-    "quantized in front of the concat": Example(
+    "quantized before the concat": Example(
         qdq("x") + qdq("x2") + "[concat] c = Concat <axis = 1> (xd, "
                                "x2d)\n" + WEIGHT + conv("c"), inputs=HALVES
     ),
-    "uint8 in front of the concat": Example(
+    "uint8 before the concat": Example(
         qdq("x", zero="u") + qdq("x2", zero="u") + "[concat] c = Concat <axis = 1> (xd, "
                                                    "x2d)\n" + WEIGHT + conv("c"),
         inputs=HALVES,
@@ -332,7 +332,7 @@ ON_OPENVINO = {
 }  # fmt: skip
 
 
-WRONG = {"bad example", "quantized in front of the concat", "relu between"}
+WRONG = {"bad example", "quantized before the concat", "relu between"}
 
 
 @pytest.mark.parametrize("case", ON_OPENVINO)
@@ -537,13 +537,13 @@ BETWEEN = {
     "Gemm with a stored weight": between(
         "c = Gemm (xd, wd, b2)", weight=STORED, w2q=np.ones((16, 16), np.int8)
     ),
-    "Gemm behind a Transpose": between("c = Gemm (m, wd, b2)", weight=W2, front="m"),
+    "Gemm after a Transpose": between("c = Gemm (m, wd, b2)", weight=W2, front="m"),
     "MatMul and Add": between("m = MatMul (xd, wd)\nc = Add (m, b2)", weight=W2),
     "Gemm without a bias": between("c = Gemm (xd, wd)", weight=W2),
     "Gemm with two users": between(
         "c = Gemm (xd, wd, b2)\nt = Sigmoid (c)\nc2 = Add (c, t)", weight=W2, behind="c"
     ),
-    "Gemm in front of a Sigmoid": between("t = Gemm (xd, wd, b2)\nc = Sigmoid (t)", weight=W2),
+    "Gemm before a Sigmoid": between("t = Gemm (xd, wd, b2)\nc = Sigmoid (t)", weight=W2),
     "small bias": between("c = Gemm (xd, wd, b2)", weight=W2, b2=np.full(16, 1e-3, np.float32)),
 }
 

@@ -39,7 +39,7 @@ HOLDS = {
 """Variables of these names, with or without a leading `self._`, hold objects of these classes."""
 
 Use = tuple[str, str | None, tuple[str, ...], bool]
-"""A name used: class or "", member, keywords, and whether it stands behind getattr or hasattr."""
+"""A name used: class or "", member, keywords, and whether it stands after getattr or hasattr."""
 
 
 def chain(node: ast.expr) -> list[str]:

@@ -36,7 +36,7 @@ class FakeQuant(tf.keras.layers.Layer):
 
 
 class Digits(tf.keras.Model):
-    """Two convolutions with a residual Add, a pool and a linear layer, each behind a FakeQuant."""
+    """Two convolutions with a residual Add, a pool and a linear layer, each after a FakeQuant."""
 
     def __init__(self) -> None:
         super().__init__()

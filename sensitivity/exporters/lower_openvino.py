@@ -7,11 +7,11 @@ instead of amax if it is not clipped on calibration data. All other tensors get 
 
 Operations that only move values (Concat, Slice, Resize, MaxPool) then move integers, and
 convolutions write integers directly: OpenVINO fuses a quantizer into a convolution whose output
-nothing else reads, but not a quantizer behind a Slice.
+nothing else reads, but not a quantizer after a Slice.
 
 OpenVINO 2024.6 to 2026.4 compute wrong values if a Concat feeds a quantizer with int8 and zero
 point 0; with uint8 and zero point 128 they are exact. They also move the stride of a 1x1
-convolution in front of its own pair, which is then no longer folded, so that the convolution runs
+convolution before its own pair, which is then no longer folded, so that the convolution runs
 in float; a pair that other convolutions read too stays in its place.
 """
 
@@ -39,7 +39,7 @@ def unsigned(model: ir.Model) -> ir.Model:
 
 
 def before_moves(model: ir.Model) -> ir.Model:
-    """Move quantizers in front of operations that only move values, and merge equal ones."""
+    """Move quantizers before operations that only move values, and merge equal ones."""
     passes = ir.passes.Sequential(
         QuantizeBeforeMoves(),
         # Pairs are equal if their inputs are, including scales and zero points.

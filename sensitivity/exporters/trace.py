@@ -148,7 +148,7 @@ class PreScaled(nn.Module):
     """Replaces a quantizer that first multiplies its input by a pre-quantization scale
     (SmoothQuant, AWQ).
 
-    The scale is applied even if the quantizer is disabled, since the weights behind it were divided
+    The scale is applied even if the quantizer is disabled, since the weights after it were divided
     by it.
     """
 

@@ -224,7 +224,7 @@ class _Race:
         return self._per_sample[name, samples]
 
     def order(self) -> list[str]:
-        """Return the units by signal, except that no unit stands right behind one that the metric
+        """Return the units by signal, except that no unit stands right after one that the metric
         proves less sensitive."""
         order = list(self._entrants)
         for end in range(len(order) - 1, 0, -1):

@@ -30,8 +30,8 @@ PASSING = {"Identity", "Dropout", "QuantizeLinear", "DequantizeLinear"}
 """Operations whose output has the same counterpart as their first input."""
 
 OUTPUT_SUFFIX = "_QuantizeLinear_Input"
-"""Suffix that ONNX Runtime's quantizer adds to the name of a graph output, for the tensor in front
-of its pair."""
+"""Suffix that ONNX Runtime's quantizer adds to the name of a graph output, for the tensor before
+its pair."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +40,7 @@ class Alignment:
 
     nodes: operation of the Q/DQ file -> its counterpart.
     values: tensor of the Q/DQ file -> its counterpart.
-    limits: tensor of the Q/DQ file -> limits from activations that only the float model has behind
+    limits: tensor of the Q/DQ file -> limits from activations that only the float model has after
         its operation. Tensors whose limits are not known are left out.
     unmatched: operations of the Q/DQ file that read computed values and have no counterpart.
     """
@@ -56,7 +56,7 @@ def align(graph: ir.Graph, original: ir.Graph) -> Alignment:
 
     Two operations are counterparts if they are of one kind and read tensors that are counterparts.
     If there are several, the name of the node or of its output decides. Names also find
-    counterparts again behind a part that differs. Subgraphs are not entered.
+    counterparts again after a part that differs. Subgraphs are not entered.
 
     graph: graph of the Q/DQ file.
     original: graph of the float model.
@@ -169,7 +169,7 @@ class _Aligner:
                 self._found.limits[own] = limits
 
     def _behind_removed(self, own: ir.Value, theirs: ir.Value) -> tuple[ir.Value, Limits | None]:
-        """Return the counterpart of a tensor behind the activations that the Q/DQ file no longer
+        """Return the counterpart of a tensor after the activations that the Q/DQ file no longer
         has, and their limits."""
         limits: Limits | None = UNLIMITED
         for removed in _removed(own, theirs):
@@ -184,7 +184,7 @@ def _kind(node: ir.Node) -> tuple[str, str, int]:
 
 
 def _removed(own: ir.Value, theirs: ir.Value) -> list[ir.Node]:
-    """Return the activations behind `theirs`, each the only reader of the one before, that the Q/DQ
+    """Return the activations after `theirs`, each the only reader of the one before, that the Q/DQ
     file no longer has.
 
     ONNX Runtime's quantizer gives `own` the name of the last removed activation's output. Without
@@ -207,7 +207,7 @@ def _is_restored(activation: ir.Node) -> bool:
 
 
 def _activations_behind(value: ir.Value) -> Iterator[ir.Node]:
-    """Yield the chain of activations behind the value, each the only reader of the one before
+    """Yield the chain of activations after the value, each the only reader of the one before
     it."""
     activation = match_or_none(_only_activation, value)
     while activation is not None:
@@ -257,7 +257,7 @@ def _readers(value: ir.Value) -> list[ir.Node]:
 
 
 def _behind_passing(value: ir.Value) -> ir.Value:
-    """Return the value in front of the passing operations that give this one."""
+    """Return the value before the passing operations that give this one."""
     return source(value, _passes)
 
 

@@ -16,7 +16,7 @@ from sensitivity.onnx_graph.walk import given, read_by
 class BiasInput:
     """The input through which a layer gets its bias.
 
-    node: the layer, or the Add behind a MatMul, which ONNX Runtime fuses into one Gemm.
+    node: the layer, or the Add after a MatMul, which ONNX Runtime fuses into one Gemm.
     index: index of the input, which may be left out.
     """
 

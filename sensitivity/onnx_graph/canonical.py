@@ -14,7 +14,7 @@ from sensitivity.onnx_graph.passes.one_grid_per_pair import OneGridPerPair
 
 
 def canonical(model: ir.Model) -> ir.Model:
-    """Return the same model with each DQ directly behind its Q, or with one Clip between them, both
+    """Return the same model with each DQ directly after its Q, or with one Clip between them, both
     on one grid.
 
     Model-local functions are inlined first, since pairs may be in them, and names in subgraphs are

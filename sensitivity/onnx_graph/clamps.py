@@ -20,7 +20,7 @@ from sensitivity.onnx_graph.uses import Use, grid_limits
 from sensitivity.onnx_graph.walk import value_name
 
 CLAMPING = {"Relu", "Clip"}
-"""Activations that ONNX Runtime's quantizer removes in front of an asymmetric pair."""
+"""Activations that ONNX Runtime's quantizer removes before an asymmetric pair."""
 
 ENDS = ("min", "max")
 """Names of the limits of a Clip."""
@@ -38,7 +38,7 @@ UNLIMITED: Limits = (-np.inf, np.inf)
 RELU: Limits = (0.0, np.inf)
 
 Clamps = Mapping[str, Limits]
-"""Tensor in front of a pair -> limits of the activation that was removed."""
+"""Tensor before a pair -> limits of the activation that was removed."""
 
 
 def clamping_pairs(uses: Iterable[Use], inputs: Collection[ir.Value]) -> dict[str, Limits]:

@@ -107,7 +107,7 @@ def float_model(
 
 
 def with_batchnorm_folded(model: ir.Model) -> ir.Model:
-    """Return a copy in which each BatchNormalization behind a layer is folded into the layer's
+    """Return a copy in which each BatchNormalization after a layer is folded into the layer's
     weight.
 
     Quantizing tools fold BatchNormalization first, so a Q/DQ file often has only such weights.
@@ -122,7 +122,7 @@ class _Stored:
     """A constant of the Q/DQ file that a pair quantizes.
 
     is_integer: whether the file stores its integers and has no Q for it.
-    values: what the DQ gives if the file stores integers, else the float values in front of the Q.
+    values: what the DQ gives if the file stores integers, else the float values before the Q.
     step: distance from each value to the next one of the grid, in the shape of `values`.
     path: the path that the pair is on.
     """

@@ -33,7 +33,7 @@ class OtherBias:
     """A bias whose scale is ignored.
 
     node: the layer.
-    reader, index: the node that adds the bias, which is the layer or the Add behind it, and the
+    reader, index: the node that adds the bias, which is the layer or the Add after it, and the
         index of the bias input.
     pair: the pair of the bias.
     ratio: scale of the bias divided by that of the input times that of the weight, where the two
@@ -70,7 +70,7 @@ class _Layer:
     transpose: the Transpose between the pair and the layer; None if there is none.
     shape: shape of the stored weight; () if the graph computes it.
     input_scale: scale of the DQ in front.
-    bias: the bias input, of the layer or of the Add behind a MatMul.
+    bias: the bias input, of the layer or of the Add after a MatMul.
     """
 
     node: ir.Node
@@ -87,12 +87,12 @@ class _Layer:
 
     @property
     def has_add(self) -> bool:
-        """Whether an Add behind the layer holds its bias."""
+        """Whether an Add after the layer holds its bias."""
         return self.bias.node is not self.node
 
     @property
     def has_integer_bias(self) -> bool:
-        """Whether the layer has no bias, or one behind a DQ.
+        """Whether the layer has no bias, or one after a DQ.
 
         A float bias could not become an integer one: such a layer stays in float.
         """
@@ -227,7 +227,7 @@ def _quantizer_of(node: ir.Node) -> ir.Node | None:
 
 
 def _stays_in_float(node: ir.Node) -> bool:
-    """Return whether a Relu or Clip follows that no Q behind it replaces, so that the layer is not
+    """Return whether a Relu or Clip follows that no Q after it replaces, so that the layer is not
     fused."""
     cut = read_by(node.outputs[0], *CUTS)
     if cut is None:
@@ -294,7 +294,7 @@ def _is_square_gemm(layer: _Layer) -> bool:
 def _is_integer_matmul(matmul: _Layer) -> bool:
     """Return whether a MatMul becomes an integer operator of its own.
 
-    With an Add behind it, it does so unless the other operand of the Add is a float constant with
+    With an Add after it, it does so unless the other operand of the Add is a float constant with
     several values: the two then become a Gemm in float.
     """
     if not matmul.has_add:

@@ -299,7 +299,7 @@ def _ends_branch(node: ir.Node) -> bool:
 
 
 def _unquantized(value: ir.Value) -> ir.Value:
-    """Return the value in front of the marks that give this one."""
+    """Return the value before the marks that give this one."""
     return source(value, lambda node: node.domain == DOMAIN)
 
 
@@ -309,7 +309,7 @@ def keeps_values(node: ir.Node) -> bool:
 
 
 def _unmarked(value: ir.Value) -> ir.Value:
-    """Return the value in front of the `Output` and `Operand` marks that give this one."""
+    """Return the value before the `Output` and `Operand` marks that give this one."""
     return source(value, lambda node: is_mark(node, "Output", "Operand"))
 
 

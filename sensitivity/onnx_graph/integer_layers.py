@@ -23,13 +23,13 @@ from sensitivity.onnx_graph.qdq import Array
 from sensitivity.onnx_graph.walk import behind, first_input, given, is_kind, made_by, source
 
 PASSED_BY = {"MaxPool", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Slice", "Identity"}
-"""Operations that ONNX Runtime moves a DQ behind and a Q in front of."""
+"""Operations that ONNX Runtime moves a DQ after and a Q before."""
 
 CUTS = {"Relu", "Clip"}
 """Operations that may stand between the layer and its Q."""
 
 GET_A_PAIR = PASSED_BY - {"Identity"}
-"""Operations behind which ONNX Runtime puts a pair if there is one in front."""
+"""Operations after which ONNX Runtime puts a pair if there is one in front."""
 
 FIRST_OPSET_OF_MOVES = 21
 """First opset in which it puts such pairs in files of any type."""
@@ -47,7 +47,7 @@ class IntegerLayer:
     input_scale: scale of the DQ in front.
     weight: pair of the weight; None for a float weight.
     bias: float64[channels]; None if there is none, or it is not a float constant.
-    output: the value that the Q behind the layer reads, perhaps through operations that only move
+    output: the value that the Q after the layer reads, perhaps through operations that only move
         values.
     """
 
@@ -101,10 +101,10 @@ def _integer_layer(node: ir.Node) -> IntegerLayer:
 
 
 def moved_int8(model: ir.Model) -> Iterator[ir.Node]:
-    """Yield the operations that move an int8 activation behind its pair and keep ONNX Runtime from
+    """Yield the operations that move an int8 activation after its pair and keep ONNX Runtime from
     loading the file.
 
-    From opset 21 on, ONNX Runtime puts a pair behind them that is int8 by its attribute and uint8
+    From opset 21 on, ONNX Runtime puts a pair after them that is int8 by its attribute and uint8
     by its zero point, unless only a Q follows already.
     """
     if model.opset_imports.get("", 0) < FIRST_OPSET_OF_MOVES:
@@ -127,7 +127,7 @@ def _int8_activation(pair: qdq.Pair) -> ir.Value:
 
 
 def _gets_a_pair(node: ir.Node) -> bool:
-    """Return whether ONNX Runtime puts a pair behind this operation if there is one in front."""
+    """Return whether ONNX Runtime puts a pair after this operation if there is one in front."""
     users = {user.op_type for user in node.outputs[0].consumers()}
     return node.op_type in GET_A_PAIR and users != {"QuantizeLinear"}
 
@@ -166,7 +166,7 @@ def _with_bias(node: ir.Node) -> _End:
 
 
 def quantizer_behind(value: ir.Value) -> ir.Node | None:
-    """Return the Q behind a layer that gives this value; None if anything else reads the output
+    """Return the Q after a layer that gives this value; None if anything else reads the output
     too."""
     last = next(filterfalse(_stands_between, behind(value)), None)
     if not is_kind(last, "QuantizeLinear"):

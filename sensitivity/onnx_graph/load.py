@@ -48,7 +48,7 @@ def load_model(path: Path) -> ir.Model:
 def sort_nodes(model: ir.Model) -> None:
     """Sort the nodes of each graph so that they follow what they read, as runtimes do.
 
-    AMD Quark appends nodes in another order, and ONNX Runtime's quantizer puts an If in front of
+    AMD Quark appends nodes in another order, and ONNX Runtime's quantizer puts an If before
     what only its branches read.
     Raises ValueError for a graph with a cycle.
     """

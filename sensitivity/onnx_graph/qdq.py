@@ -147,7 +147,7 @@ def pairs(graph: ir.Graph) -> Iterator[Pair]:
 def pair_of(value: ir.Value | None) -> Pair | None:
     """Return the pair whose DQ gives this value; None if no pair does.
 
-    An INT32 bias behind a DQ is a pair without a Q.
+    An INT32 bias after a DQ is a pair without a Q.
     """
     node = made_by(value, "DequantizeLinear")
     levels = given(node, 0)
@@ -333,7 +333,7 @@ def constant(value: ir.Value | None) -> Array | None:
 
 
 def source_of(value: ir.Value | None) -> ir.Value | None:
-    """Return the value that is quantized by the pair in front of this value; the value itself if
+    """Return the value that is quantized by the pair before this value; the value itself if
     there is no pair."""
     pair = pair_of(value)
     return value if pair is None else pair.source

@@ -73,7 +73,7 @@ def _check_pairs(graph: ir.Graph, nodes: list[ir.Node], name: str) -> None:
     alone = of_kind(nodes, *qdq.PAIR)
     if not has_pair and alone:
         raise OnnxFileError(
-            f"Expected a QuantizeLinear and a DequantizeLinear of {name} to stand behind each "
+            f"Expected a QuantizeLinear and a DequantizeLinear of {name} to follow each "
             f"other, with nothing but moves of integers between them, got {_listed(alone)} "
             "without the other one; export the model with its operations in float between "
             "pairs."
@@ -129,7 +129,7 @@ def is_quantized_otherwise(node: ir.Node) -> bool:
 
 
 def _computes_in_integers(node: ir.Node) -> bool:
-    """Return whether the operation holds or takes integers itself, so that no pair in front of it
+    """Return whether the operation holds or takes integers itself, so that no pair before it
     could be switched."""
     if node.op_type in INTEGER or node.op_type.startswith("QLinear"):
         return True

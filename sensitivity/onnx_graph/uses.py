@@ -284,7 +284,7 @@ def _path(
     if not pairs:
         return
     first = pairs[-1]
-    # Movers in front of the first pair do not belong to the path.
+    # Movers before the first pair do not belong to the path.
     links = links[: links.index(first) + 1]
     used = tuple((link, _use(link, unit, user)) for link in reversed(links))
     yield Path(graph, user, index, unit, first.source, used)

@@ -143,8 +143,8 @@ def behind(value: ir.Value) -> Iterator[ir.Node]:
 
 
 def source(value: ir.Value, passes: Callable[[ir.Node], bool]) -> ir.Value:
-    """Return the value in front of a chain of nodes, each reached by the first input of the one
-    behind it.
+    """Return the value before a chain of nodes, each reached by the first input of the one
+    after it.
 
     passes: true of a node that belongs to the chain.
     """
@@ -223,7 +223,7 @@ def graph_of(node: ir.Node) -> ir.Graph:
 
 
 def insert_behind(value: ir.Value, nodes: Sequence[ir.Node]) -> None:
-    """Insert nodes behind the node that gives the value, which must not be an input of the
+    """Insert nodes after the node that gives the value, which must not be an input of the
     graph."""
     node = there(value.producer())
     graph_of(node).insert_after(node, nodes)

@@ -46,7 +46,7 @@ class LayerShape:
     attributes: attributes of the operation as JSON.
     input, weight, output: shapes for a batch of 1, the weight as the operation reads it. The weight
         of a product of two activations is the second one.
-    then: the activations behind the layer as (operation, attributes as JSON); SiLU is ("SiLU",
+    then: the activations after the layer as (operation, attributes as JSON); SiLU is ("SiLU",
         "{}").
     """
 
@@ -119,7 +119,7 @@ class Work:
 class _Quantized:
     """A layer with pairs on its input and its weight.
 
-    end: output of the last activation behind the layer, or of the layer.
+    end: output of the last activation after the layer, or of the layer.
     then: those activations, as in `LayerShape`.
     """
 
@@ -131,7 +131,7 @@ class _Quantized:
 
     @property
     def given(self) -> ir.Value:
-        """The activation in front of its quantizer, or behind what moves its values after that."""
+        """The activation before its quantizer, or after what moves its values after that."""
         return _unrounded(self.node.inputs[0])
 
     @property
@@ -251,13 +251,13 @@ def _quantized_node(node: ir.Node) -> _Quantized:
 
 
 def _behind_pair(value: ir.Value | None) -> ir.Value:
-    """Return the value in front of everything that only moves values. Raises NoMatch for an input
+    """Return the value before everything that only moves values. Raises NoMatch for an input
     that is left out."""
     return source(needed(value), lambda node: node.op_type in MOVERS)
 
 
 def _unrounded(value: ir.Value | None) -> ir.Value:
-    """Return the value in front of the pairs that round it, or this value if none does so. The
+    """Return the value before the pairs that round it, or this value if none does so. The
     input must not be left out."""
     pair = qdq.pair_of(value)
     while pair is not None:
@@ -285,7 +285,7 @@ def _as_used(stored: tuple[int, ...], node: ir.Node) -> tuple[int, ...]:
 
 @dataclass(frozen=True, eq=False)
 class _Activation:
-    """An activation behind a layer.
+    """An activation after a layer.
 
     kind, attributes: as in `LayerShape.then`.
     output: the value that it gives.
@@ -297,7 +297,7 @@ class _Activation:
 
 
 def _activations_behind(value: ir.Value) -> Iterator[_Activation]:
-    """Yield the chain of activations behind a value, each the only reader of the one before it."""
+    """Yield the chain of activations after a value, each the only reader of the one before it."""
     activation = match_or_none(_next_activation, value)
     while activation is not None:
         yield activation

@@ -77,7 +77,7 @@ RULES: Mapping[QuantizeFor, Rules] = {
 def kept_float(graph: onnx.GraphProto, rules: Rules) -> list[str]:
     """Return the names of operations that stay float although their type is quantized.
 
-    If all types are quantized, these are the operations behind the last weighted one. They turn
+    If all types are quantized, these are the operations after the last weighted one. They turn
     values into boxes or probabilities, whose parts differ in size and would share one grid, and
     they take little time. So do operations of one number, such as the parts of a hard swish, and
     those without weights that do not stand between integers: their pairs would only cost accuracy.

@@ -58,7 +58,7 @@ def bias_corrections(
 
     The correction is the mean over calibration inputs of the layer's float output minus its
     quantized output, per output channel. Layers are corrected in the order in which the model calls
-    them, each behind the corrected layers before it. A layer that is called several times in one
+    them, each after the corrected layers before it. A layer that is called several times in one
     forward is left unchanged, because its calls need different corrections.
 
     source: a model for which `is_correctable` holds.
@@ -207,7 +207,7 @@ def visit_layers(
     those of each part, before the layer runs.
 
     What `visit` returns for the channels is added to the layer's outputs. The parts meet before
-    each layer, not behind it, so that only its inputs are held for all samples.
+    each layer, not after it, so that only its inputs are held for all samples.
     """
     added: dict[str, Tensor] = {}
 
@@ -240,7 +240,7 @@ def forward(source: QuantizedModel, inputs: Any) -> None:
 
 
 def _channel_rows(output: Tensor, trailing: int) -> Tensor:
-    """Return float64[n, channels]: the outputs with the axes behind the channels averaged."""
+    """Return float64[n, channels]: the outputs with the axes after the channels averaged."""
     channels = output.shape[output.ndim - 1 - trailing]
     if trailing:
         # Average each image in float32 first: the whole output in float64 would take twice its

@@ -1,4 +1,4 @@
-"""Keeps the state of a long training in a file, so that one that was interrupted goes on."""
+"""Keeps the state of a long training in a file, so that it can resume after an interruption."""
 
 from __future__ import annotations
 

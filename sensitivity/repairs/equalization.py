@@ -1,4 +1,4 @@
-"""Equalization of activations in front of depthwise convolutions.
+"""Equalizes the activations before depthwise convolutions.
 
 The channels of an activation differ in size, and one range for all leaves the small ones few
 levels. A depthwise convolution takes each channel by itself, so ranges per channel can be folded

@@ -1,5 +1,5 @@
-"""Runs a model on the parts of a batch in lockstep: all stop at the same layers, and are seen
-together there.
+"""Runs a model on the parts of a batch in lockstep: all parts stop before the same layers, where a
+repair sees their values together.
 
 A repair needs what a layer gives for all samples before the next layer runs. As one batch, a model
 holds ten to thirty times as much as its inputs. In lockstep only what waits at the layer is held

@@ -23,7 +23,7 @@ class Kernel:
     axis: axis of the output channels in the weight.
     groups: groups of channels.
     window: of a convolution over images; None for a matrix product.
-    pads: zeros before and behind each axis of the image.
+    pads: zeros before and after each axis of the image.
     """
 
     axis: int

@@ -78,7 +78,7 @@ def learned_roundings(
     """Learn a rounding and a bias correction for each weighted layer, returned with the weight's
     range.
 
-    Layers are taken in the order in which the model calls them, each behind the rounded and
+    Layers are taken in the order in which the model calls them, each after the rounded and
     corrected layers before it. A layer that is called several times in one forward is left
     unchanged. A layer whose rounding cannot be learned gets only a bias correction: transposed
     convolutions, convolutions over images with a padding other than zeros, layers with more than

@@ -1,7 +1,7 @@
-"""How much an error of each activation matters to what the model computes next.
+"""Weights each error of an activation by how much it changes what the model computes next.
 
 An activation passes through its layer, BatchNorm and the next nonlinearity before it is quantized
-again. Where a ReLU gives 0, no error in front of it counts, and behind a LeakyReLU of 0.1 an error
+again. Where a ReLU gives 0, no error before it counts, and after a LeakyReLU of 0.1 an error
 of a negative value counts a hundredth. The squared slopes of the next quantizers' inputs say how
 much. Summed over these inputs, they are the expected square of one gradient with random signs
 (Hutchinson 1990, "A stochastic estimator of the trace of the influence matrix"), so that one
@@ -68,7 +68,7 @@ def _equally_weighted(
 
     def kept_by(name: str) -> Hook:
         def hook(module: Any, args: Any) -> None:
-            values[name] = args[0].clone()  # layers behind it may work in place
+            values[name] = args[0].clone()  # layers after it may work in place
 
         return hook
 
@@ -89,7 +89,7 @@ def _values_and_slopes(
             leaf = args[0].detach().requires_grad_(name in names)
             if name in names:
                 leaves[name] = leaf
-            return (leaf.clone(), *args[1:])  # layers behind it may work in place
+            return (leaf.clone(), *args[1:])  # layers after it may work in place
 
         return hook
 

@@ -1,12 +1,11 @@
-"""Fine-tuning by self-distillation: the float model teaches the quantized one.
+"""Fine-tunes a quantized model by self-distillation from the same model in float.
 
-It is quantization-aware training without labels and without the user's training code. Biases and
-the ranges of activations change together in all layers, so that the outputs of the
-quantized model come nearer to those of the same model with all quantizers disabled, on the
-calibration inputs. Gradients pass through quantizers as in `straight_through`. BatchNorm keeps its
-statistics. That the outputs of every layer count too, and not only those of the model, is what
-keeps a few hundred samples from being learned by heart (Romero et al. 2015, "FitNets"). Weights
-keep their levels: taught by a few hundred samples, those that change theirs follow noise.
+This is quantization-aware training without labels and without the user's training code. Biases and
+the ranges of activations are trained together in all layers, so that the outputs on the calibration
+inputs come nearer to those of the model with all quantizers disabled. The outputs of every layer
+count too, which keeps a few hundred samples from being overfitted (Romero et al. 2015, "FitNets").
+Gradients pass through quantizers as in `straight_through`, and BatchNorm keeps its statistics.
+Weights keep their levels: with so few samples, those that change theirs follow noise.
 
 The result is what the other repairs give: ranges and changes of biases. It costs an engine nothing.
 Each step takes a forward of the float model, and a forward and a backward pass of the quantized
@@ -146,8 +145,8 @@ def fine_tuned(
     kept: activation quantizers that keep their ranges.
     loss_of: gives what the outputs of the quantized model lose, such as
         `signals.distillation.distillation_loss`.
-    limits: how long it may take. An interrupted training that goes on has fewer steps left.
-    tracking: how it is shown and goes on.
+    limits: how long it may take. An interrupted training that resumes has fewer steps left.
+    tracking: how it is shown and resumed.
     Raises ModelError if gradients do not pass through the model, and TooLong.
     """
     ranges = tuple(ranges)
@@ -422,7 +421,7 @@ class _Training:
 
     @property
     def state(self) -> dict[str, Any]:
-        """What `restore` goes on from."""
+        """What `restore` continues from."""
         return {
             "steps": self.done,
             "leaves": [leaf.detach() for leaf in self.leaves],

@@ -28,7 +28,7 @@ def advice(plan: Plan, timings: Sequence[Timing], layers: int, metric: MetricFor
     if int8 is not None and int8.ratio.value <= 1:
         return Advice("float", tuple(_stay_with_float(plan, int8, metric)))
     if not plan.met:
-        return Advice("qat", (_missed(plan, metric), *_prize(plan, times, metric)))
+        return Advice("qat", (_missed(plan, metric), *_possible_gain(plan, times, metric)))
     if len(plan.skip) >= layers > 0:
         return Advice("float", tuple(_all_out(plan)))
     if not plan.outside:
@@ -45,7 +45,7 @@ def _partial(plan: Plan, times: dict[str, Timing], layers: int, metric: MetricFo
             "partial",
             (
                 f"Partial PTQ holds the target on confirm with {left_out}; {price}.",
-                _must_win(plan, metric),
+                _must_gain(plan, metric),
             ),
         )
     saved = float_.median_ms - int8.median_ms
@@ -59,19 +59,19 @@ def _partial(plan: Plan, times: dict[str, Timing], layers: int, metric: MetricFo
             f"Partial PTQ gives the speed away: with {left_out} it takes {price}, and FP16 takes "
             f"{milliseconds(fp16.median_ms)}. Use quantization-aware training, or FP16 as it is."
         )
-        return Advice("qat", (first, *_prize(plan, times, metric)))
+        return Advice("qat", (first, *_possible_gain(plan, times, metric)))
     if kept < WORTH:
         first = (
             f"Partial PTQ gives the speed away: with {left_out} it takes {price}, which keeps "
             f"{max(kept, 0):.0%} of the time that INT8 saves against float "
             f"({milliseconds(float_.median_ms)}). Use quantization-aware training."
         )
-        return Advice("qat", (first, *_prize(plan, times, metric)))
+        return Advice("qat", (first, *_possible_gain(plan, times, metric)))
     first = (
         f"Partial PTQ holds the target on confirm with {left_out}, at {price}: "
         f"{ratio(partial.ratio)} the speed of float, and {kept:.0%} of the time that INT8 saves."
     )
-    return Advice("partial", (first, _must_win(plan, metric)))
+    return Advice("partial", (first, _must_gain(plan, metric)))
 
 
 def outside_words(plan: Plan, layers: int) -> str:
@@ -93,7 +93,7 @@ def _stay_with_float(plan: Plan, int8: Timing, metric: MetricFormat) -> Iterator
     yield (
         f"Stay with float in {int8.runtime} on this machine: everything in INT8 runs at "
         f"{ratio(int8.ratio)} the speed of float there, so neither a plan nor quantization-aware "
-        "training has any speed to win."
+        "training has any speed to gain."
     )
     state = "holds" if plan.met else "misses"
     yield (
@@ -132,25 +132,25 @@ def _missed(plan: Plan, metric: MetricFormat) -> str:
     )
 
 
-def _must_win(plan: Plan, metric: MetricFormat) -> str:
+def _must_gain(plan: Plan, metric: MetricFormat) -> str:
     """Return how much training would have to gain with everything in INT8 before it beats the
     plan."""
     repaired = plan.metric.recalibrated or plan.metric.quantized
     gap = plan.floor - repaired.value
     if gap <= 0:
-        return "Everything in INT8 holds the target too, so training has no accuracy to win."
+        return "Everything in INT8 holds the target too, so training has no accuracy to gain."
     if metric.number(gap) == metric.number(0.0):
         return (
-            "Everything in INT8 all but holds the target, so training has next to nothing to win."
+            "Everything in INT8 all but holds the target, so training has next to nothing to gain."
         )
     return (
-        f"Quantization-aware training would have to win {metric.change(gap, sign=False)} with "
+        f"Quantization-aware training would have to gain {metric.change(gap, sign=False)} with "
         "everything in INT8 to do without the plan."
     )
 
 
-def _prize(plan: Plan, times: dict[str, Timing], metric: MetricFormat) -> Iterator[str]:
-    yield _must_win(plan, metric)
+def _possible_gain(plan: Plan, times: dict[str, Timing], metric: MetricFormat) -> Iterator[str]:
+    yield _must_gain(plan, metric)
     partial, int8 = times.get("partial"), times.get("int8")
     if partial and int8 and partial.median_ms > int8.median_ms:
         gain = partial.median_ms / int8.median_ms

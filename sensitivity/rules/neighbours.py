@@ -30,7 +30,7 @@ UNEQUAL = {"s2": np.array(0.07, np.float32)}
     "residual-float",
     "warning",
     TENSORRT,
-    why="TensorRT fuses a convolution with the Add behind it into one INT8 kernel if the other "
+    why="TensorRT fuses a convolution with the Add after it into one INT8 kernel if the other "
     "input of the Add is INT8 too. A float residual breaks the fusion: a ResNet-18 took 0.883 ms "
     "with float residuals, more than in FP16 (0.862), and 0.546 ms with quantized ones (A100, "
     "batch 32).",
@@ -114,7 +114,7 @@ HALVES = "float[1,8,8,8] x, float[1,8,8,8] x2"
     why="A Concat of INT8 values needs one scale for all of them, and for their other users. "
     "Unequal scales put a requantize kernel on each input (10.8 % of kernel time in YOLOv6, 180 "
     "instead of 207 queries a second in YOLOv7).",
-    fix="Give all inputs of the Concat, and the quantizers behind it, the largest of their scales.",
+    fix="Give all inputs of the Concat, and the quantizers after it, the largest of their scales.",
     source="Meituan, YOLOv6 quantization practice; NVIDIA yolo_deepstream, guidance of yolov7_qat",
     bad=Example(_concat("s2"), inputs=HALVES, constants=UNEQUAL),
     good=Example(_concat("s"), inputs=HALVES),
@@ -183,8 +183,8 @@ COMPUTES = ACTIVATIONS | {
     *("Add", "Sub", "Mul", "Div", "Sum", "Softmax", "Resize"),
     *("AveragePool", "GlobalAveragePool", "GlobalMaxPool", "ReduceMean"),
 }  # fmt: skip
-"""Operations without a weight that compute new values, so that a Q behind them cannot move in front
-of them."""
+"""Operations without a weight that compute new values, so that a Q after them cannot move before
+them."""
 
 
 @rule(
@@ -193,7 +193,7 @@ of them."""
     "warning",
     TENSORRT,
     why="An operation without a weight gains from INT8 only because it moves less memory. With "
-    "INT8 inputs and a float output it runs in float, and the Q and DQ in front of it become "
+    "INT8 inputs and a float output it runs in float, and the Q and DQ before it become "
     "kernels of their own.",
     fix="Quantize its output too, or remove the Q/DQ pairs from its inputs.",
     source=PLACEMENT + "; ResNet-18 on an A100: 0.546 ms, with the pooling quantized too 0.500",
@@ -211,7 +211,7 @@ def int8_in_float_out(subject: Subject) -> Iterator[Hit]:
         if not any(quantizers_after(node.outputs[0], through)):
             yield (
                 name_of(node),
-                f"expected INT8 behind this {node.op_type} as in front of it, got float",
+                f"expected INT8 after this {node.op_type} as before it, got float",
             )
 
 

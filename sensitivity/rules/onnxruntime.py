@@ -69,17 +69,17 @@ def signed_activations(subject: Subject) -> Iterator[Hit]:
     why="ONNX Runtime fuses DQ -> Conv -> Q into one INT8 kernel and needs all three. Without the "
     "Q, a convolution dequantizes its inputs and runs in float (on a ResNet-18: 0.7 of float speed "
     "without it, 2.8 to 3.1 with it).",
-    fix="Add a Q/DQ pair behind the operation, or its ReLU ('sensitivity export --for "
+    fix="Add a Q/DQ pair after the operation, or its ReLU ('sensitivity export --for "
     "onnxruntime').",
     source=MEASURED + ", ResNet-18",
     bad=Example(pair("x", zero="u128") + WEIGHT + conv()),
     good=U8,
 )
 def output_not_quantized(subject: Subject) -> Iterator[Hit]:
-    """Find quantized convolutions without a Q behind them, or behind their Relu or Clip."""
+    """Find quantized convolutions without a Q after them, or after their Relu or Clip."""
     for node in _quantized_convs(subject):
         if not any(user.op_type == "QuantizeLinear" for user in _behind(node)):
-            yield name_of(node), f"expected a Q/DQ pair behind this {node.op_type}, got none"
+            yield name_of(node), f"expected a Q/DQ pair after this {node.op_type}, got none"
 
 
 @rule(
@@ -96,7 +96,7 @@ def output_not_quantized(subject: Subject) -> Iterator[Hit]:
     good=_relu("u"),
 )
 def relu_not_absorbed(subject: Subject) -> Iterator[Hit]:
-    """Find Qs behind a convolution and its Relu whose grid includes negative values."""
+    """Find Qs after a convolution and its Relu whose grid includes negative values."""
     for conv_node in _quantized_convs(subject):
         for relu in _users(conv_node, "Relu"):
             for quantize in _users(relu, "QuantizeLinear"):
@@ -104,7 +104,7 @@ def relu_not_absorbed(subject: Subject) -> Iterator[Hit]:
                     kind = grid_type(quantize) or "uint8"
                     yield (
                         name_of(quantize),
-                        f"expected the smallest {kind} as zero point behind Relu",
+                        f"expected the smallest {kind} as zero point after Relu",
                     )
 
 
@@ -188,8 +188,8 @@ def _moved(zero: str) -> Example:
     "error",
     ORT,
     why="From opset 21 on, ONNX Runtime cannot load a file in which an int8 activation is moved "
-    "(Transpose, MaxPool, Reshape, Squeeze, Unsqueeze, Slice) behind its pair and not quantized "
-    "again there. It adds another pair behind the operation, which is int8 by one attribute and "
+    "(Transpose, MaxPool, Reshape, Squeeze, Unsqueeze, Slice) after its pair and not quantized "
+    "again there. It adds another pair after the operation, which is int8 by one attribute and "
     "uint8 by its zero point ('output_dtype INT8 does not match y_zero_point type UINT8').",
     fix="Shift activations to uint8 (with 128 added to the zero point it is the same grid), or "
     "convert the file to opset 17. 'sensitivity run' writes a file that loads, "
@@ -199,11 +199,11 @@ def _moved(zero: str) -> Example:
     good=_moved("u128"),
 )
 def int8_moved(subject: Subject) -> Iterator[Hit]:
-    """Find operations that move an int8 activation behind its pair."""
+    """Find operations that move an int8 activation after its pair."""
     for node in moved_int8(subject.model):
         yield (
             name_of(node),
-            f"expected uint8 in front of this {node.op_type}, got int8 in opset {subject.opset}",
+            f"expected uint8 before this {node.op_type}, got int8 in opset {subject.opset}",
         )
 
 
@@ -311,7 +311,7 @@ def _pooled(dilations: str) -> Example:
     "passes every attribute on. That operator has no dilations, which AveragePool has from opset "
     "19 on, so the file does not load, even if all dilations are 1 ('Unrecognized attribute: "
     "dilations').",
-    fix="Remove dilations that are all 1, and the pair behind a pool with others. 'sensitivity "
+    fix="Remove dilations that are all 1, and the pair after a pool with others. 'sensitivity "
     "run' and 'sensitivity export --for onnxruntime' write a file that loads, "
     "model.*.onnxruntime.onnx.",
     source="measured: ONNX Runtime 1.31 on x64, findings/ort_dilated_average_pool_does_not_load.sh",
@@ -346,7 +346,7 @@ def _blocks(count: int) -> Example:
     "matmul-scale-shape",
     "error",
     ORT,
-    why="The integer MatMul that ONNX Runtime makes of a MatMul behind a DequantizeLinear takes "
+    why="The integer MatMul that ONNX Runtime makes of a MatMul after a DequantizeLinear takes "
     "one weight scale for each output of a weight with two axes. Scales of 8-bit blocks are spread "
     "over the rows of the result: the values are wrong if there are as many rows as blocks, and "
     "otherwise the first run fails, as it does with scales per output of a weight with three axes. "
@@ -373,7 +373,7 @@ def matmul_scale_shape(subject: Subject) -> Iterator[Hit]:
 def _quantized_convs(subject: Subject) -> Iterator[ir.Node]:
     """Yield the convolutions with both inputs quantized.
 
-    Gemm and MatMul are not included, since they run in INT8 without a Q behind them too.
+    Gemm and MatMul are not included, since they run in INT8 without a Q after them too.
     """
     for node in subject.nodes:
         if node.op_type != "Conv":

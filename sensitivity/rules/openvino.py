@@ -28,9 +28,9 @@ PASSED = QDQ | {
     "Mul",
     "Add",
 }
-"""Operations that were each tried behind the Concat, with wrong values. Values are right with
+"""Operations that were each tried after the Concat, with wrong values. Values are right with
 Transpose, Split, a pooling or another activation there, with a grouped convolution, a
-ConvTranspose, MatMul or Gemm behind, and with a float weight."""
+ConvTranspose, MatMul or Gemm after it, and with a float weight."""
 
 
 @rule(
@@ -39,7 +39,7 @@ ConvTranspose, MatMul or Gemm behind, and with a float weight."""
     "error",
     ("openvino",),
     why="OpenVINO returns wrong values, without any message, where a convolution reads a Concat in "
-    "INT8 that is quantized either behind the Concat or in front of it: errors of 5 to 150 % of "
+    "INT8 that is quantized either after the Concat or before it: errors of 5 to 150 % of "
     "the largest output in graphs of a few nodes. With uint8 and zero point 128, which is the same "
     "grid, it is exact.",
     fix="Shift activations to uint8 with zero point 128 ('sensitivity export --for openvino').",
@@ -65,7 +65,7 @@ def concat_int8(subject: Subject) -> Iterator[Hit]:
 
 
 def _quantizers_of(path: list[ir.Node]) -> list[ir.Node]:
-    """Return the quantizers of the values that a Concat joins: behind it, or in front of all its
+    """Return the quantizers of the values that a Concat joins: after it, or before all its
     inputs.
 
     path: nodes from a convolution back to the Concat.
@@ -80,7 +80,7 @@ def _quantizers_of(path: list[ir.Node]) -> list[ir.Node]:
 
 
 def _back_to_concat(value: ir.Value | None) -> Iterator[ir.Node]:
-    """Yield the nodes in front of a convolution, up to the first Concat or the first node that
+    """Yield the nodes before a convolution, up to the first Concat or the first node that
     avoids the error."""
     node = producer(value)
     while node is not None:
@@ -93,7 +93,7 @@ def _back_to_concat(value: ir.Value | None) -> Iterator[ir.Node]:
 
 SIXTEEN = ("int16", "uint16")
 MEASURED = (
-    "measured against ONNX Runtime with OpenVINO 2026.4.1 on a CPU, behind a Conv and in "
+    "measured against ONNX Runtime with OpenVINO 2026.4.1 on a CPU, after a Conv and in "
     "front of 13 operations"
 )
 
@@ -121,7 +121,7 @@ def _sixteen(zero: str, between: str = "") -> Example:
     "error",
     ("openvino",),
     why="OpenVINO's CPU plug-in removes pairs of 16 bits. If the zero point is an end of the type, "
-    "the pair also acted as the ReLU: quantizers remove a ReLU in front of such a pair, since the "
+    "the pair also acted as the ReLU: quantizers remove a ReLU before such a pair, since the "
     "pair itself cuts at 0. What runs is then the network without its ReLUs (a digits net: 82.4 "
     "instead of 94.3 %).",
     fix="Quantize to 8 bits, or keep the ReLU in the graph (quantize_static: "
@@ -152,7 +152,7 @@ def clamp_of_16_bits(subject: Subject) -> Iterator[Hit]:
     "sixteen-bits-removed",
     "warning",
     ("openvino",),
-    why="OpenVINO's CPU plug-in removes pairs of 16 bits: the operations behind them are computed "
+    why="OpenVINO's CPU plug-in removes pairs of 16 bits: the operations after them are computed "
     "in float, no faster than before, and values beyond the calibrated range are no longer cut.",
     fix="Quantize activations to 8 bits, or leave them unquantized; measure accuracy in OpenVINO "
     "itself.",

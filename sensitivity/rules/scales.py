@@ -88,7 +88,7 @@ def _scales(subject: Subject) -> Iterator[tuple[ir.Node, Array]]:
     "error",
     TARGETS,
     why="A scale that is NaN, infinite, zero or negative comes from a quantizer that saw no data, "
-    "or only zeros; every value behind it is lost. Scales of stored weights may be negative in "
+    "or only zeros; every value after it is lost. Scales of stored weights may be negative in "
     "some runtimes: SQ210.",
     fix="Calibrate that quantizer again on data that reaches it, or leave its layer out.",
     source=PARSER + ": 'Scale coefficients must all be positive'",
@@ -418,8 +418,8 @@ VECTOR: dict[str, Array] = {"s1": np.array([0.05], np.float32), "z1": np.array([
     "warning",
     (RTX,),
     why="For ONNX a scale of shape [1] is per tensor, and TensorRT documents no difference for "
-    "8.6, 10 and 11. TensorRT-RTX takes it as a scale per channel, and runs a convolution behind "
-    "it, or in front of an Add with it, in float without any message. Matrix products and weights "
+    "8.6, 10 and 11. TensorRT-RTX takes it as a scale per channel, and runs a convolution after "
+    "it, or before an Add with it, in float without any message. Matrix products and weights "
     "are not affected.",
     fix="Write scale and zero point of an activation as scalars, of shape []; 'sensitivity export' "
     "does so.",
@@ -429,7 +429,7 @@ VECTOR: dict[str, Array] = {"s1": np.array([0.05], np.float32), "z1": np.array([
     rtx=Seen("runs the convolution in float"),
 )
 def activation_scale_vector(subject: Subject) -> Iterator[Hit]:
-    """Find activations in front of a Conv or Add whose scale has the shape [1]."""
+    """Find activations before a Conv or Add whose scale has the shape [1]."""
     for qdq_pair in subject.pairs:
         if qdq_pair.scale is None or qdq.rooted_at_constant(qdq_pair.source):
             continue
@@ -459,7 +459,7 @@ FLOAT_TYPES = {"FLOAT", "FLOAT16", "BFLOAT16"}
     why="A DequantizeLinear gives values of the type of its scale, and the inputs of an operation "
     "must have one type, so an FP16 scale in an FP32 graph is not valid. TensorRT 8.6 reads only "
     "FP32 scales, which SQ202 checks; 10 and 11 take both types and document no such check.",
-    fix="Write the scale in the type of the other inputs, or a Cast behind the DequantizeLinear.",
+    fix="Write the scale in the type of the other inputs, or a Cast after the DequantizeLinear.",
     source="ONNX operator DequantizeLinear (19); measured with TensorRT-RTX 1.7.1.116",
     bad=Example(
         pair("x", "s16") + WEIGHT + conv(),
@@ -467,7 +467,7 @@ FLOAT_TYPES = {"FLOAT", "FLOAT16", "BFLOAT16"}
         constants={"s16": np.array(0.05, np.float16)},
     ),
     good=HALF,
-    rtx=Seen("refuses the operation behind"),
+    rtx=Seen("refuses the operation after it"),
 )
 def scale_types_mixed(subject: Subject) -> Iterator[Hit]:
     """Find operations whose inputs would have two float types, one of them because of a scale."""
@@ -480,7 +480,7 @@ def scale_types_mixed(subject: Subject) -> Iterator[Hit]:
 
 
 def _float_type(value: ir.Value | None) -> str | None:
-    """Return the type of a value; behind a DQ, possibly moved, that of its scale. None if
+    """Return the type of a value; after a DQ, possibly moved, that of its scale. None if
     unknown."""
     node = _by_scale(value)
     if node is None:

@@ -69,7 +69,7 @@ def _dequantized(value: ir.Value | None) -> bool:
     "error",
     (*TENSORRT, RTX),
     why="TensorRT takes the bias in float and adds it to the INT32 sum itself. It refuses a bias "
-    "behind a DequantizeLinear, as ONNX Runtime's quantizer writes it.",
+    "after a DequantizeLinear, as ONNX Runtime's quantizer writes it.",
     fix="Keep the bias in float (quantize_static: extra_options={'QuantizeBias': False}).",
     source="microsoft/onnxruntime issue 14229 (TensorRT: 'only activation types allowed as input "
     "to this layer'); onnx/onnx-tensorrt issue 850",
@@ -91,7 +91,7 @@ def bias_quantized(subject: Subject) -> Iterator[Hit]:
         has_bias = node.op_type in WITH_BIAS
         dequantize = made_by(given(node, BIAS_INPUT), "DequantizeLinear") if has_bias else None
         if dequantize is not None:
-            yield name_of(node), f"expected a float bias, got one behind {name_of(dequantize)}"
+            yield name_of(node), f"expected a float bias, got one after {name_of(dequantize)}"
 
 
 @rule(
@@ -112,7 +112,7 @@ def bias_quantized(subject: Subject) -> Iterator[Hit]:
     rtx=Seen("computes in INT8 through a Transpose or Reshape there"),
 )
 def weight_path_broken(subject: Subject) -> Iterator[Hit]:
-    """Find quantized weights with operations other than Q and DQ in front of their layer."""
+    """Find quantized weights with operations other than Q and DQ before their layer."""
     for node in qdq.weighted_nodes(subject.graph):
         path = list(weight_path(qdq.weight(node)))
         others = [step.op_type for step in path if step.op_type not in QDQ]
@@ -246,7 +246,7 @@ def _given(value: ir.Value) -> bool:
     (*TENSORRT, RTX),
     why="A Q/DQ pair on an output of the model rounds the result once more and gains nothing, "
     "since no INT8 operation follows.",
-    fix="Remove the pair in front of the output.",
+    fix="Remove the pair before the output.",
     source=PLACEMENT,
     bad=Example(pair("x") + WEIGHT + conv(to="c") + pair("c", to="y")),
     good=CANONICAL,

@@ -199,7 +199,7 @@ def _needs(node: ir.Node) -> Iterator[tuple[str, int]]:
     "error",
     (*TENSORRT, RTX),
     why="A file saved by ONNX Runtime after optimization, or quantized with its own operators, "
-    "holds nodes of the domain com.microsoft (and an INT32 bias behind DQ), which TensorRT does "
+    "holds nodes of the domain com.microsoft (and an INT32 bias after DQ), which TensorRT does "
     "not know.",
     fix="Give the runtime the file from before optimization; quantize without UseQDQContribOps.",
     source="ONNX Runtime docs, Graph Optimizations > offline mode; onnx-tensorrt docs/operators.md",
@@ -230,7 +230,7 @@ def runtime_specific_operators(subject: Subject) -> Iterator[Hit]:
     (*TENSORRT, RTX),
     why="TensorRT finds INT8 layers by Q/DQ pairs. Integers that go from a Q to anything other "
     "than a DQ stay integers, and most layers refuse them.",
-    fix="Put a DequantizeLinear with the same scale and zero point behind every QuantizeLinear.",
+    fix="Put a DequantizeLinear with the same scale and zero point after every QuantizeLinear.",
     source="NVIDIA TensorRT documentation, Explicit Quantization > TensorRT processing of Q/DQ "
     "networks",
     bad=Example(
@@ -251,7 +251,7 @@ def lone_quantize(subject: Subject) -> Iterator[Hit]:
         others = [kind for kind in readers if kind != "DequantizeLinear"]
         if others or not readers:
             got = ", ".join(others) or "nothing"
-            yield name_of(node), f"expected only DequantizeLinear behind this Q, got {got}"
+            yield name_of(node), f"expected only DequantizeLinear after this Q, got {got}"
 
 
 @rule(
@@ -262,7 +262,7 @@ def lone_quantize(subject: Subject) -> Iterator[Hit]:
     why="TensorRT-RTX keeps integers that go from a Q to anything other than a DQ as integers, and "
     "some operations have no integer version. NVIDIA documents only Q/DQ pairs, for TensorRT 8.6, "
     "10 and 11: SQ013.",
-    fix="Put a DequantizeLinear with the same scale and zero point behind the QuantizeLinear.",
+    fix="Put a DequantizeLinear with the same scale and zero point after the QuantizeLinear.",
     source="measured with TensorRT-RTX 1.7.1.116, for SM 8.9: it builds Relu, LeakyRelu, Clip, "
     "Add, Mul, Concat, MaxPool, AveragePool, Reshape, Transpose and nearest Resize of integers, "
     "and refuses " + ", ".join(sorted(REFUSES_INTEGERS)),

@@ -35,7 +35,7 @@ WIDTHS = {
     "qnn": Width(
         True,
         "it takes uint16 activations beside 8-bit weights; where formats meet, a pair of one "
-        "format stands behind a pair of the other",
+        "format stands after a pair of the other",
         "ONNX Runtime docs, QNN Execution Provider > Mixed precision support",
     ),
     "tensorrt": Width(

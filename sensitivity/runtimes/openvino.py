@@ -145,7 +145,7 @@ def _steps(nodes: list[Any], names: OnnxNames) -> tuple[LayerRun, ...]:
     What is computed from constants alone is left out.
     """
     info = {node.get_friendly_name(): _about(node) for node in nodes}
-    constants = set[str]()  # also a bias behind a Reshape: it is no activation
+    constants = set[str]()  # also a bias after a Reshape: it is no activation
     same = dict[str, str]()  # a step that is not executed works in place: its output is its input
     steps = []
     for node in nodes:

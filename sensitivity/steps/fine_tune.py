@@ -1,4 +1,4 @@
-"""Fine-tuning before skipping: the last of the repairs and the dearest, see `repairs.tuning`."""
+"""Fine-tunes a model as the last and most expensive repair, see `repairs.tuning`."""
 
 from __future__ import annotations
 

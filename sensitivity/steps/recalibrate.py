@@ -1,4 +1,4 @@
-"""Recalibrate before skipping: finds the ranges with which a run's plan is searched for.
+"""Repairs a model before layers are left out: finds the ranges under which a plan is searched for.
 
 The result is stored in recalibration.json, so that a plan for another target needs no new
 calibration.
@@ -277,7 +277,7 @@ def _repaired_by(
 def _equalized(
     session: Session, known: Sequence[Recalibrated], skip: Sequence[str]
 ) -> tuple[Recalibrated, ...]:
-    """Equalize the activations in front of depthwise convolutions if that is better, and return the
+    """Equalize the activations before depthwise convolutions if that is better, and return the
     units with their ranges per channel."""
     source = session.source
     if not isinstance(source, Correctable) or session.example is None:

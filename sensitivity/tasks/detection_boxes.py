@@ -243,7 +243,7 @@ def _scaled(boxes: Floats, size: Size) -> Floats:
 
 
 def more_values(outputs: Any, classes: int, *, chosen: bool = False) -> Floats:
-    """Return the values that an ultralytics model gives for each candidate behind its classes,
+    """Return the values that an ultralytics model gives for each candidate after its classes,
     float32[n, anchors, more]: mask coefficients, key points or an angle.
 
     chosen: whether the outputs are those that `decode_chosen` reads, rather than those of

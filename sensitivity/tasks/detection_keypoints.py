@@ -111,7 +111,7 @@ class KeyPoints:
         if given.shape[2] != self.points * self.numbers:
             raise TaskError(
                 f"Expected {self.points} key points of {self.numbers} numbers with each box, got "
-                f"{given.shape[2]} numbers behind {self.classes} classes; use the data set that "
+                f"{given.shape[2]} numbers after {self.classes} classes; use the data set that "
                 "the model was trained for."
             )
         return [given]

@@ -375,7 +375,7 @@ def _keypoint_line(label: int, numbers: list[float], where: str, form: LabelForm
         raise TaskError(
             f"Expected a class, 4 numbers of the box and {form.points} key points of "
             f"{form.numbers} numbers at {where}, as the model has, got {len(numbers)} numbers "
-            "behind the class; give the data that it was trained for."
+            "after the class; give the data that it was trained for."
         )
     return _Line(label, _corners(box), more)
 

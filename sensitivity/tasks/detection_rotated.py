@@ -80,7 +80,7 @@ def decode_rotated(outputs: Any, classes: int, *, chosen: bool = False) -> tuple
     if angle.shape[2] != 1:
         raise TaskError(
             "Expected one angle with each box of a model of rotated boxes, got "
-            f"{angle.shape[2]} numbers behind {classes} classes; use the data set that the model "
+            f"{angle.shape[2]} numbers after {classes} classes; use the data set that the model "
             "was trained for."
         )
     decode = decode_chosen if chosen else decode_ultralytics

@@ -117,7 +117,7 @@ def _of_several(shapes: Sequence[Shape], size: Size, classes: int) -> DecodeName
 
 
 def _with_more(shape: Shape, size: Size) -> DecodeName | None:
-    """Return how an output of ultralytics with mask coefficients or key points behind the classes
+    """Return how an output of ultralytics with mask coefficients or key points after the classes
     is decoded; None if it is not one."""
     if len(shape) != 3:
         return None

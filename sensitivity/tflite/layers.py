@@ -134,7 +134,7 @@ def pads_of(
     strides: Sides,
     dilations: Sides = (1, 1),
 ) -> list[int]:
-    """Return the padding of a window: in front of height and width, then behind them."""
+    """Return the padding of a window: before height and width, then after them."""
     if operator.options["padding"] != "SAME":
         return [0, 0, 0, 0]
     given = translation.tensor(operator.inputs[0]).shape[1:3]

@@ -120,7 +120,7 @@ def _check_sides(table: Any, name: str, file: str) -> None:
 
 
 def _bytes(buffer: Any, content: bytes) -> bytes:
-    """Return the bytes of a buffer, which lie in the file's tables, or behind them in a large
+    """Return the bytes of a buffer, which lie in the file's tables, or after them in a large
     file."""
     if buffer.offset > 1:
         return content[buffer.offset : buffer.offset + buffer.size]

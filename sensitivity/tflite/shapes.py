@@ -11,7 +11,7 @@ from sensitivity.tflite.pointwise import in_one_layout
 from sensitivity.tflite.translation import Layout, Translation, axes_to, axis_in
 
 END = np.iinfo(np.int64).max
-"""Number behind the end of every axis."""
+"""Number after the end of every axis."""
 
 
 def reshape(translation: Translation, operator: Operator) -> None:
@@ -126,7 +126,7 @@ def strided_slice(translation: Translation, operator: Operator) -> None:
     masks = ("beginMask", "endMask", "shrinkAxisMask")
     from_start, to_end, is_dropped = (_bits(options[mask], len(begin)) for mask in masks)
     backwards = step < 0
-    # A dropped axis is read at its start alone. The place behind -1 is the end.
+    # A dropped axis is read at its start alone. The place after -1 is the end.
     behind = np.where(begin == -1, END, begin + 1)
     end = np.where(to_end, np.where(backwards, -END, END), end)
     end = np.where(is_dropped, behind, end)

@@ -2,7 +2,7 @@
 
 A tensor is held with channels last, as in the file, or with channels first, as ONNX's convolutions
 take it. If the other layout is asked for, a Transpose is added, but only once. Quantized tensors
-are held as the real numbers behind their pair.
+are held as the real numbers after their pair.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from sensitivity.tflite.model import QUANTIZED, Array, Graph, Grid, Operator, Te
 from sensitivity.tflite.read import DTYPES
 
 Layout = Literal["last", "first"]
-"""Whether channels are on the last axis or on the first one behind the batch."""
+"""Whether channels are on the last axis or on the first one after the batch."""
 
 FLOATS = ("FLOAT32", "FLOAT16", "BFLOAT16")
 OPSET, OPSET_OF_16_BITS = 17, 21
@@ -130,7 +130,7 @@ class Translation:
     def give(
         self, operator: Operator, value: str, layout: Layout = "last", *, position: int = 0
     ) -> None:
-        """Let an ONNX value be the operator's output, behind its activation and its pair.
+        """Let an ONNX value be the operator's output, after its activation and its pair.
 
         position: index of the output.
         """
@@ -214,7 +214,7 @@ class Translation:
         return self._stored(tensor, tensor.values, perm, name)
 
     def _stored(self, tensor: Tensor, values: Array, perm: Sequence[int], name: str) -> str:
-        """Add a constant with its axes in this order, behind a DQ if it is quantized, and return
+        """Add a constant with its axes in this order, after a DQ if it is quantized, and return
         its value."""
         moved = np.ascontiguousarray(values.transpose(perm))
         grid = tensor.grid
@@ -244,7 +244,7 @@ class Translation:
         return inputs
 
     def _activated(self, operator: Operator, value: str) -> str:
-        """Return the value behind the activation that is fused into the operator.
+        """Return the value after the activation that is fused into the operator.
 
         Raises TfliteFileError for an activation that does not clamp.
         """
@@ -266,7 +266,7 @@ class Translation:
         return self.emit(kind, [value, *given], name)
 
     def _paired(self, value: str, tensor: Tensor, operator: Operator | None) -> str:
-        """Return the value behind the pair of its tensor, if the tensor is quantized."""
+        """Return the value after the pair of its tensor, if the tensor is quantized."""
         if tensor.grid is None:
             return value
         if tensor.type not in QUANTIZED or tensor.grid.per_channel:

@@ -140,7 +140,7 @@ def only_requantizes(layer: Layer, names: OnnxNames) -> bool:
     """Return whether the kernel only quantizes, dequantizes, casts or reorders the output of
     another one.
 
-    A kernel with an operation of the file, such as a Concat, does more. A kernel in front of a
+    A kernel with an operation of the file, such as a Concat, does more. A kernel before a
     weighted layer also names that layer's operations, so it is judged by its own name.
 
     names: nodes of the ONNX file.

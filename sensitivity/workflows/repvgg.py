@@ -47,7 +47,7 @@ class Block(nn.Module):
 
 
 def _folded(weight: Tensor, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """Return the weight and the bias of a convolution with the BatchNorm behind it folded in."""
+    """Return the weight and the bias of a convolution with the BatchNorm after it folded in."""
     assert norm.running_mean is not None
     assert norm.running_var is not None
     factor = norm.weight / (norm.running_var + norm.eps).sqrt()

@@ -22,7 +22,7 @@ OPTIONS = {
     "BATCH_MATMUL": "BatchMatMulOptions",
     "RESIZE_NEAREST_NEIGHBOR": "ResizeNearestNeighborOptions",
 }
-"""Names in the schema that are not the operator's with Options behind."""
+"""Names in the schema that are not the operator's with Options after it."""
 
 WITHOUT = {
     "LOGISTIC",
@@ -115,7 +115,7 @@ class Lite:
         return outputs[0]
 
     def pooled(self, image: int) -> int:
-        """The same image behind a pool of one pixel, which turns it to channels first and changes
+        """The same image after a pool of one pixel, which turns it to channels first and changes
         no number."""
         given = self.tensors[image]
         made = self.tensor("pooled", tuple(given.shape), "INT8", None)
@@ -161,7 +161,7 @@ def small_net(path: Path, kind: str = "INT8") -> Path:
     has_floats = kind in ("FLOAT32", "HYBRID")
 
     def constant(name: str, shape: tuple[int, ...], axis: int, step: float = 0.0) -> int:
-        """A weight, or the bias behind inputs of this step."""
+        """A weight, or the bias after inputs of this step."""
         codes = rng.integers(-100, 101, shape)
         scales = np.linspace(0.004, 0.012, shape[axis]) * (step or 1)
         if kind == "FLOAT32" or (step and has_floats):

@@ -1,4 +1,4 @@
-"""A task whose model has channels of very unlike sizes in front of a depthwise convolution: what a
+"""A task whose model has channels of very unlike sizes before a depthwise convolution: what a
 range per channel mends, and no other one does."""
 
 from __future__ import annotations

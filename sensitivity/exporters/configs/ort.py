@@ -42,7 +42,7 @@ class OrtConfig:
             "nodes_to_exclude": own_names(plan.excluded, plan, "ONNX Runtime"),
             "per_channel": any(each.axis is not None for each in plan.quantizers),
             "extra_options": {
-                # A pair for each reader, and none behind a node. Otherwise a node that is left out
+                # A pair for each reader, and none after a node. Otherwise a node that is left out
                 # would read rounded values.
                 "DedicatedQDQPair": True,
                 "OpTypesToExcludeOutputQuantization": types,

@@ -59,7 +59,7 @@ GATHER_OTHERS = """
     which_others = Expand (which_column, of_others)
     chosen_others = GatherElements <axis = 1> (others, which_others)
 """
-"""Lines for the rows behind the confidences: coefficients of masks, key points."""
+"""Lines for the rows after the confidences: coefficients of masks, key points."""
 
 
 class BestBoxes(ir.passes.InPlacePass):

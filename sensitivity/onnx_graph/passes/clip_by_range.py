@@ -1,4 +1,4 @@
-"""Expresses a Clip at zero, such as ReLU6, as the range of the quantizer behind it."""
+"""Expresses a Clip at zero, such as ReLU6, as the range of the quantizer after it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class _Clipped:
 
 
 class ClipByRange(RewriteInTurn[ir.Node, _Clipped]):
-    """Removes a Clip from 0 to c in front of a uint8 quantizer with zero point 0, whose range then
+    """Removes a Clip from 0 to c before a uint8 quantizer with zero point 0, whose range then
     ends at c.
 
     If the range reaches further, the scale becomes c / 255: all 255 steps then lie in the range of

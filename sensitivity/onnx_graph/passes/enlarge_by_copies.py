@@ -41,7 +41,7 @@ class EnlargeByCopies(RewriteMatches[ir.Node, _Enlargement]):
     with itself. No value changes.
 
     A Resize is left unchanged if it changes other axes, a factor is not whole, a size is not known,
-    or the grids in front and behind differ. ONNX Runtime's Resize copies single bytes, and its
+    or the grids before and after it differ. ONNX Runtime's Resize copies single bytes, and its
     Concat whole rows: the two of YOLOv8n at 640 pixels take a tenth of the time. Channels come last
     in between, and the Transposes cancel with those that ONNX Runtime puts around them.
     """
@@ -107,7 +107,7 @@ def _grid(quantize: ir.Node) -> list[bytes]:
 
 
 def _copy(graph: ir.Graph, enlargement: _Enlargement) -> None:
-    """Replace the Resize, and the Qs behind it, by Concats of integers with channels last."""
+    """Replace the Resize, and the Qs after it, by Concats of integers with channels last."""
     node, down, across = enlargement.node, enlargement.down, enlargement.across
     name = name_of(node)
     integers = first_input(enlargement.pair.dequantize)

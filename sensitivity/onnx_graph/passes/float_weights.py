@@ -65,7 +65,7 @@ def _dequantized(pair: qdq.Pair) -> np.ndarray:
 
 
 def output_is_quantized(node: ir.Node) -> bool:
-    """Return whether only quantizers read the output, or that of a Relu behind it."""
+    """Return whether only quantizers read the output, or that of a Relu after it."""
     if node.op_type == "ConvTranspose":
         return False
     value = qdq.behind_relu(node.outputs[0])

@@ -54,7 +54,7 @@ class Folded:
 
 @dataclass(frozen=True, eq=False)
 class _Norm:
-    """A BatchNorm behind an operation that it can be folded into.
+    """A BatchNorm after an operation that it can be folded into.
 
     folded: new constants of the operation.
     """
@@ -151,7 +151,7 @@ def _bias(node: ir.Node) -> np.ndarray:
 class _Integers:
     """A quantized weight.
 
-    values: float values in front of the quantizer.
+    values: float values before the quantizer.
     axis: axis of its output channels.
     """
 

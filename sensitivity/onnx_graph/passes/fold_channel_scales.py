@@ -1,4 +1,4 @@
-"""Replaces scales per channel by one per tensor in front of depthwise convolutions."""
+"""Replaces scales per channel by one per tensor before depthwise convolutions."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ class FoldChannelScales(ir.passes.InPlacePass):
     """Folds the scales per channel of an activation into the weights of the convolutions around it.
 
     The convolution in front multiplies a channel by the largest scale over the channel's own, and
-    the depthwise convolution behind divides by the same factor. Both do so by the scales of their
+    the depthwise convolution after it divides by the same factor. Both do so by the scales of their
     weights, so their integers stay the same, and so does every value except for float rounding.
     Scales per channel at other places stay as they are.
     """

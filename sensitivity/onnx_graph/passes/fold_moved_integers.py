@@ -1,4 +1,4 @@
-"""Folds stored integers and the moves in front of their DQ into one constant."""
+"""Folds stored integers and the moves before their DQ into one constant."""
 
 from __future__ import annotations
 

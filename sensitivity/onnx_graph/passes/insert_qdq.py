@@ -20,9 +20,9 @@ from sensitivity.records import Grid
 
 @dataclass(frozen=True, eq=False)
 class QuantizedWeight:
-    """A weight in front of and behind its quantizer in the simulated model.
+    """A weight before and after its quantizer in the simulated model.
 
-    values: float32, in front of the quantizer.
+    values: float32, before the quantizer.
     levels: float32 of the same shape, the levels that the quantizer gives.
     """
 
@@ -59,7 +59,7 @@ class InsertQdq(ir.passes.InPlacePass):
         return ir.passes.PassResult(model, modified=bool(marks))
 
     def _insert(self, graph: ir.Graph, mark: ir.Node, use: int) -> None:
-        """Put a pair in front of the mark.
+        """Put a pair before the mark.
 
         use: number of marks of its quantizer that have a pair already.
         """
@@ -67,7 +67,7 @@ class InsertQdq(ir.passes.InPlacePass):
         grid = self.grids[name]
         kind = level_type(name, grid)
         source = first_input(mark)
-        # Behind another pair, as for INT4 weights in FP8, the values are already on a grid.
+        # After another pair, as for INT4 weights in FP8, the values are already on a grid.
         if name in self.weights and qdq.pair_of(source) is None:
             source = _exact(graph, source, self.weights[name], grid, kind)
         suffix = f"_{use}" if use else ""

@@ -12,7 +12,7 @@ from sensitivity.onnx_graph.passes.copy_of import copy_of
 
 
 class KeepFloat(RewriteInTurn[IntegerLayer, IntegerLayer]):
-    """Puts a Sum of one value between a layer with a float weight and the Q behind it.
+    """Puts a Sum of one value between a layer with a float weight and the Q after it.
 
     Without it, ONNX Runtime would quantize the weight.
     """

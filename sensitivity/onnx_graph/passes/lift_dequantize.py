@@ -1,4 +1,4 @@
-"""Moves a DequantizeLinear in front of operations that only move integers, directly behind its
+"""Moves a DequantizeLinear before operations that only move integers, directly after its
 QuantizeLinear.
 
 x -> Q -> MaxPool -> Transpose -> DQ -> Conv  becomes  x -> Q -> DQ -> MaxPool -> Transpose -> Conv
@@ -67,7 +67,7 @@ class LiftDequantize(ir.passes.InPlacePass):
             changed = True
         if changed:
             remove_dead(model.graph)
-            model.graph.sort()  # constants may now stand behind what reads them
+            model.graph.sort()  # constants may now stand after what reads them
         return ir.passes.PassResult(model, modified=changed)
 
 
@@ -76,7 +76,7 @@ class _Mover:
     """An operation that moves integers.
 
     moved: indices of the inputs whose integers it moves.
-    axis: channel axis in front of the operation; None for one scale.
+    axis: channel axis before the operation; None for one scale.
     """
 
     node: ir.Node
@@ -85,10 +85,10 @@ class _Mover:
 
 
 def _mover_before(dequantize: ir.Node) -> _Mover:
-    """Return the operation in front of a DQ.
+    """Return the operation before a DQ.
 
-    Raises NoMatch unless it moves integers from a Q or from the file, and the DQ can stand in front
-    of it.
+    Raises NoMatch unless it moves integers from a Q or from the file, and the DQ can stand before
+    it.
     """
     node = needed(producer(dequantize.inputs[0]))
     scale = needed(qdq.constant(dequantize.inputs[1]))
@@ -143,11 +143,11 @@ def is_quantized(value: ir.Value | None) -> bool:
 
 
 def _axis_before(node: ir.Node, axis: int, dimensions: int) -> int:
-    """Return the channel axis in front of the operation.
+    """Return the channel axis before the operation.
 
-    axis: the channel axis behind it.
+    axis: the channel axis after it.
     dimensions: rank of the scales; more than 1 for blocks.
-    Raises NoMatch if the channels in front are not those behind.
+    Raises NoMatch if the channels before it are not those after it.
     """
     require(dimensions <= 1)
     match node.op_type:

@@ -17,7 +17,7 @@ _Operation = tuple[str, ir.Node]
 class NameNodes(ir.passes.InPlacePass):
     """Gives the one operation behind each `Quantizer` mark the name of the quantizer's layer.
 
-    A layer that is called again is named `layer_1`, `layer_2`, ... Operations behind quantizers of
+    A layer that is called again is named `layer_1`, `layer_2`, ... Operations after quantizers of
     several layers, and of layers that quantize for several operations, keep the exporter's names.
     So does an operation that shares only one of a layer's quantizers, such as the Add of a
     shortcut.

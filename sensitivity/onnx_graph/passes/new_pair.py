@@ -14,7 +14,7 @@ def new_pair(
     names: tuple[str | None, str | None],
     block: int | None = None,
 ) -> tuple[ir.Node, ir.Node]:
-    """Return a Q of this value and the DQ behind it, not yet in any graph.
+    """Return a Q of this value and the DQ after it, not yet in any graph.
 
     parameters: scale and zero point.
     axis: None for a scale per tensor.

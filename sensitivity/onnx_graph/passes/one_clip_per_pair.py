@@ -1,4 +1,4 @@
-"""Writes limits on integers between Q and DQ as one Clip directly behind the Q.
+"""Writes limits on integers between Q and DQ as one Clip directly after the Q.
 
 x -> Q -> Max(-7) -> Min(7) -> DQ          becomes     x -> Q -> Clip(-7, 7) -> DQ
 x -> Q -> Transpose -> Clip(-7, 7) -> DQ   becomes     x -> Q -> Clip(-7, 7) -> Transpose -> DQ
@@ -22,7 +22,7 @@ LIMITS = {"Max": 1, "Min": 2}
 """Operation that limits integers from one side -> index of the input of Clip that does the same."""
 
 CAN_BE_BEHIND = FIRST_INPUT - {"Pad"}
-"""Operations that a Clip can stand in front of instead of behind. A Pad adds values of its own."""
+"""Operations that a Clip can stand before instead of after. A Pad adds values of its own."""
 
 
 class OneClipPerPair(ir.passes.InPlacePass):
@@ -71,7 +71,7 @@ class _LimitsAsClips(RewriteUntilNone[ir.Node, _Limited]):
 
 @dataclass(frozen=True, eq=False)
 class _Moved:
-    """A Clip behind an operation that moves one value.
+    """A Clip after an operation that moves one value.
 
     levels: the value between the two.
     """
@@ -82,7 +82,7 @@ class _Moved:
 
 
 class _ClipsBeforeMovers(RewriteUntilNone[ir.Node, _Moved]):
-    """Moves a Clip in front of the operation that moves the integers."""
+    """Moves a Clip before the operation that moves the integers."""
 
     def places(self, graph: ir.Graph) -> Iterable[ir.Node]:
         return of_kind(graph.all_nodes(), "Clip")

@@ -1,5 +1,5 @@
 """Moves the scaling, shifting or casting of a pair whose Q and DQ have different grids into
-operations behind it.
+operations after it.
 
 x -> Q(a) -> DQ(b) -> Conv     becomes     x -> Q(a) -> DQ(a) -> Mul(b / a) -> Conv
 """
@@ -21,7 +21,7 @@ from sensitivity.onnx_graph.passes.initializers import add
 from sensitivity.onnx_graph.walk import all_outputs, graph_of
 
 Step = tuple[str, NDArray[Any] | None]
-"""An operation behind the pair and its second input; None for a Cast."""
+"""An operation after the pair and its second input; None for a Cast."""
 
 
 class OneGridPerPair(ir.passes.InPlacePass):

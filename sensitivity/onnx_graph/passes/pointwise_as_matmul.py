@@ -24,7 +24,7 @@ class PointwiseAsMatMul(RewriteMatches[QuantizedConv, QuantizedConv]):
 
     ONNX Runtime's integer convolutions give integers only, and its integer MatMul can give float.
     Its sums are exact, whereas the float convolution rounds them: values change by float rounding.
-    If the output is quantized again behind an activation, the layer stays, since the Transposes
+    If the output is quantized again after an activation, the layer stays, since the Transposes
     cost more than integers save: five times the layer's time in MobileNetV1 x0.25.
     """
 

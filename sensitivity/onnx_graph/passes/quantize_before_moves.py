@@ -1,4 +1,4 @@
-"""Moves quantizers in front of operations that only move values, so that integers are moved."""
+"""Moves quantizers before operations that only move values, so that integers are moved."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CUTS = {"Slice", "Split"}
 
 @dataclass(frozen=True, eq=False)
 class _Moved:
-    """A pair behind an operation that only moves values.
+    """A pair after an operation that only moves values.
 
     quantize: the Q of the pair.
     move: the operation.
@@ -43,9 +43,9 @@ class QuantizeBeforeMoves(RewriteUntilNone[qdq.Pair, _Moved]):
         return qdq.pairs(graph)
 
     def match(self, place: qdq.Pair) -> _Moved:
-        """Return the pair and the operation in front of it.
+        """Return the pair and the operation before it.
 
-        Raises NoMatch if that operation computes, or must not stand behind the pair.
+        Raises NoMatch if that operation computes, or must not stand after the pair.
         """
         require(place.axis is None)
         require(not place.output.is_graph_output())
@@ -67,7 +67,7 @@ def _is_only_quantized(value: ir.Value) -> bool:
 
 
 def _put_before(moved: _Moved) -> None:
-    """Copy the operation behind new pairs on the values that it moves, and remove what nothing
+    """Copy the operation after new pairs on the values that it moves, and remove what nothing
     reads any more."""
     pair, move, graph = moved.pair, moved.move, graph_of(moved.pair.dequantize)
     pairs = [_pair_on(value, moved, f".{index}") for index, value in enumerate(moved.values)]
@@ -80,7 +80,7 @@ def _put_before(moved: _Moved) -> None:
 
 
 def _pair_on(value: ir.Value, moved: _Moved, suffix: str) -> tuple[ir.Node, ir.Node]:
-    """Return a pair on this value, equal to the one behind the operation."""
+    """Return a pair on this value, equal to the one after the operation."""
     old_quantize, old_dequantize = moved.quantize, moved.pair.dequantize
     quantize = _copy(old_quantize, [value, *old_quantize.inputs[1:]], suffix)
     integers = quantize.outputs[0]

@@ -18,7 +18,7 @@ quantize the same value again."""
 
 
 class QuantizeOnce(ir.passes.InPlacePass):
-    """Lets a Q behind a DQ of the same grid read what the first pair reads. The second rounding
+    """Lets a Q after a DQ of the same grid read what the first pair reads. The second rounding
     changes nothing.
 
     The quantizer of a residual and that of the next layer then stand side by side, as runtimes
@@ -35,7 +35,7 @@ class QuantizeOnce(ir.passes.InPlacePass):
 
 
 def _read_first(pair: qdq.Pair) -> bool:
-    """Let a Q read what the first of the equal pairs in front of it reads, and return whether
+    """Let a Q read what the first of the equal pairs before it reads, and return whether
     anything changed."""
     modified = False
     while (source := match_or_none(_source_of_equal_pair, pair)) is not None:
@@ -45,7 +45,7 @@ def _read_first(pair: qdq.Pair) -> bool:
 
 
 def _source_of_equal_pair(pair: qdq.Pair) -> ir.Value:
-    """Return what the pair in front of this one quantizes.
+    """Return what the pair before this one quantizes.
 
     Raises NoMatch if there is none, or it has another grid.
     """

@@ -40,10 +40,10 @@ SMALLEST_SCALE = 1e-30
 """Smallest scale of an output, below which it stays in float."""
 
 COARSEST = 0.5
-"""Largest step in front of a LeakyRelu, as a fraction of the step behind it.
+"""Largest step before a LeakyRelu, as a fraction of the step after it.
 
-A LeakyRelu shrinks the negative side, so the grid in front of it must be much wider than the one
-behind. Up to half of the later step, it adds at most an eighth to the rounding error. With larger
+A LeakyRelu shrinks the negative side, so the grid before it must be much wider than the one
+after. Up to half of the later step, it adds at most an eighth to the rounding error. With larger
 steps MobileNetV1 x0.25 loses up to 5 points; such layers run in float.
 """
 
@@ -83,7 +83,7 @@ class QuantizeOutputs(RewriteInTurn[ir.Value, _Output]):
     What skipped layers read, and what the model gives, keeps its precision.
 
     ranges: name of a value -> its smallest and largest value. Values without a range are left
-        unchanged, unless their grid is known from a pair in front or behind.
+        unchanged, unless their grid is known from a pair before or after it.
     """
 
     def __init__(self, ranges: Mapping[str, tuple[float, float]]) -> None:
@@ -163,7 +163,7 @@ def _readers_behind_moves(value: ir.Value) -> Iterator[ir.Node]:
 
 
 def _next_scale(value: ir.Value) -> float:
-    """Return the largest scale of the quantizers behind the first LeakyRelu that reads the value;
+    """Return the largest scale of the quantizers after the first LeakyRelu that reads the value;
     infinity if there is none."""
     leaky = of_kind(value.consumers(), "LeakyRelu")
     quantizers = chain.from_iterable(

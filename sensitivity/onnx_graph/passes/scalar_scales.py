@@ -17,7 +17,7 @@ class ScalarScales(ir.passes.InPlacePass):
     same value.
 
     ONNX allows both. TensorRT-RTX 1.7.1 takes shape [1] for a scale per channel, and runs the
-    convolution behind it in float. Weights are left as they are, and so are blocks, whose scales
+    convolution after it in float. Weights are left as they are, and so are blocks, whose scales
     have the rank of what they quantize.
     """
 

@@ -138,7 +138,7 @@ class SkipUses(ir.passes.InPlacePass):
         missing here becomes what its pair gives, which is all that the file still knows of it. A
         bias without a pair that is listed here was corrected for the quantized weight beside it, so
         it changes when that weight does.
-    clamps: tensor in front of a pair -> limits of an activation that only the pair stands for. The
+    clamps: tensor before a pair -> limits of an activation that only the pair stands for. The
         activation is restored for what reads the tensor past the pair.
     grids: name of a use -> its new grid. Uses with the same grid keep one pair.
     """
@@ -254,7 +254,7 @@ class SkipUses(ir.passes.InPlacePass):
         return self._floats[source]
 
     def _activated(self, graph: ir.Graph, use: Use, value: ir.Value) -> ir.Value:
-        """Return the value behind the activation that only the use's pair stood for."""
+        """Return the value after the activation that only the use's pair stood for."""
         if value not in self._clamped:
             limits = self._clamps[value_name(use.pair.source)]
             node = activation(limits, value, use.pair, self._opset)
@@ -279,7 +279,7 @@ class SkipUses(ir.passes.InPlacePass):
         return value
 
     def _copies_of(self, nodes: Iterable[ir.Node], value: ir.Value) -> ir.Value:
-        """Return the output of copies of these nodes, one behind the other, for this value."""
+        """Return the output of copies of these nodes, one after the other, for this value."""
         for node in nodes:
             value = self._copy(node, value)
         return value

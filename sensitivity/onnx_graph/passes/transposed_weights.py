@@ -33,7 +33,7 @@ class TransposedWeights(RewriteMatches[ir.Node, _Turned]):
     No value changes.
 
     torch writes a Linear layer on more than two axes in this way. Engines look for weights directly
-    behind their pair.
+    after their pair.
     """
 
     def places(self, graph: ir.Graph) -> Iterable[ir.Node]:

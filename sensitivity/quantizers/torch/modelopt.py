@@ -62,7 +62,7 @@ class ModelOptModel(TensorQuantizerModel):
     calibrators = "modelopt.torch.quantization.calib"
     transposed = (
         "give ModelOpt's quant_cfg {'quantizer_name': '*weight_quantizer', 'parent_class': "
-        "'nn.ConvTranspose2d', 'cfg': {'num_bits': 8, 'axis': 1}} behind its other entries"
+        "'nn.ConvTranspose2d', 'cfg': {'num_bits': 8, 'axis': 1}} after its other entries"
     )
     flags = FLAGS
     settings = SETTINGS

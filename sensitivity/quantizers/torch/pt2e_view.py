@@ -344,7 +344,7 @@ class View:
         return whole, whole
 
     def _free(self, path: str, but: Collection[str] = ()) -> str:
-        """Return a path that no module has: this one, or the first with a number behind it.
+        """Return a path that no module has: this one, or the first with a number after it.
 
         but: other paths that must not be taken either.
         """

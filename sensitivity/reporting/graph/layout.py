@@ -51,7 +51,7 @@ class Layout:
 
     places: the middle of each box.
     lines: for each edge the corners of its line, from border to border. There are two lines if it
-        ends at a sign and continues behind another.
+        ends at a sign and continues after another.
     """
 
     width: float

@@ -68,7 +68,7 @@ class Layers:
 
         off: uses of pairs that are left out.
         layers: name of a layer -> its operation.
-        operations: name -> operation in front of which `before` is called; None calls nothing.
+        operations: name -> operation before which `before` is called; None calls nothing.
 
         Raises TaskError for a batch that ONNX Runtime refuses.
         """

@@ -86,7 +86,7 @@ class Split:
 
 
 INPUT = "input_"
-"""Name of an operation's input in its recipe, in front of the index."""
+"""Name of an operation's input in its recipe, before the index."""
 
 Offered = Mapping[str, Mapping[str, NewGrid]]
 """Use -> key of a range -> grid that takes the place of the use's own."""
