@@ -788,7 +788,7 @@ def report_data(directory: Path, name: str | None = None) -> ReportData:
         graph=run_dir.read_if_there("graph.json", ModelGraph),
         quantizers=info.quantizers,
         go_on=_goes_on(run_dir),
-        seen=run_dir.read_if_there("distributions.json", Distributions),
+        distributions=run_dir.read_if_there("distributions.json", Distributions),
     )
 
 

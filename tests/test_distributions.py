@@ -21,8 +21,8 @@ from sensitivity.quantizers.onnx.qdq import OnnxQdqModel
 from sensitivity.quantizers.torch.modelopt import ModelOptModel
 from sensitivity.quantizers.torch.pt2e import Pt2eModel
 from sensitivity.records import Grid, Quantizer, Range, Recalibrated
+from sensitivity.reporting.histograms import histograms_by_unit
 from sensitivity.reporting.page import render
-from sensitivity.reporting.seen import seen_by_unit
 
 WEIGHT, INPUT = Quantizer("a.w", "a", "weight", 8, None), Quantizer("a.i", "a", "input", 8, None)
 
@@ -140,12 +140,12 @@ def test_the_report_tells_ranges_losses_and_what_a_repair_changes() -> None:
     unit = data.units[0]
     old, new = (Range(unit.quantizers[0], how, (amax,)) for how, amax in (("own", 4), ("mse", 2)))
     repaired = Recalibrated(unit.name, "mse", (old,), (new,), near(0.1))
-    weights, activations = seen_by_unit(replace(data, ranges=(repaired,)))[unit.name]
+    weights, activations = histograms_by_unit(replace(data, ranges=(repaired,)))[unit.name]
     assert weights.bars == "z004"
     assert weights.channels == (1.0, 0.008)
     assert weights.sentences[-1] == "In the median channel 80 % of its own power is lost."
-    assert activations.own == (0.2, 0.6)
-    assert activations.found == (0.0, 0.4)
+    assert activations.original == (0.2, 0.6)
+    assert activations.repaired == (0.0, 0.4)
     told = " ".join(activations.sentences)
     assert "1 % of the values clip" in told
     assert "After the repair (mse) from \N{MINUS SIGN}2 to 2, in steps of 0.016" in told

@@ -200,10 +200,10 @@ def test_a_name_in_the_table_opens_its_layer_and_the_block_that_it_is_in(
 
 def test_a_layer_whose_values_were_kept_is_drawn_with_its_ranges(page: Any, folded: Path) -> None:
     opened_block(page, folded, 1400)
-    titles = "[...document.querySelectorAll('.seen h4')].map((title) => title.textContent)"
+    titles = "[...document.querySelectorAll('.histograms h4')].map((title) => title.textContent)"
     assert page.js(titles) == ["Weights", "Activations"]
-    assert page.js("document.querySelectorAll('.seen svg path').length") == 3
-    assert page.js("document.querySelectorAll('.seen line.own').length") == 4
+    assert page.js("document.querySelectorAll('.histograms svg path').length") == 3
+    assert page.js("document.querySelectorAll('.histograms line.original').length") == 4
     page.js("document.querySelector('#layer-table tbody tr:nth-child(2) .opens-layer').click()")
     assert page.js(titles) == []
 

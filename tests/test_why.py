@@ -120,7 +120,7 @@ def test_where_no_effect_is_shown_the_largest_are_explained_and_so_is_what_is_le
     grids = {
         f"stage1.{at}": OnGrid((-1.0, 1.0), (0.01, 0.01), 0.0, at / 1000, 0.0) for at in range(6)
     }
-    seen = Distributions(
+    inputs = Distributions(
         8,
         tuple(
             Distribution(q, "input", -1, 1, (1,), grids[u.name])
@@ -128,7 +128,7 @@ def test_where_no_effect_is_shown_the_largest_are_explained_and_so_is_what_is_le
             for q in u.quantizers
         ),
     )
-    data = replace(explained(effects=made), units=units(6), seen=seen)
+    data = replace(explained(effects=made), units=units(6), distributions=inputs)
     assert data.plan
     data = replace(data, plan=replace(data.plan, skip=("stage1.5",)))
     rows = reasons(data)

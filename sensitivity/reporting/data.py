@@ -77,7 +77,7 @@ class ReportData:
     not_built: file -> why no engine was built.
     graph: which layers pass tensors to each other; None if that is unknown.
     quantizers: of the model, with their formats.
-    seen: distributions of the quantizers' inputs on calibration data; None if they were not kept.
+    distributions: those of the quantizers' inputs on calibration data; None if they were not kept.
     judged: accuracy of the plan's file in the runtime; None if it was not measured there.
     go_on: command line that continues the scan, and finds the graph if it can.
     """
@@ -110,7 +110,7 @@ class ReportData:
     not_built: Mapping[str, str] = field(default_factory=dict)
     graph: ModelGraph | None = None
     quantizers: tuple[Quantizer, ...] = ()
-    seen: Distributions | None = None
+    distributions: Distributions | None = None
     judged: RuntimeAccuracy | None = None
     go_on: str = "sensitivity scan TASK --out DIRECTORY --resume"
 
@@ -139,12 +139,12 @@ class ReportData:
         return None
 
     @property
-    def distributions(self) -> tuple[Distribution, ...]:
+    def quantizer_inputs(self) -> tuple[Distribution, ...]:
         """Distributions of the quantizers' inputs on calibration data; empty if they were not
         kept."""
-        if self.seen is None:
+        if self.distributions is None:
             return ()
-        return self.seen.quantizers
+        return self.distributions.quantizers
 
     def repaired(self, unit: str) -> tuple[tuple[Range, Range], ...]:
         """Return the old and the new range of each quantizer of a unit; empty if none was found."""

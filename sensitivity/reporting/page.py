@@ -31,11 +31,11 @@ from sensitivity.reporting.detection import LEAST_HEIGHT, detection_section, lab
 from sensitivity.reporting.formats import MetricFormat, count
 from sensitivity.reporting.graph.layout import middle, path
 from sensitivity.reporting.graph.picture import facts_for_script, picture_of
+from sensitivity.reporting.histograms import histograms_by_unit
 from sensitivity.reporting.kinds import layer_words, range_words, weights_alone
 from sensitivity.reporting.next_step import next_step
 from sensitivity.reporting.outcome import evidence_of
 from sensitivity.reporting.path import PathChart, changes, path_chart
-from sensitivity.reporting.seen import seen_by_unit
 from sensitivity.reporting.verdict import scan_sentences, words_of
 from sensitivity.reporting.why import reasons
 
@@ -57,7 +57,9 @@ def render(data: ReportData) -> str:
     choices = choice_chart(data, whole=False)
     rows = row_charts(data)
     graph = picture_of(data)
-    seen = {unit: list(map(asdict, drawn)) for unit, drawn in seen_by_unit(data).items()}
+    histograms = {
+        unit: list(map(asdict, drawn)) for unit, drawn in histograms_by_unit(data).items()
+    }
     options = list(map(asdict, choices.options)) if choices else []
     by_rank = sorted(data.effects, key=attrgetter("rank"))
     judged = [effect for effect in by_rank if effect.judged]
@@ -88,7 +90,7 @@ def render(data: ReportData) -> str:
         parts=parts_of(data),
         detection=detection_section(data),
         graph=graph,
-        seen=json.dumps(seen),
+        histograms=json.dumps(histograms),
         layer_facts=json.dumps(facts_for_script(graph)),
         least_height=LEAST_HEIGHT,
         left_out=frozenset(data.skip),

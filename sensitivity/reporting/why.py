@@ -13,8 +13,8 @@ from sensitivity.records import Effect, Range, Role
 from sensitivity.reporting.charts import effect_charts
 from sensitivity.reporting.data import ReportData
 from sensitivity.reporting.formats import MetricFormat, includes_zero
+from sensitivity.reporting.histograms import WHAT, ends_of, percent
 from sensitivity.reporting.kinds import is_tuned
-from sensitivity.reporting.seen import WHAT, ends_of, percent
 
 SHOWN = 5
 """Largest number of layers that are explained, and of those left out besides."""
@@ -109,13 +109,13 @@ def _loss_sentences(data: ReportData, unit: str) -> list[str]:
     owners = {name: owner.name for owner in data.units for name in owner.quantizers}
     by_role = defaultdict[Role, list[float]](list)
     own = list[tuple[float, Role]]()
-    for seen in data.distributions:
-        if seen.on_grid is None:
+    for inputs in data.quantizer_inputs:
+        if inputs.on_grid is None:
             continue
-        lost = seen.on_grid.rounding + seen.on_grid.clipping
-        by_role[seen.role].append(lost)
-        if owners.get(seen.quantizer) == unit:
-            own.append((lost, seen.role))
+        lost = inputs.on_grid.rounding + inputs.on_grid.clipping
+        by_role[inputs.role].append(lost)
+        if owners.get(inputs.quantizer) == unit:
+            own.append((lost, inputs.role))
     if not own:
         return []
     most, role = max(own)

@@ -208,4 +208,4 @@ def with_values(data: ReportData) -> ReportData:
     of_weights = Distribution(weights, "weight", -1.0, 127.0, (99, 0, 0, 1), own, (127.0, 1.0))
     clipped = OnGrid((0.0, 4.0), (0.016, 0.016), 0.01, 1e-4, 0.02)
     of_activations = Distribution(activations, "input", 0.0, 8.0, (900, 90, 9, 1), clipped)
-    return replace(data, seen=Distributions(16, (of_weights, of_activations)))
+    return replace(data, distributions=Distributions(16, (of_weights, of_activations)))

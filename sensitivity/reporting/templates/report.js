@@ -80,7 +80,7 @@ for (const drawer of document.querySelectorAll(".drawer")) {
     return button;
   };
 
-  const seen = JSON.parse(drawer.dataset.seen || "{}");
+  const histograms = JSON.parse(drawer.dataset.histograms || "{}");
   const blank = drawer.querySelector("svg");
   const node = (kind, attributes, ...parts) => {
     const made = document.createElementNS(blank.namespaceURI, kind);
@@ -92,11 +92,11 @@ for (const drawer of document.querySelectorAll(".drawer")) {
     `V${1 - height}H${from + ((to - from) * (at + 1)) / heights.length}`).join("");
 
   const draw = (one) => {
-    const [from, to] = one.place;
+    const [from, to] = one.span;
     const heights = [...one.bars].map((digit) => parseInt(digit, 36) / 35);
     const picture = node("svg", { viewBox: "0 0 1 1", preserveAspectRatio: "none", role: "img", "aria-label": `${one.what}: ${one.sentences.join(" ")}` },
       node("path", { d: `M${from} 1${steps(heights, from, to)}V1z` }));
-    for (const kind of ["own", "found"]) {
+    for (const kind of ["original", "repaired"]) {
       for (const x of one[kind] ?? []) picture.append(node("line", { class: kind, x1: x, x2: x, y1: 0, y2: 1 }));
     }
     const title = document.createElement("h4");
@@ -144,7 +144,7 @@ for (const drawer of document.querySelectorAll(".drawer")) {
     for (const [title, names] of [["Reads from", layer?.before], ["Read by", layer?.after]]) {
       if (names?.length) say(title, ...names.map(link));
     }
-    drawer.querySelector(".seen").replaceChildren(...(seen[layer?.unit ?? name] ?? []).flatMap(draw));
+    drawer.querySelector(".histograms").replaceChildren(...(histograms[layer?.unit ?? name] ?? []).flatMap(draw));
     if (layer?.view) reveal(layer.view);
     mark(layer?.name ?? name);
     drawer.hidden = false;

@@ -1,4 +1,4 @@
-"""Why a layer hurts, from the inputs of its quantizers.
+"""Describes the inputs of each quantizer, which show why a layer hurts.
 
 It shows a histogram, the range before and after a repair, and the loss by rounding and by clipping.
 """
@@ -29,12 +29,12 @@ Ends = tuple[float, float]
 
 
 @dataclass(frozen=True)
-class Seen:
+class DrawnHistogram:
     """What the page draws for one quantizer.
 
     bars: heights by the square root, in `DIGITS`.
-    place, own, found: ends of the histogram, of the range and of the range after a repair, as
-        fractions of the width; None if there is no such range.
+    span, original, repaired: ends of the histogram, of the original range and of the range after a
+        repair, as fractions of the width; None if there is no such range.
     sentences: remarks on it.
     channels: ranges of its weight's channels as fractions of the largest, the largest first.
     """
@@ -42,19 +42,19 @@ class Seen:
     what: str
     quantizer: str
     bars: str
-    place: Ends
-    own: Ends | None
-    found: Ends | None
+    span: Ends
+    original: Ends | None
+    repaired: Ends | None
     sentences: tuple[str, ...]
     channels: tuple[float, ...]
 
 
-def seen_by_unit(data: ReportData) -> dict[str, list[Seen]]:
+def histograms_by_unit(data: ReportData) -> dict[str, list[DrawnHistogram]]:
     """Return unit -> its quantizers with a known distribution, those of its weights first.
 
     Returns an empty dict if no distributions were kept.
     """
-    known = {seen.quantizer: seen for seen in data.distributions}
+    known = {each.quantizer: each for each in data.quantizer_inputs}
     if not known:
         return {}
     new = dict[str, Range]()
@@ -65,14 +65,16 @@ def seen_by_unit(data: ReportData) -> dict[str, list[Seen]]:
     return {unit.name: _of_unit(unit, known, new) for unit in data.units}
 
 
-def _of_unit(unit: Unit, known: dict[str, Distribution], new: dict[str, Range]) -> list[Seen]:
+def _of_unit(
+    unit: Unit, known: dict[str, Distribution], new: dict[str, Range]
+) -> list[DrawnHistogram]:
     own = [known[name] for name in unit.quantizers if name in known]
     # Of all roles, "weight" is the last by the alphabet.
     own.sort(key=attrgetter("role"), reverse=True)
-    return [_seen(values, new.get(values.quantizer)) for values in own]
+    return [_histogram(values, new.get(values.quantizer)) for values in own]
 
 
-def _seen(values: Distribution, new_range: Range | None) -> Seen:
+def _histogram(values: Distribution, new_range: Range | None) -> DrawnHistogram:
     """Return what the page draws for one quantizer.
 
     new_range: the range after a repair; None if it did not change.
@@ -90,13 +92,13 @@ def _seen(values: Distribution, new_range: Range | None) -> Seen:
         return ends and (share(ends[0]), share(ends[1]))
 
     largest = max(values.channels, default=0.0) or 1.0
-    return Seen(
+    return DrawnHistogram(
         WHAT[values.role],
         values.quantizer,
         bars(values.counts),
-        place=(share(values.low), share(values.high)),
-        own=shares(own),
-        found=shares(repaired),
+        span=(share(values.low), share(values.high)),
+        original=shares(own),
+        repaired=shares(repaired),
         sentences=tuple(_sentences(values, new_range)),
         channels=tuple(round(channel / largest, 3) for channel in values.channels),
     )
