@@ -1,8 +1,8 @@
 """Nodes that carry names of the user's model through an export, and the metadata that they leave.
 
 The nodes have the domain `sensitivity`. `Quantizer(x, name)` marks the place of a quantizer,
-`Output(x, module, call)` follows a layer, and `Operand(x, module, sum)`, on request, stands in
-front of the second operand of a sum. Each of them returns x. They do not appear in exported files:
+`Output(x, module, call)` follows a layer, and `Operand(x, module, sum)`, on request, stands before
+the second operand of a sum. Each of them returns x. They do not appear in exported files:
 `passes.insert_qdq` and `passes.take_marks` remove them.
 """
 

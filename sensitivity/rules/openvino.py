@@ -93,8 +93,8 @@ def _back_to_concat(value: ir.Value | None) -> Iterator[ir.Node]:
 
 SIXTEEN = ("int16", "uint16")
 MEASURED = (
-    "measured against ONNX Runtime with OpenVINO 2026.4.1 on a CPU, after a Conv and in "
-    "front of 13 operations"
+    "measured against ONNX Runtime with OpenVINO 2026.4.1 on a CPU, after a Conv and "
+    "before 13 operations"
 )
 
 

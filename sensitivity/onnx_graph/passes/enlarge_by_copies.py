@@ -88,8 +88,8 @@ def _sides(image: ir.Value) -> tuple[int, ...]:
 
 
 def _require_one_grid(node: ir.Node, pair: qdq.Pair) -> None:
-    """Raise NoMatch unless all readers of the Resize are Qs with the grid of this pair, which is in
-    front of it."""
+    """Raise NoMatch unless all readers of the Resize are Qs with the grid of this pair, which comes
+    before it."""
     output = node.outputs[0]
     grid = _grid(needed(pair.quantize))
     require(pair.axis is None)
