@@ -23,6 +23,9 @@ and their arithmetic takes long beside the page faults."""
 KEPT = 256 * 2**20
 """The most bytes that stay free at the end of the heap."""
 
+SELDOM = 20_000
+"""New objects after which Python looks for circular references among them, in place of 700."""
+
 
 def keep_freed_memory() -> bool:
     """Ask glibc to keep freed memory in this process, and return whether it does.
@@ -49,6 +52,26 @@ def collect_and_trim() -> None:
     steps, since a collection takes tenths of a second."""
     gc.collect()
     trim_heap()
+
+
+def collect_seldom() -> None:
+    """Let Python look for circular references less often in this process.
+
+    Importing torch and a toolkit makes a million objects that stay, and looking through them again
+    and again takes a second.
+    """
+    gc.set_threshold(SELDOM, 20, 20)
+
+
+def spare_loaded() -> None:
+    """Leave what is loaded out of all later collections, in a process that collects seldom.
+
+    What is garbage now is deleted first. In other processes nothing happens, because objects that
+    are spared are never collected.
+    """
+    if gc.get_threshold()[0] == SELDOM:
+        gc.collect()
+        gc.freeze()
 
 
 def end_without_collecting() -> None:

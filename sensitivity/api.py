@@ -210,7 +210,14 @@ def run(settings: RunSettings, progress: Progress = silent, task: Given | None =
         chosen = _plan(session, settings, command, scanned)
         if exportable:
             begins("export", expected)
-            _export(session, chosen, command, settings.runtime, forgiving=True)
+            with _noted(session.run_dir, "export", command, session):
+                later.export.export_plan(
+                    session,
+                    chosen,
+                    later.export.targets_of(settings.runtime),
+                    forgiving=True,
+                    judged_later=not settings.no_accuracy,
+                )
         held = (
             None
             if settings.no_accuracy or not exportable
@@ -381,7 +388,8 @@ def _export_files(
     given = task or run_dir.reference()
     with open_session(given, settings.directory, resume=True, progress=progress) as session:
         session = replace(session, run_dir=run_dir)
-        return _export(session, chosen, command, settings.for_)
+        with _noted(session.run_dir, "export", command, session):
+            return later.export.export_plan(session, chosen, later.export.targets_of(settings.for_))
 
 
 @_one_at_a_time
@@ -646,15 +654,6 @@ def _plan(
             session.run_dir.write("detection.json", detail)
             write_csv(detection_table(detail), session.run_dir.file("detection.csv"))
     return chosen
-
-
-def _export(
-    session: Session, chosen: Plan, command: str, wanted: str | None, *, forgiving: bool = False
-) -> Verification:
-    with _noted(session.run_dir, "export", command, session):
-        return later.export.export_plan(
-            session, chosen, later.export.targets_of(wanted), forgiving=forgiving
-        )
 
 
 def _check_accuracy(settings: BenchChoices) -> None:

@@ -10,6 +10,7 @@ from itertools import islice
 from typing import Any
 
 from sensitivity import optional
+from sensitivity.allocator import spare_loaded
 from sensitivity.errors import ModelError, TaskError
 from sensitivity.quantizers.alternatives import with_alternatives
 from sensitivity.quantizers.base import QuantizedModel, check_calibrated, form_of
@@ -124,6 +125,7 @@ def opened_model(given: Given, residuals: AddQuantizers | None = None) -> Iterat
         if residuals:
             stack.enter_context(residuals(source, list(calibration_of(loaded))))
             source = quantized_model(loaded.model)
+        spare_loaded()
         yield OpenModel(given, loaded, task, source, unexecuted)
 
 

@@ -59,3 +59,18 @@ def test_the_end_of_a_command_collects_nothing_more(monkeypatch) -> None:
     finally:
         gc.unfreeze()
         gc.enable()
+
+
+def test_only_a_process_that_collects_seldom_spares_what_is_loaded() -> None:
+    before, spared = gc.get_threshold(), gc.get_freeze_count()
+    try:
+        gc.set_threshold(700)
+        allocator.spare_loaded()
+        assert gc.get_freeze_count() == spared, "the process of a user of the Python interface"
+        allocator.collect_seldom()
+        assert gc.get_threshold()[0] > 700
+        allocator.spare_loaded()
+        assert gc.get_freeze_count() > spared
+    finally:
+        gc.set_threshold(*before)
+        gc.unfreeze()

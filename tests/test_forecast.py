@@ -135,7 +135,7 @@ def test_a_plan_takes_from_one_set_to_a_bisection(
 
 def test_files_are_verified_timed_and_judged() -> None:
     found = amounts(SIZE, 100, RUN)
-    assert found["export"] == Amount(Need(3 * (120 / 2 + 30), 5), Need(9 * (120 + 30), 30))
+    assert found["export"] == Amount(Need(3 * (100 / 2 + 30), 5), Need(9 * (100 + 30), 30))
     assert found["bench"] == Amount(Need(3 * 110 / 2, 2), Need(2 * 4 * 110, 45))
     assert found["report"] == Amount(Need(0, 0.5), Need(0, 5))
     without = amounts(SIZE, 100, replace(RUN, no_accuracy=True, rounds=10))

@@ -33,6 +33,7 @@ from sensitivity.search.choose import choose_plan
 from sensitivity.search.frontier import correction
 from sensitivity.search.ranges import (
     FIRST_SAMPLES,
+    LOOKS,
     SIGNAL_SAMPLES,
     Place,
     closer_choices,
@@ -88,6 +89,12 @@ MOVED = Signal(
     lambda reference, outputs: outputs[0][:, 1] - reference[0][:, 1] + NOISE[: len(outputs[0])],
 )
 NOISE = np.random.default_rng(0).normal(0, 1e-3, 1000)
+SHAKY = Signal(
+    "shaky",
+    lambda reference, outputs: (
+        (outputs[0][:, 1] - reference[0][:, 1]) * (1 + 2.2 * (-1) ** np.arange(len(outputs[0])))
+    ),
+)
 INPUTS = [f"{name}.input_quantizer" for name in HARM]
 
 
@@ -139,7 +146,16 @@ def test_only_the_nearest_ranges_of_a_quantizer_are_compared_on_all_samples(meas
     closer = closer_choices(study_of(measurer), [better, worse], MOVED)
     assert {place: choice[0].method for place, choice in closer.items()} == {better: "entropy"}
     first = (1 + 5 + 3) * FIRST_SAMPLES  # float, and each place with its own range and the others
-    assert measurer.samples == first + (1 + 3) * SIGNAL_SAMPLES
+    assert measurer.samples == first + (1 + 3) * (min(LOOKS) - FIRST_SAMPLES)
+
+
+def test_a_range_that_is_not_clearly_better_at_the_first_look_is_compared_on_more(measurer):
+    """The differences are as often against it as for it, and larger for it: 2.6 standard errors on
+    32 samples, 3.6 on 64."""
+    place = tried(INPUTS[0], mse=0.9, entropy=0.95)
+    closer = closer_choices(study_of(measurer), [place], SHAKY)
+    assert {place: choice[0].method for place, choice in closer.items()} == {place: "mse"}
+    assert measurer.samples == (1 + 3) * SIGNAL_SAMPLES, "each sample once"
 
 
 def test_by_the_metric_alone_each_unit_is_tried_on_top_of_those_before_it(measurer):

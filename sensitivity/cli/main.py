@@ -94,6 +94,8 @@ def main(arguments: list[str] | None = None) -> None:
     A user's mistake prints one sentence to stderr; a bug of ours shows its traceback.
     """
     words = sys.argv[1:] if arguments is None else arguments
+    if arguments is None:  # the process is this command's own
+        later.allocator.collect_seldom()
     try:
         code = group.main(words, prog_name="sensitivity", standalone_mode=False)
     except click.ClickException as error:

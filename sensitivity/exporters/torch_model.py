@@ -188,10 +188,13 @@ def canonical(
     return model
 
 
-def even_links(source: QuantizedModel, example_inputs: Any) -> tuple[str, ...]:
+def even_links(
+    source: QuantizedModel, example_inputs: Any, traced: ir.Model | None = None
+) -> tuple[str, ...]:
     """Return the quantizers whose ranges may be per channel, because a file can fold them into the
     weights around (`passes.fold_channel_scales`).
 
+    traced: the graph of the model, if it is there; None traces it now.
     Raises ExportError if the model cannot be traced, and ModelError if it has other than integer
     grids.
     """
@@ -202,7 +205,7 @@ def even_links(source: QuantizedModel, example_inputs: Any) -> tuple[str, ...]:
     grids = file_grids(source)
     layers = {quantizer.name: quantizer.layer for quantizer in source.quantizers}
     weights, _ = quantized_weights(source, example_inputs)
-    model = canonical(trace(source, example_inputs), grids, weights, layers)
+    model = canonical(traced or trace(source, example_inputs), grids, weights, layers)
     foldable = [link for link in links(model.graph) if can_fold(link)]
     return tuple(link.quantizer for link in foldable if link.quantizer in grids)
 

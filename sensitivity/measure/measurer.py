@@ -120,7 +120,13 @@ class Measurer(Forwarder):
         return [self._known(variant, split, batch) for variant in variants]
 
     def distortion(
-        self, signal: Signal, variants: Sequence[Variant], reference: Variant, samples: int
+        self,
+        signal: Signal,
+        variants: Sequence[Variant],
+        reference: Variant,
+        samples: int,
+        *,
+        until: int | None = None,
     ) -> list[Scores]:
         """Return how far each variant's outputs are from those of `reference`, float64[n], on the
         first samples of `rank`.
@@ -128,14 +134,17 @@ class Measurer(Forwarder):
         signal: measures the distance; its name is part of the journal's key.
         samples: number of samples; a few more if batches have to stay whole, all if there are
             fewer.
+        until: number of them to look at for now, None for all. A later call with more goes on from
+            there.
         """
+        samples_now = samples if until is None else until
         variants = list(map(self.of, variants))
         whole = Comparison(signal, self.of(reference), samples, 0)
         reader, batches, split = Reader(self.task, "rank"), list[list[Scores]](), whole.split
-        with self.progress(f"signal: {signal.name}", samples) as advance:
+        with self.progress(f"signal: {signal.name}", samples_now) as advance:
             for batch in range(reader.count):
                 seen = sum(len(parts[0]) for parts in batches)
-                wanted = samples - seen
+                wanted = samples_now - seen
                 if wanted <= 0:
                     break
                 missing = self._missing(variants, split, batch)

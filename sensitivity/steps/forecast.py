@@ -19,7 +19,12 @@ from sensitivity.search.soft_judge import MORE_SAMPLES
 from sensitivity.session import Session
 from sensitivity.signals.soft import has_soft_drop
 from sensitivity.steps.bench import AFFORDABLE_S, WARMUP_ROUNDS
-from sensitivity.steps.export import EXAMPLE_SAMPLES, METRIC_BATCHES, METRIC_SAMPLES
+from sensitivity.steps.export import (
+    EXAMPLE_SAMPLES,
+    METRIC_BATCHES,
+    METRIC_SAMPLES,
+    SAMPLES_BEFORE_A_BENCH,
+)
 from sensitivity.tasks.batches import batch_size
 
 STEPS = ("check", "scan", "plan", "export", "bench", "report")
@@ -138,7 +143,7 @@ def amounts(size: Size, exact: int, settings: RunSettings | ScanSettings) -> dic
     needs = {"scan": _scan(size, exact, settings)}
     if isinstance(settings, RunSettings):
         needs["plan"] = _plan(size, settings)
-        needs["export"] = _export(size)
+        needs["export"] = _export(size, judged_later=not settings.no_accuracy)
         needs["bench"] = _bench(size, settings)
         needs["report"] = _fixed(*DRAWN_S)
     return needs
@@ -200,10 +205,11 @@ def _ranges_of_a_unit(size: Size) -> int:
     return 2 * METHODS * (ranges.SIGNAL_SAMPLES if size.compares else size.rank)
 
 
-def _export(size: Size) -> Amount:
+def _export(size: Size, *, judged_later: bool) -> Amount:
+    wanted = SAMPLES_BEFORE_A_BENCH if judged_later else METRIC_SAMPLES
     of_a_split = METRIC_BATCHES * size.batch
     judged = min(of_a_split, size.confirm) + min(of_a_split, size.holdout)
-    judged = min(judged, max(METRIC_SAMPLES, size.batch))
+    judged = min(judged, max(wanted, size.batch))
     least, most = FILES
     example = RUNS_OF_A_FILE * min(size.batch, EXAMPLE_SAMPLES)
     return Amount(

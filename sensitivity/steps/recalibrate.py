@@ -50,7 +50,7 @@ CANNOT = (
     "Calibrate it again where it was made (percentile, MSE or entropy ranges, weights per channel)."
 )
 TRACED_SAMPLES = 2
-EDITION = 10
+EDITION = 11
 """Number that changes whenever a new release would find other ranges."""
 
 
@@ -286,7 +286,9 @@ def _equalized(
     try:
         with in_float32(source.model):
             links = later.torch_model.even_links(
-                source, first_samples(session.example, TRACED_SAMPLES)
+                source,
+                first_samples(session.example, TRACED_SAMPLES),
+                session.graph.traced if session.graph else None,
             )
     except (ExportError, ModelError):  # such ranges could not be written to a file either
         return tuple(known)
