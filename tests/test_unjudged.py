@@ -11,19 +11,13 @@ import pytest
 
 from sensitivity.journal.journal import open_journal
 from sensitivity.measure.measurer import Measurer
+from sensitivity.measure.reads import block, every_part
 from sensitivity.measure.scan import scan
 from sensitivity.measure.study import Study
-from sensitivity.measure.unjudged import (
-    behind,
-    block,
-    every_part,
-    leaves,
-    mapped,
-    mark_unjudged,
-    with_arrays,
-)
+from sensitivity.measure.unjudged import mark_unjudged, ranked_last
 from sensitivity.records import Effect, Estimate, Quantizer, Unit
 from sensitivity.tasks.base import Task
+from sensitivity.tasks.outputs import leaves, mapped, with_arrays
 
 UNITS = tuple(
     Unit(name, (f"{name}.q",)) for name in ("trunk", "boxes", "masks", "protos", "extra", "idle")
@@ -157,7 +151,7 @@ def test_ranks_and_ties_are_of_the_order_that_is_left() -> None:
         Effect(rank, tie, name, one, 0.5)
         for rank, tie, name in ((1, 1, "a"), (2, 1, "b"), (3, 2, "c"), (4, 2, "d"))
     ]
-    found = behind(effects, frozenset({"b"}))
+    found = ranked_last(effects, frozenset({"b"}))
     assert [(effect.unit, effect.rank, effect.tie) for effect in found] == [
         ("a", 1, 1),
         ("c", 2, 2),

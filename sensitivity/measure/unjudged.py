@@ -8,41 +8,29 @@ them.
 
 from __future__ import annotations
 
-import copy
-import dataclasses
 from bisect import bisect_left
-from collections.abc import Callable, Hashable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 
-from sensitivity.errors import SensitivityError
 from sensitivity.measure.checked import checked_scores
 from sensitivity.measure.measurer import Measurer
 from sensitivity.measure.reader import Reader
+from sensitivity.measure.reads import ScoreReads, block, every_part, everything
 from sensitivity.measure.scan import Scan
 from sensitivity.measure.study import Study
 from sensitivity.measure.variants import BASE_OF
 from sensitivity.records import Effect, Estimate, Mode, Scores, Unit, Variant
-from sensitivity.seeds import generator
 from sensitivity.tasks.base import Task
-from sensitivity.tasks.batches import as_numpy, batch_digest, batch_size, sequence_of
+from sensitivity.tasks.batches import as_numpy, batch_digest, batch_size
+from sensitivity.tasks.outputs import copied, leaves, mapped
 
 SPLIT = "rank: read by the score"
 """Name under which the journal keeps 1 for a unit that the score sees, and 0 for one that it does
 not."""
-
-Block = tuple[np.ndarray, ...] | None
-"""Indices that a unit touches along each axis of one output, for all samples; None if it touches
-nothing."""
-
-Array = np.ndarray[Any, np.dtype[Any]]
-
-MOST_CHANNELS, STRETCHES = 128, 16
-"""Length of an axis up to which each index is tested alone, and number of stretches that a longer
-axis is tested in."""
 
 
 def mark_unjudged(study: Study, scanned: Scan) -> Scan:
@@ -50,7 +38,7 @@ def mark_unjudged(study: Study, scanned: Scan) -> Scan:
     names = not_judged(study, scanned.mode)
     if not names:
         return scanned
-    effects = behind(scanned.effects, names)
+    effects = ranked_last(scanned.effects, names)
     signal = scanned.signal
     if signal:
         signal = {effect.unit: signal[effect.unit] for effect in effects}
@@ -70,7 +58,7 @@ def not_judged(study: Study, mode: Mode) -> frozenset[str]:
             doubtful[unit.name] = study.unit_variant(unit, "enable")
     unknown = [variant for variant in doubtful.values() if _answer(study, variant) is None]
     if unknown:
-        _look(study.measurer, unknown, study.float_variant)
+        _record_answers(study.measurer, unknown, study.float_variant)
     unseen = set[str]()
     for name, variant in doubtful.items():
         if _answer(study, variant) is False:
@@ -85,7 +73,7 @@ def _answer(study: Study, variant: Variant) -> bool | None:
     return None if answer is None else bool(answer.all())
 
 
-def behind(effects: Sequence[Effect], names: frozenset[str]) -> tuple[Effect, ...]:
+def ranked_last(effects: Sequence[Effect], names: frozenset[str]) -> tuple[Effect, ...]:
     """Return the effects with those of `names` last, marked and without a value; ranks and ties are
     those of the new order."""
     seen = [effect for effect in effects if effect.unit not in names]
@@ -116,13 +104,13 @@ def _changed_a_score(study: Study, unit: Unit, mode: Mode) -> bool:
     return False
 
 
-def _look(measurer: Measurer, variants: Sequence[Variant], float_: Variant) -> None:
-    """Write down which of the variants the score sees."""
+def _record_answers(measurer: Measurer, variants: Sequence[Variant], float_: Variant) -> None:
+    """Record in the journal which of the variants the score sees."""
     inputs, targets = Reader(measurer.task, "rank").at(0)
     ((_, outputs),) = measurer.outputs([float_], inputs)
-    outputs = mapped(outputs, _copied)
+    outputs = mapped(outputs, copied)
     scores = partial(_scores, measurer.task, targets=targets, size=batch_size(inputs))
-    reads = _Reads(scores, outputs)
+    reads = ScoreReads(scores, outputs)
     # A score that notices no change at all on this batch, such as one that is 0 for all samples,
     # cannot answer the question.
     tells = reads(list(map(everything, reads.arrays)))
@@ -130,7 +118,7 @@ def _look(measurer: Measurer, variants: Sequence[Variant], float_: Variant) -> N
         # The score reads every part of the outputs, or cannot tell, so every unit counts as seen.
         answers = dict.fromkeys(range(len(variants)), True)
     else:
-        answers = _looked_at(measurer, variants, inputs, reads)
+        answers = _answers(measurer, variants, inputs, reads)
     measurer.journal.add_batch(SPLIT, 0, batch_digest(inputs, targets))
     for index, answer in answers.items():
         variant = measurer.of(variants[index])
@@ -142,8 +130,8 @@ def _scores(task: Task, outputs: Any, *, targets: Any, size: int) -> Scores:
     return checked_scores(task, outputs, targets, size, " while it was found out what it reads")
 
 
-def _looked_at(
-    measurer: Measurer, variants: Sequence[Variant], inputs: Any, reads: _Reads
+def _answers(
+    measurer: Measurer, variants: Sequence[Variant], inputs: Any, reads: ScoreReads
 ) -> dict[int, bool]:
     """Return whether the score reads the part of float's outputs that each variant touches, by
     index."""
@@ -154,183 +142,3 @@ def _looked_at(
             answers[index] = reads(list(map(block, reads.arrays, arrays)))
             advance(1, batch_size(inputs))
     return answers
-
-
-class _Reads:
-    """Tells whether the score notices other values in some part of the outputs; each part is tested
-    once."""
-
-    def __init__(self, scores: Callable[[Any], Scores], outputs: Any) -> None:
-        self.arrays: list[Array] = list(map(as_numpy, leaves(outputs)))
-        self._scores, self._outputs = scores, outputs
-        self._own = scores(outputs)
-        self._known: dict[Any, bool] = {}
-
-    def __call__(self, touched: Sequence[Block]) -> bool:
-        """Return whether the score notices other values in the touched parts.
-
-        Also returns True if nothing is touched, or if a touched part holds no floating-point
-        numbers.
-        """
-        key = tuple(map(_key, touched))
-        if not any(key):
-            return True
-        if key not in self._known:
-            self._known[key] = any(self._notices(touched, other) for other in OTHER_VALUES)
-        return self._known[key]
-
-    def _notices(self, touched: Sequence[Block], other: Callable[[Array, float], Array]) -> bool:
-        replaced = []
-        for array, part in zip(self.arrays, touched, strict=True):
-            if part is None:
-                replaced.append(array)
-                continue
-            if not np.issubdtype(array.dtype, np.floating):
-                return True
-            changed = array.copy()
-            samples = map(np.arange, array.shape[:1])  # an output may be one number without axes
-            where = np.ix_(*samples, *part)
-            changed[where] = other(array[where], float(np.abs(array).max(initial=0)))
-            replaced.append(changed)
-        try:
-            scores = self._scores(with_arrays(self._outputs, replaced))
-        except SensitivityError:  # a score that raises has read the values
-            return True
-        return not np.array_equal(scores, self._own)
-
-
-def _key(touched: Block) -> Hashable:
-    """Return a key that tells parts of one output apart; None if nothing is touched."""
-    if touched is None:
-        return None
-    return "part", *map(np.ndarray.tobytes, touched)
-
-
-def _random(values: Array, largest: float) -> Array:
-    drawn = np.asarray(generator().normal(scale=10 * (largest + 1), size=values.shape))
-    return drawn.astype(values.dtype)
-
-
-def _turned(values: Array, largest: float) -> Array:
-    """Return the same values with their signs turned and their places shuffled."""
-    drawn = generator(offset=1).permutation(values.reshape(-1)).reshape(values.shape)
-    return np.asarray(-drawn)
-
-
-def _zero(values: Array, largest: float) -> Array:
-    return np.zeros_like(values)
-
-
-OTHER_VALUES = (_random, _turned, _zero)
-
-
-def block(before: Array, after: Array) -> Block:
-    """Return the part of an output that differs: along each axis but the first, the indices with
-    any difference.
-
-    >>> block(np.zeros((1, 3, 2)), np.array([[[0, 0], [0, 1.0], [0, 0]]]))
-    (array([1]), array([1]))
-    """
-    if before.shape != after.shape:
-        return everything(before)
-    both_nan = (before != before) & (after != after)
-    differs = ~((before == after) | both_nan)
-    if not differs.any():
-        return None
-    touched = []
-    for axis in range(1, differs.ndim):
-        part = np.moveaxis(differs, axis, 0)
-        touched.append(np.flatnonzero(part.reshape(len(part), -1).any(axis=1)))
-    return tuple(touched)
-
-
-def everything(array: Array) -> Block:
-    """Return the block that covers a whole output."""
-    return tuple(map(np.arange, array.shape[1:]))
-
-
-def every_part(arrays: Sequence[Array]) -> Iterator[list[Block]]:
-    """Yield each channel of each output, and each stretch of its positions, as the only part that
-    is touched."""
-    for number, array in enumerate(arrays):
-        axes = list(map(np.arange, array.shape[1:]))
-        for part in _parts(axes):
-            touched: list[Block] = [None] * len(arrays)
-            touched[number] = part
-            yield touched
-
-
-def _parts(axes: list[Array]) -> Iterator[tuple[Array, ...]]:
-    """Yield each part of every axis of an output; for an output of one value per sample, that
-    value."""
-    if not axes:
-        yield ()
-    for axis, indices in enumerate(axes):
-        parts = STRETCHES
-        if len(indices) <= MOST_CHANNELS:
-            parts = len(indices)
-        for part in np.array_split(indices, parts):
-            yield (*axes[:axis], part, *axes[axis + 1 :])
-
-
-def leaves(outputs: Any) -> list[Any]:
-    """Return the tensors or arrays in a nest of tuples, lists, dicts and dataclasses, in order."""
-    collected = list[Any]()
-
-    def seen(leaf: Any) -> Any:
-        collected.append(leaf)
-        return leaf
-
-    mapped(outputs, seen)
-    return collected
-
-
-def with_arrays(outputs: Any, arrays: Sequence[Array]) -> Any:
-    """Return the same nest with these values, as tensors or arrays like its leaves."""
-    left: Iterator[Array] = iter(arrays)
-
-    def filled(leaf: Any) -> Any:
-        array = next(left)
-        if hasattr(leaf, "new_tensor"):
-            return leaf.new_tensor(array, dtype=leaf.dtype)
-        return array
-
-    return mapped(outputs, filled)
-
-
-def mapped(value: Any, change: Callable[[Any], Any]) -> Any:
-    """Return the nest with each tensor or array changed; anything else stays."""
-    is_array = hasattr(value, "shape") and hasattr(value, "dtype")
-    if is_array:
-        return change(value)
-    if isinstance(value, Mapping):
-        return _mapped_mapping(value, change)
-    if isinstance(value, (tuple, list)):
-        return sequence_of(type(value), [mapped(item, change) for item in value])
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return _mapped_dataclass(value, change)
-    return value
-
-
-def _mapped_mapping(value: Mapping[Any, Any], change: Callable[[Any], Any]) -> Mapping[Any, Any]:
-    items = {key: mapped(item, change) for key, item in value.items()}
-    if not isinstance(value, MutableMapping):
-        return items
-    copied = copy.copy(value)  # keeps the class, which the score may check
-    for key, item in items.items():  # classes of transformers refuse update()
-        copied[key] = item
-    return copied
-
-
-def _mapped_dataclass(value: Any, change: Callable[[Any], Any]) -> Any:
-    values = {}
-    for field in dataclasses.fields(value):
-        if field.init:
-            values[field.name] = mapped(getattr(value, field.name), change)
-    return replace(value, **values)
-
-
-def _copied(leaf: Any) -> Any:
-    if hasattr(leaf, "clone"):
-        return leaf.clone()
-    return leaf.copy()
