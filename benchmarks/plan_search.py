@@ -40,7 +40,7 @@ from sensitivity.measure.scan import Scan
 from sensitivity.measure.study import Study
 from sensitivity.quantizers.base import layers
 from sensitivity.records import Effect, Estimate, Quantizer, Target
-from sensitivity.search.choose import Means, choose_plan
+from sensitivity.search.choose import SearchOptions, choose_plan
 from sensitivity.search.part import first_part
 from sensitivity.tasks.base import Task
 from sensitivity.tasks.classification import Top1, answer_lost
@@ -179,7 +179,9 @@ def search(seed: int, confirm: int, allowed: float, first: int | None) -> Search
         study = Study(measurer, layers(model.quantizers), model.quantizers)
         measurer.keeps = measurer.of(study.float_variant).key
         with measurer.only_first("confirm", first):
-            plan = choose_plan(study, scan_of(model), Target(drop=allowed), Means(grows=True))
+            plan = choose_plan(
+                study, scan_of(model), Target(drop=allowed), SearchOptions(may_grow=True)
+            )
     samples = (UNITS + 1) * SIGNAL_SAMPLES + simulator.forwarded
     kept = true_drop(model, plan.skip) <= allowed
     seconds = time.process_time() - start

@@ -30,7 +30,7 @@ from sensitivity.planners.base import Goal, Planner
 from sensitivity.planners.exhaustive import LARGEST
 from sensitivity.records import CostModel, Plan, Target
 from sensitivity.registry import load
-from sensitivity.search.choose import Means, choose_plan
+from sensitivity.search.choose import SearchOptions, choose_plan
 from sensitivity.search.judge import SplitJudge
 from sensitivity.session import Session, open_session
 from sensitivity.steps.plan import cheapest, under_each
@@ -160,16 +160,19 @@ def ways(
     target = Target(drop=points / 100 * session.task.full_scale)
     isolated = [effect.unit for effect in scans["enable"].effects]
     scanned, signal = scans["disable"], load("signals", "sqnr")
-    greedy, means = Means("greedy", cost, None, signal), Means("cost", cost, probe, signal)
+    greedy, options = (
+        SearchOptions("greedy", cost, None, signal),
+        SearchOptions("cost", cost, probe, signal),
+    )
     found: dict[str, Callable[[], Found]] = {
         "ranked prefix": lambda: peer(session, PrefixPlanner(), isolated, target, cost),
         "greedy": lambda: ours(session, scanned, target, greedy, cost),
-        "cost": lambda: ours(session, scanned, target, means, cost),
-        RECALIBRATED: lambda: recalibrated(session, scanned, target, means, cost),
+        "cost": lambda: ours(session, scanned, target, options, cost),
+        RECALIBRATED: lambda: recalibrated(session, scanned, target, options, cost),
     }
     if len(session.units) <= LARGEST:
         found["exhaustive"] = lambda: ours(
-            session, scanned, target, Means("exhaustive", cost), cost
+            session, scanned, target, SearchOptions("exhaustive", cost), cost
         )
     # Last, for it may take longest.
     found["NNCF-style greedy"] = lambda: peer(
@@ -178,13 +181,15 @@ def ways(
     return found
 
 
-def ours(session: Session, scanned: Scan, target: Target, means: Means, cost: CostModel) -> Found:
+def ours(
+    session: Session, scanned: Scan, target: Target, options: SearchOptions, cost: CostModel
+) -> Found:
     start, before = time.perf_counter(), session.measurer.samples
-    return row_of(session, [chosen(session, scanned, target, means)], 0, before, start, cost)
+    return row_of(session, [chosen(session, scanned, target, options)], 0, before, start, cost)
 
 
 def recalibrated(
-    session: Session, scanned: Scan, target: Target, means: Means, cost: CostModel
+    session: Session, scanned: Scan, target: Target, options: SearchOptions, cost: CostModel
 ) -> Found:
     """Plan as `sensitivity plan` does: if layers are left out under other ranges, the search is
     repeated with the model's own ranges."""
@@ -192,15 +197,15 @@ def recalibrated(
     new, own = recalibration(session, scanned, target, ()), Recalibration("", (), scanned)
     ranges = (new, own) if new.units else (new,)
     found = under_each(
-        session, ranges, lambda one: chosen(session, one.scan, target, means), lambda plan: plan
+        session, ranges, lambda one: chosen(session, one.scan, target, options), lambda plan: plan
     )
-    best = cheapest(found, cost, means.probe)
+    best = cheapest(found, cost, options.probe)
     with session.measurer.with_ranges(ranges[best].ranges):
         return row_of(session, found, best, before, start, cost)
 
 
-def chosen(session: Session, scanned: Scan, target: Target, means: Means) -> Plan:
-    return choose_plan(session.study, scanned, target, means)
+def chosen(session: Session, scanned: Scan, target: Target, options: SearchOptions) -> Plan:
+    return choose_plan(session.study, scanned, target, options)
 
 
 def row_of(

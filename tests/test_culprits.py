@@ -35,7 +35,7 @@ from sensitivity.planners.pinned import PinnedPlanner
 from sensitivity.quantizers.base import ends, layers
 from sensitivity.quantizers.onnx.model import OnnxModel
 from sensitivity.records import Plan, Target
-from sensitivity.search.choose import Means, choose_plan
+from sensitivity.search.choose import SearchOptions, choose_plan
 from sensitivity.search.judge import RoughJudge
 from sensitivity.signals.distortion import SQNR
 from sensitivity.tasks.base import Task
@@ -89,7 +89,7 @@ def detected(outputs: Any, _: Any) -> Any:
 
 
 def planned(
-    model: FakeModel, score: Callable[[Any, Any], Any], width: int, path: Path, **means: Any
+    model: FakeModel, score: Callable[[Any, Any], Any], width: int, path: Path, **settings: Any
 ) -> Plan:
     """What the plain command does: mode, raced scan and plan with the default signal."""
     inputs = np.random.default_rng(3).uniform(0, 1, (40, width))
@@ -103,7 +103,9 @@ def planned(
         assert usual_mode(study) == "enable"
         signal = measured_signal(study, SQNR, FEW_SAMPLES)
         scanned = raced_scan(study, "enable", signal, Budget(2000))
-        found = Means(signal=SQNR, alone=scanned.signal, ends=ends(model, study.units), **means)
+        found = SearchOptions(
+            signal=SQNR, alone=scanned.signal, ends=ends(model, study.units), **settings
+        )
         return choose_plan(study, scanned, Target(drop=0.01), found)
 
 
@@ -149,8 +151,8 @@ def test_a_collapse_that_is_measured_whole_is_planned_alike(tmp_path: Path) -> N
             measurer = Measurer(task, lambda _: FakeSimulator(model), journal)
             study = study_of(measurer, model)
             scanned = scan(study, "enable")
-            means = Means(signal=signal, ends=ends(model, study.units))
-            plan = choose_plan(study, scanned, Target(drop=0.01), means)
+            options = SearchOptions(signal=signal, ends=ends(model, study.units))
+            plan = choose_plan(study, scanned, Target(drop=0.01), options)
         assert plan.met
         assert set(plan.skip) == {"op18", "op19"}
 

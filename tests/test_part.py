@@ -18,7 +18,7 @@ from sensitivity.journal.journal import open_journal
 from sensitivity.measure.measurer import Measurer
 from sensitivity.measure.scan import scan
 from sensitivity.records import Plan, Target
-from sensitivity.search.choose import Means, choose_plan
+from sensitivity.search.choose import SearchOptions, choose_plan
 from sensitivity.search.frontier import confirm_values, measured_frontier
 from sensitivity.search.part import FIRST, Part, first_part, part_note
 from sensitivity.stats.order import is_in_random_order
@@ -55,7 +55,7 @@ def planned(path: Path, drop: float, first: int | None) -> tuple[Plan, Measurer,
         study = study_of(measurer)
         scanned = scan(study, "disable")
         with measurer.only_first("confirm", first):
-            plan = choose_plan(study, scanned, Target(drop=drop), Means(grows=True))
+            plan = choose_plan(study, scanned, Target(drop=drop), SearchOptions(may_grow=True))
             values = confirm_values(study, measured_frontier(study, plan, None))
             note = part_note(plan, measurer)
     return replace(plan, notes=(note or "",)), measurer, values

@@ -13,7 +13,7 @@ from sensitivity.measure.measurer import Measurer
 from sensitivity.measure.raced import Budget, raced_scan
 from sensitivity.measure.scan import scan, usual_mode
 from sensitivity.records import Target
-from sensitivity.search.choose import COLLAPSED, Means, choose_plan
+from sensitivity.search.choose import COLLAPSED, SearchOptions, choose_plan
 from sensitivity.search.rerank import CONTENDERS, reranked
 from sensitivity.signals.base import Signal
 from sensitivity.tasks.base import Task
@@ -78,7 +78,9 @@ def test_a_plan_needs_fewer_units_with_re_ranking_than_with_the_order_of_the_sca
             measurer = Measurer(task, lambda offered: FakeSimulator(model), journal)
             study = study_of(measurer, model)
             scanned = scan(study, "disable")
-            found[name] = choose_plan(study, scanned, Target(drop=0.03), Means(signal=signal))
+            found[name] = choose_plan(
+                study, scanned, Target(drop=0.03), SearchOptions(signal=signal)
+            )
     assert found["anew"].met
     assert set(found["anew"].skip) == {"mask", "second", "third"}
     assert len(found["anew"].path) < len(found["scan"].path), "and it takes fewer tries"
@@ -122,7 +124,7 @@ def test_a_model_that_has_collapsed_is_left_out_in_the_order_of_what_each_layer_
         study = study_of(measurer, model)
         mode = usual_mode(study)
         scanned = scan(study, mode)
-        plan = choose_plan(study, scanned, Target(drop=0.1), Means(signal=SIGNAL))
+        plan = choose_plan(study, scanned, Target(drop=0.1), SearchOptions(signal=SIGNAL))
     assert mode == "enable"
     assert scanned.collapsed
     assert plan.skip == ("worse", "bad", "middle")
@@ -154,7 +156,7 @@ def test_a_collapsed_model_of_many_layers_that_harm_gets_no_more_than_it_needs(
         measurer = Measurer(task, lambda offered: FakeSimulator(model), journal)
         study = study_of(measurer, model)
         scanned = raced_scan(study, "enable", harm, Budget(2000))
-        plan = choose_plan(study, scanned, Target(drop=0.1), Means(signal=SIGNAL))
+        plan = choose_plan(study, scanned, Target(drop=0.1), SearchOptions(signal=SIGNAL))
     left = [sum(list(harm.values())[size:]) for size in range(33)]
     assert len(plan.skip) == next(size for size in range(33) if left[size] <= 0.1)
     assert plan.planner == "culprits"
@@ -191,16 +193,16 @@ def test_the_signal_is_only_measured_for_a_plan_that_leaves_anything_out(tmp_pat
         asked.append("signal")
         return moved(reference, outputs)
 
-    means = Means(signal=Signal("moved", counted))
+    options = SearchOptions(signal=Signal("moved", counted))
     with journal:
         measurer = Measurer(task, lambda offered: FakeSimulator(model), journal)
         study = study_of(measurer, model)
         scanned = scan(study, "disable")
-        met = choose_plan(study, scanned, Target(drop=0.9), means)
+        met = choose_plan(study, scanned, Target(drop=0.9), options)
         assert (met.skip, met.met, asked) == ((), True, [])
-        pinned = choose_plan(study, scanned, Target(drop=0.36), means, Pins(skip=("mask",)))
+        pinned = choose_plan(study, scanned, Target(drop=0.36), options, Pins(skip=("mask",)))
         assert (pinned.skip, pinned.met, asked) == (("mask",), True, [])
-        found = choose_plan(study, scanned, Target(drop=0.2), means)
+        found = choose_plan(study, scanned, Target(drop=0.2), options)
     assert set(found.skip) == {"mask", "second"}
     # The whole, each of the 15 units alone, and eight contenders for the first and second place.
     assert len(asked) == 1 + len(HARM) + 2 * CONTENDERS

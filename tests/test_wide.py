@@ -107,7 +107,7 @@ def test_a_search_offers_weights_without_corrections_beside_16_bits(
     study = Study(None, (Unit("a", ("a.x", "a.w")),), (), wide)
     question = planning.Question(study, "greedy", None, Pins(), None, None)
 
-    def choose(session: Any, question: Any, scan: Any, *, grows: bool) -> Any:
+    def choose(session: Any, question: Any, scan: Any, *, may_grow: bool) -> Any:
         return question.study.wide
 
     monkeypatch.setattr(planning, "_choose", choose)

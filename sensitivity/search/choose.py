@@ -42,16 +42,16 @@ from sensitivity.records import (
 )
 from sensitivity.registry import load
 from sensitivity.search.judge import float_scores_of, judge_of
-from sensitivity.search.part import grown
+from sensitivity.search.part import grow_part
 from sensitivity.search.rerank import Enough, Order, by_signal, distortion_of, reranked
 from sensitivity.search.soft_judge import SoftJudge
-from sensitivity.search.wide import cheaper_by_steps, order_of_steps, spared_part
+from sensitivity.search.wide import cheaper_by_steps, order_of_steps, spared_fraction
 from sensitivity.signals.base import Signal
 from sensitivity.units.units import Pins
 
 
 @dataclass(frozen=True)
-class Means:
+class SearchOptions:
     """How a plan is searched for.
 
     planner: a name in the registry.
@@ -60,7 +60,7 @@ class Means:
     signal: orders the units anew after each one that is left out; None keeps the scan's order.
     alone: unit -> the signal when it alone is quantized; None measures it.
     ends: units of each end of the graph, the nearest first.
-    grows: whether more of `confirm` may be used if the search on the part in use settles nothing.
+    may_grow: whether more of `confirm` may be used if the part in use settles nothing.
     """
 
     planner: str = GreedyPlanner.name
@@ -69,14 +69,14 @@ class Means:
     signal: Signal | None = None
     alone: Mapping[str, float] | None = None
     ends: Sequence[Sequence[str]] = ()
-    grows: bool = False
+    may_grow: bool = False
 
 
 def choose_plan(
     study: Study,
     scanned: Scan,
     target: Target,
-    means: Means = Means(),
+    options: SearchOptions = SearchOptions(),
     fixed: Pins = Pins(),
 ) -> Plan:
     """Return the cheapest skip-set found that meets the target, with its evidence.
@@ -87,12 +87,12 @@ def choose_plan(
 
     scanned: effects of the units, from which the ranking comes.
     target: accuracy that the plan has to reach.
-    means: how to search.
+    options: how to search.
     fixed: units that the user has decided about.
     """
-    search = _Search(study, scanned, target, means, fixed)
+    search = _Search(study, scanned, target, options, fixed)
     found = search.run()
-    while means.grows and not found.is_settled(len(study.units)) and grown(study.measurer):
+    while options.may_grow and not found.is_settled(len(study.units)) and grow_part(study.measurer):
         found = search.run()
     choice, notes = found.choice, found.notes
     variant, widened = study.skip_variant(choice.skip), study.widened(choice.skip)
@@ -113,17 +113,17 @@ def choose_plan(
         notes=(
             *notes,
             *choice.notes,
-            *([means.cost.note] if means.cost and means.cost.note else []),
+            *([options.cost.note] if options.cost and options.cost.note else []),
         ),
-        predicted_ms=predicted_ms(choice.skip, means.cost),
+        predicted_ms=predicted_ms(choice.skip, options.cost),
         measured_ms=choice.ms.get(choice.skip),
         widened=widened,
     )
 
 
 @dataclass(frozen=True)
-class _Found:
-    """What a search has found on the part of `confirm` in use.
+class _Result:
+    """The result of a search on the part of `confirm` in use.
 
     float_scores: scores of the float model on that part.
     tries_16_bits: whether sets with 16-bit activations were tried too.
@@ -155,39 +155,39 @@ class _Search:
     study: Study
     scanned: Scan
     target: Target
-    means: Means
+    options: SearchOptions
     fixed: Pins
 
-    def run(self) -> _Found:
+    def run(self) -> _Result:
         """Search on the part of `confirm` in use."""
-        study, means, fixed = self.study, self.means, self.fixed
+        study, options, fixed = self.study, self.options, self.fixed
         float_scores = float_scores_of(study)
         start = study.measurer.aggregate(float_scores)
         judge = judge_of(study, self.target, float_scores, self.scanned)
-        enough = _enough(study, means, judge, fixed)
-        order, distortion, notes = _order(study, self.scanned, means, enough)
-        planner = PinnedPlanner(_planner(means, order, self.scanned), fixed.skip, fixed.keep)
+        enough = _enough(study, options, judge, fixed)
+        order, distortion, notes = _order(study, self.scanned, options, enough)
+        planner = PinnedPlanner(_planner(options, order, self.scanned), fixed.skip, fixed.keep)
         goal = Goal(
             self.target.floor(start),
             start,
-            means.cost,
+            options.cost,
             order.signal,
-            means.probe,
+            options.probe,
             distortion,
-            by_hand(study.units, means.ends),
+            by_hand(study.units, options.ends),
         )
         choice = planner.choose(order.units, judge, goal)
         outside = set(choice.skip) - set(fixed.skip)
         may_cost_less = bool(choice.met and planner.searches and outside)
         tries_16_bits = may_cost_less and bool(study.wide)
-        if tries_16_bits or (may_cost_less and _ignores_cost(means)):
-            order = order_of_steps(order, spared_part(study, means.signal), means.cost)
-            steps = _planner_of_steps(study, self.scanned, means, fixed, order)
+        if tries_16_bits or (may_cost_less and _ignores_cost(options)):
+            order = order_of_steps(order, spared_fraction(study, options.signal), options.cost)
+            steps = _planner_of_steps(study, self.scanned, options, fixed, order)
             choice = cheaper_by_steps(choice, order, steps, judge, goal)
         # A probe has compared whole engines, and its choice stands.
-        if isinstance(judge, SoftJudge) and means.probe is None and planner.searches:
+        if isinstance(judge, SoftJudge) and options.probe is None and planner.searches:
             choice = _judged_again(choice, judge, goal)
-        return _Found(choice, judge, planner, goal, float_scores, tries_16_bits, notes)
+        return _Result(choice, judge, planner, goal, float_scores, tries_16_bits, notes)
 
 
 def _by_precision(step: PlanStep) -> PlanStep:
@@ -237,7 +237,7 @@ def _judged_again(choice: Choice, judge: SoftJudge, goal: Goal) -> Choice:
     return replace(choice, skip=best, met=choice.met or bool(met), path=tuple(path))
 
 
-def _planner(means: Means, order: Order, scanned: Scan) -> Planner:
+def _planner(options: SearchOptions, order: Order, scanned: Scan) -> Planner:
     """Return the planner of a search, as the scan suggests.
 
     If the model has collapsed with everything in INT8, it looks for the few units that cause this.
@@ -245,42 +245,42 @@ def _planner(means: Means, order: Order, scanned: Scan) -> Planner:
     signal.
     """
     if scanned.collapsed:
-        culprits = CulpritPlanner(means.ends)
-        if means.planner == GreedyPlanner.name:
+        culprits = CulpritPlanner(options.ends)
+        if options.planner == GreedyPlanner.name:
             return culprits
-        if means.planner == CostPlanner.name:
+        if options.planner == CostPlanner.name:
             return CostPlanner(culprits)
-    elif scanned.signal and means.planner == GreedyPlanner.name:
+    elif scanned.signal and options.planner == GreedyPlanner.name:
         return InterpolatedPlanner(order.signal)
-    planner: Planner = load("planners", means.planner)()
+    planner: Planner = load("planners", options.planner)()
     return planner
 
 
-def _ignores_cost(means: Means) -> bool:
+def _ignores_cost(options: SearchOptions) -> bool:
     """Return whether units have a cost that the planner does not look at."""
-    return means.cost is not None and not wants_cost(means.planner)
+    return options.cost is not None and not wants_cost(options.planner)
 
 
 def _planner_of_steps(
-    study: Study, scanned: Scan, means: Means, fixed: Pins, order: Order
+    study: Study, scanned: Scan, options: SearchOptions, fixed: Pins, order: Order
 ) -> FormatsPlanner:
     """Return the same planner for steps, see `planners.formats`.
 
     order: order of the steps.
     """
     first = {unit: wide_name(unit) for unit in study.wide}
-    ends = [[first.get(unit, unit) for unit in end] for end in means.ends]
-    planner = _planner(replace(means, ends=ends), order, scanned)
+    ends = [[first.get(unit, unit) for unit in end] for end in options.ends]
+    planner = _planner(replace(options, ends=ends), order, scanned)
     return FormatsPlanner(PinnedPlanner(planner, fixed.skip, fixed.keep), study.wide)
 
 
-def _enough(study: Study, means: Means, judge: Judge, fixed: Pins) -> Enough | None:
+def _enough(study: Study, options: SearchOptions, judge: Judge, fixed: Pins) -> Enough | None:
     """Return a function that says whether the first units of an order meet the target, which then
     needs no further units; None if the planner looks at more of the order than that.
 
     Only the prefixes that the greedy planner begins with are judged: none, 1, 2, 4, ... units.
     """
-    if means.planner != GreedyPlanner.name or study.wide:
+    if options.planner != GreedyPlanner.name or study.wide:
         return None
     pinned = {*fixed.skip, *fixed.keep}
 
@@ -293,7 +293,7 @@ def _enough(study: Study, means: Means, judge: Judge, fixed: Pins) -> Enough | N
 
 
 def _order(
-    study: Study, scanned: Scan, means: Means, enough: Enough | None
+    study: Study, scanned: Scan, options: SearchOptions, enough: Enough | None
 ) -> tuple[Order, Distortion | None, tuple[str, ...]]:
     """Return the order in which units are left out, a function that compares the outputs of sets,
     and notes on an unusual order.
@@ -308,13 +308,13 @@ def _order(
     if scanned.collapsed or scanned.signal:
         enough = None
     needs_no_order = enough is not None and enough(())
-    if means.signal is None or needs_no_order:
+    if options.signal is None or needs_no_order:
         return ranked, None, notes
     try:
         if scanned.collapsed:
-            order = by_signal(study, means.signal, means.alone)
-            return order, distortion_of(study, means.signal), notes
-        return reranked(study, means.signal, means.alone, enough), None, notes
+            order = by_signal(study, options.signal, options.alone)
+            return order, distortion_of(study, options.signal), notes
+        return reranked(study, options.signal, options.alone, enough), None, notes
     except ModelError as error:
         return ranked, None, (f"The layers could not be ranked again during the search: {error}",)
 
@@ -353,17 +353,17 @@ def _metric(
     held_out_float: Scores,
     held_out: Scores,
 ) -> PlanMetric:
-    def one(scores: Scores) -> Estimate:
+    def estimated(scores: Scores) -> Estimate:
         return estimate(scores, measurer.task.aggregate)
 
     drop = gain(held_out, held_out_float, measurer.task.aggregate)
     return PlanMetric(
         measurer.task.metric,
-        one(float_),
-        one(quantized),
-        one(confirm),
-        one(held_out),
-        one(held_out_float),
+        estimated(float_),
+        estimated(quantized),
+        estimated(confirm),
+        estimated(held_out),
+        estimated(held_out_float),
         drop,
     )
 

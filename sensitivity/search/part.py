@@ -85,7 +85,7 @@ def _labels(targets: list[Any]) -> np.ndarray | None:
     return np.concatenate(arrays)
 
 
-def grown(measurer: Measurer) -> bool:
+def grow_part(measurer: Measurer) -> bool:
     """Use twice as much of `confirm`, or all of it where that is not much more; return False if all
     of it was in use."""
     if not measurer.uses_part("confirm"):

@@ -90,7 +90,7 @@ def with_plain_weights(
     return by_unit
 
 
-def spared_part(study: Study, signal: Signal | None) -> dict[str, float]:
+def spared_fraction(study: Study, signal: Signal | None) -> dict[str, float]:
     """Return the fraction of each unit's own loss that 16 bits spare, 0 to 1, for the units that
     may have them.
 
@@ -126,7 +126,7 @@ def order_of_steps(
     get the rate of the two together, which lies between.
 
     order: order of the units.
-    spared: fractions from `spared_part`; a unit without one has a single step.
+    spared: fractions from `spared_fraction`; a unit without one has a single step.
     cost: cost of each unit; None if all cost the same.
     """
     price = _prices(order.units, cost)

@@ -54,7 +54,7 @@ from sensitivity.rules.widths import refuse_wide
 from sensitivity.run_dir import RunDir, RunInfo
 from sensitivity.runtimes.base import Runtime
 from sensitivity.search.asking import asks_for
-from sensitivity.search.choose import Means, choose_plan
+from sensitivity.search.choose import SearchOptions, choose_plan
 from sensitivity.search.frontier import (
     HOLDOUT_SAMPLES,
     Frontier,
@@ -301,7 +301,7 @@ def _attempt(
     question = replace(question, study=replace(question.study, wide=wide))
     with session.measurer.with_ranges(ranges.ranges):
         session.measurer.offer((*ranges.ranges, *chain.from_iterable(wide.values())))
-        plan = _choose(session, question, ranges.scan, grows=ranges is first)
+        plan = _choose(session, question, ranges.scan, may_grow=ranges is first)
         points, values = _frontier(question.study, plan, question.cost)
     return Attempt(ranges, wide, plan, points, values)
 
@@ -322,20 +322,20 @@ def _int8_held_out(session: Session, plan: Plan) -> Estimate | None:
     return estimate(scores, measurer.task.aggregate)
 
 
-def _choose(session: Session, question: Question, scanned: Scan, *, grows: bool) -> Plan:
+def _choose(session: Session, question: Question, scanned: Scan, *, may_grow: bool) -> Plan:
     signal, alone = _signal(session, scanned)
     if session.measurer.ranges:
         alone = None  # the scan's own signal belongs to the original ranges
-    means = Means(
+    options = SearchOptions(
         question.planner,
         question.cost,
         question.probe,
         signal,
         alone,
         session.ends(),
-        grows,
+        may_grow,
     )
-    return choose_plan(question.study, scanned, question.target, means, question.fixed)
+    return choose_plan(question.study, scanned, question.target, options, question.fixed)
 
 
 def replan(run_dir: RunDir, settings: SearchSettings, given: Given | None = None) -> Plan | None:
