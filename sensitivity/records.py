@@ -356,6 +356,17 @@ class Estimate:
         return Estimate.between(level - self.value, level - high, level - low, self.n)
 
 
+@dataclass(frozen=True)
+class TrueDrop(Estimate):
+    """Drop in the population that the samples come from, see `stats.soft_drop`.
+
+    parts: splits whose labels it counts; empty if the file is from a version that did not keep
+        them.
+    """
+
+    parts: tuple[str, ...] = ()
+
+
 def speed_from_ratio(ratio: Estimate) -> SpeedRatio:
     """Return whether a file is faster than another, given the ratio of their speeds."""
     if ratio.allows(1):
@@ -505,9 +516,10 @@ class PlanMetric:
     holdout_quantized: everything in INT8 on `holdout`; None if it was not measured.
     confirm_drop: float minus plan on `confirm`, corrected for having chosen the plan there if more
         than one set was tried (`stats.selection`); None if the plan was not measured on all of it.
-    true_drop: float minus plan for the population that the samples come from, estimated from the
-        counted answers on `rank`, `confirm` and `holdout` and from how far float's own answers move
-        (`stats.soft_drop`); None for a task without a soft drop.
+    true_drop: float minus plan for the population that the samples come from, estimated from
+        counted answers and from how far float's own answers move (`stats.soft_drop`); None for a
+        task without a soft drop, and for float itself.
+    is_float: whether the plan leaves everything out, so that it is float itself and loses nothing.
     """
 
     name: str
@@ -520,7 +532,8 @@ class PlanMetric:
     recalibrated: Estimate | None = None
     confirm_drop: Estimate | None = None
     holdout_quantized: Estimate | None = None
-    true_drop: Estimate | None = None
+    true_drop: TrueDrop | None = None
+    is_float: bool = False
 
     @property
     def counted_drop(self) -> Estimate:
@@ -800,7 +813,7 @@ class FrontierPoint:
     holdout_drop: Estimate | None = None
     predicted_ms: float | None = None
     measured_ms: float | None = None
-    true_drop: Estimate | None = None
+    true_drop: TrueDrop | None = None
     wide: tuple[str, ...] = ()
 
     @property
@@ -812,6 +825,11 @@ class FrontierPoint:
     def best_drop(self) -> Estimate:
         """The best available estimate of the drop."""
         return self.drop if self.true_drop is None else self.true_drop
+
+    @property
+    def judged_on(self) -> tuple[str, ...]:
+        """Splits whose labels `best_drop` counts."""
+        return ("confirm",) if self.true_drop is None else self.true_drop.parts
 
     @property
     def likely_drop(self) -> float:

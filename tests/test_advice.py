@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from support import reporting_samples as samples
 
+from sensitivity.records import TrueDrop
 from sensitivity.reporting.advice import advice
 from sensitivity.reporting.formats import MetricFormat
 
@@ -35,6 +36,18 @@ def test_ptq_is_enough_where_nothing_is_left_out() -> None:
     assert choice == "ptq"
     assert "PTQ is enough on confirm: with everything in INT8 top-1 is 51.4 %" in text
     assert "2.00x" in text
+
+
+def test_ptq_is_enough_by_the_drop_that_decided_and_not_by_a_lower_count() -> None:
+    """51.4 % were counted on confirm, under the 51.9 % that a target of 0.3 points asks for."""
+    drop = TrueDrop(0.002, 0.001, 0.003, 750, ("rank", "confirm", "holdout"))
+    target = replace(PLAN.target, drop=0.003, metric=None)
+    metric = replace(PLAN.metric, true_drop=drop)
+    plan = replace(PLAN, skip=(), metric=metric, target=target, floor=0.519)
+    _, text = words(plan, (), 28, METRIC)
+    assert text == (
+        "PTQ is enough: everything in INT8 is 0.2 pt under float, where 0.3 pt is allowed."
+    )
 
 
 def test_a_partial_plan_that_keeps_the_speed_is_taken_with_its_price() -> None:

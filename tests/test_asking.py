@@ -13,7 +13,7 @@ from support.reporting_samples import plan, units
 from sensitivity import api
 from sensitivity.cli.main import main
 from sensitivity.config import PlanSettings, ScanSettings, target_of
-from sensitivity.records import Estimate, FrontierPoint
+from sensitivity.records import Estimate, FrontierPoint, TrueDrop
 from sensitivity.run_dir import RunDir
 from sensitivity.search.asking import asks_for
 from sensitivity.search.frontier import first_that_meets
@@ -26,7 +26,7 @@ FLOAT = PLAN.metric.float.value
 
 def point(layers: int, drop: float, half: float | None = None, held: bool = True) -> FrontierPoint:
     level = Estimate(FLOAT - drop, None, None, 100)
-    true_drop = None if half is None else Estimate(drop, drop - half, drop + half, 100)
+    true_drop = None if half is None else TrueDrop(drop, drop - half, drop + half, 100)
     names = tuple("abcdefgh"[:layers])
     return FrontierPoint(
         names, level, Estimate(drop, None, None, 100), level if held else None, true_drop=true_drop

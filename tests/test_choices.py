@@ -9,7 +9,7 @@ from html.parser import HTMLParser
 import pytest
 from support.reporting_samples import TIMINGS, complete, near, scan_only, with_choices
 
-from sensitivity.records import Action, Estimate, Target, Verdict
+from sensitivity.records import Action, Target, TrueDrop, Verdict
 from sensitivity.reporting.choices import choice_chart
 from sensitivity.reporting.next_step import next_step
 from sensitivity.reporting.page import render
@@ -188,7 +188,7 @@ def test_a_smaller_drop_than_the_plan_itself_answers_for_is_asked_for() -> None:
 def test_a_risk_is_answered_by_the_drop_that_the_plan_holds_and_a_smaller_one() -> None:
     plan = complete().plan
     assert plan
-    drop = Estimate(0.012, 0.012 - 0.0196, 0.012 + 0.0196, 500)  # 80 %: 0.012 + 0.842 * 0.01
+    drop = TrueDrop(0.012, 0.012 - 0.0196, 0.012 + 0.0196, 500)  # 80 %: 0.012 + 0.842 * 0.01
     verdict = Verdict("not proven", "", "faster", "", "risk", "")
     metric = replace(plan.metric, true_drop=drop)
     data = replace(complete(), plan=replace(plan, metric=metric, verdict=verdict))

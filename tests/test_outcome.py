@@ -8,7 +8,15 @@ import msgspec
 import pytest
 from support.reporting_samples import TIMINGS, complete, near, plan, timing, units
 
-from sensitivity.records import BenchResult, Estimate, Plan, RuntimeAccuracy, Target, Verdict
+from sensitivity.records import (
+    BenchResult,
+    Estimate,
+    Plan,
+    RuntimeAccuracy,
+    Target,
+    TrueDrop,
+    Verdict,
+)
 from sensitivity.reporting.advice import advice
 from sensitivity.reporting.data import ReportData
 from sensitivity.reporting.formats import MetricFormat
@@ -301,12 +309,43 @@ def test_a_drop_from_a_float_that_is_right_on_nothing_proves_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("more", "parts"),
-    [(0, "confirm,"), (1, "confirm and holdout,"), (10_000, "rank, confirm and holdout,")],
+    ("parts", "words"),
+    [
+        (("confirm",), "confirm,"),
+        (("rank", "confirm"), "rank and confirm,"),
+        (("rank", "confirm", "holdout"), "rank, confirm and holdout,"),
+        ((), "the labelled data,"),
+    ],
 )
-def test_the_parts_that_a_drop_by_floats_own_belief_is_of(more: int, parts: str) -> None:
+def test_the_parts_that_a_drop_by_floats_own_belief_is_of(
+    parts: tuple[str, ...], words: str
+) -> None:
+    """By what the drop says, whatever its number of samples: a plan taken from the curve has as
+    many as `rank` and `confirm` together."""
     plan = planned(GOOD)
-    drop = near(0.002, n=plan.metric.confirm.n + more)
+    drop = TrueDrop(0.002, -0.003, 0.007, plan.metric.confirm.n + 10_000, parts)
     believed = replace(plan, metric=replace(plan.metric, true_drop=drop))
     sentence = found(believed).accuracy_sentence
-    assert f"samples of {parts} counting how sure float is of each" in sentence
+    assert f"samples of {words} counting how sure float is of each" in sentence
+
+
+@pytest.mark.parametrize("target", [Target(drop=0.0), Target(drop=0.001), Target(relative=0.001)])
+def test_a_plan_that_is_float_itself_meets_any_drop(target: Target) -> None:
+    """Fifty samples without a change would prove next to nothing of any other plan."""
+    plan = planned(Estimate(0.0, -0.05, 0.05, 50), target=target)
+    level = replace(plan.metric.float, n=50)
+    metric = replace(plan.metric, holdout=level, holdout_float=level, confirm_drop=None)
+    plan = replace(plan, metric=metric)
+    assert found(plan).accuracy == "not proven"
+    itself = found(replace(plan, metric=replace(metric, is_float=True)))
+    assert (itself.accuracy, itself.chance) == ("met", 1.0)
+    assert itself.accuracy_sentence == (
+        "Everything is left out, so the plan is float itself and loses nothing."
+    )
+
+
+def test_float_itself_may_miss_an_absolute_target() -> None:
+    plan = planned(Estimate(0.0, -0.05, 0.05, 50), target=Target(metric=0.9))
+    itself = found(replace(plan, metric=replace(plan.metric, is_float=True)))
+    assert itself.accuracy == "missed"
+    assert "the target asks for 90.0 %" in itself.accuracy_sentence

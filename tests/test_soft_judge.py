@@ -19,7 +19,7 @@ from sensitivity.measure.measurer import Measurer
 from sensitivity.measure.scan import scan
 from sensitivity.measure.soft import SoftMeasurer
 from sensitivity.measure.study import Study
-from sensitivity.records import Plan, Range, Target
+from sensitivity.records import Plan, Range, Target, TrueDrop
 from sensitivity.search.choose import choose_plan
 from sensitivity.search.frontier import measured_frontier
 from sensitivity.search.judge import SequentialJudge, SplitJudge, judge_of
@@ -160,7 +160,8 @@ def test_a_set_is_judged_by_its_true_drop_with_what_all_sets_say(tmp_path: Path)
         counted[-1] = np.concatenate([counted[-1], float_scores(of, "rank") - further])
         soft[-1] = np.concatenate([soft[-1], more])
         expected = true_drop(counted[-1], soft[-1], line_of(counted, soft))
-    assert judge.drop(("stem", "head")) == expected
+    drop = judge.drop(("stem", "head"))
+    assert drop == TrueDrop(expected.value, expected.low, expected.high, 800, ("rank", "confirm"))
     assert found.metric == pytest.approx(start.mean() - expected.value)
     assert 1.1 < judge.line.slope < 1.3, "float believes 0.8 of what is lost"
 
@@ -269,8 +270,17 @@ def test_a_plan_holds_its_target_with_the_confidence_asked_for(tmp_path: Path) -
         assert {"stem", "head"} <= set(plan.skip)
         assert plan.metric.true_drop is not None
         assert plan.metric.true_drop.n == 1200, "all labels count together"
+        assert plan.metric.true_drop.parts == ("rank", "confirm", "holdout")
+        assert not plan.metric.is_float
         sizes.append(len(plan.skip))
     assert sizes[0] < sizes[1] < len(HARM)
+
+
+def test_a_plan_that_leaves_everything_out_is_float_itself(tmp_path: Path) -> None:
+    plan, _ = planned(task_of(), tmp_path, Target(drop=0.0001, confidence=0.99))
+    assert set(plan.skip) == set(HARM)
+    assert plan.metric.is_float
+    assert plan.metric.true_drop is None
 
 
 def test_sets_of_the_frontier_have_their_true_drops(tmp_path: Path) -> None:
@@ -279,6 +289,8 @@ def test_sets_of_the_frontier_have_their_true_drops(tmp_path: Path) -> None:
         points = measured_frontier(of, plan, None)
     everything = next(point for point in points if not point.skip)
     assert everything.true_drop is not None
+    assert everything.judged_on == everything.true_drop.parts == ("confirm",)
+    assert everything.true_drop.n == 400
     assert everything.likely_drop == everything.true_drop.value
     assert everything.likely_drop == pytest.approx(sum(HARM.values()), abs=0.06)
 

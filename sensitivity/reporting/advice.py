@@ -117,11 +117,25 @@ def _all_out(plan: Plan) -> Iterator[str]:
 
 def _enough(plan: Plan, int8: Timing | None, metric: MetricFormat) -> Iterator[str]:
     speed = f" It runs at {ratio(int8.ratio)} the speed of float in {int8.runtime}." if int8 else ""
-    yield (
-        f"PTQ is enough on confirm: with everything in INT8 {metric.name} is "
-        f"{metric.level(plan.metric.confirm.value)}, where the target asks for "
-        f"{metric.level(plan.floor)}.{speed}"
-    )
+    yield f"{_enough_words(plan, metric)}.{speed}"
+
+
+def _enough_words(plan: Plan, metric: MetricFormat) -> str:
+    """Return why everything in INT8 is enough, by what has decided: the true drop if there is one.
+
+    The counted metric may be below the target although the true drop is within it.
+    """
+    drop = plan.metric.true_drop
+    if drop is None:
+        level = metric.level(plan.metric.confirm.value)
+        asked = metric.level(plan.floor)
+        return (
+            f"PTQ is enough on confirm: with everything in INT8 {metric.name} is {level}, where "
+            f"the target asks for {asked}"
+        )
+    allowed = metric.allowed(plan.target, plan.metric.float.value)
+    lost = metric.change(drop.value, sign=False)
+    return f"PTQ is enough: everything in INT8 is {lost} under float, where {allowed} is allowed"
 
 
 def _missed(plan: Plan, metric: MetricFormat) -> str:

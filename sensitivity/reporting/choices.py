@@ -15,7 +15,8 @@ from sensitivity.records import Estimate, FrontierPoint, Plan, cost_of
 from sensitivity.reporting.axes import Axis, axis_around
 from sensitivity.reporting.data import Choice, ReportData
 from sensitivity.reporting.formats import MetricFormat, count, joined, milliseconds, wide_words
-from sensitivity.reporting.verdict import chance_words, judged_on, verdict_in
+from sensitivity.reporting.outcome import parts_words
+from sensitivity.reporting.verdict import chance_words, verdict_in
 
 Kind = Literal["float", "int8", "option", "beaten"]
 Across = Literal["ms", "work", "layers"]
@@ -285,7 +286,7 @@ class _Sets:
         is_met = self.level(point).value >= self.plan.floor
         state = "met on confirm" if is_met else "missed on confirm"
         if chance:
-            parts = judged_on(point.best_drop, self.plan)
+            parts = parts_words(point.judged_on)
             state = f"{chance} to hold, judged on {parts} alone"
         if self.is_plan(point) and verdict is not None:
             return f"{state}; {verdict.accuracy} on all samples"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from sensitivity.records import (
     SpeedStatus,
     Target,
     Timing,
+    TrueDrop,
     Verdict,
     speed_from_ratio,
     timing_of,
@@ -24,6 +25,7 @@ from sensitivity.records import (
 from sensitivity.reporting.formats import (
     MetricFormat,
     count,
+    listing,
     milliseconds,
     ratio,
     rounded,
@@ -78,6 +80,7 @@ class Evidence:
     missing: the shortfall from the target.
     splits: the splits that the samples are from, in words.
     spread: standard deviation of what single samples lose; None if it follows from the interval.
+    is_exact: whether the drop is known without any sample.
     """
 
     shown: Estimate
@@ -85,6 +88,7 @@ class Evidence:
     drop: Estimate
     splits: str
     spread: float | None = None
+    is_exact: bool = False
 
 
 def verdict_of(plan: Plan, bench: BenchResult | None, metric: MetricFormat) -> Verdict:
@@ -126,6 +130,8 @@ def evidence_of(plan: Plan, measured: RuntimeAccuracy | None = None) -> Evidence
     """
     results, target = plan.metric, plan.target
     differs = measured is not None and measured.differs
+    if results.is_float and not differs:
+        return _float_evidence(results, target)
     if results.true_drop is not None and not differs:
         return _soft_evidence(results, target, results.true_drop)
     level, drop, where = results.holdout, results.holdout_drop, "holdout"
@@ -145,26 +151,31 @@ def evidence_of(plan: Plan, measured: RuntimeAccuracy | None = None) -> Evidence
     return Evidence(combined(shown), combined(missing), combined(drops), where)
 
 
-def _soft_evidence(results: PlanMetric, target: Target, drop: Estimate) -> Evidence:
+def _float_evidence(results: PlanMetric, target: Target) -> Evidence:
+    """Return the evidence on a plan that is float itself: it loses nothing, whatever the samples.
+
+    Only an absolute target may be missed.
+    """
+    level = combined([results.float, results.holdout_float])
+    drop = Estimate(0.0, 0.0, 0.0, level.n)
+    missing = shortfall(target, level, level, drop)
+    shown = level if target.metric is not None else drop
+    return Evidence(shown, missing, drop, "confirm and holdout", is_exact=True)
+
+
+def _soft_evidence(results: PlanMetric, target: Target, drop: TrueDrop) -> Evidence:
     float_ = combined([results.float, results.holdout_float])
     level = less(float_, drop)
     missing = shortfall(target, float_, level, drop)
     shown = level if target.metric is not None else drop
     spread = spread_of(results.holdout_drop)
-    where = f"{_counted_parts(results, drop)}, counting how sure float is of each"
+    where = f"{parts_words(drop.parts)}, counting how sure float is of each"
     return Evidence(shown, missing, drop, where, spread)
 
 
-def _counted_parts(results: PlanMetric, drop: Estimate) -> str:
-    """Return the parts of the data that a drop is of.
-
-    A plan that was chosen from sets measured before has that of `confirm` alone, and plans of an
-    earlier release do not count the labels of `rank`.
-    """
-    if drop.n <= results.confirm.n:
-        return "confirm"
-    with_rank = drop.n > results.confirm.n + results.holdout.n
-    return "rank, confirm and holdout" if with_rank else "confirm and holdout"
+def parts_words(parts: Sequence[str]) -> str:
+    """Return the names of the splits whose labels a drop counts."""
+    return listing(tuple(parts), last="and") if parts else "the labelled data"
 
 
 def maker_name(runtime: str) -> str:
@@ -262,6 +273,8 @@ def _drop_words(plan: Plan, evidence: Evidence, metric: MetricFormat) -> str:
             f"{where}"
         )
         return f"{sentence}; the target asks for {metric.level(target.metric)}."
+    if evidence.is_exact:
+        return "Everything is left out, so the plan is float itself and loses nothing."
     float_ = plan.metric.holdout_float.value
     allowed = metric.allowed(target, float_)
     sentence = (

@@ -30,7 +30,7 @@ from sensitivity.reporting.formats import (
     samples,
 )
 from sensitivity.reporting.kinds import is_moved, is_tuned, weights_alone
-from sensitivity.reporting.outcome import verdict_of
+from sensitivity.reporting.outcome import parts_words, verdict_of
 from sensitivity.stats.proof import chance_below
 
 TITLES: dict[Action, str] = {
@@ -195,9 +195,8 @@ def _plan_headline(plan: Plan, accuracy: AccuracyStatus, layers: int, metric: Me
     others = count(len(plan.recalibrated), "other" if plan.outside else "layer")
     left_out = f"{len(plan.skip)} of {count(max(layers, len(plan.skip)), 'layer')}"
     if plan.met:
-        counted = "" if plan.metric.true_drop is None else " (as counted)"
-        brings = f"brings {metric.name} from {before} to {after} on confirm{counted}"
-        ending = ENDINGS[accuracy].format(target)
+        brings = f"brings {metric.name} from {before} to {after} on confirm"
+        ending = _ending(plan, accuracy, metric)
         wide = count(len(plan.widened), "layer")
         possible: tuple[tuple[Sequence[Any], str], ...] = (
             (plan.skip, f"leaving {left_out} out of INT8"),
@@ -223,6 +222,18 @@ def _plan_headline(plan: Plan, accuracy: AccuracyStatus, layers: int, metric: Me
     )
 
 
+def _ending(plan: Plan, accuracy: AccuracyStatus, metric: MetricFormat) -> str:
+    """Return whether the target is met, by what has decided.
+
+    The metric counted on `confirm` may be below the target although the true drop is within it.
+    """
+    target, drop = metric.target(plan.target), plan.metric.true_drop
+    if drop is None:
+        return ENDINGS[accuracy].format(target)
+    lost = metric.change(drop.value, sign=False)
+    return TRUE_ENDINGS[accuracy].format(lost, target)
+
+
 ENDINGS: dict[AccuracyStatus, str] = {
     "met": ", which meets the target of {}",
     "not proven": ": there the target of {} is met, and that it holds elsewhere is not proven",
@@ -231,13 +242,25 @@ ENDINGS: dict[AccuracyStatus, str] = {
 """What `confirm` and the rest of the evidence say about a plan that met the target when chosen."""
 
 
+TRUE_ENDINGS: dict[AccuracyStatus, str] = {
+    "met": " as counted; its true drop, about {}, meets the target of {}",
+    "not proven": " as counted; that its true drop, about {}, meets the target of {} is not proven",
+    "missed": " as counted; its true drop, about {}, misses the target of {}",
+}
+"""The same for a plan that was chosen by its true drop."""
+
+
 def _levels(plan: Plan, metric: MetricFormat) -> Iterator[str]:
     """Yield the metric on `confirm` and on `holdout`, one sentence each."""
     results = plan.metric
+    place, asked = "where the plan was chosen", f"the target asks for {metric.level(plan.floor)}, "
+    if results.true_drop is not None:
+        # The target is not for the counted level, which may be below it by chance.
+        place, asked = "as counted", ""
     yield (
-        f"On confirm, where the plan was chosen: {_level(results.confirm, metric)}; the target "
-        f"asks for {metric.level(plan.floor)}, float has {metric.level(results.float.value)}, "
-        f"INT8 as it was calibrated {metric.level(results.quantized.value)}."
+        f"On confirm, {place}: {_level(results.confirm, metric)}; {asked}float has "
+        f"{metric.level(results.float.value)}, INT8 as it was calibrated "
+        f"{metric.level(results.quantized.value)}."
     )
     int8 = ""
     if results.holdout_quantized is not None:
@@ -358,7 +381,8 @@ def _why_out(data: ReportData, plan: Plan, metric: MetricFormat) -> Iterator[str
         ending = f", {exact} to be exact and above what is allowed"
     else:
         ending = f", above the {metric.allowed(plan.target, plan.metric.float.value)} allowed"
-    yield f"{why} the drop was {_change(drop, metric)} of {judged_on(drop, plan)}{ending}."
+    parts = parts_words(whole.point.judged_on)
+    yield f"{why} the drop was {_change(drop, metric)} of {parts}{ending}."
 
 
 def _also_repaired(plan: Plan) -> str:
@@ -434,13 +458,6 @@ ALONE = (
     " The effect of a layer alone shows less of that: it is measured with every other layer in "
     "INT8 as it was calibrated."
 )
-
-
-def judged_on(drop: Estimate, plan: Plan) -> str:
-    """Return the splits that a drop counts samples of, for a drop that sets are chosen by."""
-    if drop.n > plan.metric.confirm.n:
-        return "rank and confirm"
-    return "confirm"
 
 
 def _equal_words(data: ReportData, plan: Plan) -> str:

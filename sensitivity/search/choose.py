@@ -214,7 +214,8 @@ def _metric_of(
     metric = _metric(
         measurer, float_scores, measurer.known(base["quantized"], "confirm"), confirmed, *held_out
     )
-    return replace(metric, true_drop=true_drop)
+    is_float = variant.disabled == study.float_variant.disabled
+    return replace(metric, true_drop=true_drop, is_float=is_float)
 
 
 def _judged_again(choice: Choice, judge: SoftJudge, goal: Goal) -> Choice:

@@ -211,6 +211,7 @@ def replanned(
             holdout=chosen.holdout,
             holdout_drop=chosen.holdout_drop,
             true_drop=earlier.metric.true_drop if known else chosen.true_drop,
+            is_float=known and earlier.metric.is_float,
             confirm_drop=correction(values, frontier.points, chosen.names, floor, frontier.cost),
         ),
         path=tuple(

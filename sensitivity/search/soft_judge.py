@@ -12,7 +12,7 @@ import numpy as np
 from sensitivity.measure.soft import SoftMeasurer
 from sensitivity.measure.study import Study
 from sensitivity.planners.base import Judged, Skip
-from sensitivity.records import Estimate, Scores
+from sensitivity.records import Estimate, Scores, TrueDrop
 from sensitivity.stats.proof import NORMAL_95, chance_below
 from sensitivity.stats.soft_drop import Line, line_of, true_drop
 
@@ -63,6 +63,11 @@ class Lost:
     def every_soft(self) -> Scores:
         """All soft drops: of the samples of `every_counted` first, in their order."""
         return np.concatenate([self.soft, self.more])
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Splits whose labels are counted."""
+        return ("rank", "confirm") if len(self.further) else ("confirm",)
 
 
 UNSEEN = Lost(NOTHING, NOTHING, NOTHING, NOTHING)
@@ -134,14 +139,16 @@ class SoftJudge:
         """Return whether a set that was judged meets the target, by all that is known now."""
         return self._chance(self.drop(skip)) >= self._promise.confidence
 
-    def drop(self, skip: Skip) -> Estimate:
+    def drop(self, skip: Skip) -> TrueDrop:
         """Return the true drop of a set that was judged, without `holdout`."""
         lost = self._lost[frozenset(skip)]
-        return true_drop(
-            lost.every_counted, lost.every_soft, self.line, full_scale=self._full_scale
-        )
+        return self._drop(lost.every_counted, lost.every_soft, lost.parts)
 
-    def known(self, skip: Skip) -> Estimate | None:
+    def _drop(self, counted: Scores, soft: Scores, parts: tuple[str, ...]) -> TrueDrop:
+        found = true_drop(counted, soft, self.line, full_scale=self._full_scale)
+        return TrueDrop(found.value, found.low, found.high, found.n, parts)
+
+    def known(self, skip: Skip) -> TrueDrop | None:
         """Return the true drop of a set without `holdout`, or None if it is not known.
 
         It is not known for a set that was not judged on all of `confirm`, nor for float, which
@@ -152,7 +159,7 @@ class SoftJudge:
             return None
         return self.drop(skip)
 
-    def with_holdout(self, skip: Skip) -> Estimate | None:
+    def with_holdout(self, skip: Skip) -> TrueDrop | None:
         """Return the true drop of a set from all labels, those of `holdout` too; None for float
         itself.
 
@@ -171,7 +178,7 @@ class SoftJudge:
         scores, soft = self._measurer.values(variant, "holdout", "plan: holdout")
         counted = np.concatenate([lost.every_counted, float_scores - scores])
         softs = np.concatenate([lost.every_soft, soft])
-        return true_drop(counted, softs, self.line, full_scale=self._full_scale)
+        return self._drop(counted, softs, (*lost.parts, "holdout"))
 
     @property
     def line(self) -> Line:
