@@ -3,8 +3,9 @@
 The INT8 file is the user's, byte for byte, unless the plan has other ranges. The other two are the
 same graph without the skipped uses of pairs and with the current grids. Everything else in them
 (operations, names, order, opset, metadata) is unchanged. Only scales per channel raise an opset
-that lacks them. Scales of activations with the shape [1] become scalars in all three files, since
-TensorRT-RTX needs that for INT8; the values are the same.
+that lacks them. Scales per channel before depthwise convolutions are folded into the weights
+around (`passes.fold_channel_scales`). Scales of activations with the shape [1] become scalars in
+all three files, since TensorRT-RTX needs that for INT8; the values are the same.
 """
 
 from __future__ import annotations
@@ -34,8 +35,15 @@ from sensitivity.onnx_graph.canonical import canonical
 from sensitivity.onnx_graph.clamps import RESTORED
 from sensitivity.onnx_graph.load import load_model
 from sensitivity.onnx_graph.passes.fake_quant_pairs import FakeQuantPairs
+from sensitivity.onnx_graph.passes.fold_channel_scales import FoldChannelScales
 from sensitivity.onnx_graph.passes.scalar_scales import ScalarScales
-from sensitivity.onnx_graph.passes.skip_uses import MICROSOFT, PER_CHANNEL_FROM, wide_domain
+from sensitivity.onnx_graph.passes.skip_uses import (
+    MICROSOFT,
+    PER_CHANNEL_FROM,
+    SUFFIX,
+    original_name,
+    wide_domain,
+)
 from sensitivity.onnx_graph.uses import paths, uses
 from sensitivity.quantizers.base import QuantizedModel
 from sensitivity.quantizers.onnx.model import OnnxModel
@@ -67,6 +75,8 @@ def export_onnx(
     for variant, disabled in disabled_by_variant(source, units, skip).items():
         with in_variant(source, variant, wide):
             made = model.without(disabled | model.skipped)
+        if not _is_users_own(model, variant):
+            FoldChannelScales()(made)
         ScalarScales()(made)
         if _is_users_own(model, variant):
             files[variant] = _same_file(model, made, out / FILES[variant])
@@ -181,7 +191,7 @@ def _check_placement(
 
 
 def _pair(pair: qdq.Pair) -> str:
-    return pair.name.removesuffix("_skipped")
+    return original_name(pair.name)
 
 
 def _left_out_besides(model: OnnxModel, variant: str) -> frozenset[str]:
@@ -241,7 +251,7 @@ def _operations(model: ir.Model) -> list[Any]:
 
 def _may_change(node: ir.Node) -> bool:
     """Return whether exports may add and remove such a node."""
-    is_ours = (node.name or "").endswith(("_skipped", RESTORED))
+    is_ours = (node.name or "").endswith((SUFFIX, RESTORED))
     return is_ours or node.op_type in {*qdq.PAIR, "Constant"}
 
 

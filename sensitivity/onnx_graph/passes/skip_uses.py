@@ -6,6 +6,7 @@ An operation whose use of a pair is left out reads what the pair read.
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, MutableMapping
 from dataclasses import dataclass
@@ -57,6 +58,20 @@ CHANGED_BEFORE_13 = {
 }  # fmt: skip
 """Operations whose meaning opset 12 or 13 changed since opset 11. All others only take more
 types."""
+
+
+SUFFIX = "_skipped"
+"""Ending of the names of copies; from the second copy of a node on, `_copy2` and so on precedes
+it."""
+
+
+def original_name(name: str) -> str:
+    """Return the name of the node that a node with this name is a copy of.
+
+    >>> original_name("w_QuantizeLinear_copy2_skipped")
+    'w_QuantizeLinear'
+    """
+    return re.sub(rf"(_copy\d+)?{SUFFIX}$", "", name)
 
 
 @dataclass(frozen=True, eq=False)
@@ -298,7 +313,7 @@ class SkipUses(ir.passes.InPlacePass):
         """Insert a copy of the node and return its output."""
         output = node.outputs[0]
         self._count[node] += 1
-        suffix = "_skipped" if self._count[node] == 1 else f"_{self._count[node]}_skipped"
+        suffix = SUFFIX if self._count[node] == 1 else f"_copy{self._count[node]}{SUFFIX}"
         given = ir.Value(name=f"{output.name}{suffix}", type=output.type, shape=output.shape)
         parameters = node.inputs[1:] if stored is None else stored.parameters
         new = ir.Node(
