@@ -22,10 +22,11 @@ from sensitivity.quantizers.rounding import pack
 from sensitivity.quantizers.torch.modelopt import ModelOptModel
 from sensitivity.quantizers.torch.pytorch_quantization import PytorchQuantizationModel
 from sensitivity.records import Grid, Range, names_of
-from sensitivity.repairs import checkpoint, straight_through, tuning
+from sensitivity.repairs import checkpoint, straight_through, training, tuning
 from sensitivity.repairs.checkpoint import Checkpoint
 from sensitivity.repairs.samples import Parts
-from sensitivity.repairs.tuning import Limits, TooLong, Tracking
+from sensitivity.repairs.training import Tracking
+from sensitivity.repairs.tuning import Limits, TooLong
 from sensitivity.signals.distillation import distillation_loss
 
 SHORT = Limits(steps=40)
@@ -93,7 +94,7 @@ def test_without_a_rate_training_gives_back_what_it_started_from(
     inputs = models.batch(16, 8, seed=5)
     start = fine_tuned(source, inputs, limits=Limits(steps=5))
     for rate in ("BIAS_RATE", "RANGE_RATE"):
-        monkeypatch.setattr(tuning, rate, 1e-12)
+        monkeypatch.setattr(training, rate, 1e-12)
     again = fine_tuned(source, inputs, ranges=start, limits=Limits(steps=2))
     for first, second in zip(start, again, strict=True):
         assert (first.quantizer, first.rounding) == (second.quantizer, second.rounding)
@@ -256,7 +257,7 @@ def test_training_that_was_interrupted_goes_on_and_ends_as_if_it_had_not_been(
     inputs, limits = models.batch(64, 8), Limits(steps=6)
     whole = fine_tuned(source, inputs, limits=limits)
     assert fine_tuned(source, inputs, limits=limits, tracking=Tracking(show, saved)) == whole
-    assert shown == [(6, 0), (3, 0), *[(1, tuning.FORWARDS_PER_STEP * tuning.BATCH)] * 3]
+    assert shown == [(6, 0), (3, 0), *[(1, training.FORWARDS_PER_STEP * training.BATCH)] * 3]
 
 
 def test_the_forecast_of_training_that_goes_on_is_of_the_steps_left(
@@ -270,7 +271,7 @@ def test_the_forecast_of_training_that_goes_on_is_of_the_steps_left(
             limits=Limits(steps=6, seconds=1),
             tracking=Tracking(checkpoint=saved),
         )
-    assert stopped.value.seconds == 3 * tuning.FORWARDS_PER_STEP * tuning.BATCH
+    assert stopped.value.seconds == 3 * training.FORWARDS_PER_STEP * training.BATCH
 
 
 def foreign(content: Any) -> bytes:

@@ -16,7 +16,8 @@ from sensitivity.measure.ranking import estimate
 from sensitivity.records import Estimate, Range, Target, Tuning, Variant
 from sensitivity.repairs.checkpoint import Checkpoint
 from sensitivity.repairs.rounding import is_roundable
-from sensitivity.repairs.tuning import BATCH, BUDGET_S, Limits, Loss, TooLong, Tracking, fine_tuned
+from sensitivity.repairs.training import BATCH, Loss, Tracking
+from sensitivity.repairs.tuning import BUDGET_S, Limits, TooLong, fine_tuned
 from sensitivity.session import Session
 from sensitivity.signals.distillation import distillation_loss
 from sensitivity.steps.recalibrate import FILE, Recalibration, fitted, meets, with_repairs

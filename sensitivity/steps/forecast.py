@@ -10,9 +10,9 @@ from sensitivity.config import RunSettings, ScanSettings, target_of
 from sensitivity.measure.progress import Need, Progress, Step, WithSteps
 from sensitivity.measure.raced import CONTENDERS, EXACT_UP_TO, RACE_SAMPLES, SIGNAL_SAMPLES
 from sensitivity.measure.scan import Scan
-from sensitivity.repairs import tuning
 from sensitivity.repairs.rounding import is_roundable
-from sensitivity.repairs.tuning import BUDGET_S
+from sensitivity.repairs.training import BATCH, FORWARDS_PER_STEP
+from sensitivity.repairs.tuning import BUDGET_S, Limits
 from sensitivity.search import ranges, rerank
 from sensitivity.search.part import PLANNER, first_part
 from sensitivity.search.soft_judge import MORE_SAMPLES
@@ -195,7 +195,7 @@ def _tuning(size: Size, settings: RunSettings) -> int:
     """Return as how many samples fine-tuning counts; 0 if it is not tried."""
     if not size.is_tunable or settings.fine_tune == "never":
         return 0
-    samples = tuning.FORWARDS_PER_STEP * tuning.STEPS * tuning.BATCH
+    samples = FORWARDS_PER_STEP * Limits().steps * BATCH
     is_affordable = size.sample_s is not None and samples * size.sample_s <= BUDGET_S
     return samples if is_affordable or settings.fine_tune == "always" else 0
 
