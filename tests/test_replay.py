@@ -610,8 +610,8 @@ def test_a_shorter_batch_takes_the_parts_of_a_longer_one_and_is_compared_with_th
 def test_the_next_simulator_of_a_model_cuts_batches_as_the_one_before_did(
     branches: ModelOptModel, monkeypatch
 ) -> None:
-    """`ReplaySimulator` for each set of ranges on offer: trying the ways to cut a batch anew took a
-    tenth of a whole run."""
+    """For each set of candidate ranges there is a simulator: trying the ways to cut a batch again
+    took a tenth of a whole run."""
     cache = TraceCache()
     monkeypatch.setattr(ReplaySimulator, "_measured_cut", lambda *_: Cut(2))
     simulator_for(branches, batch(8), cache=cache)

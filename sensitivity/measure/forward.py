@@ -118,7 +118,7 @@ class Forwarder:
         return self._simulator
 
     def offered_to(self, variants: Iterable[Variant]) -> tuple[Range, ...]:
-        """Return the ranges on offer, after adding those of these variants."""
+        """Return the candidate ranges, after adding those of these variants."""
         needed = frozenset[Range]().union(*(variant.ranges for variant in variants))
         if not needed.issubset(self._offered):
             self.offer([*self._offered, *sorted(needed, key=attrgetter("key"))])

@@ -107,7 +107,7 @@ class Alternatives:
 
 
 def with_alternatives(source: QuantizedModel, ranges: Iterable[Range]) -> QuantizedModel:
-    """Return the model with these ranges on offer, or the model itself if there are none.
+    """Return the model with these candidate ranges, or the model itself if there are none.
 
     Raises ModelError if its ranges cannot be changed.
     """
@@ -118,11 +118,11 @@ def with_alternatives(source: QuantizedModel, ranges: Iterable[Range]) -> Quanti
 
 
 OWN = Range("", "own", ())
-"""Placeholder for the range of a quantizer that is not on offer: it has no bias, bits or rounding
+"""Placeholder for the range of a quantizer that is no candidate: it has no bias, bits or rounding
 of its own."""
 
 
-def ranges_on_offer(source: QuantizedModel) -> list[Range]:
+def candidate_ranges(source: QuantizedModel) -> list[Range]:
     """Return the range that each quantizer of a model stands for, in their order: `OWN`, except for
     those that `Alternatives` adds."""
     offered = source.ranges if isinstance(source, Alternatives) else {}

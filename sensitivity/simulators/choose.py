@@ -24,7 +24,7 @@ AGREES = "a traced graph of the model gives its own outputs to {:.1e} on the exa
 DIFFERS = "a traced graph of the model differs from it by {:.1e} on the example batch"
 
 FEW = 8
-"""Number of samples on which ranges on offer are compared, once the graph itself has been compared.
+"""Number of samples on which candidate ranges are compared, once the graph itself was compared.
 A range that is not applied as the model applies it moves the outputs of every sample."""
 
 
@@ -95,7 +95,7 @@ def _closest_replay(
 
 def _agrees_as_before(source: QuantizedModel, replay: ReplaySimulator, inputs: Any) -> bool:
     """Return whether a graph that was compared with the model before still gives its outputs bit
-    for bit with the ranges now on offer, on a few samples."""
+    for bit with the present candidate ranges, on a few samples."""
     few = replay.uncompared_samples(inputs, FEW)
     return few is not None and _difference(source, replay, few) == 0
 

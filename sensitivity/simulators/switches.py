@@ -10,9 +10,9 @@ from sensitivity.records import NOTHING, Quantizer, names_of
 
 
 class Switches:
-    """One bit for each quantizer of a model, including the ranges on offer.
+    """One bit for each quantizer of a model, including the candidate ranges.
 
-    bits: name of a quantizer, or key of a range on offer -> its bit, in the model's order.
+    bits: name of a quantizer, or key of a candidate range -> its bit, in the model's order.
     """
 
     def __init__(self, quantizers: Sequence[Quantizer]) -> None:

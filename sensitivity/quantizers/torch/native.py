@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from sensitivity.errors import ModelError
-from sensitivity.quantizers.alternatives import ranges_on_offer
+from sensitivity.quantizers.alternatives import candidate_ranges
 from sensitivity.quantizers.base import QuantizedModel, amax_of
 from sensitivity.quantizers.torch.biases import BiasChange, Delta, mark_biases
 from sensitivity.quantizers.torch.rounded import RoundedWeight
@@ -69,7 +69,7 @@ def marked_copy(source: QuantizedModel, biased: Sequence[str] = ()) -> nn.Module
 
 
 def biased_layers(source: QuantizedModel) -> tuple[str, ...]:
-    """Return the layers whose bias a range on offer could change, each once, whether any does or
+    """Return the layers whose bias a candidate range could change, each once, whether any does or
     not: a model is then traced once for all repairs."""
     biases = getattr(getattr(source, "own", source), "biases", None)
     if biases is None:
@@ -79,16 +79,16 @@ def biased_layers(source: QuantizedModel) -> tuple[str, ...]:
 
 
 def layers_with_changes(source: QuantizedModel) -> tuple[str, ...]:
-    """Return the layers whose bias is changed by a range on offer, each once."""
+    """Return the layers whose bias is changed by a candidate range, each once."""
     layers = {source.quantizers[index].layer for index, _ in bias_changes(source)}
     return tuple(sorted(layers))
 
 
 def bias_changes(source: QuantizedModel) -> list[tuple[int, Delta]]:
-    """Return (index into `source.quantizers`, values added to the layer's bias) for each range on
-    offer that changes a bias."""
+    """Return (index into `source.quantizers`, values added to the layer's bias) for each candidate
+    range that changes a bias."""
     changes = []
-    for index, offered in enumerate(ranges_on_offer(source)):
+    for index, offered in enumerate(candidate_ranges(source)):
         if offered.bias is not None:
             changes.append((index, offered.bias))
     return changes
@@ -228,7 +228,7 @@ class OwnQuantizer:
     fresh = False
 
     def __init__(self, source: QuantizedModel, name: str) -> None:
-        # A range on offer has no module in the model, so a source with such ranges makes one.
+        # A candidate range has no module in the model, so a source with such ranges makes one.
         module_of = getattr(source, "module", source.model.get_submodule)
         self._module: Any = module_of(name)
 
@@ -250,7 +250,7 @@ def native_quantizers(source: QuantizedModel, *, own: bool = False) -> list[Nati
     make = OwnQuantizer if own else _native
     quantizers: list[NativeQuantizer] = []
     names = names_of(source.quantizers)
-    for name, offered in zip(names, ranges_on_offer(source), strict=True):
+    for name, offered in zip(names, candidate_ranges(source), strict=True):
         quantizer: NativeQuantizer = make(source, name)
         if offered.rounding is not None:
             quantizer = RoundedWeight(quantizer, source.grid(name), offered.rounding)

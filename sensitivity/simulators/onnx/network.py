@@ -95,11 +95,11 @@ Offered = Mapping[str, Mapping[str, NewGrid]]
 def split(source: OnnxModel, bits: dict[str, int], offered: Offered = NOTHING) -> Split:
     """Return the network of a file.
 
-    A use with ranges on offer is a chain of switches on one value, its own grid first. The last
+    A use with candidate ranges is a chain of switches on one value, its own grid first. The last
     enabled switch gives the value that the operation reads.
 
     bits: name of a use or key of a range -> its bit; uses without a bit are always enabled.
-    offered: ranges on offer.
+    offered: candidate ranges.
 
     Raises Unsplittable for a file that cannot be run operation by operation.
     """
@@ -195,7 +195,7 @@ class _Splitter:
         return before
 
     def _grids_of(self, name: str) -> dict[str, NewGrid]:
-        """Return the present grid of a use, by the use's name, and the grids on offer, by their
+        """Return the present grid of a use, by the use's name, and the candidate grids, by their
         keys."""
         now = self._source.grids.get(name)
         own = {} if now is None else {name: now}

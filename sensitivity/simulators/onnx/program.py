@@ -100,7 +100,7 @@ class Program:
     def _proto(self, graph: onnx.GraphProto) -> onnx.ModelProto:
         model = self._source.graph
         proto = onnx.ModelProto(ir_version=max(model.ir_version, 4), graph=graph)
-        # 16-bit quantizers on offer may be operations of ONNX Runtime's own.
+        # Candidate quantizers of 16 bits may be operations of ONNX Runtime's own.
         for domain, version in ({MICROSOFT: 1} | dict(model.opset_imports)).items():
             proto.opset_import.append(onnx.OperatorSetIdProto(domain=domain, version=version))
         proto.functions.extend(ir.to_proto(function) for function in model.functions.values())

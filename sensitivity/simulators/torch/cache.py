@@ -1,4 +1,4 @@
-"""Keeps the traced graphs of a model for its next simulator, which has other ranges on offer."""
+"""Keeps the traced graphs of a model for its next simulator, which has other candidate ranges."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ Kind = tuple[Any, tuple[str, ...], bool]
 
 @dataclass(frozen=True, eq=False)
 class CachedGraph:
-    """A traced graph without ranges on offer, and how its nodes run.
+    """A traced graph without candidate ranges, and how its nodes run.
 
     key: nest, types and shapes of the batches for which the graph holds.
-    changed: the layers whose bias was changed by a range on offer when the layouts were chosen. A
+    changed: the layers whose bias was changed by a candidate range when the layouts were chosen. A
         convolution with a bias of zeros may have the same bits in both layouts, and with another
         bias not.
     own: whether the user's own quantizers ran in it.

@@ -16,7 +16,7 @@ Chains = Mapping[int, tuple[int, ...]]
 
 @dataclass(frozen=True)
 class Offered:
-    """A traced graph with ranges on offer.
+    """A traced graph with candidate ranges.
 
     origins: position of each node that is not an added one -> its position in the traced graph.
     """
@@ -28,7 +28,7 @@ class Offered:
 def chains_of(source: QuantizedModel) -> dict[int, tuple[int, ...]]:
     """Return which nodes take the place of each quantizer and of each marked bias.
 
-    For a quantizer these are its own node and then one for each of its ranges on offer. A variant
+    For a quantizer these are its own node and then one for each of its candidate ranges. A variant
     switches on one of them at a time. For a bias these are the nodes of its `bias_changes`, by
     their index in `native_quantizers`.
     """
@@ -45,7 +45,7 @@ def chains_of(source: QuantizedModel) -> dict[int, tuple[int, ...]]:
 
 def with_offers(traced: Traced, chains: Chains) -> Offered:
     """Return the graph with a chain of nodes in the place of each quantizer node, and with nothing
-    in the place of a bias that no range on offer changes."""
+    in the place of a bias that no candidate range changes."""
     nodes: list[Node] = []
     origins: dict[int, int] = {}
     last: list[int] = []

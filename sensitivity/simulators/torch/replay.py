@@ -61,7 +61,7 @@ class ReplaySimulator:
         arithmetic differs from that of `GridQuantizer`.
     reason: why this simulator was chosen, in words.
     cache: what earlier simulators of the model have traced and compared. They may differ from this
-        one only in the ranges on offer.
+        one only in the candidate ranges.
 
     Its outputs are right as long as the weights, buffers and quantizers of the model do not change.
     Batches of a shape that cannot be traced run on the user's own modules.
@@ -171,7 +171,7 @@ class ReplaySimulator:
         self.prepare(inputs)
 
     def uncompared_samples(self, inputs: Any, samples: int) -> Any:
-        """Return the first samples of a batch if only the ranges on offer are left to compare with
+        """Return the first samples of a batch if only the candidate ranges are left to compare with
         the model.
 
         samples: how many samples are wanted. A graph that needs longer batches gets more.
@@ -382,7 +382,7 @@ class ReplaySimulator:
         return graph
 
     def _new_graph(self, leaves: list[Any], spec: Any) -> Graph:
-        """Return a graph with the ranges on offer that has run a batch.
+        """Return a graph with the candidate ranges that has run a batch.
 
         It comes from a graph that an earlier simulator has traced, or from a new trace. Layouts are
         chosen anew where biases change.
@@ -406,8 +406,8 @@ class ReplaySimulator:
         return graph
 
     def _new_trace(self, inputs: Any) -> Traced:
-        """Trace the model with all biases marked, or without marks if that fails and no range on
-        offer changes a bias."""
+        """Trace the model with all biases marked, or without marks if that fails and no candidate
+        range changes a bias."""
         try:
             return trace(_marked(self._source, self._biased), inputs)
         except Untraceable:
