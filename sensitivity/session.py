@@ -286,7 +286,8 @@ def open_session(
             measurer.offer(own_ranges)  # so that the cost of sharing them can be measured
             study = Study(measurer, placed.units, source.quantizers)
             if has_soft_drop(task):
-                measurer.keeps = study.float_variant.key
+                quantized = study.baselines["quantized"]
+                measurer.keeps = {study.float_variant.key: "", quantized.key: " in INT8"}
             changed = _changed(study, run_dir, head["task"], loaded)
             yield Session(
                 given=given,

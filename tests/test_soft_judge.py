@@ -95,10 +95,22 @@ def test_float_is_forwarded_once_for_all_variants(tmp_path: Path) -> None:
 
 def test_outputs_of_float_are_kept_when_it_is_scored(tmp_path: Path) -> None:
     with study(task_of(), tmp_path) as of:
-        of.measurer.keeps = of.float_variant.key
+        of.measurer.keeps = {of.float_variant.key: ""}
         of.measurer.scores([of.skip_variant(()), of.float_variant], "confirm", "")
         SoftMeasurer(of).values(of.skip_variant(("stem",)), "confirm", "")
         assert of.measurer.samples == 3 * 400
+
+
+def test_outputs_of_int8_are_kept_when_it_is_scored(tmp_path: Path) -> None:
+    with study(task_of(), tmp_path / "kept") as of, study(task_of(), tmp_path / "again") as other:
+        quantized = of.skip_variant(())
+        of.measurer.keeps = {of.float_variant.key: "", quantized.key: " in INT8"}
+        for each in (of, other):
+            each.measurer.scores([quantized, of.float_variant], "confirm", "")
+        _, soft = SoftMeasurer(of).values(quantized, "confirm", "")
+        assert of.measurer.samples == 2 * 400
+        _, expected = SoftMeasurer(other).values(quantized, "confirm", "")
+        assert soft.tolist() == expected.tolist()
 
 
 def test_outputs_are_kept_as_far_as_memory_allows(monkeypatch: pytest.MonkeyPatch) -> None:

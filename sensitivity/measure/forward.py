@@ -35,17 +35,21 @@ class Comparison:
     reference: variant whose outputs the others are compared with.
     samples: number of samples compared in all, the first ones of `rank`.
     batch: number of the batch.
+    by_looks: whether they are compared on more and more of these samples, until an answer is clear.
+        The parts of batches that are seen then differ.
     """
 
     signal: Signal
     reference: Variant
     samples: int
     batch: int
+    by_looks: bool = False
 
     @property
     def split(self) -> str:
         """The name under which a journal keeps the values."""
-        return f"rank: {self.signal.name}{self.signal.edition}, first {self.samples}"
+        looks = " by looks" if self.by_looks else ""
+        return f"rank: {self.signal.name}{self.signal.edition}, first {self.samples}{looks}"
 
     @property
     def fit(self) -> Fit:
@@ -71,7 +75,8 @@ class Forwarder:
 
     samples: number of samples forwarded so far (one variant on one sample counts one).
     references: outputs of the float model, which are the same whatever ranges variants have.
-    keeps: key of the variant whose outputs are also kept when it is scored; None keeps none.
+    keeps: key of a variant whose outputs are also kept when it is scored -> what is added to the
+        name of the split under which they are kept.
     """
 
     def __init__(self, task: Task, simulator: MakeSimulator) -> None:
@@ -83,7 +88,7 @@ class Forwarder:
         self.task = task
         self.samples = 0
         self.references = KeptOutputs()
-        self.keeps: str | None = None
+        self.keeps: dict[str, str] = {}
         self._make_simulator = simulator
         self._simulator: Simulator | None = None
         self._offered: tuple[Range, ...] = ()
@@ -154,12 +159,13 @@ class Forwarder:
         for index, output in self.outputs(variants, inputs):
             yield index, checked_scores(self.task, output, targets, size, where)
             self.samples += size
-            if variants[index].key == self.keeps:
-                self.keep_reference(place, output)
+            kept_as = self.keeps.get(variants[index].key)
+            if kept_as is not None:
+                self.keep_reference((split + kept_as, batch), output)
             del output  # not kept while the next one is computed
 
     def keep_reference(self, place: Place, output: Any) -> Any:
-        """Keep a copy of the float model's outputs for a batch, and return it. The next forward may
+        """Keep a copy of a variant's outputs for a batch, and return it. The next forward may
         overwrite the outputs themselves."""
         known = deepcopy(output)
         self.references.keep(place, known)

@@ -34,6 +34,7 @@ class Measurer(Forwarder):
         self.progress = progress
         self.ranges: tuple[Range, ...] = ()
         self._checked: set[tuple[str, int]] = set()
+        self._digests: dict[tuple[str, int], str] = {}
         self._values: tuple[int, ...] | None = None
         self._in_use: dict[str, int] = {}
 
@@ -139,7 +140,7 @@ class Measurer(Forwarder):
         """
         samples_now = samples if until is None else until
         variants = list(map(self.of, variants))
-        whole = Comparison(signal, self.of(reference), samples, 0)
+        whole = Comparison(signal, self.of(reference), samples, 0, by_looks=until is not None)
         reader, batches, split = Reader(self.task, "rank"), list[list[Scores]](), whole.split
         with self.progress(f"signal: {signal.name}", samples_now) as advance:
             for batch in range(reader.count):
@@ -226,9 +227,11 @@ class Measurer(Forwarder):
         new = [name for name in (split, *also) if (name, batch) not in self._checked]
         if not new:
             return
-        digest = batch_digest(inputs, targets)
+        place = split.partition(":")[0], batch
+        if place not in self._digests:
+            self._digests[place] = batch_digest(inputs, targets)
         for name in new:
-            self._check_digest(name, batch, digest)
+            self._check_digest(name, batch, self._digests[place])
 
     def _check_digest(self, split: str, batch: int, digest: str) -> None:
         self._check_first(split.partition(":")[0], batch, digest)

@@ -168,8 +168,10 @@ class SoftMeasurer:
         key = f"{split}: {self._name}"
         measurer.check_data(split, batch, inputs, targets, also=[key])
         wanted = self._float_outputs(split, batch, inputs)
-        ((_, output),) = measurer.outputs([variant], inputs)
-        measurer.samples += size
+        output = self._kept(variant, split, batch)
+        if output is None:
+            ((_, output),) = measurer.outputs([variant], inputs)
+            measurer.samples += size
         if split in SPLITS and measurer.journal.scores(variant, split, batch) is None:
             where = f" on batch {batch} of split {split!r}"
             scores = checked_scores(measurer.task, output, targets, size, where)
@@ -177,6 +179,14 @@ class SoftMeasurer:
         soft = soft_drop(self._soft, wanted, output, size)
         measurer.journal.add_scores(variant, key, batch, soft)
         measurer.journal.sync()
+
+    def _kept(self, variant: Variant, split: str, batch: int) -> Any:
+        """Return the outputs that were kept when the variant was scored; None if there are none."""
+        measurer = self._study.measurer
+        kept_as = measurer.keeps.get(variant.key)
+        if kept_as is None:
+            return None
+        return measurer.references.get((split + kept_as, batch))
 
     def _float_outputs(self, split: str, batch: int, inputs: Any) -> Any:
         measurer = self._study.measurer

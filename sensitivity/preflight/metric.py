@@ -20,7 +20,13 @@ from sensitivity.session import Session
 from sensitivity.signals.distortion import are_logits, flat_outputs
 from sensitivity.stats.paired import mean_estimate
 from sensitivity.tasks.base import Task
-from sensitivity.tasks.batches import batch_digest, batch_size, check_pair, sequence_of
+from sensitivity.tasks.batches import (
+    batch_digest,
+    batch_size,
+    check_pair,
+    first_samples,
+    sequence_of,
+)
 
 SAMPLES = 128
 """Approximate number of samples of `rank` on which float is judged before the scan."""
@@ -121,8 +127,8 @@ def measured_findings(session: Session) -> Iterator[Finding]:
     if _is_nothing(scores, value, task):
         yield _at_chance(f"{value:.2g} {on_all})", task, _severity(scores, value))
         return
-    classes = _classes_of(session)
-    if not classes or not _counts(scores, value):
+    classes = _classes_of(session) if _counts(scores, value) else None
+    if not classes:
         return
     estimate = mean_estimate(scores)
     if estimate.low is not None and estimate.low <= 1 / classes:
@@ -286,7 +292,9 @@ def _classes_of(session: Session) -> int | None:
     if not session.has_samples:
         return None
     inputs, _ = next(islice(iter(session.task.data["rank"]), 1))
-    return _classes(_outputs(session, session.study.float_variant, inputs))
+    fewest = session.measurer.simulator.smallest
+    few = inputs if fewest is None else first_samples(inputs, fewest)
+    return _classes(_outputs(session, session.study.float_variant, few))
 
 
 def _classes(outputs: Any) -> int | None:

@@ -15,6 +15,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sensitivity import optional
 from sensitivity.errors import ModelError
@@ -127,10 +128,16 @@ def _signs(end: Tensor, number: int, first: int) -> Tensor:
     number: distinguishes the tensors of a model.
     """
     seeds = (MOST_ENDS * sample + number for sample in range(first, first + len(end)))
-    shape = tuple(end.shape[1:])
-    drawn = [generator(offset=seed).integers(0, 2, shape, np.int8) for seed in seeds]
+    count = end[0].numel()
+    drawn = [_bits(generator(offset=seed), count) for seed in seeds]
     signs = optional.torch.from_numpy(np.stack(drawn)).to(end.device, end.dtype)
-    return 2 * signs - 1
+    return signs.mul_(2).sub_(1).reshape(end.shape)
+
+
+def _bits(drawing: np.random.Generator, count: int) -> NDArray[np.uint8]:
+    """Return random zeros and ones."""
+    drawn = np.frombuffer(drawing.bytes(-(-count // 8)), np.uint8)
+    return np.unpackbits(drawn, count=count)
 
 
 def _weights(leaf: Tensor, slope: Tensor | None) -> Tensor:
