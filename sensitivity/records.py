@@ -506,7 +506,7 @@ class Widened:
 class PlanMetric:
     """Accuracy of a plan.
 
-    float, quantized, confirm: the float model, everything in INT8 with its own ranges, and the
+    float, quantized, confirm: the float model, everything in INT8 with the original ranges, and the
         plan, on the `confirm` split, where the target was checked.
     recalibrated: everything in INT8 with the ranges of the plan, on `confirm`; None if the plan
         replaces none.

@@ -24,7 +24,7 @@ from sensitivity.records import Unit
 class Candidates:
     """Makes files of skip-sets. The model is traced once, on construction.
 
-    The files are not verified and hold the model's own ranges.
+    The files are not verified and hold the model's original ranges.
 
     calibration: batches of inputs for the ranges that lowerings need; None takes the example batch.
     target: what files are lowered for; None if the canonical ones are timed.

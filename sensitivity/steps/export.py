@@ -88,7 +88,7 @@ def export_plan(
     if chosen.widened and not forgiving:
         for target in targets:
             refuse_wide(target, f"the plan with 16 bits in {chosen.widened[0].unit}")
-    # Measured with the ranges that the model came with in force, as everything in the journal is.
+    # Measured with the original ranges in force, as everything in the journal is.
     samples = SAMPLES_BEFORE_A_BENCH if judged_later else METRIC_SAMPLES
     scoring = _scoring(session, chosen, samples)
     collect_and_trim()
