@@ -35,8 +35,8 @@ FINALISTS = 2
 """Number of choices of a place that are then compared with its own range: the nearest ones."""
 
 LOOKS = {32: 0.2, 64: 0.8}
-"""Number of samples on which a place is decided -> share of the chance of a wrong answer. Half of
-the places of YOLOv8n and nine in ten of MobileNetV1 are decided at the first look."""
+"""Number of samples on which a place is decided -> share of the chance of a wrong answer. Nine in
+ten places of MobileNetV1 are decided at the first look."""
 
 SIGNAL_SAMPLES = max(LOOKS)
 TOGETHER_SAMPLES = 16
