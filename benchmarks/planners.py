@@ -33,7 +33,7 @@ from sensitivity.registry import load
 from sensitivity.search.choose import SearchOptions, choose_plan
 from sensitivity.search.judge import SplitJudge
 from sensitivity.session import Session, open_session
-from sensitivity.steps.plan import cheapest, under_each
+from sensitivity.steps.plan import cheapest, may_own_cost_less
 from sensitivity.steps.price import Prober, priced
 from sensitivity.steps.recalibrate import Recalibration, recalibration
 from sensitivity.timing.environment import environment, usable_cores
@@ -192,16 +192,22 @@ def recalibrated(
     session: Session, scanned: Scan, target: Target, options: SearchOptions, cost: CostModel
 ) -> Found:
     """Plan as `sensitivity plan` does: if layers are left out under other ranges, the search is
-    repeated with the model's own ranges."""
+    repeated with the original ranges where that may give a cheaper plan."""
     start, before = time.perf_counter(), session.measurer.samples
     new, own = recalibration(session, scanned, target, ()), Recalibration("", (), scanned)
-    ranges = (new, own) if new.units else (new,)
-    found = under_each(
-        session, ranges, lambda one: chosen(session, one.scan, target, options), lambda plan: plan
-    )
-    best = cheapest(found, cost, options.probe)
-    with session.measurer.with_ranges(ranges[best].ranges):
-        return row_of(session, found, best, before, start, cost)
+    plans = [chosen_under(session, new, target, options)]
+    if new.units and plans[0].outside and may_own_cost_less(session, plans[0]):
+        plans.append(chosen_under(session, own, target, options))
+    best = cheapest(plans, cost, options.probe)
+    with session.measurer.with_ranges((new, own)[best].ranges):
+        return row_of(session, plans, best, before, start, cost)
+
+
+def chosen_under(
+    session: Session, ranges: Recalibration, target: Target, options: SearchOptions
+) -> Plan:
+    with session.measurer.with_ranges(ranges.ranges):
+        return chosen(session, ranges.scan, target, options)
 
 
 def chosen(session: Session, scanned: Scan, target: Target, options: SearchOptions) -> Plan:

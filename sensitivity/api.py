@@ -107,9 +107,11 @@ from sensitivity.session import Session, open_session
 from sensitivity.steps import later
 from sensitivity.steps.compare import folder_data, labels_of, places_of
 from sensitivity.steps.named_plans import check_name
-from sensitivity.steps.plan import check_formats, choices_of, replan, search_plan
+from sensitivity.steps.plan import check_formats, search_plan
+from sensitivity.steps.plan_files import choices_of
 from sensitivity.steps.recalibrate import FILE as RECALIBRATION
 from sensitivity.steps.recalibrate import in_force
+from sensitivity.steps.replan import replan
 from sensitivity.tasks.detection_detail import DetectionDetail
 from sensitivity.tasks.load import Given, split_reference
 from sensitivity.timing.environment import environment

@@ -29,7 +29,7 @@ from sensitivity.reporting.tables import (
 from sensitivity.reporting.verdict import lines_of
 from sensitivity.run_dir import RunDir, RunInfo
 from sensitivity.steps import later
-from sensitivity.steps.plan import read_frontier
+from sensitivity.steps.plan_files import read_frontier
 from sensitivity.tasks.base import EvaluateTask, Task
 from sensitivity.tasks.detection_detail import DetectionDetail
 

@@ -17,7 +17,7 @@ from sensitivity.records import Estimate, FrontierPoint, TrueDrop
 from sensitivity.run_dir import RunDir
 from sensitivity.search.asking import asks_for
 from sensitivity.search.frontier import first_that_meets
-from sensitivity.steps.plan import choices_of
+from sensitivity.steps.plan_files import choices_of
 
 TASK = Path(__file__).parent / "tasks" / "tiny.py"
 PLAN = plan(units(9))

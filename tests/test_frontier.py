@@ -17,7 +17,7 @@ from sensitivity.config import PlanSettings, ScanSettings
 from sensitivity.records import CostModel, Estimate, FrontierPoint, Quantizer, Target, Unit
 from sensitivity.run_dir import RunDir
 from sensitivity.search.frontier import Frontier, best_points, centred_values, correction, replanned
-from sensitivity.steps.plan import read_frontier
+from sensitivity.steps.plan_files import read_frontier
 
 TASK = Path(__file__).parent / "tasks" / "tiny.py"
 
@@ -150,7 +150,9 @@ def test_another_planner_and_a_changed_task_are_searched_anew(planned: Path, mon
     assert not searched
     api.plan(PlanSettings(directory=planned, target=1.0, planner="exhaustive", cost="macs"))
     assert len(searched) == 1
-    monkeypatch.setattr("sensitivity.steps.plan.task_digest", lambda reference: {"text": "another"})
+    monkeypatch.setattr(
+        "sensitivity.steps.replan.task_digest", lambda reference: {"text": "another"}
+    )
     api.plan(PlanSettings(directory=planned, target=1.0))
     assert len(searched) == 2
 

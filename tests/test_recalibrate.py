@@ -45,7 +45,8 @@ from sensitivity.search.ranges import (
 from sensitivity.search.repairs import repaired
 from sensitivity.signals.base import Signal
 from sensitivity.steps import plan as plan_step
-from sensitivity.steps.plan import cheapest, read_frontier
+from sensitivity.steps.plan import cheapest
+from sensitivity.steps.plan_files import read_frontier
 from sensitivity.steps.recalibrate import Recalibration
 from sensitivity.tasks.base import Task
 from sensitivity.testing.fakes import FakeModel, FakeSimulator

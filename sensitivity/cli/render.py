@@ -18,7 +18,7 @@ from sensitivity.reporting.number_formats import in_format
 from sensitivity.reporting.verdict import words_of
 from sensitivity.run_dir import RunDir
 from sensitivity.search.frontier import Frontier
-from sensitivity.steps.plan import read_frontier
+from sensitivity.steps.plan_files import read_frontier
 
 TOP = 10
 STYLES = {"good": "green", "open": "yellow", "bad": "red"}

@@ -35,7 +35,7 @@ from sensitivity.run_dir import EXPORTED, Exported, RunDir
 from sensitivity.runtimes.base import Runtime, Tensors
 from sensitivity.session import Session, open_session
 from sensitivity.stats.paired import differs
-from sensitivity.steps.plan import with_timings
+from sensitivity.steps.plan_files import with_timings
 from sensitivity.tasks.base import Task
 from sensitivity.tasks.load import Given
 from sensitivity.timing.environment import environment, usable_cores
