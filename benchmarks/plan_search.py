@@ -177,7 +177,7 @@ def search(seed: int, confirm: int, allowed: float, first: int | None) -> Search
     ):
         measurer = Measurer(task_of(model), lambda _: simulator, journal)
         study = Study(measurer, layers(model.quantizers), model.quantizers)
-        measurer.keeps = measurer.of(study.float_variant).key
+        measurer.keeps = {measurer.of(study.float_variant).key: ""}
         with measurer.only_first("confirm", first):
             plan = choose_plan(
                 study, scan_of(model), Target(drop=allowed), SearchOptions(may_grow=True)

@@ -246,7 +246,7 @@ def shown_detail() -> DetectionDetail:
 
 def test_the_report_shows_each_size_with_its_differences() -> None:
     text = render(replace(complete(8), detection=shown_detail()))
-    assert "On 50 images of holdout, which no choice has seen." in text
+    assert "On 50 images of holdout, which no choice used." in text
     assert "INT8 lowers the AP of small objects by more than chance explains." in text
     assert "The plan lowers no AP by more than chance explains." in text
     small, medium, large = (

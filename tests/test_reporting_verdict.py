@@ -55,10 +55,7 @@ def test_a_met_target_is_said_with_before_after_and_held_out_evidence() -> None:
         "51.4 % [47.0, 55.8] on 500 samples; the target asks for 51.2 %, float has 52.2 %"
         in found.levels[0]
     )
-    assert (
-        "On holdout, samples that no choice has seen: 50.8 % [44.6, 57.0] on 250 samples"
-        in found.levels[1]
-    )
+    assert "On holdout, which no choice used: 50.8 % [44.6, 57.0] on 250 samples" in found.levels[1]
     assert f"the drop is 1.2 pt [{MINUS}0.4, 2.8] on 250 samples" in found.levels[1]
     assert "Left out: stage1.0, stage1.1, stage1.2, stage1.3, stage1.4." in found.sentences
 

@@ -174,9 +174,9 @@ def test_signals_and_their_samples_are_those_of_one_process(tmp_path: Path, sign
             values = measured_signal(study_of(measurer), signal, 13)
             again = measured_signal(study_of(measurer), signal, 17)
             found.append((values, again, measurer.samples))
-    if signal.fitted:
-        assert found[0] == found[1]
     assert found[0][:2] == found[1][:2]
+    # Each process keeps float's outputs for itself, so two may run float twice on a batch.
+    assert found[0][2] <= found[1][2]
 
 
 @pytest.fixture(scope="module")

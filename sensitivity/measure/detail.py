@@ -45,7 +45,7 @@ WIDTH = 480
 
 
 def detection_detail(study: Study, plan: Plan) -> DetectionDetail | None:
-    """Return details of float, INT8 and the plan on `holdout`, which no choice has seen; None for a
+    """Return details of float, INT8 and the plan on `holdout`, which no choice used; None for a
     task that is not a detector's."""
     measurer = study.measurer
     judge = measurer.task.score

@@ -416,7 +416,8 @@ def _action_words(
                 "it; until then stay with float."
             )
         case "float":
-            return f"The plan wins no speed {where}; for another runtime bench it there."
+            slower = f"The plan is no faster than float {where}"
+            return f"{slower}; to try another runtime, bench it there."
         case "repair":
             return (
                 f"{file} has another accuracy {where}; sensitivity lint says what that runtime "

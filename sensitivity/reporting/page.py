@@ -42,7 +42,7 @@ from sensitivity.reporting.why import reasons
 SPLIT_WORDS = {
     "rank": "the samples that say which layers hurt",
     "confirm": "other samples, on which the plan was chosen",
-    "holdout": "samples that no choice has seen",
+    "holdout": "samples that no choice used",
 }
 """The parts of the data, for a reader who does not know them."""
 

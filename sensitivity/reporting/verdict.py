@@ -266,7 +266,7 @@ def _levels(plan: Plan, metric: MetricFormat) -> Iterator[str]:
     if results.holdout_quantized is not None:
         int8 = f", INT8 as it was calibrated {_level(results.holdout_quantized, metric)}"
     yield (
-        f"On holdout, samples that no choice has seen: {_level(results.holdout, metric)}; float "
+        f"On holdout, which no choice used: {_level(results.holdout, metric)}; float "
         f"has {metric.level(results.holdout_float.value)} there{int8}, so the drop is "
         f"{_change(results.holdout_drop, metric)}."
     )
