@@ -3,8 +3,9 @@
 The INT8 file is the user's, byte for byte, unless the plan has other ranges. The other two are the
 same graph without the skipped uses of pairs and with the current grids. Everything else in them
 (operations, names, order, opset, metadata) is unchanged. Only scales per channel raise an opset
-that lacks them. Scales of activations with the shape [1] become scalars in all three files, since
-TensorRT-RTX needs that for INT8; the values are the same.
+that lacks them. Scales per channel before depthwise convolutions are folded into the weights
+around (`passes.fold_channel_scales`). Scales of activations with the shape [1] become scalars in
+all three files, since TensorRT-RTX needs that for INT8; the values are the same.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from sensitivity.onnx_graph.canonical import canonical
 from sensitivity.onnx_graph.clamps import RESTORED
 from sensitivity.onnx_graph.load import load_model
 from sensitivity.onnx_graph.passes.fake_quant_pairs import FakeQuantPairs
+from sensitivity.onnx_graph.passes.fold_channel_scales import FoldChannelScales
 from sensitivity.onnx_graph.passes.scalar_scales import ScalarScales
 from sensitivity.onnx_graph.passes.skip_uses import (
     MICROSOFT,
@@ -73,6 +75,8 @@ def export_onnx(
     for variant, disabled in disabled_by_variant(source, units, skip).items():
         with in_variant(source, variant, wide):
             made = model.without(disabled | model.skipped)
+        if not _is_users_own(model, variant):
+            FoldChannelScales()(made)
         ScalarScales()(made)
         if _is_users_own(model, variant):
             files[variant] = _same_file(model, made, out / FILES[variant])

@@ -7,21 +7,24 @@ an engine changes. It takes two forwards and a backward pass on the calibration 
 
 Applies Nagel et al. 2019, "Data-free quantization through weight equalization and bias correction",
 to activations. The range of a channel has the smallest mean squared error, where each error counts
-by how much it changes what the model computes next (`slopes`).
+by how much it changes what the model computes next (`slopes`). `repairs/onnx_equalization.py` does
+the same for Q/DQ files.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from sensitivity import optional
+from sensitivity.quantizers.base import form_of
 from sensitivity.quantizers.ranges import Hook, hooked_in_float
 from sensitivity.records import Range
 from sensitivity.repairs.bias import forward
+from sensitivity.repairs.channel_ranges import BINS, METHOD, SMALLEST
 from sensitivity.repairs.samples import parts_of
 from sensitivity.repairs.slopes import values_and_weights
 from sensitivity.tasks.batches import batch_size
@@ -29,31 +32,30 @@ from sensitivity.tasks.batches import batch_size
 if TYPE_CHECKING:
     from torch import Tensor
 
-METHOD = "equalized"
-
-SMALLEST = 1e-3
-"""Smallest range of a channel, as a fraction of the largest channel's. It bounds channels that are
-almost 0."""
-
 PARTS = np.linspace(0.15, 1.0, 35)
 """Candidate ranges, as fractions of the largest value of a channel."""
-
-BINS = 4096
-"""Bins in the histogram of a channel, so that a step of 8 bits is at least 16 bins wide. All values
-are counted, since the few large ones decide: with a sample of 8,000 values from 200 images, the
-outputs of MobileNetV1 were a tenth further from float."""
 
 
 def equalized_ranges(source: Any, names: Collection[str], inputs: Any) -> tuple[Range, ...]:
     """Return a range per channel for each of these quantizers, with the smallest weighted mean
     squared error.
 
-    source: a torch model with ranges.
+    source: a torch model with ranges, or a Q/DQ file.
     names: quantizers of images, whose channel axis is 1.
     inputs: one batch as the model takes it, or `Parts`, which are seen as one.
     A quantizer that is not reached by the inputs has no range in the result.
     """
-    batches = parts_of(inputs).batches
+    if form_of(source) == "onnx":
+        from sensitivity.repairs.onnx_equalization import equalized_in_file  # imports ONNX
+
+        return equalized_in_file(source, names, parts_of(inputs))
+    return _equalized_in_model(source, names, parts_of(inputs).batches)
+
+
+def _equalized_in_model(
+    source: Any, names: Collection[str], batches: Sequence[Any]
+) -> tuple[Range, ...]:
+    """Return the ranges for a torch model."""
     peaks: dict[str, Tensor] = {}
     counts: dict[str, Tensor] = {}
 

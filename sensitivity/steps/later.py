@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from sensitivity.quantize import file as quantize_file
     from sensitivity.quantize import findings as quantize_findings
     from sensitivity.quantize import prepare as quantize_prepare
+    from sensitivity.repairs import onnx_equalization
     from sensitivity.reporting import compare_page, html
     from sensitivity.steps import (
         apply,
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
         "graph",
         "html",
         "netron",
+        "onnx_equalization",
         "onnx_task",
         "preflight",
         "price",
@@ -73,6 +75,7 @@ __getattr__ = importer(
         "graph": "sensitivity.units.graph",
         "html": "sensitivity.reporting.html",
         "netron": "sensitivity.steps.netron",
+        "onnx_equalization": "sensitivity.repairs.onnx_equalization",
         "onnx_task": "sensitivity.onnx_task",
         "preflight": "sensitivity.preflight.check",
         "price": "sensitivity.steps.price",

@@ -21,7 +21,13 @@ from sensitivity.errors import ExportError, ModelError, TaskError
 from sensitivity.measure.ranking import estimate
 from sensitivity.measure.scan import Scan
 from sensitivity.measure.scan import scan as measure_scan
-from sensitivity.quantizers.base import QuantizedModel, Recalibratable, Sharing, name_in_words
+from sensitivity.quantizers.base import (
+    QuantizedModel,
+    Recalibratable,
+    Sharing,
+    form_of,
+    name_in_words,
+)
 from sensitivity.quantizers.torch.half import in_float32
 from sensitivity.records import Estimate, Plan, Range, Recalibrated, Target, Tuning
 from sensitivity.repairs.bias import Correctable, bias_corrections, is_correctable
@@ -50,7 +56,7 @@ CANNOT = (
     "Calibrate it again where it was made (percentile, MSE or entropy ranges, weights per channel)."
 )
 TRACED_SAMPLES = 2
-EDITION = 11
+EDITION = 13
 """Number that changes whenever a new release would find other ranges."""
 
 
@@ -280,23 +286,35 @@ def _equalized(
     """Equalize the activations before depthwise convolutions if that is better, and return the
     units with their ranges per channel."""
     source = session.source
-    if not isinstance(source, Correctable) or session.example is None:
-        return tuple(known)
-    shared = {name for group in session.scales for name in group}
-    try:
-        with in_float32(source.model):
-            links = later.torch_model.even_links(
-                source,
-                first_samples(session.example, TRACED_SAMPLES),
-                session.graph.traced if session.graph else None,
-            )
-    except (ExportError, ModelError):  # such ranges could not be written to a file either
-        return tuple(known)
-    names = [name for name in links if name not in shared]
+    scales = (*session.scales, *_shared_in_file(source))
+    shared = {name for group in scales for name in group}
+    names = [name for name in _even_links(session) if name not in shared]
     if not names:
         return tuple(known)
     ranges = fitted(session, partial(equalized_ranges, source, names))
     return with_repairs(session, known, ranges, skip)
+
+
+def _even_links(session: Session) -> tuple[str, ...]:
+    """Return the quantizers whose ranges may be per channel, because a file can fold them into the
+    weights around."""
+    source = session.source
+    if form_of(source) == "onnx":
+        return later.onnx_equalization.even_links(source)
+    if not isinstance(source, Correctable) or session.example is None:
+        return ()
+    example = first_samples(session.example, TRACED_SAMPLES)
+    try:
+        with in_float32(source.model):
+            traced = session.graph.traced if session.graph else None
+            return later.torch_model.even_links(source, example, traced)
+    except (ExportError, ModelError):  # such ranges could not be written to a file either
+        return ()
+
+
+def _shared_in_file(source: QuantizedModel) -> tuple[tuple[str, ...], ...]:
+    """Return the groups of quantizers that share a range in the file."""
+    return source.sharing() if isinstance(source, Sharing) else ()
 
 
 def with_repairs(
@@ -357,8 +375,7 @@ def _places(session: Session, tried: Sequence[str]) -> tuple[Place, ...]:
     """
     source = session.source
     assert isinstance(source, Recalibratable)
-    shared_in_file = source.sharing() if isinstance(source, Sharing) else ()
-    scales = (*session.scales, *shared_in_file)
+    scales = (*session.scales, *_shared_in_file(source))
     names = [name for unit in session.units if unit.name in tried for name in unit.quantizers]
     other = source.other_ranges(_with_sharers(names, scales), session.forward_calibration)
     changeable = dict.fromkeys(candidate.quantizer for candidate in other)

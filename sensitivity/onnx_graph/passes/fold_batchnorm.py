@@ -13,8 +13,8 @@ from sensitivity.onnx_graph import qdq
 from sensitivity.onnx_graph.levels import along, limits_of, nearest_levels, numpy_type
 from sensitivity.onnx_graph.marks import add_module_outputs, module_outputs
 from sensitivity.onnx_graph.matching import RewriteInTurn, needed, require
-from sensitivity.onnx_graph.passes.initializers import add
-from sensitivity.onnx_graph.passes.new_pair import new_pair
+from sensitivity.onnx_graph.passes.initializers import add, remove_constants
+from sensitivity.onnx_graph.passes.new_pair import new_dequantize, new_pair
 from sensitivity.onnx_graph.uses import BIAS_INPUT, stored_type
 from sensitivity.onnx_graph.walk import (
     given,
@@ -42,6 +42,7 @@ class Affine:
 class Folded:
     """New constants of an operation.
 
+    weight: float values, or the levels of a weight in the compact form.
     scale: None if its weight is not quantized.
     axis: axis of the output channels in the weight.
     """
@@ -136,6 +137,8 @@ def _fold(node: ir.Node, affine: Affine) -> Folded:
     if pair is None:
         return Folded(folded.astype(np.float32), folded_bias, None, axis)
     integers = _Integers(pair, weight, axis)
+    if pair.is_compact:
+        return Folded(weight, folded_bias, _fold_compact(integers, affine.factor), axis)
     exact, scale = _fold_quantized(integers, folded, affine.factor)
     return Folded(exact, folded_bias, scale, axis)
 
@@ -151,7 +154,7 @@ def _bias(node: ir.Node) -> np.ndarray:
 class _Integers:
     """A quantized weight.
 
-    values: float values before the quantizer.
+    values: float values before the quantizer, or levels in the compact form.
     axis: axis of its output channels.
     """
 
@@ -169,23 +172,44 @@ def _fold_quantized(
     """
     pair, axis, rank = weight.pair, weight.axis, folded.ndim
     scale = needed(pair.scale)
-    require(not pair.is_compact)
-    require(pair.block is None)
-    require(pair.axis in {None, axis})
+    require(not pair.zero_points.any())
+    new_scale = _new_scale(weight, factor)
     kind = stored_type(pair)
     levels = nearest_levels(weight.values / along(scale, pair.axis, rank), kind)
     levels = levels * along(np.sign(factor), axis, rank)
-    channel_scales = np.broadcast_to(scale.reshape(-1), factor.shape)
-    new_scale = (channel_scales * np.abs(factor)).astype(np.float32)
-    # If all weights of a channel are 0, any scale will do.
-    new_scale = np.where(factor == 0, np.float32(1), new_scale)
     _, largest_level = limits_of(kind)
     require(levels.max(initial=0) <= largest_level)
-    require(new_scale.min() >= SMALLEST_SCALE)
     shaped = along(new_scale, axis, rank)
     folded = folded.astype(np.float32)
     wrong = nearest_levels(folded / shaped, kind) != levels
     return np.where(wrong, levels.astype(np.float32) * shaped, folded), new_scale
+
+
+def _fold_compact(weight: _Integers, factor: np.ndarray) -> np.ndarray:
+    """Return the scale with which the levels of a weight in the compact form give the factor times
+    as much.
+
+    Raises NoMatch for a factor that no scale can have.
+    """
+    require(factor.min() > 0)
+    require(len(weight.pair.zero_points) == 1)
+    return _new_scale(weight, factor)
+
+
+def _new_scale(weight: _Integers, factor: np.ndarray) -> np.ndarray:
+    """Return the scale per channel times the size of the factor, float32[channels].
+
+    Raises NoMatch if the scale has another axis, or becomes too small.
+    """
+    pair, scale = weight.pair, needed(weight.pair.scale)
+    require(pair.block is None)
+    require(pair.axis in {None, weight.axis})
+    channel_scales = np.broadcast_to(scale.reshape(-1), factor.shape)
+    new_scale = (channel_scales * np.abs(factor)).astype(np.float32)
+    # If all weights of a channel are 0, any scale will do.
+    new_scale = np.where(factor == 0, np.float32(1), new_scale)
+    require(new_scale.min() >= SMALLEST_SCALE)
+    return new_scale
 
 
 def scaled(node: ir.Node, factor: np.ndarray, *, scales_bias: bool) -> Folded:
@@ -204,8 +228,8 @@ def scaled(node: ir.Node, factor: np.ndarray, *, scales_bias: bool) -> Folded:
 
 
 def put_in(node: ir.Node, folded: Folded) -> None:
-    """Give the operation these constants."""
-    graph = graph_of(node)
+    """Give the operation these constants, and remove those that nothing reads any more."""
+    graph, before = graph_of(node), node.inputs[1:]
     name = value_name(qdq.source_of(qdq.weight(node))) or "weight"
     weight = add(graph, f"{name}.folded", folded.weight)
     if folded.scale is None:
@@ -215,6 +239,7 @@ def put_in(node: ir.Node, folded: Folded) -> None:
     bias = add(graph, f"{name.removesuffix('.weight')}.bias.folded", folded.bias)
     node.resize_inputs(3)
     node.replace_input_with(2, bias)
+    remove_constants(before)
 
 
 def _take_over(output: ir.Value, norm: ir.Node) -> None:
@@ -240,10 +265,15 @@ def _requantize(node: ir.Node, weight: ir.Value, scales: np.ndarray, axis: int) 
     name = value_name(pair.dequantize.inputs[1]) or "scale"
     scale = add(graph, f"{name}.folded", scales)
     kind = stored_type(pair)
-    zeros = np.zeros(scales.shape, numpy_type(kind))
+    zeros = np.full(scales.shape, pair.zero_points[0], numpy_type(kind))
     zero_point = add(graph, f"{name.removesuffix('.scale')}.zero_point.folded", zeros, kind)
-    names = pair.nodes[0].name, pair.dequantize.name
-    quantize, dequantize = new_pair(weight, [scale, zero_point], axis, names)
-    graph.insert_before(node, [quantize, dequantize])
-    node.replace_input_with(qdq.WEIGHT_INPUT[node.op_type], dequantize.outputs[0])
+    parameters, names = [scale, zero_point], (pair.nodes[0].name, pair.dequantize.name)
+    if pair.is_compact:
+        nodes = [new_dequantize(weight, parameters, axis, names[1])]
+    else:
+        nodes = [*new_pair(weight, parameters, axis, names)]
+    graph.insert_before(node, nodes)
+    node.replace_input_with(qdq.WEIGHT_INPUT[node.op_type], nodes[-1].outputs[0])
+    constants = pair.source, *pair.dequantize.inputs[1:]
     remove_unread(reversed(pair.nodes))
+    remove_constants(constants)

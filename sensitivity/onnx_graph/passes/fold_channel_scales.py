@@ -11,10 +11,19 @@ import numpy as np
 import onnx_ir as ir
 
 from sensitivity.onnx_graph import qdq
+from sensitivity.onnx_graph.levels import numpy_type
 from sensitivity.onnx_graph.matching import match_or_none, matches, needed, require
 from sensitivity.onnx_graph.passes.fold_batchnorm import Folded, put_in, scaled
-from sensitivity.onnx_graph.passes.initializers import add
-from sensitivity.onnx_graph.walk import all_outputs, first_input, graph_of, made_by, only_user
+from sensitivity.onnx_graph.passes.initializers import add, remove_constants
+from sensitivity.onnx_graph.uses import stored_type
+from sensitivity.onnx_graph.walk import (
+    all_outputs,
+    first_input,
+    graph_of,
+    made_by,
+    only_user,
+    there,
+)
 
 HOMOGENEOUS = ("Relu", "LeakyRelu")
 """Activations that give s times the output for s times the input, for any s above 0."""
@@ -76,6 +85,15 @@ def _is_read_once(value: ir.Value) -> bool:
     return only_user(value) is not None and not value.is_graph_output()
 
 
+def _require_own_weight(node: ir.Node) -> None:
+    """Raise NoMatch if the weight has a pair that others read too, or whose grid is narrowed."""
+    weight = needed(qdq.weight(node))
+    pair = qdq.pair_of(weight)
+    if pair is not None:
+        require(only_user(weight) is not None)
+        require(pair.clip is None)
+
+
 def _is_depthwise(node: ir.Node) -> bool:
     """Return whether this is a convolution with a weight that takes each channel by itself."""
     weight = qdq.stored(qdq.weight(node))
@@ -128,8 +146,8 @@ def fold(link: Link, scale: np.ndarray) -> bool:
 
     scale: float[channels], all above 0.
     """
-    largest = np.float32(scale.max())
-    part = np.asarray(scale, np.float64) / largest
+    largest = scale.max()
+    part = np.asarray(scale, np.float64) / float(largest)
     weights = match_or_none(partial(_scaled_weights, part=part), link)
     if weights is None:
         return False
@@ -138,13 +156,16 @@ def fold(link: Link, scale: np.ndarray) -> bool:
     put_in(link.reader, taking)
     for value in (link.giver.outputs[0], link.pair.source):
         value.meta[PARTS] = part.tolist()
-    graph = graph_of(link.reader)
+    graph, kind = graph_of(link.reader), stored_type(link.pair)
     new_scale = add(graph, f"{link.quantizer}.scale.even", np.asarray(largest))
-    zero_point = add(graph, f"{link.quantizer}.zero_point.even", np.zeros((), np.int8))
-    for node in link.pair.nodes:
+    zero = np.asarray(link.pair.zero_points[0], numpy_type(kind))
+    zero_point = add(graph, f"{link.quantizer}.zero_point.even", zero, kind)
+    before = link.pair.dequantize.inputs[1:]
+    for node in (there(link.pair.quantize), link.pair.dequantize):
         node.replace_input_with(1, new_scale)
         node.replace_input_with(2, zero_point)
         node.attributes.pop("axis", None)
+    remove_constants(before)
     return True
 
 
@@ -152,8 +173,10 @@ def _scaled_weights(link: Link, part: np.ndarray) -> tuple[Folded, Folded]:
     """Return new weights of the giver and of the reader.
 
     part: float64[channels], each scale divided by the largest.
-    Raises NoMatch if they would not be exact.
+    Raises NoMatch if they would not be exact, or if others read the pair of a weight.
     """
+    _require_own_weight(link.giver)
+    _require_own_weight(link.reader)
     giving = scaled(link.giver, 1 / part, scales_bias=True)
     weight = needed(qdq.stored(qdq.weight(link.reader)))
     taken = np.repeat(part, len(weight) // len(part))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,12 @@ def add(
     )
     graph.register_initializer(value)
     return value
+
+
+def remove_constants(values: Iterable[ir.Value | None]) -> None:
+    """Remove those of these constants that nothing reads any more."""
+    for value in filter(None, values):
+        remove_constant(value)
 
 
 def remove_constant(value: ir.Value) -> None:

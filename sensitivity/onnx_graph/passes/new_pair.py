@@ -7,6 +7,21 @@ from collections.abc import Sequence
 import onnx_ir as ir
 
 
+def new_dequantize(
+    levels: ir.Value,
+    parameters: Sequence[ir.Value | None],
+    axis: int | None,
+    name: str | None,
+) -> ir.Node:
+    """Return a DQ of these levels, not yet in any graph.
+
+    parameters: scale and zero point.
+    axis: None for a scale per tensor.
+    """
+    attributes = {} if axis is None else {"axis": axis}
+    return ir.node("DequantizeLinear", [levels, *parameters], attributes, name=name)
+
+
 def new_pair(
     value: ir.Value,
     parameters: Sequence[ir.Value | None],
