@@ -24,7 +24,7 @@ from support.reporting_samples import complete
 from support.warm import DIED, PID_FILE
 
 from sensitivity import doctor
-from sensitivity.cli.render import ranking_table
+from sensitivity.cli.render import no_layer_stands_out, ranking_table
 from sensitivity.distribution import install_line
 from sensitivity.exporters.verification import Verification
 from sensitivity.journal.journal import Journal
@@ -372,6 +372,17 @@ def test_names_with_brackets_are_shown_whole(capsys: pytest.CaptureFixture[str])
     out = capsys.readouterr().out
     assert "blocks[attention].qkv" in out
     assert "AP[small] " in out
+
+
+def test_layers_that_are_all_tied_are_one_sentence() -> None:
+    data = complete(12)
+    tied = tuple(replace(effect, tie=1) for effect in data.effects)
+    assert no_layer_stands_out(data) == ""
+    assert no_layer_stands_out(replace(data, effects=tied[:10])) == "", "a table holds them all"
+    assert no_layer_stands_out(replace(data, effects=tied)) == (
+        "No layer stands out: the data cannot tell any of 12 layers from the first "
+        "(scan.csv lists them)."
+    )
 
 
 def test_a_sample_budget_turns_the_scan_into_a_race(tmp_path: Path) -> None:

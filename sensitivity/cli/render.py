@@ -35,7 +35,7 @@ def show(
     data = api.report_data(directory, name)
     console = Console(highlight=False)
     if ranking:
-        console.print(ranking_table(data))
+        console.print(no_layer_stands_out(data) or ranking_table(data))
     if latency and data.timings:
         console.print(latency_table(data))
     words = words_of(data)
@@ -111,6 +111,17 @@ def frontier_rows(
         f"on confirm; {beaten} more that others beat in frontier.csv" if beaten else "on confirm"
     )
     return table
+
+
+def no_layer_stands_out(data: ReportData) -> str:
+    """Return a sentence in place of a table whose rows all say the same; "" if they do not."""
+    number = len(data.effects)
+    if number <= TOP or any(effect.tie > 1 for effect in data.effects):
+        return ""
+    return (
+        f"No layer stands out: the data cannot tell any of {number} layers from the first "
+        "(scan.csv lists them)."
+    )
 
 
 def ranking_table(data: ReportData) -> Table:
