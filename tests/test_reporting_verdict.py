@@ -255,6 +255,16 @@ def test_what_fine_tuning_gave_is_said_whatever_the_verdict(kept: bool, ending: 
         assert f"took everything in INT8 from 30.0 % to 35.0 % on rank; {ending}" in text
 
 
+def test_a_plan_that_is_float_itself_is_not_said_to_be_likely_to_hold_its_target() -> None:
+    data = complete(12)
+    verdict = Verdict("met", "It loses nothing.", "not measured", "", "float", "", chance=1.0)
+    plan = replace(data.plan, verdict=verdict)
+    itself = replace(plan, metric=replace(plan.metric, is_float=True))
+    said = [words_of(replace(data, plan=each)).lines[0].sentence for each in (plan, itself)]
+    assert said[0] == "It loses nothing. It is 99% likely that the target holds."
+    assert said[1] == "It loses nothing."
+
+
 def test_a_missed_target_says_by_how_much_why_and_what_else_to_try() -> None:
     found = words_of(complete(met=False))
     assert found.state == "bad"

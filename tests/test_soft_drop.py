@@ -12,7 +12,16 @@ import pytest
 from statsmodels.regression.linear_model import OLS
 
 from sensitivity.stats.proof import chance_below
-from sensitivity.stats.soft_drop import BELIEF, FLIP, OFFSET, OWN, Line, line_of, true_drop
+from sensitivity.stats.soft_drop import (
+    BELIEF,
+    FAIR,
+    FLIP,
+    OFFSET,
+    OWN,
+    Line,
+    line_of,
+    true_drop,
+)
 
 ALLOWED, CONFIDENCE = 0.01, 0.8
 
@@ -120,7 +129,7 @@ def test_labels_of_a_set_count_twice_only_against_its_own_deviation() -> None:
     line = Line(0.02, 1.2, (0.03**2, 0.1**2), -0.001)
     found = true_drop(lost, soft, line)
     believed = np.where(soft > 0, 0.02 + 1.2 * soft, 0.0)
-    sampling = _error(believed, 1.2 * FLIP) ** 2
+    sampling = _error(believed, 0.02 + 1.2 * FLIP) ** 2
     features = np.array([9 / 200, 0.0045])
     of_line = features @ np.array([[0.03**2, -0.001], [-0.001, 0.1**2]]) @ features
     own, counting = (1.2 * 0.0045 * OWN) ** 2, _error(lost, 1.0) ** 2
@@ -166,10 +175,10 @@ def test_the_line_is_the_least_squares_line_through_all_changed_answers() -> Non
 
 def test_one_changed_answer_moves_the_line_by_what_its_prior_allows() -> None:
     """It was believed to lose 0.4 and lost 1. Worked out by hand for the only direction that it
-    says anything about, with half of the full scale squared as the variance of one answer."""
+    says anything about; ten of eleven answers are fair bets, whose variance is 1."""
     found = line_of([[1.0, 0.0]], [[0.4, 0.0]])
     prior = OFFSET**2 + (0.4 * BELIEF) ** 2
-    trust = prior / (prior + 0.5)
+    trust = prior / (prior + FAIR / (FAIR + 1))
     shift = trust * 0.6 / prior
     assert found.offset == pytest.approx(shift * OFFSET**2)
     assert found.slope == pytest.approx(1 + shift * 0.4 * BELIEF**2)
@@ -257,6 +266,27 @@ def test_a_lucky_count_is_not_believed_more_than_it_is_worth() -> None:
     assert unlucky.value > soft.mean()
     unlucky_by_far = true_drop(np.array([1.0] * 20 + [0.0] * 230), soft)
     assert unlucky_by_far.value > 0.05
+
+
+@pytest.mark.parametrize("ties", [2, 3, 5, 9, 20])
+def test_a_few_close_answers_that_happen_to_agree_do_not_outweigh_belief(ties: int) -> None:
+    """Answers of a float model that is exactly as sure as it should be: the line must cover what a
+    changed answer with a soft drop of 0.1 loses."""
+    rng = np.random.default_rng(ties)
+    inside = []
+    for _ in range(400):
+        believed = rng.uniform(0, 0.3, ties)
+        counted = np.where(rng.random(ties) < (1 + believed) / 2, 1.0, -1.0)
+        line = line_of([counted], [believed])
+        off = line.offset + line.slope * 0.1 - 0.1
+        inside.append(abs(off) < 1.96 * math.sqrt(line.variance(1.0, 0.1)))
+    assert np.mean(inside) >= 0.92
+
+
+@pytest.mark.parametrize("line", [Line(), Line(0.64, -0.001), Line(-0.2, 0.3)])
+def test_no_line_makes_an_answer_that_was_never_seen_harmless(line: Line) -> None:
+    found = true_drop(np.zeros(600), np.zeros(600), line)
+    assert found.high >= true_drop(np.zeros(600), np.zeros(600)).high > 0.0005
 
 
 def test_a_set_that_changed_no_answer_is_not_known_to_lose_nothing() -> None:

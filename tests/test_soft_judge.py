@@ -24,6 +24,7 @@ from sensitivity.search.choose import choose_plan
 from sensitivity.search.frontier import measured_frontier
 from sensitivity.search.judge import SequentialJudge, SplitJudge, judge_of
 from sensitivity.search.soft_judge import OPEN, Promise, SoftJudge
+from sensitivity.signals.soft import ties_of
 from sensitivity.stats.proof import chance_below
 from sensitivity.stats.soft_drop import line_of, true_drop
 from sensitivity.tasks.base import Task
@@ -381,3 +382,27 @@ def test_a_soft_drop_is_fitted_to_no_more_labels_than_it_takes(
     with study(task_of(soft=own), tmp_path) as of:
         SoftMeasurer(of).values(of.skip_variant(("stem",)), "rank", "")
     assert own.asked == [150]  # whole batches
+
+
+class OwnTies:
+    def __init__(self, result: object) -> None:
+        self.result = result
+
+    def ties(self, outputs: Sequence[Any], targets: Sequence[Any]) -> Any:
+        return self.result
+
+
+@pytest.mark.parametrize(
+    ("result", "got"),
+    [
+        (None, "got TypeError"),
+        ((np.zeros(4),), "got ValueError"),
+        ((np.zeros((4, 2)), np.zeros((4, 2))), r"got shapes \(4, 2\) and \(4, 2\)"),
+        ((np.zeros(4), np.zeros(3)), r"got shapes \(4,\) and \(3,\)"),
+        ((np.full(4, 100.0), np.zeros(4)), "with losses up to 100; return 0"),
+        ((np.zeros(4), np.full(4, np.nan)), "with losses up to nan; return 0"),
+    ],
+)
+def test_ties_of_a_task_that_are_no_losses_are_refused(result: object, got: str) -> None:
+    with pytest.raises(TaskError, match=f"Expected ties of task.soft to return two arrays.*{got}"):
+        ties_of(OwnTies(result), [], [], 1.0)

@@ -394,6 +394,11 @@ def test_close_second_answers_tell_what_they_lose() -> None:
     assert fitted(logits, second)[:3] == pytest.approx(believed[:3]), "as of a variant's answers"
 
 
+def test_one_class_alone_has_no_second_answer() -> None:
+    counted, believed = answer_lost.ties([np.ones((3, 1))], [np.zeros(3, int)])
+    assert counted.tolist() == believed.tolist() == [0, 0, 0]
+
+
 def test_few_labels_leave_a_network_as_sure_as_it_is() -> None:
     logits, labels = drawn(1.0, 3)
     right = logits.argmax(axis=1)

@@ -13,7 +13,7 @@ from sensitivity.measure.checked import checked_scores
 from sensitivity.measure.reader import Reader
 from sensitivity.measure.study import Study
 from sensitivity.records import SPLITS, Scores, Variant
-from sensitivity.signals.soft import has_soft_drop, soft_drop, soft_name
+from sensitivity.signals.soft import has_soft_drop, soft_drop, soft_name, ties_of
 from sensitivity.tasks.base import Fittable, Soft, TellsTies
 from sensitivity.tasks.batches import batch_size
 
@@ -119,7 +119,8 @@ class SoftMeasurer:
         variant, key = measurer.of(self._study.float_variant), f"confirm: ties of {self._name}"
         known = measurer.journal.scores(variant, key, 0)
         if known is None:
-            known = np.stack(soft.ties(*self._labelled(key)), axis=1)
+            labelled = self._labelled(key)
+            known = np.stack(ties_of(soft, *labelled, measurer.task.full_scale), axis=1)
             measurer.journal.add_scores(variant, key, 0, known)
         counted, believed = known.T
         return counted, believed

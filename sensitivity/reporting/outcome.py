@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sensitivity.records import (
@@ -165,7 +165,7 @@ def _float_evidence(results: PlanMetric, target: Target) -> Evidence:
 
 def _soft_evidence(results: PlanMetric, target: Target, drop: TrueDrop) -> Evidence:
     float_ = combined([results.float, results.holdout_float])
-    level = less(float_, drop)
+    level = replace(less(float_, drop), n=drop.n)  # the samples of the splits that are named
     missing = shortfall(target, float_, level, drop)
     shown = level if target.metric is not None else drop
     spread = spread_of(results.holdout_drop)

@@ -94,7 +94,8 @@ def words_of(data: ReportData) -> Words:
     )
     headline = _plan_headline(plan, verdict.accuracy, data.layers, metric)
     accuracy, speed, act = lines_of(verdict)
-    chance = _chance_words(verdict, plan.target.confidence)
+    is_certain = plan.metric.is_float and plan.target.metric is None
+    chance = "" if is_certain else _chance_words(verdict, plan.target.confidence)
     accuracy = replace(accuracy, sentence=accuracy.sentence + chance)
     if verdict.action in ("use", "prove", "risk"):
         act = replace(act, sentence=act.sentence + _equal_words(data, plan))

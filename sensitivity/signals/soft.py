@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from sensitivity.errors import TaskError
 from sensitivity.records import Scores
-from sensitivity.tasks.base import Fittable, Soft, Task, mean
+from sensitivity.tasks.base import Fittable, Soft, Task, TellsTies, mean
 from sensitivity.tasks.batches import scores_of
 from sensitivity.tasks.fingerprint import function_digest
 
@@ -45,3 +46,32 @@ def soft_drop(soft: Soft, float_outputs: Any, outputs: Any, size: int) -> Scores
             "the answer is the same."
         )
     return drops
+
+
+def ties_of(
+    soft: TellsTies, outputs: Sequence[Any], targets: Sequence[Any], full_scale: float
+) -> tuple[Scores, Scores]:
+    """Return what float's close second answers lose, counted and believed, both float64[n].
+
+    soft: the task's function.
+    full_scale: the largest loss of a sample.
+
+    Raises TaskError if the function fails, or returns something else.
+    """
+    try:
+        losses = [np.asarray(values, np.float64) for values in soft.ties(outputs, targets)]
+        counted, believed = losses
+    except Exception as error:
+        raise TaskError(
+            "Expected ties of task.soft to return two arrays, what close answers lose by labels "
+            f"and by float's belief, got {error!r}; it is given lists of outputs and targets."
+        ) from error
+    is_of_samples = counted.ndim == 1 and counted.shape == believed.shape
+    largest = np.abs(np.concatenate([one.ravel() for one in losses])).max(initial=0.0)
+    if not is_of_samples or not largest <= full_scale:  # not for NaN either
+        raise TaskError(
+            "Expected ties of task.soft to return two arrays of one loss for each sample, of at "
+            f"most {full_scale:g}, got shapes {counted.shape} and {believed.shape} with losses up "
+            f"to {largest:g}; return 0 where float is sure."
+        )
+    return counted, believed

@@ -39,7 +39,11 @@ drop."""
 
 FLIP = 0.25
 """Loss that float expects for an answer that no sample has shown yet, as a fraction of the full
-scale."""
+scale. A line that tells less of such an answer is not trusted with it."""
+
+FAIR = 10
+"""Number of answers whose losses count as spread over the full scale, besides those that were
+seen. That is the spread of fair bets, and a few answers that happen to agree do not show less."""
 
 CONFLICT = 2.0
 """Combined standard errors by which a belief and the counted loss may differ. If more is counted
@@ -157,8 +161,7 @@ def _coefficient(known: Values, left: Values, samples: NDArray[np.int_]) -> tupl
     spread = float(known @ known)
     slope = float(known @ left) / spread
     sums = np.bincount(samples, weights=known * (left - slope * known))
-    # As if one answer more had been off by the full scale, since few prove nothing.
-    noise = (len(left) * float(sums @ sums) / spread + 1.0) / (len(left) + 1)
+    noise = (len(left) * float(sums @ sums) / spread + FAIR) / (len(left) + FAIR)
     error = noise / spread
     doubt = _doubted(1.0, error, slope)
     trust = doubt / (doubt + error)
@@ -191,7 +194,8 @@ def true_drop(
     changed, soft_mean = float(np.mean(moved != 0)), float(moved.mean())
     believed = line.offset * (moved != 0) + line.slope * moved
     expected = float(believed.mean())
-    shared = line.variance(changed, soft_mean) + _error(believed, line.slope * FLIP) ** 2
+    unseen = max(line.offset + line.slope * FLIP, FLIP)
+    shared = line.variance(changed, soft_mean) + _error(believed, unseen) ** 2
     own = (line.slope * soft_mean * OWN) ** 2
     error = _error(lost, 1.0) ** 2
     difference = float(lost.mean()) - expected

@@ -301,12 +301,14 @@ class AnswerLost:
 
     def ties(self, outputs: Sequence[Any], targets: Sequence[Any]) -> tuple[Scores, Scores]:
         """Return what is lost by the second best answer instead of the best, counted and believed,
-        both float64[n]; both 0 unless the two are within `TIE`.
+        both float64[n]; both 0 unless the two are within `TIE`, or if there is one class alone.
 
         outputs: the float model's outputs, batch by batch.
         targets: the class indices of the same samples, batch by batch.
         """
         logits, labels = _labelled(outputs, targets)
+        if logits.shape[1] == 1:
+            return np.zeros(len(labels)), np.zeros(len(labels))
         rows = np.arange(len(labels))
         best, second = np.argsort(-logits, axis=1, kind="stable")[:, :2].T
         belief = np.exp(_log_probabilities(logits / self.temperature))
