@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -392,6 +393,21 @@ def test_close_second_answers_tell_what_they_lose() -> None:
     assert believed == pytest.approx([0.1, 0.1, 0.1, 0])
     second = np.array([[0, 1, 0], [0, 0, 1], [0, 0, 1], [0, 1, 0.0]])
     assert fitted(logits, second)[:3] == pytest.approx(believed[:3]), "as of a variant's answers"
+
+
+@pytest.mark.parametrize(
+    ("targets", "got"),
+    [
+        ([0, -100, 1], "got 3 targets from -100 to 1;"),
+        ([0, 255, 1], "got 3 targets from 0 to 255;"),
+        ([[1, 0], [0, 1], [1, 0]], "got 6 targets from 0 to 1;"),
+        (None, "got 1 targets of object;"),
+    ],
+)
+def test_targets_that_are_no_class_indices_are_refused(targets: Any, got: str) -> None:
+    with pytest.raises(TaskError, match="Expected one class index of 0 to 1 for each of 3") as said:
+        answer_lost.fit([np.zeros((3, 2))], [np.array(targets)])
+    assert got in str(said.value)
 
 
 def test_one_class_alone_has_no_second_answer() -> None:

@@ -331,9 +331,22 @@ answer_lost = AnswerLost()
 def _labelled(
     outputs: Sequence[Any], targets: Sequence[Any]
 ) -> tuple[NDArray[np.float64], NDArray[np.int_]]:
-    """Return the logits float64[n, classes] and the class indices int[n] of some batches."""
-    labels = np.concatenate([as_numpy(batch).reshape(-1) for batch in targets]).astype(int)
-    return np.concatenate([_logits(_class_scores(batch)) for batch in outputs]), labels
+    """Return the logits float64[n, classes] and the class indices int[n] of some batches.
+
+    Raises TaskError if targets are anything else.
+    """
+    logits = np.concatenate([_logits(_class_scores(batch)) for batch in outputs])
+    given = np.concatenate([np.ravel(as_numpy(batch)) for batch in targets])
+    samples, classes = logits.shape
+    is_number = np.issubdtype(given.dtype, np.number)
+    if not is_number or len(given) != samples or not ((given >= 0) & (given < classes)).all():
+        ends = f" from {given.min():g} to {given.max():g}" if is_number else f" of {given.dtype}"
+        raise TaskError(
+            f"Expected one class index of 0 to {classes - 1} for each of {samples} samples, for a "
+            f"task with soft=answer_lost, got {len(given)} targets{ends}; leave soft out of the "
+            "task, or give it targets of that kind."
+        )
+    return logits, given.astype(int)
 
 
 def _logits(scores: NDArray[Any]) -> NDArray[np.float64]:
