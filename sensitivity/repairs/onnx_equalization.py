@@ -20,7 +20,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from sensitivity.onnx_graph import qdq
-from sensitivity.onnx_graph.clamps import RELU, UNLIMITED, Limits
+from sensitivity.onnx_graph.clamps import CLAMPING, RELU, UNLIMITED, Limits, limits_of
 from sensitivity.onnx_graph.passes.fold_channel_scales import Link, can_fold, links
 from sensitivity.onnx_graph.passes.skip_uses import SkipUses, can_be_per_channel, dequantized
 from sensitivity.onnx_graph.uses import integer_limits, stored_type
@@ -215,11 +215,10 @@ class _Slopes:
         reader, output = link.reader, link.reader.outputs[0]
         activation = only_user(output)
         limits, self._outside = clamps.get(value_name(output), UNLIMITED), 0.0
-        if is_kind(activation, "Relu", "LeakyRelu"):
-            limits = RELU
-        if is_kind(activation, "Clip"):
-            limits = qdq.clip_limits(activation) or limits
+        if is_kind(activation, *CLAMPING):
+            limits = limits_of(activation) or limits
         if is_kind(activation, "LeakyRelu"):
+            limits = RELU
             self._outside = activation.attributes.get_float("alpha", LEAKY_SLOPE) ** 2
         self._low, self._high = limits
         weight = _weight(reader)

@@ -30,7 +30,7 @@ from sensitivity.reporting.formats import (
     samples,
 )
 from sensitivity.reporting.kinds import is_moved, is_tuned, weights_alone
-from sensitivity.reporting.outcome import parts_words, verdict_of
+from sensitivity.reporting.outcome import evidence_of, parts_words, verdict_of
 from sensitivity.stats.proof import chance_below
 
 TITLES: dict[Action, str] = {
@@ -94,7 +94,7 @@ def words_of(data: ReportData) -> Words:
     )
     headline = _plan_headline(plan, verdict.accuracy, data.layers, metric)
     accuracy, speed, act = lines_of(verdict)
-    is_certain = plan.metric.is_float and plan.target.metric is None
+    is_certain = evidence_of(plan, data.judged).is_exact and plan.target.metric is None
     chance = "" if is_certain else _chance_words(verdict, plan.target.confidence)
     accuracy = replace(accuracy, sentence=accuracy.sentence + chance)
     if verdict.action in ("use", "prove", "risk"):

@@ -286,8 +286,7 @@ def _equalized(
     """Equalize the activations before depthwise convolutions if that is better, and return the
     units with their ranges per channel."""
     source = session.source
-    scales = (*session.scales, *_shared_in_file(source))
-    shared = {name for group in scales for name in group}
+    shared = {name for group in _shared_ranges(session) for name in group}
     names = [name for name in _even_links(session) if name not in shared]
     if not names:
         return tuple(known)
@@ -312,9 +311,12 @@ def _even_links(session: Session) -> tuple[str, ...]:
         return ()
 
 
-def _shared_in_file(source: QuantizedModel) -> tuple[tuple[str, ...], ...]:
-    """Return the groups of quantizers that share a range in the file."""
-    return source.sharing() if isinstance(source, Sharing) else ()
+def _shared_ranges(session: Session) -> tuple[tuple[str, ...], ...]:
+    """Return the groups of quantizers that share a range, because an operation needs it or because
+    they do so in the user's file."""
+    source = session.source
+    in_file = source.sharing() if isinstance(source, Sharing) else ()
+    return (*session.scales, *in_file)
 
 
 def with_repairs(
@@ -375,7 +377,7 @@ def _places(session: Session, tried: Sequence[str]) -> tuple[Place, ...]:
     """
     source = session.source
     assert isinstance(source, Recalibratable)
-    scales = (*session.scales, *_shared_in_file(source))
+    scales = _shared_ranges(session)
     names = [name for unit in session.units if unit.name in tried for name in unit.quantizers]
     other = source.other_ranges(_with_sharers(names, scales), session.forward_calibration)
     changeable = dict.fromkeys(candidate.quantizer for candidate in other)
