@@ -6,7 +6,8 @@ import os
 import re
 import shlex
 import zlib
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from zipfile import BadZipFile
@@ -92,6 +93,10 @@ class RunInfo:
     def in_python(self) -> bool:
         """Whether the task was made in a program and is in no file."""
         return self.task == IN_PYTHON
+
+    def with_warnings(self, warnings: Iterable[str]) -> RunInfo:
+        """Return the same contents with these warnings too, each once."""
+        return replace(self, warnings=tuple(dict.fromkeys((*self.warnings, *warnings))))
 
 
 class RunDir:

@@ -21,6 +21,7 @@ from types import UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from sensitivity import api
+from sensitivity.commands import in_python
 from sensitivity.config import (
     IN_PYTHON,
     BenchSettings,
@@ -31,7 +32,6 @@ from sensitivity.config import (
     ReportSettings,
     RunSettings,
     ScanSettings,
-    in_python,
 )
 from sensitivity.errors import SensitivityError, unknown_name
 from sensitivity.measure.progress import Progress, silent
@@ -53,7 +53,7 @@ from sensitivity.results import (
     whole_run,
 )
 from sensitivity.run_dir import RunDir
-from sensitivity.steps.compare import check_several
+from sensitivity.steps.compare import check_several, compare_plans
 from sensitivity.tasks.base import EvaluateTask, Task
 from sensitivity.tasks.load import Given, checked
 
@@ -251,7 +251,7 @@ def compare(*runs: Result | str | Path, out: str | Path | None = None, **setting
         for run, place in zip(runs, chosen.directories, strict=True)
     )
     check_several(places)
-    return Compared(api.compare_plans(places, chosen.out))
+    return Compared(compare_plans(places, chosen.out))
 
 
 def _of_task(

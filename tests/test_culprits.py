@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from support.onnx_models import qdq_file
 from support.studies import study_of
 
-from sensitivity import api
 from sensitivity.config import ScanSettings
 from sensitivity.errors import ModelError
 from sensitivity.journal.journal import open_journal
@@ -38,6 +37,7 @@ from sensitivity.records import Plan, Target
 from sensitivity.search.choose import SearchOptions, choose_plan
 from sensitivity.search.judge import RoughJudge
 from sensitivity.signals.distortion import SQNR
+from sensitivity.steps import scan as scan_step
 from sensitivity.tasks.base import Task
 from sensitivity.testing.fakes import FakeModel, FakeSimulator
 
@@ -357,13 +357,13 @@ def measured(
             raise refused
         return {}
 
-    monkeypatch.setattr(api, "measure_scan", lambda *_: "exact")
-    monkeypatch.setattr(api, "raced_scan", lambda *subject: f"race of {subject[-1].samples}")
+    monkeypatch.setattr(scan_step, "measure_scan", lambda *_: "exact")
+    monkeypatch.setattr(scan_step, "raced_scan", lambda *subject: f"race of {subject[-1].samples}")
     session: Any = SimpleNamespace(
         study=None,
         exact_samples=lambda: samples,
         signal=signal,
         usual_signal="boxes",
     )
-    found: Any = api._measured(session, ScanSettings(task="task.py:task"), mode)
+    found: Any = scan_step.measured_scan(session, ScanSettings(task="task.py:task"), mode)
     return str(found)

@@ -13,10 +13,10 @@ from click.testing import CliRunner
 from support.reporting_samples import complete
 from support.yolo_models import NAMES, coco, save, yolo
 
-from sensitivity import api
 from sensitivity.cli.main import group
 from sensitivity.records import Estimate, Unit
 from sensitivity.reporting.page import render
+from sensitivity.steps.report import report_data
 from sensitivity.tasks.detection import DetectionScore
 from sensitivity.tasks.detection_boxes import Detections, Suppression, decode_ultralytics
 from sensitivity.tasks.detection_detail import (
@@ -158,7 +158,7 @@ def test_a_run_of_a_detector_writes_and_shows_its_classes_and_images(tmp_path):
         group, [*map(str, words), "--no-recalibrate", "--force", "--out", str(tmp_path / "run")]
     )
     assert done.exit_code in (0, 2), done.output
-    report = api.report_data(tmp_path / "run")
+    report = report_data(tmp_path / "run")
     assert report.detection
     assert report.plan
     assert report.detection.skip == report.plan.skip

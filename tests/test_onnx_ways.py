@@ -16,7 +16,8 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 from support.yolo_models import NAMES, coco, yolo_folder
 
-from sensitivity.config import ScanSettings, command_line, shown
+from sensitivity.commands import command_line, settings_as_text
+from sensitivity.config import ScanSettings
 from sensitivity.errors import TaskError
 from sensitivity.onnx_task import Reading, reading_of, task_of, written_task
 from sensitivity.quantize.file import sized_file
@@ -376,8 +377,8 @@ def test_an_evaluator_that_is_none_or_was_changed_is_one_sentence(
 
 def test_a_size_of_two_sides_is_said_in_one_word() -> None:
     given = ScanSettings(task="m.onnx", imgsz=(48, 192), shape=("x=1,3", "y=2"))
-    assert shown(given)["imgsz"] == "48,192"
-    assert shown(given)["shape"] == "x=1,3 y=2"
+    assert settings_as_text(given)["imgsz"] == "48,192"
+    assert settings_as_text(given)["shape"] == "x=1,3 y=2"
     assert command_line("scan", given) == (
         "sensitivity scan m.onnx --imgsz 48,192 --shape x=1,3 --shape y=2"
     )

@@ -33,6 +33,7 @@ from sensitivity.run_dir import RunDir
 from sensitivity.steps import fine_tune, recalibrate
 from sensitivity.steps import plan as plan_step
 from sensitivity.steps.recalibrate import Recalibration
+from sensitivity.steps.report import report_data
 
 TASK = Path(__file__).parent / "tasks" / "coarse.py"
 TARGET = 0.9
@@ -243,7 +244,7 @@ def test_fine_tuning_follows_where_a_layer_would_be_left_out_and_says_what_it_ga
     assert plan.metric.recalibrated.value > 0
     assert plan.tuning.before.n == plan.tuning.after.n == 80
     assert {one.method for one in plan.ranges if one.rounding} == {"learned rounding, fine-tuning"}
-    text = " ".join(words_of(api.report_data(tuned)).sentences)
+    text = " ".join(words_of(report_data(tuned)).sentences)
     assert "Fine-tuning by distillation from the float model, without labels, took" in text
 
 

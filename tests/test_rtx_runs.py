@@ -8,11 +8,11 @@ import pandas as pd
 import pytest
 from support.commands import verb
 
-from sensitivity import api
 from sensitivity.exporters.verification import Verification
 from sensitivity.records import BuiltLayer
 from sensitivity.run_dir import RunDir
 from sensitivity.runtimes import tensorrt_rtx_build as rtx
+from sensitivity.steps.report import report_data
 
 TASK = Path(__file__).parent / "tasks" / "tiny.py"
 PLANNED = {"stem": "int8", "conv": "float", "short": "int8", "fc": "int8"}
@@ -45,7 +45,7 @@ def test_a_run_builds_the_plans_file_as_planned_and_shows_it_in_layers_and_repor
     assert dict(plan["rtx_built"]) == {layer.layer: layer.built for layer in built.layers}
     assert set(steps[steps.variant != "partial"].rtx_built) == {""}
 
-    assert api.report_data(done).engines == {"model.partial.onnx": built}
+    assert report_data(done).engines == {"model.partial.onnx": built}
     assert "Structure of the TensorRT-RTX engine" in (done / "report.html").read_text()
 
 

@@ -20,6 +20,7 @@ from sensitivity.errors import RunDirError
 from sensitivity.files import is_as_written, with_checksum
 from sensitivity.journal.journal import Journal
 from sensitivity.run_dir import RunDir
+from sensitivity.steps.report import report_data
 
 TASK = """
 from pathlib import Path
@@ -234,7 +235,7 @@ def test_a_flipped_bit_in_a_record_is_one_sentence_that_works_as_printed(
         "plan.json": run.plan,
         "frontier.npz": lambda: run.read_values("frontier.npz").tolist(),
     }
-    read = readers.get(name, lambda: api.report_data(run.path))
+    read = readers.get(name, lambda: report_data(run.path))
     right = read()
     rng, refused = np.random.default_rng(0), 0
     for bit in rng.choice(8 * len(whole), size=150, replace=False):

@@ -19,7 +19,6 @@ from support.commands import TASK, verb
 from support.onnx_models import float_file, images, static_file
 from support.replays import check
 
-from sensitivity.api import report_data
 from sensitivity.journal.lines import RangeTried, made_range
 from sensitivity.measure.study import Study
 from sensitivity.onnx_graph import qdq
@@ -40,6 +39,7 @@ from sensitivity.simulators.onnx.whole import WholeFile
 from sensitivity.simulators.torch.replay import ReplaySimulator
 from sensitivity.steps import plan as planning
 from sensitivity.steps.apply import applied, apply_for_good
+from sensitivity.steps.report import report_data
 from sensitivity.tasks.load import load_task
 from sensitivity.units.units import Pins
 

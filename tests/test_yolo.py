@@ -18,12 +18,12 @@ import torch
 from click.testing import CliRunner
 from support.yolo_models import NAMES, coco, images, save, yolo, yolo_folder, yolov8n
 
-from sensitivity import api
 from sensitivity.cli import later
 from sensitivity.cli.main import group, main
 from sensitivity.config import RunSettings, YoloSettings
 from sensitivity.errors import MissingPackage, RunDirError, TaskError
 from sensitivity.quantizers.torch.modelopt import ModelOptModel
+from sensitivity.steps.report import report_data
 from sensitivity.tasks.load import load_task
 from sensitivity.workflows import yolo as workflow
 from sensitivity.workflows import yolo_quantize
@@ -481,7 +481,7 @@ def yolov8n_run(tmp_path_factory):
 
 
 def test_the_whole_job_on_yolov8n_from_a_weights_file(yolov8n_run):
-    report = api.report_data(yolov8n_run)
+    report = report_data(yolov8n_run)
     assert report.plan is not None
     assert len(report.units) == 63
     timed = {variant for timing in report.timings for variant in timing.variants}

@@ -16,7 +16,7 @@ from typing import Any
 
 import sensitivity
 from sensitivity import results, verbs
-from sensitivity.config import in_python
+from sensitivity.commands import in_python
 from sensitivity.verbs import SETTINGS, settings_of
 
 RESULTS = ("Result", "Run", "Planned", "Scanned", "Exported", "Benched", "Compared", "Checked")

@@ -9,7 +9,6 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from sensitivity import api
 from sensitivity.records import FrontierPoint, Plan
 from sensitivity.reporting.data import ReportData
 from sensitivity.reporting.formats import MetricFormat, milliseconds, ratio, wide_words
@@ -19,6 +18,7 @@ from sensitivity.reporting.verdict import words_of
 from sensitivity.run_dir import RunDir
 from sensitivity.search.frontier import Frontier
 from sensitivity.steps.plan_files import read_frontier
+from sensitivity.steps.report import report_data
 
 TOP = 10
 STYLES = {"good": "green", "open": "yellow", "bad": "red"}
@@ -32,7 +32,7 @@ def show(
 
     name: name of the plan; None for the one in plan.json.
     """
-    data = api.report_data(directory, name)
+    data = report_data(directory, name)
     console = Console(highlight=False)
     if ranking:
         console.print(no_layer_stands_out(data) or ranking_table(data))
@@ -58,7 +58,7 @@ def show(
 def show_bench(directory: Path, name: str | None = None) -> None:
     """Print the latencies of a run directory's files and what they mean. `name` is as for
     `show`."""
-    data = api.report_data(directory, name)
+    data = report_data(directory, name)
     console = Console(highlight=False)
     console.print(latency_table(data))
     for sentence in data.bench_sentences:
@@ -68,7 +68,7 @@ def show_bench(directory: Path, name: str | None = None) -> None:
 def show_frontier(directory: Path, name: str | None = None) -> None:
     """Print accuracy against latency of the sets measured in a run so far. `name` is as for
     `show`."""
-    data = api.report_data(directory, name)
+    data = report_data(directory, name)
     frontier, best = read_frontier(RunDir(directory, name))
     Console(highlight=False).print(
         frontier_rows(best, frontier, MetricFormat(data.metric, data.full_scale), data.plan)

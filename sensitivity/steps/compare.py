@@ -1,5 +1,4 @@
-"""Reads what is compared: the plans of run directories, or the files of a report folder without a
-run."""
+"""Compares the plans of run directories, or of report folders without a run."""
 
 from __future__ import annotations
 
@@ -13,13 +12,52 @@ import pandas as pd
 
 from sensitivity.config import CompareSettings
 from sensitivity.errors import RunDirError
-from sensitivity.records import Effect, Estimate, Mode, Plan, Timing
+from sensitivity.records import BenchResult, Effect, Estimate, Mode, Plan, Timing, Verdict
+from sensitivity.reporting.compare import ComparedRun
 from sensitivity.reporting.data import ReportData
+from sensitivity.reporting.formats import MetricFormat
+from sensitivity.reporting.outcome import verdict_of
 from sensitivity.reporting.tables import SEPARATOR
 from sensitivity.run_dir import RunDir
+from sensitivity.steps import later
+from sensitivity.steps.report import report_data
 
 Row = dict[Hashable, Any]
 """A row of a table, column name -> value."""
+
+
+def compare_plans(places: tuple[RunDir, ...], out: Path | None) -> tuple[ComparedRun, ...]:
+    """Compare these plans, as `compare` does."""
+    runs = tuple(map(_compared, places, labels_of(places)))
+    if out is not None:
+        later.compare_page.write_comparison(runs, out)
+    return runs
+
+
+def _compared(run_dir: RunDir, label: str) -> ComparedRun:
+    """Return a plan for a comparison, read from a run directory or from a report folder."""
+    is_folder = run_dir.file("plan.json").exists() and not run_dir.file("run.json").exists()
+    info = None if is_folder else run_dir.info()
+    data = folder_data(run_dir) if is_folder else report_data(run_dir.path, run_dir.name)
+    own = run_dir.plan()  # raises with how to make one if there is none
+    return ComparedRun(
+        name=label,
+        directory=str(run_dir.folder),
+        source=info.source if info else "",
+        task=info.task if info else "",
+        data=data,
+        plan=data.plan or own,
+        verdict=_verdict_on(own, data),
+    )
+
+
+def _verdict_on(plan: Plan, data: ReportData) -> Verdict:
+    """Return the plan's own verdict if it includes the latency, else a new one. A plan in a folder
+    may be older than its bench."""
+    if plan.verdict and plan.verdict.speed != "not measured":
+        return plan.verdict
+    bench = BenchResult(data.timings, (), {}, {}, plan.skip) if data.timings else None
+    return verdict_of(plan, bench, MetricFormat(data.metric, data.full_scale))
 
 
 def places_of(settings: CompareSettings) -> tuple[RunDir, ...]:

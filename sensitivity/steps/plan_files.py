@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from sensitivity.config import PlanChoices, PlanSettings, RunSettings, RuntimeChoices, command_line
+from sensitivity.commands import command_line
+from sensitivity.config import PlanChoices, PlanSettings, RunSettings, RuntimeChoices
 from sensitivity.files import write_whole
 from sensitivity.planners.base import wants_cost
 from sensitivity.records import BenchResult, CostModel, FrontierPoint, Plan, Recalibrated, cost_of
