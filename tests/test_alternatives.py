@@ -122,6 +122,31 @@ def test_ranges_of_activations_come_from_what_the_quantizer_gets_in_float(source
     assert not source.model.stem[0].input_quantizer._forward_pre_hooks
 
 
+@pytest.mark.parametrize("first", [0.0, 1e-12, 1e-3], ids=["all 0", "tiny", "small"])
+def test_a_first_batch_of_small_values_makes_no_huge_histogram(source, first, monkeypatch):
+    x = models.batch(8, 32, seed=3)
+    batches = (x * first, x, torch.full_like(x, np.inf))
+    bins = []
+    fit = ranges.lowest_error
+
+    def counted(counts, edges, levels):
+        bins.append(len(counts))
+        return fit(counts, edges, levels)
+
+    monkeypatch.setattr(ranges, "lowest_error", counted)
+
+    def forward() -> None:
+        with torch.no_grad():
+            list(map(source.model, batches))
+
+    found = {one.method: one for one in source.other_ranges([MSE.quantizer], forward)}
+    assert max(bins) <= 2 * ranges.MOST_BINS
+    seen = torch.cat([x * first, x]).abs().numpy()
+    (amax,) = found["percentile 99.9"].amax
+    assert amax == pytest.approx(np.quantile(seen, 0.999), abs=float(seen.max()) / 1000)
+    assert 0 < found["mse"].amax[0] <= seen.max() * 1.01
+
+
 def test_what_no_batch_reaches_and_what_is_per_channel_already_get_no_other_range(source):
     assert (
         source.other_ranges(["left.input_quantizer", "left.weight_quantizer"], lambda: None) == ()

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from sensitivity.arrays import mean_square, without_same_infinities
 from sensitivity.errors import ExportError
 from sensitivity.exporters.verification import METRIC_ALPHA, METRIC_TOLERANCE, MetricCheck
 from sensitivity.records import Scores
@@ -20,13 +21,14 @@ Outputs = Sequence[np.ndarray]
 def relative_rms(outputs: Outputs, others: Outputs, unit: Outputs) -> float:
     """Return the RMS of outputs - others, relative to the RMS of unit.
 
-    Each output has the same weight, whatever its scale and size.
+    Each output has the same weight, whatever its scale and size. The same infinite value on both
+    sides, such as the logit of a masked class, is no difference.
     """
     parts = []
     for output, other, reference in zip(outputs, others, unit, strict=True):
-        power = float(np.mean(np.square(reference, dtype=np.float64)))
-        error = float(np.mean(np.square(output.astype(np.float64) - other)))
-        parts.append(error / power if power else float(error > 0))
+        power = mean_square(reference)
+        error = float(np.mean(np.square(np.subtract(*without_same_infinities(output, other)))))
+        parts.append(error / power if power else float(error != 0))
     return float(np.sqrt(np.mean(parts)))
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
-from itertools import starmap
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from sensitivity.errors import ExportError, ModelError, OnnxFileError, SensitivityError
+from sensitivity.exporters.agreement import relative_rms
 from sensitivity.exporters.evaluate import run
 from sensitivity.exporters.simulate import first_samples, outputs_of
 from sensitivity.exporters.torch_model import canonical
@@ -138,14 +138,7 @@ def _difference(source: QuantizedModel, file: Path, inputs: Any) -> float:
     pairs = zip(outputs, expected, strict=True)
     # A class that two equal logits compete for is a matter of rounding, so numbers alone count.
     floats = [pair for pair in pairs if np.issubdtype(pair[1].dtype, np.floating)]
-    return max(starmap(_rms, floats), default=0.0)
-
-
-def _rms(outputs: np.ndarray, expected: np.ndarray) -> float:
-    """Return the RMS of the difference, relative to that of `expected` unless that is 0."""
-    power = float(np.sqrt(np.mean(np.square(expected, dtype=np.float64))))
-    error = float(np.sqrt(np.mean(np.square(outputs.astype(np.float64) - expected))))
-    return error / (power or 1.0)
+    return max((relative_rms([ours], [theirs], [theirs]) for ours, theirs in floats), default=0.0)
 
 
 def _other_batch(samples: int, got: str) -> ExportError:

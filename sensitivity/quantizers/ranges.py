@@ -31,6 +31,10 @@ STRIDE = 16
 FEWEST_BINS = 128
 """Number of bins of the narrowest range that the entropy search tries, as in ModelOpt."""
 
+MOST_BINS = 4096
+"""Largest number of bins of a histogram. The toolkits' calibrators take the width of a bin from the
+first batch and add bins for larger values, 86 GB of them after a first batch that is nearly 0."""
+
 TRANSPOSED = {"ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d"}
 """Classes of layers whose weight has its output channels along axis 1."""
 
@@ -189,7 +193,29 @@ def hooked_in_float(source: Any, hooks: Mapping[str, Hook]) -> Iterator[None]:
 
 
 def _collect(calibrator: Any, module: Any, args: Any) -> None:
-    calibrator.collect(args[0].detach())
+    values = args[0].detach().float().abs()
+    finite = values if bool(values.sum().isfinite()) else values[values.isfinite()]
+    if not finite.numel():
+        return
+    if calibrator._calib_hist is not None:
+        _make_room(calibrator, float(finite.max()))
+    calibrator.collect(finite)
+
+
+def _make_room(calibrator: Any, largest: float) -> None:
+    """Merge pairs of bins until the histogram reaches this value with `MOST_BINS` of them."""
+    counts, edges = calibrator._calib_hist, calibrator._calib_bin_edges
+    if edges[-1] == 0:  # all values so far were 0, and are in some bin
+        start = optional.torch.zeros_like(counts)
+        start[0] = counts.sum()
+        calibrator._calib_hist = start
+        calibrator._calib_bin_edges = optional.torch.linspace(0, largest, len(counts) + 1)
+        return
+    while largest > MOST_BINS * float(edges[1]):
+        padded = optional.torch.nn.functional.pad(counts, (0, len(counts) % 2))
+        counts = padded.reshape(-1, 2).sum(1)
+        edges = optional.torch.arange(len(counts) + 1) * (2 * edges[1])
+    calibrator._calib_hist, calibrator._calib_bin_edges = counts, edges
 
 
 def _ranges_of(name: str, calibrator: Any) -> tuple[Range, ...]:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sensitivity.arrays import without_same_infinities
 from sensitivity.errors import TaskError
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -117,8 +118,10 @@ def joined(parts: Sequence[Sequence[NDArray[Any]]], samples: int | None) -> Any:
 
 
 def difference(first: Any, second: Any) -> float:
-    """Return the largest difference relative to the largest value of its output; inf if shapes or
-    types differ."""
+    """Return the largest difference relative to the largest finite value of its output.
+
+    Returns inf if shapes or types differ, or if a value is not finite in only one of them.
+    """
     if not isinstance(first, tuple):
         return _array_difference(first, second)
     return max(map(_array_difference, first, second), default=0.0)
@@ -130,5 +133,8 @@ def _array_difference(first: NDArray[Any], second: NDArray[Any]) -> float:
         return float("inf")
     if np.array_equal(first, second, equal_nan=first.dtype.kind == "f"):
         return 0.0
-    largest = float(np.max(np.abs(first.astype(np.float64) - second)))
-    return largest / max(float(np.max(np.abs(first))), 1e-30)
+    own, others = without_same_infinities(first, second)
+    largest = float(np.abs(own - others).max())
+    if not np.isfinite(largest):
+        return float("inf")
+    return largest / max(float(np.abs(own).max()), 1e-30)

@@ -1,0 +1,34 @@
+"""Arrays that may hold infinite values, such as logits of classes that a model masks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+
+def without_same_infinities(one: Array, other: Array) -> tuple[Array, Array]:
+    """Return both arrays as float64, with 0 wherever they hold the same infinite value.
+
+    Their difference is then 0 there, and not NaN. It is infinite or NaN wherever a value is not
+    finite in one of them only.
+
+    one, other: numbers of the same shape.
+
+    >>> without_same_infinities(np.array([-np.inf, 1]), np.array([-np.inf, np.inf]))
+    (array([0., 1.]), array([ 0., inf]))
+    """
+    first, second = np.asarray(one, np.float64), np.asarray(other, np.float64)
+    is_same = np.isinf(first) & (first == second)
+    if not is_same.any():
+        return first, second
+    return np.where(is_same, 0, first), np.where(is_same, 0, second)
+
+
+def mean_square(values: Array) -> float:
+    """Return the mean square, to which values that are not finite add nothing."""
+    finite = np.where(np.isfinite(values), values, 0)
+    return float(np.mean(np.square(finite, dtype=np.float64)))
