@@ -211,8 +211,16 @@ class Decided(Auxiliary):
         return logits, logits.argmax(1), logits.square().sum()
 
 
-def test_outputs_may_be_integers_or_have_no_axes(tmp_path: Path) -> None:
-    assert found_for(quantized(seeded(Decided), images()), tmp_path) == []
+class ClassIds(Auxiliary):
+    """Returns its choice alone."""
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return super().forward(x).argmax(1)
+
+
+@pytest.mark.parametrize("kind", [Decided, ClassIds])
+def test_outputs_may_be_integers_or_have_no_axes(kind: type[nn.Module], tmp_path: Path) -> None:
+    assert found_for(quantized(seeded(kind), images()), tmp_path) == []
 
 
 def test_a_graph_that_is_fixed_to_one_batch_size_is_reported_before_the_scan(

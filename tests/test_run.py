@@ -29,6 +29,7 @@ from sensitivity.distribution import install_line
 from sensitivity.exporters.verification import Verification
 from sensitivity.journal.journal import Journal
 from sensitivity.run_dir import RunDir
+from sensitivity.steps.report import report_data
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +86,18 @@ def test_the_plan_s_file_is_judged_in_the_runtime_where_it_is_timed(done: Path) 
     verdict = json.loads((done / "plan.json").read_text())["verdict"]
     assert "holdout in ONNX Runtime" in verdict["accuracy_sentence"]
     assert verdict["speed"] in ("faster", "slower", "no different", "same file")
+
+
+def test_a_run_that_was_moved_is_reported_with_its_files_where_they_are(
+    done: Path, tmp_path: Path
+) -> None:
+    moved = tmp_path / "moved"
+    shutil.copytree(done, moved)
+    timings = report_data(moved).timings
+    assert {Path(timing.file).parent for timing in timings} == {moved}
+    (moved / "model.float.onnx").unlink()
+    timings = report_data(moved).timings
+    assert {Path(timing.file).parent for timing in timings} == {moved, done}
 
 
 def test_a_resumed_run_keeps_count_of_the_samples_it_has_spent(done: Path) -> None:

@@ -17,7 +17,7 @@ from sensitivity.measure.checked import check_values, checked_scores
 from sensitivity.records import Finding, Scores, Severity, Target, Variant
 from sensitivity.seeds import generator
 from sensitivity.session import Session
-from sensitivity.signals.distortion import are_logits, flat_outputs
+from sensitivity.signals.distortion import are_logits, float_arrays
 from sensitivity.stats.paired import mean_estimate
 from sensitivity.tasks.base import Task
 from sensitivity.tasks.batches import (
@@ -302,7 +302,7 @@ def _classes(outputs: Any) -> int | None:
 
     Returns None if they are not class scores.
     """
-    arrays = flat_outputs(outputs)
+    arrays = float_arrays(outputs)
     if not are_logits(arrays):
         return None
     return int(arrays[0].shape[1])

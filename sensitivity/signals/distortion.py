@@ -115,16 +115,22 @@ def flat_outputs(outputs: Any) -> list[NDArray[np.floating]]:
 
     Raises ModelError if nothing is left.
     """
-    floats = []
-    for array in _arrays(outputs):
-        is_float = np.issubdtype(array.dtype, np.floating)
-        if is_float and array.ndim:
-            floats.append(array)
+    floats = float_arrays(outputs)
     if not floats:
         raise ModelError(
             "Expected the model to return arrays of floating-point numbers, got "
             f"{type(outputs).__name__} without any; use --signal metric."
         )
+    return floats
+
+
+def float_arrays(outputs: Any) -> list[NDArray[np.floating]]:
+    """Return the same as `flat_outputs`; an empty list if nothing is left."""
+    floats = []
+    for array in _arrays(outputs):
+        is_float = np.issubdtype(array.dtype, np.floating)
+        if is_float and array.ndim:
+            floats.append(array)
     return floats
 
 
