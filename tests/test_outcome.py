@@ -340,6 +340,10 @@ def test_a_plan_that_is_float_itself_meets_any_drop(target: Target) -> None:
     plan = replace(plan, metric=metric)
     assert found(plan).accuracy == "not proven"
     itself = found(replace(plan, metric=replace(metric, is_float=True)))
+    assert (itself.speed, itself.action) == ("same file", "float")
+    assert itself.speed_sentence == (
+        "The plan leaves everything out of INT8, so its file is float."
+    )
     assert (itself.accuracy, itself.chance) == ("met", 1.0)
     assert itself.accuracy_sentence == (
         "Everything is left out, so the plan is float itself and loses nothing."

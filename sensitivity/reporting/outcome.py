@@ -103,7 +103,7 @@ def verdict_of(plan: Plan, bench: BenchResult | None, metric: MetricFormat) -> V
     if accuracy == "met" and _is_worthless(plan):
         accuracy = "not proven"
     partial = None if bench is None else timing_of("partial", bench.timings)
-    speed = speed_of(partial)
+    speed = "same file" if plan.metric.is_float else speed_of(partial)
     action = _action(plan, accuracy, speed, bench)
     if action == "prove" and _cannot_be_proven(evidence, confidence):
         action = "risk"
@@ -349,10 +349,10 @@ def lacks_lowering(bench: BenchResult | None) -> bool:
 
 
 def _speed_words(speed: SpeedStatus, partial: Timing | None, bench: BenchResult | None) -> str:
-    if partial is None or bench is None:
-        return "No file was timed yet."
     if speed == "same file":
         return "The plan leaves everything out of INT8, so its file is float."
+    if partial is None or bench is None:
+        return "No file was timed yet."
     float_ = timing_of("float", bench.timings)
     assert float_ is not None, "every ratio is against it"
     if lacks_lowering(bench) and speed != "faster":
