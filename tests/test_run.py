@@ -396,6 +396,10 @@ def test_layers_that_are_all_tied_are_one_sentence() -> None:
         "No layer stands out: the data cannot tell any of 12 layers from the first "
         "(scan.csv lists them)."
     )
+    scan_only = replace(data, effects=tied, plan=None)
+    assert no_layer_stands_out(scan_only) == "The ranking of all 12 layers is in scan.csv.", (
+        "the sentences below say that they are tied"
+    )
 
 
 def test_a_sample_budget_turns_the_scan_into_a_race(tmp_path: Path) -> None:

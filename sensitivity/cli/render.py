@@ -118,6 +118,8 @@ def no_layer_stands_out(data: ReportData) -> str:
     number = len(data.effects)
     if number <= TOP or any(effect.tie > 1 for effect in data.effects):
         return ""
+    if data.plan is None:  # the sentences on a scan say that all layers are tied
+        return f"The ranking of all {number} layers is in scan.csv."
     return (
         f"No layer stands out: the data cannot tell any of {number} layers from the first "
         "(scan.csv lists them)."

@@ -9,12 +9,9 @@ on it.
 
 from __future__ import annotations
 
-import importlib.util
 import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from sensitivity import optional
 from sensitivity.allocator import collect_and_trim
@@ -27,9 +24,6 @@ from sensitivity.workflows.modelopt import quantize
 
 if TYPE_CHECKING:
     from sensitivity.workflows.repvgg import PlainVGG
-
-DIGITS = Path("datasets/data/digits.csv.gz")
-"""The file with the digits in the package of scikit-learn: 64 pixels and a label in each row."""
 
 SEED = 0
 SIZES = {"train": 700, "calib": 100, "rank": 400, "confirm": 300, "holdout": 297}
@@ -101,14 +95,14 @@ def task(weights: Path) -> Task:
 def digits() -> dict[str, ArrayBatches]:
     """Return the 1,797 real digits of scikit-learn, 8x8 pixels in the range 0 to 1, drawn at random
     into disjoint splits."""
-    package = importlib.util.find_spec("sklearn")
-    if package is None or package.origin is None:
-        raise MissingPackage("scikit-learn", "the demo's digits", "demo")
-    # Importing the package takes two seconds and 30 MiB, for one of its files.
-    rows = np.loadtxt(Path(package.origin).parent / DIGITS, delimiter=",")
+    try:
+        datasets = optional.sklearn_datasets
+    except ImportError:
+        raise MissingPackage("scikit-learn", "the demo's digits", "demo") from None
+    pixels, labels = datasets.load_digits(return_X_y=True)
     return from_arrays(
-        rows[:, :-1].reshape(-1, 1, 8, 8).astype("float32") / 16,
-        rows[:, -1].astype(int),
+        pixels.reshape(-1, 1, 8, 8).astype("float32") / 16,
+        labels.astype(int),
         sizes=SIZES,
         batch=100,
         seed=SEED,
