@@ -17,7 +17,8 @@ from sensitivity.measure.study import Study
 from sensitivity.measure.unjudged import mark_unjudged, ranked_last
 from sensitivity.records import Effect, Estimate, Quantizer, Unit
 from sensitivity.tasks.base import Task
-from sensitivity.tasks.outputs import leaves, mapped, with_arrays
+from sensitivity.tasks.batches import map_arrays
+from sensitivity.tasks.outputs import leaves, with_arrays
 
 UNITS = tuple(
     Unit(name, (f"{name}.q",)) for name in ("trunk", "boxes", "masks", "protos", "extra", "idle")
@@ -177,7 +178,7 @@ def test_a_nest_is_rebuilt_of_its_own_kinds() -> None:
     assert rebuilt["x"].a.sum() == 0
     assert (rebuilt["y"][0].sum(), rebuilt["y"][1]) == (6.0, "text")
     assert nest["x"].a.sum() == 2, "the nest itself stays"
-    assert mapped(5, lambda leaf: None) == 5
+    assert map_arrays(lambda leaf: None, 5) == 5
 
 
 def test_every_part_of_the_outputs_is_looked_at() -> None:

@@ -25,8 +25,8 @@ from sensitivity.measure.study import Study
 from sensitivity.measure.variants import BASE_OF
 from sensitivity.records import Effect, Estimate, Mode, Scores, Unit, Variant
 from sensitivity.tasks.base import Task
-from sensitivity.tasks.batches import as_numpy, batch_digest, batch_size
-from sensitivity.tasks.outputs import copied, leaves, mapped
+from sensitivity.tasks.batches import as_numpy, batch_digest, batch_size, map_arrays
+from sensitivity.tasks.outputs import copied, leaves
 
 SPLIT = "rank: read by the score"
 """Name under which the journal keeps 1 for a unit that the score sees, and 0 for one that it does
@@ -108,7 +108,7 @@ def _record_answers(measurer: Measurer, variants: Sequence[Variant], float_: Var
     """Record in the journal which of the variants the score sees."""
     inputs, targets = Reader(measurer.task, "rank").at(0)
     ((_, outputs),) = measurer.outputs([float_], inputs)
-    outputs = mapped(outputs, copied)
+    outputs = map_arrays(copied, outputs)
     scores = partial(_scores, measurer.task, targets=targets, size=batch_size(inputs))
     reads = ScoreReads(scores, outputs)
     # A score that notices no change at all on this batch, such as one that is 0 for all samples,

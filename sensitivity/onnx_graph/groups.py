@@ -27,9 +27,11 @@ from sensitivity.onnx_graph.walk import (
     first_input,
     inputs,
     made_by,
+    never,
     of_kind,
     readers,
     source,
+    terms,
 )
 
 SAME_VALUES = {
@@ -170,7 +172,7 @@ def _branches_of_sum(node: ir.Node) -> list[tuple[str, ...]]:
     """Return, for each tensor, the convolutions of it that are terms of this sum, if there are two
     or more."""
     branches: defaultdict[ir.Value, list[str]] = defaultdict(list)
-    for start, module in matches(_branch, _terms(node)):
+    for start, module in matches(_branch, terms(node, SUMS, _is_operand_mark)):
         branches[start].append(module)
     return [tuple(modules) for modules in branches.values() if len(modules) > 1]
 
@@ -242,12 +244,7 @@ def _layer_of(node: ir.Node) -> str | None:
     return None
 
 
-def _never(_: ir.Node) -> bool:
-    """Return False: no node may be passed."""
-    return False
-
-
-def is_activation(node: ir.Node, passes: Callable[[ir.Node], bool] = _never) -> bool:
+def is_activation(node: ir.Node, passes: Callable[[ir.Node], bool] = never) -> bool:
     """Return whether this is a BatchNorm, or an activation of its first input, including x *
     sigmoid(x).
 
@@ -267,16 +264,6 @@ def _is_term(node: ir.Node) -> bool:
     (value,) = node.outputs
     users = readers(value, lambda user: is_mark(user, "Output"))
     return bool(of_kind(users, *SUMS))
-
-
-def _terms(node: ir.Node) -> Iterator[ir.Value]:
-    """Yield the terms of a sum, including those of the sums that are its terms."""
-    for value in inputs(node):
-        inner = made_by(_unmarked(value), *SUMS)
-        if inner is None:
-            yield value
-        else:
-            yield from _terms(inner)
 
 
 def _branch(value: ir.Value) -> tuple[ir.Value, str]:
@@ -310,7 +297,11 @@ def keeps_values(node: ir.Node) -> bool:
 
 def _unmarked(value: ir.Value) -> ir.Value:
     """Return the value before the `Output` and `Operand` marks that give this one."""
-    return source(value, lambda node: is_mark(node, "Output", "Operand"))
+    return source(value, _is_operand_mark)
+
+
+def _is_operand_mark(node: ir.Node) -> bool:
+    return is_mark(node, "Output", "Operand")
 
 
 def _of_weighted(value: ir.Value) -> bool:

@@ -7,7 +7,7 @@ one.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
 from itertools import chain, takewhile
 from typing import TypeGuard, TypeVar
 
@@ -151,6 +151,30 @@ def source(value: ir.Value, passes: Callable[[ir.Node], bool]) -> ir.Value:
     for node in takewhile(passes, before(value)):
         value = given(node, 0) or value
     return value
+
+
+def never(_: ir.Node) -> bool:
+    """Return False: no node is looked through."""
+    return False
+
+
+def terms(
+    node: ir.Node, kinds: Collection[str], passes: Callable[[ir.Node], bool] = never
+) -> list[ir.Value]:
+    """Return the terms of a sum, each once, with those of the sums that are its terms.
+
+    kinds: operations that are sums.
+    passes: true of nodes between two sums that are looked through.
+    """
+
+    def sum_before(value: ir.Value) -> ir.Node | None:
+        return made_by(source(value, passes), *kinds)
+
+    def onward(value: ir.Value) -> list[ir.Value]:
+        inner = sum_before(value)
+        return [] if inner is None else inputs(inner)
+
+    return [value for value in reached(inputs(node), onward) if sum_before(value) is None]
 
 
 def reached(starts: Iterable[Item], onward: Callable[[Item], Iterable[Item]]) -> dict[Item, int]:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from sensitivity import optional
-from sensitivity.tasks.batches import arrays, batch_size, each_array, first_samples
+from sensitivity.tasks.batches import arrays, batch_size, first_samples, map_arrays
 
 MOST_SAMPLES = 256
 MOST_BYTES = 128 * 2**20
@@ -36,7 +36,7 @@ class Parts:
         """Return all samples as one batch."""
         if len(self.batches) == 1:
             return self.batches[0]
-        return each_array(_joined, *self.batches)
+        return map_arrays(_joined, *self.batches)
 
 
 def parts_of(inputs: Any) -> Parts:
@@ -77,7 +77,7 @@ def _pieces(first: Any, others: Iterator[Any], most: int, size: int) -> Iterator
             continue
         kept = first_samples(inputs, most)
         for start in range(0, batch_size(kept), size):
-            yield each_array(partial(_rows, start, start + size), kept)
+            yield map_arrays(partial(_rows, start, start + size), kept)
         most -= batch_size(kept)
         if most <= 0:
             return

@@ -25,7 +25,7 @@ from sensitivity.repairs.checkpoint import Checkpoint
 from sensitivity.repairs.rounding import Roundable
 from sensitivity.repairs.samples import Parts
 from sensitivity.seeds import generator
-from sensitivity.tasks.batches import batch_size, each_array
+from sensitivity.tasks.batches import batch_size, map_arrays
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -335,7 +335,7 @@ def _rows_of(inputs: Any, samples: NDArray[np.intp]) -> Any:
     def of_array(array: Any) -> Any:
         return array[samples]
 
-    return each_array(of_array, inputs)
+    return map_arrays(of_array, inputs)
 
 
 def _backward(loss: Tensor, leaves: Sequence[Tensor]) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from sensitivity.onnx_graph import qdq
-from sensitivity.onnx_graph.walk import inputs, made_by, name_of, source
+from sensitivity.onnx_graph.walk import made_by, name_of, source, terms
 from sensitivity.rules.base import Hit, Seen, Subject, rule
 from sensitivity.rules.examples import POINTWISE, WEIGHT, Example, conv
 from sensitivity.rules.examples import qdq as pair
@@ -259,7 +259,7 @@ def repvgg_branches(subject: Subject) -> Iterator[Hit]:
 def _kernel_sizes(node: ir.Node) -> dict[ir.Value, set[int]]:
     """Return, for each value, the kernel sizes of its convolutions among the terms of a sum."""
     sizes: dict[ir.Value, set[int]] = {}
-    for term in _terms(node):
+    for term in terms(node, SUMS):
         branch = _branch(term)
         if branch is not None:
             value, kernel_size = branch
@@ -270,20 +270,6 @@ def _kernel_sizes(node: ir.Node) -> dict[ir.Value, set[int]]:
 def _is_term(node: ir.Node) -> bool:
     """Return whether this sum is only a term of another one."""
     return any(user.op_type in SUMS for user in node.outputs[0].consumers())
-
-
-def _terms(node: ir.Node) -> Iterator[ir.Value]:
-    """Yield the terms of a tree of Add and Sum, once each."""
-    waiting = inputs(node)
-    seen = set(waiting)
-    while waiting:
-        value = waiting.pop(0)
-        inner = made_by(value, *SUMS)
-        if inner is None:
-            yield value
-            continue
-        waiting += [term for term in inputs(inner) if term not in seen]
-        seen.update(inputs(inner))
 
 
 def _branch(value: ir.Value) -> tuple[ir.Value, int] | None:

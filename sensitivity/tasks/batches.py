@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
+import copy
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+from dataclasses import fields, is_dataclass, replace
 from itertools import chain
-from operator import itemgetter
+from operator import attrgetter, itemgetter
 from typing import Any
 
 import numpy as np
@@ -80,25 +81,44 @@ def first_samples(inputs: Any, samples: int) -> Any:
             return array
         return array[:samples]
 
-    return each_array(cut, inputs)
+    return map_arrays(cut, inputs)
 
 
-def each_array(function: Callable[..., Any], *nests: Any) -> Any:
+def map_arrays(function: Callable[..., Any], *nests: Any) -> Any:
     """Call `function` with the arrays at the same place of all nests, and return a nest of its
-    results.
+    results, with the classes of the first nest.
 
-    nests: tuples, lists and dicts, nested in the same way. Values that are not arrays are taken
-        from the first nest.
+    nests: tuples, lists, dicts and dataclasses, nested in the same way. Values that are not arrays
+        are taken from the first nest.
     """
     first = nests[0]
     if hasattr(first, "shape"):
         return function(*nests)
     if isinstance(first, Mapping):
-        return {key: each_array(function, *map(itemgetter(key), nests)) for key in first}
-    if not isinstance(first, SEQUENCES):
-        return first
-    columns = zip(*nests, strict=True)
-    return sequence_of(type(first), [each_array(function, *column) for column in columns])
+        return _map_mapping(function, nests)
+    if isinstance(first, SEQUENCES):
+        columns = zip(*nests, strict=True)
+        return sequence_of(type(first), [map_arrays(function, *column) for column in columns])
+    if is_dataclass(first) and not isinstance(first, type):
+        return _map_dataclass(function, nests)
+    return first
+
+
+def _map_mapping(function: Callable[..., Any], nests: Sequence[Any]) -> Any:
+    first = nests[0]
+    items = {key: map_arrays(function, *map(itemgetter(key), nests)) for key in first}
+    if not isinstance(first, MutableMapping):
+        return items
+    copied = copy.copy(first)  # keeps the class, which the score may check
+    for key, item in items.items():  # classes of transformers refuse update()
+        copied[key] = item
+    return copied
+
+
+def _map_dataclass(function: Callable[..., Any], nests: Sequence[Any]) -> Any:
+    names = [field.name for field in fields(nests[0]) if field.init]
+    values = {name: map_arrays(function, *map(attrgetter(name), nests)) for name in names}
+    return replace(nests[0], **values)
 
 
 def sequence_of(kind: Any, values: list[Any]) -> Any:
@@ -139,8 +159,8 @@ def _add(update: Callable[[Any], None], value: Any) -> None:
     elif isinstance(value, Mapping):
         entries = [entry for entry in value.items() if entry[0] != NOT_DIGESTED]
         _add(update, tuple(chain.from_iterable(entries)))
-    elif dataclasses.is_dataclass(type(value)):
-        names = [field.name for field in dataclasses.fields(value)]
+    elif is_dataclass(type(value)):
+        names = [field.name for field in fields(value)]
         _add(update, {name: getattr(value, name) for name in names})
     else:  # repr() would hold an address, which differs between processes.
         update(f"{type(value).__qualname__}:{getattr(value, '__qualname__', '')};".encode())

@@ -404,6 +404,16 @@ def _fits(scale: NDArray[Any], pair: qdq.Pair, shape: tuple[int, ...]) -> bool:
     return True
 
 
+def float_constant(pair: qdq.Pair) -> NDArray[Any] | None:
+    """Return the constant that a pair quantizes, in float; None if it quantizes no constant.
+
+    Raises OnnxFileError as `dequantized` does.
+    """
+    if pair.is_compact:
+        return dequantized(pair)
+    return qdq.constant(pair.source)
+
+
 def dequantized(pair: qdq.Pair) -> NDArray[Any]:
     """Return the float values of a pair in the compact form: (level - zero point) * scale, as ONNX
     defines it.

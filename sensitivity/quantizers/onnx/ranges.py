@@ -17,7 +17,7 @@ from sensitivity.onnx_graph import groups, qdq
 from sensitivity.onnx_graph.clamps import UNLIMITED, Limits
 from sensitivity.onnx_graph.levels import along
 from sensitivity.onnx_graph.passes.insert_qdq import to_levels
-from sensitivity.onnx_graph.passes.skip_uses import NewGrid, can_be_per_channel, dequantized
+from sensitivity.onnx_graph.passes.skip_uses import NewGrid, can_be_per_channel, float_constant
 from sensitivity.onnx_graph.qdq import PAIR
 from sensitivity.onnx_graph.uses import MOVERS, Path, Use, integer_limits, stored_type
 from sensitivity.onnx_graph.uses import uses as uses_of
@@ -192,9 +192,7 @@ def float_weight(model: OnnxModel, use: Use) -> NDArray[Any] | None:
     name = value_name(pair.source)
     if name in model.weights:
         return np.asarray(model.weights[name])
-    if pair.is_compact:
-        return dequantized(pair)
-    return qdq.constant(pair.source)
+    return float_constant(pair)
 
 
 def _known_weight(model: OnnxModel, use: Use) -> NDArray[Any]:
