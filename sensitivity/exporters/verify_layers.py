@@ -190,7 +190,7 @@ def _input_values(model: ir.Model, layer: str, fed: dict[str, int]) -> dict[str,
     entering = {f"{name}/QuantizeLinear": place for name, place in fed.items()} or {layer: 0}
     values = {}
     for name, place in entering.items():
-        value = _before_pre_scale(walk.given(nodes.get(name), 0))
+        value = _before_pre_scale(walk.input_at(nodes.get(name), 0))
         if value is None or value.name is None:
             return None
         values[value.name] = place
@@ -201,9 +201,9 @@ def _before_pre_scale(value: ir.Value | None) -> ir.Value | None:
     """Return the value that a pre-quantization scale multiplies, or the value itself if there is
     none."""
     scaling = walk.made_by(value, "Mul")
-    factor = walk.given(scaling, 1)
+    factor = walk.input_at(scaling, 1)
     is_pre_scale = factor is not None and value_name(factor).endswith(PRE_SCALE)
-    return walk.given(scaling, 0) if is_pre_scale else value
+    return walk.input_at(scaling, 0) if is_pre_scale else value
 
 
 def _cut(model: ir.Model, inputs: list[str], output: str, file: Path) -> bool:

@@ -17,7 +17,7 @@ from sensitivity.onnx_graph.matching import match_or_none, needed, require
 from sensitivity.onnx_graph.passes.skip_uses import dequantized
 from sensitivity.onnx_graph.walk import (
     first_input,
-    given,
+    input_at,
     name_of,
     only,
     producer,
@@ -140,7 +140,7 @@ class _Aligner:
         known counterparts."""
         if other in self._taken or _kind(node) != _kind(other):
             return False
-        theirs = (given(other, index) for index in range(len(node.inputs)))
+        theirs = (input_at(other, index) for index in range(len(node.inputs)))
         return all(map(self._may_agree, node.inputs, theirs))
 
     def _may_agree(self, own: ir.Value | None, theirs: ir.Value | None) -> bool:
@@ -190,7 +190,7 @@ def _removed(own: ir.Value, theirs: ir.Value) -> list[ir.Node]:
     ONNX Runtime's quantizer gives `own` the name of the last removed activation's output. Without
     such a name, the removed ones are those up to the first whose kind reads `own`.
     """
-    removed = list(_activations_behind(theirs))
+    removed = list(_activations_after(theirs))
     names = [node.outputs[0].name for node in removed]
     name = value_name(own).removesuffix(OUTPUT_SUFFIX)
     users = _readers(own)
@@ -206,7 +206,7 @@ def _is_restored(activation: ir.Node) -> bool:
     return name_of(activation).endswith(RESTORED)
 
 
-def _activations_behind(value: ir.Value) -> Iterator[ir.Node]:
+def _activations_after(value: ir.Value) -> Iterator[ir.Node]:
     """Yield the chain of activations after the value, each the only reader of the one before
     it."""
     activation = match_or_none(_only_activation, value)
@@ -278,7 +278,7 @@ def _weight_distance(node: ir.Node, other: ir.Node) -> float:
 
 def _weight_values(node: ir.Node) -> NDArray[Any]:
     """Return the weight of an operation in float; an empty array if it has none that is known."""
-    value = given(node, qdq.WEIGHT_INPUT.get(node.op_type))
+    value = input_at(node, qdq.WEIGHT_INPUT.get(node.op_type))
     pair = qdq.through_transpose(value)
     if pair is None:
         values = qdq.constant(value)

@@ -9,7 +9,7 @@ import onnx_ir as ir
 from sensitivity.onnx_graph import qdq
 from sensitivity.onnx_graph.matching import match_or_none, require
 from sensitivity.onnx_graph.uses import BIAS_INPUT, Path, Use, is_integer_bias
-from sensitivity.onnx_graph.walk import given, read_by
+from sensitivity.onnx_graph.walk import input_at, read_by
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,7 +26,7 @@ class BiasInput:
     @property
     def value(self) -> ir.Value | None:
         """The bias; None if the layer has none."""
-        return given(self.node, self.index)
+        return input_at(self.node, self.index)
 
 
 @dataclass(frozen=True, eq=False)

@@ -21,7 +21,7 @@ from sensitivity.onnx_graph.matching import match_or_none, matches, needed, requ
 from sensitivity.onnx_graph.passes.fold_batchnorm import FoldBatchNorm
 from sensitivity.onnx_graph.passes.skip_uses import Weights, float_constant, spread
 from sensitivity.onnx_graph.uses import BIAS_INPUT, MOVERS, Path, level_gap
-from sensitivity.onnx_graph.walk import all_outputs, given, of_kind, source, value_name
+from sensitivity.onnx_graph.walk import all_outputs, input_at, of_kind, source, value_name
 
 Array = NDArray[Any]
 
@@ -236,7 +236,7 @@ class _Finder:
         user = stored.path.operation
         twin = needed(self._alignment.nodes.get(user))
         require(self._has_weight(user))
-        if given(twin, stored.path.index) is None:
+        if input_at(twin, stored.path.index) is None:
             return np.zeros_like(stored.values)
         bias = self._of_operation(stored.path)
         require(bias.size == stored.values.size)
@@ -257,7 +257,7 @@ class _Finder:
         node, twin = twins
         require(self._has_weight(node))
         require((node, BIAS_INPUT) not in self._places)
-        bias = needed(given(node, BIAS_INPUT))
+        bias = needed(input_at(node, BIAS_INPUT))
         name, own = needed(bias.name), needed(qdq.constant(bias))
         theirs = _bias_like(own, twin)
         require(not np.allclose(own, theirs, rtol=1e-5, atol=1e-6))
@@ -332,7 +332,7 @@ def _constant_input(node: ir.Node, index: int) -> Array:
 
     Raises NoMatch if it reads no float constant there.
     """
-    value = needed(given(node, index))
+    value = needed(input_at(node, index))
     return _float_constant(source(value, lambda mover: mover.op_type in MOVERS))
 
 

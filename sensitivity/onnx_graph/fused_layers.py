@@ -16,7 +16,7 @@ import onnx_ir as ir
 
 from sensitivity.onnx_graph import qdq
 from sensitivity.onnx_graph.biases import BiasInput, bias_input
-from sensitivity.onnx_graph.integer_layers import CUTS, input_scale, quantizer_behind
+from sensitivity.onnx_graph.integer_layers import CUTS, input_scale, quantizer_after
 from sensitivity.onnx_graph.matching import matches, needed, require
 from sensitivity.onnx_graph.qdq import Array
 from sensitivity.onnx_graph.uses import stored_type
@@ -223,7 +223,7 @@ def _quantizer_of(node: ir.Node) -> ir.Node | None:
     """
     if _stays_in_float(node):
         return None
-    return quantizer_behind(node.outputs[0])
+    return quantizer_after(node.outputs[0])
 
 
 def _stays_in_float(node: ir.Node) -> bool:

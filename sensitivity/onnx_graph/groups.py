@@ -16,14 +16,13 @@ from sensitivity.onnx_graph.marks import (
     DOMAIN,
     SumOperand,
     is_mark,
-    mark_behind,
+    mark_before,
     marks_in,
     module_of,
     quantizer_of,
 )
 from sensitivity.onnx_graph.matching import matches, needed, require
 from sensitivity.onnx_graph.walk import (
-    before,
     first_input,
     inputs,
     made_by,
@@ -32,6 +31,7 @@ from sensitivity.onnx_graph.walk import (
     readers,
     source,
     terms,
+    upstream,
 )
 
 SAME_VALUES = {
@@ -209,18 +209,18 @@ def _operand_mark(add: ir.Node) -> ir.Node | None:
     """Return the mark on the operand that comes second in the model's code; None if no sum in the
     code gave this Add."""
     first, second = add.inputs
-    return mark_behind(second, "Operand") or mark_behind(first, "Operand")
+    return mark_before(second, "Operand") or mark_before(first, "Operand")
 
 
 def _can_skip(operand: ir.Value, other: ir.Value) -> bool:
     """Return whether an operand of a sum has no quantizer and the other one comes from a weighted
     branch."""
-    return _of_weighted(other) and mark_behind(operand, "Quantizer") is None
+    return _of_weighted(other) and mark_before(operand, "Quantizer") is None
 
 
 def _givers(value: ir.Value, layers: Collection[str]) -> Iterator[str]:
     """Yield the layer that gives this value, and the layers that hold the quantizers on the way."""
-    for node in takewhile(_keeps_layer, before(value)):
+    for node in takewhile(_keeps_layer, upstream(value)):
         layer = _layer_of(node)
         if layer is None or layer not in layers:
             continue
@@ -272,7 +272,7 @@ def _branch(value: ir.Value) -> tuple[ir.Value, str]:
 
     Raises NoMatch if no convolution gives the value.
     """
-    passed = list(takewhile(_ends_branch, before(value)))
+    passed = list(takewhile(_ends_branch, upstream(value)))
     marks = [node for node in passed if is_mark(node, "Output")]
     require(len(marks) > 0)
     conv = needed(made_by(first_input(passed[-1]), "Conv"))

@@ -20,7 +20,7 @@ from sensitivity.onnx_graph import qdq
 from sensitivity.onnx_graph.biases import bias_input
 from sensitivity.onnx_graph.matching import match_or_none, matches, needed, require
 from sensitivity.onnx_graph.qdq import Array
-from sensitivity.onnx_graph.walk import behind, first_input, given, is_kind, made_by, source
+from sensitivity.onnx_graph.walk import downstream, first_input, input_at, is_kind, made_by, source
 
 PASSED_BY = {"MaxPool", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Slice", "Identity"}
 """Operations that ONNX Runtime moves a DQ after and a Q before."""
@@ -92,7 +92,7 @@ def _integer_layer(node: ir.Node) -> IntegerLayer:
     """Return the layer of this operation with a weight. Raises NoMatch if it is computed in
     float."""
     end, scale = _with_bias(node), needed(input_scale(node))
-    quantizer = needed(quantizer_behind(end.value))
+    quantizer = needed(quantizer_after(end.value))
     value = qdq.weight(node)
     weight = qdq.pair_of(value)
     if weight is None:
@@ -137,7 +137,7 @@ def input_scale(node: ir.Node) -> float | None:
     several scales."""
     before_movers = source(first_input(node), lambda mover: mover.op_type in PASSED_BY)
     dequantize = made_by(before_movers, "DequantizeLinear")
-    return qdq.only_number(qdq.constant(given(dequantize, 1)))
+    return qdq.only_number(qdq.constant(input_at(dequantize, 1)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,10 +165,10 @@ def _with_bias(node: ir.Node) -> _End:
     return _End(place.node.outputs[0], bias.astype(np.float64))
 
 
-def quantizer_behind(value: ir.Value) -> ir.Node | None:
+def quantizer_after(value: ir.Value) -> ir.Node | None:
     """Return the Q after a layer that gives this value; None if anything else reads the output
     too."""
-    last = next(filterfalse(_stands_between, behind(value)), None)
+    last = next(filterfalse(_stands_between, downstream(value)), None)
     if not is_kind(last, "QuantizeLinear"):
         return None
     return last

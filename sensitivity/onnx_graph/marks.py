@@ -75,7 +75,7 @@ def marks_in(graph: ir.Graph, *kinds: str) -> list[ir.Node]:
     return [node for node in graph if is_mark(node, *kinds)]
 
 
-def mark_behind(value: ir.Value | None, *kinds: str) -> ir.Node | None:
+def mark_before(value: ir.Value | None, *kinds: str) -> ir.Node | None:
     """Return the mark of one of these kinds that gives the value; None if there is none."""
     node = producer(value)
     if not is_mark(node, *kinds):

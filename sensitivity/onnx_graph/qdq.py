@@ -21,13 +21,13 @@ from sensitivity.errors import OnnxFileError
 from sensitivity.onnx_graph.matching import match_or_none, needed, require
 from sensitivity.onnx_graph.walk import (
     first_input,
-    given,
+    input_at,
     inputs,
     made_by,
+    not_none,
     of_kind,
     producer,
     read_by,
-    there,
 )
 
 WEIGHT_INPUT = {"Conv": 1, "ConvTranspose": 1, "Gemm": 1, "MatMul": 1}
@@ -150,7 +150,7 @@ def pair_of(value: ir.Value | None) -> Pair | None:
     An INT32 bias after a DQ is a pair without a Q.
     """
     node = made_by(value, "DequantizeLinear")
-    levels = given(node, 0)
+    levels = input_at(node, 0)
     if node is None or levels is None:
         return None
     clip = _limiting_clip(levels)
@@ -182,7 +182,7 @@ def clip_limits(clip: ir.Node) -> tuple[float, float] | None:
 
 def _clip_end(clip: ir.Node, name: str, index: int, unlimited: float) -> float | None:
     """Return one limit of a Clip: an attribute up to opset 10, an input from opset 11 on."""
-    value = given(clip, index)
+    value = input_at(clip, index)
     if value is None:
         return clip.attributes.get_float(name, unlimited)
     end = constant(value)
@@ -275,7 +275,7 @@ def weight(node: ir.Node) -> ir.Value | None:
 
     Returns None for an operation without a weight, which a MatMul of two activations is too.
     """
-    value = given(node, WEIGHT_INPUT.get(node.op_type))
+    value = input_at(node, WEIGHT_INPUT.get(node.op_type))
     if not rooted_at_constant(value):
         return None
     return value
@@ -318,7 +318,7 @@ def rooted_at_constant(value: ir.Value | None) -> bool:
     value: None, an input that is left out, gives False.
     """
     while value is not None and constant(value) is None:
-        value = given(made_by(value, *KEEP_CONSTANT), 0)
+        value = input_at(made_by(value, *KEEP_CONSTANT), 0)
     return value is not None
 
 
@@ -354,7 +354,7 @@ def only_number(array: Array | None) -> float | None:
 
 def zero_point_value(node: ir.Node) -> ir.Value | None:
     """Return the zero point input of a Q or DQ; None if it is left out."""
-    return given(node, 2)
+    return input_at(node, 2)
 
 
 def axis_of(node: ir.Node) -> int:
@@ -396,4 +396,4 @@ def _wrong_scales(node: ir.Node) -> Array:
 
 def known(value: ir.Value | None) -> Array:
     """Return the array of a value that the caller knows to be a constant."""
-    return there(constant(value))
+    return not_none(constant(value))

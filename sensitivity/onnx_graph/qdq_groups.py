@@ -19,7 +19,7 @@ from sensitivity.onnx_graph import qdq
 from sensitivity.onnx_graph.groups import is_activation, keeps_values, met
 from sensitivity.onnx_graph.matching import matches, require
 from sensitivity.onnx_graph.uses import MOVERS, Path, path_owners
-from sensitivity.onnx_graph.walk import before, of_kind
+from sensitivity.onnx_graph.walk import of_kind, upstream
 
 PASSED = qdq.PAIR | MOVERS
 """Operations that may stand between two others without computing anything."""
@@ -94,7 +94,7 @@ def _residual(add: ir.Node, units: Mapping[ir.Node, str]) -> Together:
 def _weighted(value: ir.Value) -> ir.Node | None:
     """Return the weighted operation that gives this value, through pairs and activations; None if
     another operation does."""
-    node = next(filterfalse(_is_between, before(value)), None)
+    node = next(filterfalse(_is_between, upstream(value)), None)
     if node is None or qdq.weight(node) is None:
         return None
     return node

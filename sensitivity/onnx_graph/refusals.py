@@ -12,7 +12,7 @@ from sensitivity.errors import OnnxFileError
 from sensitivity.onnx_graph import qdq
 from sensitivity.onnx_graph.passes.one_grid_per_pair import differing_grids
 from sensitivity.onnx_graph.reach import values_read
-from sensitivity.onnx_graph.walk import given, name_of, of_kind, reached
+from sensitivity.onnx_graph.walk import input_at, name_of, of_kind, reached
 
 DYNAMIC = {
     "DynamicQuantizeLinear",
@@ -85,7 +85,7 @@ def _check_pairs(graph: ir.Graph, nodes: list[ir.Node], name: str) -> None:
             "onnxruntime.quantization.quantize_static."
         )
     ends = [pair.dequantize for pair in qdq.pairs(graph)]
-    computed = [node for node in ends if _follows_inputs(given(node, 1))]
+    computed = [node for node in ends if _follows_inputs(input_at(node, 1))]
     if computed:
         raise OnnxFileError(
             f"Expected the scales of the pairs in {name} to be calibrated, got ones that the graph "

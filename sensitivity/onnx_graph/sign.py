@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from sensitivity.onnx_graph import qdq
-from sensitivity.onnx_graph.walk import given
+from sensitivity.onnx_graph.walk import input_at
 
 NEVER_NEGATIVE = {"Relu", "Sigmoid", "Softmax", "Abs", "Exp", "HardSigmoid", "Sqrt"}
 """Operations whose output is never negative."""
@@ -50,9 +50,9 @@ def _is_proven(value: ir.Value, known: dict[ir.Value, bool]) -> bool:
     if node is None:
         return False
     if node.op_type == "Clip":
-        return _no_element_below_0(qdq.constant(given(node, 1)))
+        return _no_element_below_0(qdq.constant(input_at(node, 1)))
     if node.op_type in FIRST_ONLY:
-        return _non_negative(given(node, 0), known)
+        return _non_negative(input_at(node, 0), known)
     if node.op_type in KEEPS_SIGN:
         return all(_non_negative(operand, known) for operand in node.inputs)
     return node.op_type in NEVER_NEGATIVE

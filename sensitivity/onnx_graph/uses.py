@@ -22,7 +22,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from sensitivity.onnx_graph import qdq
-from sensitivity.onnx_graph.walk import bodies, is_kind, made_by, there
+from sensitivity.onnx_graph.walk import bodies, is_kind, made_by, not_none
 from sensitivity.records import Role
 
 MOVERS = {"Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Dropout", "Cast"}
@@ -77,7 +77,7 @@ class Path:
     @property
     def operation(self) -> ir.Node:
         """The operation at the end of the path, which must not end in an output."""
-        return there(self.user)
+        return not_none(self.user)
 
     @property
     def uses(self) -> tuple[Use, ...]:
@@ -182,7 +182,7 @@ def grid_limits(pair: qdq.Pair) -> tuple[int, int] | None:
 def integer_limits(pair: qdq.Pair) -> tuple[int, int]:
     """Return the smallest and largest level of a pair that the caller knows to have an integer
     type."""
-    return there(grid_limits(pair))
+    return not_none(grid_limits(pair))
 
 
 def level_gap(pair: qdq.Pair, levels: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -63,7 +63,7 @@ def size_of(value: ir.Value, axis: int) -> int | None:
     return size if isinstance(size, int) else None
 
 
-def given(node: ir.Node | None, index: int | None) -> ir.Value | None:
+def input_at(node: ir.Node | None, index: int | None) -> ir.Value | None:
     """Return the input of a node at this index; None if it is left out, or if `node` or `index` is
     None."""
     if node is None or index is None:
@@ -125,15 +125,15 @@ def readers(value: ir.Value, passes: Callable[[ir.Node], bool]) -> Iterator[ir.N
             yield user
 
 
-def before(value: ir.Value | None) -> Iterator[ir.Node]:
+def upstream(value: ir.Value | None) -> Iterator[ir.Node]:
     """Yield the node that gives the value, then the node that gives its first input, and so on."""
     node = producer(value)
     while node is not None:
         yield node
-        node = producer(given(node, 0))
+        node = producer(input_at(node, 0))
 
 
-def behind(value: ir.Value) -> Iterator[ir.Node]:
+def downstream(value: ir.Value) -> Iterator[ir.Node]:
     """Yield the only node that reads the value, then the only node that reads its first output, and
     so on."""
     node = only_user(value)
@@ -148,8 +148,8 @@ def source(value: ir.Value, passes: Callable[[ir.Node], bool]) -> ir.Value:
 
     passes: true of a node that belongs to the chain.
     """
-    for node in takewhile(passes, before(value)):
-        value = given(node, 0) or value
+    for node in takewhile(passes, upstream(value)):
+        value = input_at(node, 0) or value
     return value
 
 
@@ -230,7 +230,7 @@ def reader_kinds(value: ir.Value) -> set[str]:
     return {user.op_type for user in value.consumers()}
 
 
-def there(found: Thing | None) -> Thing:
+def not_none(found: Thing | None) -> Thing:
     """Return the object, which the caller knows not to be None."""
     assert found is not None
     return found
@@ -238,16 +238,16 @@ def there(found: Thing | None) -> Thing:
 
 def first_input(node: ir.Node) -> ir.Value:
     """Return the first input of a node whose operation requires one."""
-    return there(node.inputs[0])
+    return not_none(node.inputs[0])
 
 
 def graph_of(node: ir.Node) -> ir.Graph:
     """Return the graph or subgraph that holds the node, which must not have been removed."""
-    return there(node.graph)
+    return not_none(node.graph)
 
 
-def insert_behind(value: ir.Value, nodes: Sequence[ir.Node]) -> None:
+def insert_after(value: ir.Value, nodes: Sequence[ir.Node]) -> None:
     """Insert nodes after the node that gives the value, which must not be an input of the
     graph."""
-    node = there(value.producer())
+    node = not_none(value.producer())
     graph_of(node).insert_after(node, nodes)

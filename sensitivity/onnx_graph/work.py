@@ -17,14 +17,14 @@ from sensitivity.onnx_graph import qdq
 from sensitivity.onnx_graph.matching import match_or_none, matches, needed, require
 from sensitivity.onnx_graph.uses import BIAS_INPUT, MOVERS
 from sensitivity.onnx_graph.walk import (
-    given,
+    input_at,
     made_by,
     name_of,
+    not_none,
     of_kind,
     reached,
     read_by,
     source,
-    there,
     value_name,
 )
 
@@ -130,19 +130,23 @@ class _Quantized:
     then: tuple[tuple[str, str], ...]
 
     @property
-    def given(self) -> ir.Value:
-        """The activation before its quantizer, or after what moves its values after that."""
+    def first_operand(self) -> ir.Value:
+        """The first activation before its quantizer, or after what moves its values after that."""
         return _unrounded(self.node.inputs[0])
 
     @property
-    def other(self) -> ir.Value:
-        """The same of the weight."""
+    def second_operand(self) -> ir.Value:
+        """The same of the weight, or of the second activation of a product."""
         return _unrounded(self.node.inputs[1])
 
     @property
     def activations(self) -> list[ir.Value]:
         """The activations that the layer reads: two of a product, otherwise one."""
-        return [self.given, self.other] if _is_product(self.node) else [self.given]
+        return (
+            [self.first_operand, self.second_operand]
+            if _is_product(self.node)
+            else [self.first_operand]
+        )
 
     @property
     def quantizers(self) -> tuple[str, ...]:
@@ -226,16 +230,16 @@ def _shape(layer: _Quantized, shapes: Mapping[str, tuple[int, ...]]) -> LayerSha
     """
     node = layer.node
     if _is_product(node):
-        weight = shapes[value_name(layer.other)]
+        weight = shapes[value_name(layer.second_operand)]
     else:
         weight = _as_used(qdq.known(layer.weight.source).shape, node)
     return LayerShape(
         op=node.op_type,
         attributes=_attributes(node),
-        input=shapes[value_name(layer.given)],
+        input=shapes[value_name(layer.first_operand)],
         weight=weight,
         output=shapes[value_name(layer.end)],
-        bias=given(node, BIAS_INPUT) is not None,
+        bias=input_at(node, BIAS_INPUT) is not None,
         then=layer.then,
     )
 
@@ -244,7 +248,7 @@ def _quantized_node(node: ir.Node) -> _Quantized:
     """Return the layer of a node. Raises NoMatch if a pair is missing."""
     activation = needed(qdq.pair_of(_behind_pair(node.inputs[0])))
     weight = needed(qdq.pair_of(_behind_pair(node.inputs[1])))
-    run = list(_activations_behind(node.outputs[0]))
+    run = list(_activations_after(node.outputs[0]))
     ends = [node.outputs[0], *(activation.output for activation in run)]
     then = tuple((activation.kind, activation.attributes) for activation in run)
     return _Quantized(node, activation, weight, ends[-1], then)
@@ -263,7 +267,7 @@ def _unrounded(value: ir.Value | None) -> ir.Value:
     while pair is not None:
         value = pair.source
         pair = qdq.pair_of(value)
-    return there(value)
+    return not_none(value)
 
 
 def _is_product(node: ir.Node) -> bool:
@@ -296,7 +300,7 @@ class _Activation:
     output: ir.Value
 
 
-def _activations_behind(value: ir.Value) -> Iterator[_Activation]:
+def _activations_after(value: ir.Value) -> Iterator[_Activation]:
     """Yield the chain of activations after a value, each the only reader of the one before it."""
     activation = match_or_none(_next_activation, value)
     while activation is not None:

@@ -24,7 +24,7 @@ from sensitivity.onnx_graph.clamps import CLAMPING, RELU, UNLIMITED, Limits, lim
 from sensitivity.onnx_graph.passes.fold_channel_scales import Link, can_fold, links
 from sensitivity.onnx_graph.passes.skip_uses import SkipUses, can_be_per_channel, float_constant
 from sensitivity.onnx_graph.uses import integer_limits, stored_type
-from sensitivity.onnx_graph.walk import is_kind, only_user, there, value_name
+from sensitivity.onnx_graph.walk import is_kind, not_none, only_user, value_name
 from sensitivity.quantizers.onnx.model import OnnxModel
 from sensitivity.quantizers.onnx.qdq import OnnxQdqModel
 from sensitivity.records import Range
@@ -242,7 +242,7 @@ def _weight(reader: ir.Node) -> Array:
     """Return the weight of a depthwise convolution, in float."""
     value = qdq.weight(reader)
     pair = qdq.pair_of(value)
-    return qdq.known(value) if pair is None else there(float_constant(pair))
+    return qdq.known(value) if pair is None else not_none(float_constant(pair))
 
 
 class _Taps:

@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from sensitivity.onnx_graph import qdq
-from sensitivity.onnx_graph.walk import given, made_by, source
+from sensitivity.onnx_graph.walk import input_at, made_by, source
 
 MOVES_VALUES = frozenset(
     {"Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Identity"}
@@ -41,7 +41,7 @@ def pair_before(value: ir.Value | None) -> qdq.Pair | None:
     values."""
     pair = qdq.pair_of(value)
     while pair is None and value is not None:
-        value = given(made_by(value, *MOVES_VALUES), 0)
+        value = input_at(made_by(value, *MOVES_VALUES), 0)
         pair = qdq.pair_of(value)
     return pair
 

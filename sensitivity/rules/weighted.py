@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from sensitivity.onnx_graph import qdq
 from sensitivity.onnx_graph.uses import BIAS_INPUT, WITH_BIAS
-from sensitivity.onnx_graph.walk import given, made_by, name_of, producer, source
+from sensitivity.onnx_graph.walk import input_at, made_by, name_of, producer, source
 from sensitivity.rules.base import Hit, Seen, Subject, rule
 from sensitivity.rules.examples import CANONICAL, WEIGHT, Example, conv, weights
 from sensitivity.rules.examples import qdq as pair
@@ -89,7 +89,7 @@ def bias_quantized(subject: Subject) -> Iterator[Hit]:
     """Find layers whose bias comes from a DQ."""
     for node in subject.nodes:
         has_bias = node.op_type in WITH_BIAS
-        dequantize = made_by(given(node, BIAS_INPUT), "DequantizeLinear") if has_bias else None
+        dequantize = made_by(input_at(node, BIAS_INPUT), "DequantizeLinear") if has_bias else None
         if dequantize is not None:
             yield name_of(node), f"expected a float bias, got one after {name_of(dequantize)}"
 

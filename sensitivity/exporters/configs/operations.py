@@ -13,7 +13,7 @@ from sensitivity.exporters.configs.base import Operation, split_layers
 from sensitivity.onnx_graph import qdq
 from sensitivity.onnx_graph.load import load_model
 from sensitivity.onnx_graph.uses import paths
-from sensitivity.onnx_graph.walk import given, producer, value_name
+from sensitivity.onnx_graph.walk import input_at, producer, value_name
 from sensitivity.records import names_of
 
 
@@ -84,5 +84,5 @@ def _weight(node: ir.Node) -> ir.Value | None:
     """Return the constant that is the weight of an operation, possibly behind a Transpose."""
     value = qdq.weight(node)
     while value is not None and qdq.constant(value) is None:
-        value = given(producer(value), 0)
+        value = input_at(producer(value), 0)
     return value

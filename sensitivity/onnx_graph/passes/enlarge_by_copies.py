@@ -11,7 +11,7 @@ import onnx_ir as ir
 from sensitivity.onnx_graph import qdq
 from sensitivity.onnx_graph.matching import RewriteMatches, needed, require
 from sensitivity.onnx_graph.passes.initializers import add
-from sensitivity.onnx_graph.walk import first_input, given, name_of, of_kind, size_of
+from sensitivity.onnx_graph.walk import first_input, input_at, name_of, of_kind, size_of
 
 HOW = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
 """Attributes of a Resize as PyTorch exports it: pixel i of the output is pixel i // factor of the
@@ -71,7 +71,7 @@ def _factors(node: ir.Node) -> tuple[int, int]:
 
     Raises NoMatch if they are not whole, or other axes change.
     """
-    scales = needed(qdq.constant(given(node, 2)))
+    scales = needed(qdq.constant(input_at(node, 2)))
     require(scales.size == 4)
     batch, channels, down, across = scales.tolist()
     require((batch, channels) == (1, 1))

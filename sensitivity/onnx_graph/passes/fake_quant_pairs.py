@@ -18,7 +18,7 @@ from sensitivity.errors import OnnxFileError
 from sensitivity.onnx_graph import qdq
 from sensitivity.onnx_graph.passes.initializers import add, remove_constant
 from sensitivity.onnx_graph.passes.new_pair import new_pair
-from sensitivity.onnx_graph.walk import first_input, given, graph_of, name_of
+from sensitivity.onnx_graph.walk import first_input, graph_of, input_at, name_of
 
 FAKE_QUANT = (
     "FakeQuantWithMinMaxArgs",
@@ -107,7 +107,7 @@ def _end(node: ir.Node, place: int) -> Array:
     if node.op_type == "FakeQuantWithMinMaxArgs":
         name, usual = ("min", -6.0) if place == 1 else ("max", 6.0)
         return np.array([node.attributes.get_float(name, usual)])
-    end = qdq.constant(given(node, place))
+    end = qdq.constant(input_at(node, place))
     if end is None:
         raise OnnxFileError(
             f"Expected the range of {node.op_type} at {name_of(node)} to be constant, got one that "
@@ -143,7 +143,7 @@ def _replace(node: ir.Node, grid: TensorFlowGrid) -> None:
     result.name, output.name = output.name, f"{output.name}.before"
     graph.insert_before(node, nodes)
     ir.convenience.replace_all_uses_with(output, result, replace_graph_outputs=True)
-    ends = [given(node, place) for place in (1, 2)]
+    ends = [input_at(node, place) for place in (1, 2)]
     graph.remove(node, safe=True)
     for end in filter(None, ends):
         remove_constant(end)

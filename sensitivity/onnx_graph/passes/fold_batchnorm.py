@@ -17,12 +17,12 @@ from sensitivity.onnx_graph.passes.initializers import add, remove_constants
 from sensitivity.onnx_graph.passes.new_pair import new_dequantize, new_pair
 from sensitivity.onnx_graph.uses import BIAS_INPUT, stored_type
 from sensitivity.onnx_graph.walk import (
-    given,
     graph_of,
+    input_at,
+    not_none,
     of_kind,
     producer,
     remove_unread,
-    there,
     value_name,
 )
 
@@ -146,7 +146,7 @@ def _fold(node: ir.Node, affine: Affine) -> Folded:
 def _bias(node: ir.Node) -> np.ndarray:
     """Return the bias of the operation; 0 if it has none. Raises NoMatch if the graph computes
     it."""
-    value = given(node, BIAS_INPUT)
+    value = input_at(node, BIAS_INPUT)
     return np.zeros(1) if value is None else needed(qdq.constant(value))
 
 
@@ -222,7 +222,7 @@ def scaled(node: ir.Node, factor: np.ndarray, *, scales_bias: bool) -> Folded:
     folded = _fold(node, Affine(factor, np.zeros_like(factor)))
     if scales_bias:
         return folded
-    own = qdq.constant(given(node, BIAS_INPUT))
+    own = qdq.constant(input_at(node, BIAS_INPUT))
     bias = np.zeros(len(factor), np.float32) if own is None else own
     return replace(folded, bias=bias)
 
@@ -248,8 +248,8 @@ def _take_over(output: ir.Value, norm: ir.Node) -> None:
     normed = norm.outputs[0]
     after = module_outputs(normed)
     # A module that has a BatchNorm folded in already cannot name a second one: it is dropped.
-    single = [given for given in module_outputs(output) if given.then is None]
-    before = [replace(given, then=after[0].module) for given in single] if after else []
+    single = [mark for mark in module_outputs(output) if mark.then is None]
+    before = [replace(mark, then=after[0].module) for mark in single] if after else []
     normed_name = normed.name
     normed.replace_all_uses_with(output, replace_graph_outputs=True)
     graph_of(norm).remove(norm, safe=True)
@@ -261,7 +261,7 @@ def _take_over(output: ir.Value, norm: ir.Node) -> None:
 def _requantize(node: ir.Node, weight: ir.Value, scales: np.ndarray, axis: int) -> None:
     """Give the operation a new pair with this weight, because another operation may share the old
     one."""
-    graph, pair = graph_of(node), there(qdq.pair_of(qdq.weight(node)))
+    graph, pair = graph_of(node), not_none(qdq.pair_of(qdq.weight(node)))
     name = value_name(pair.dequantize.inputs[1]) or "scale"
     scale = add(graph, f"{name}.folded", scales)
     kind = stored_type(pair)

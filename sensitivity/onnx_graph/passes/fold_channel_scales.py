@@ -21,8 +21,8 @@ from sensitivity.onnx_graph.walk import (
     first_input,
     graph_of,
     made_by,
+    not_none,
     only_user,
-    there,
 )
 
 HOMOGENEOUS = ("Relu", "LeakyRelu")
@@ -161,7 +161,7 @@ def fold(link: Link, scale: np.ndarray) -> bool:
     zero = np.asarray(link.pair.zero_points[0], numpy_type(kind))
     zero_point = add(graph, f"{link.quantizer}.zero_point.even", zero, kind)
     before = link.pair.dequantize.inputs[1:]
-    for node in (there(link.pair.quantize), link.pair.dequantize):
+    for node in (not_none(link.pair.quantize), link.pair.dequantize):
         node.replace_input_with(1, new_scale)
         node.replace_input_with(2, zero_point)
         node.attributes.pop("axis", None)

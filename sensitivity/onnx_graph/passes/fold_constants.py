@@ -9,7 +9,7 @@ import onnx_ir.passes.common as common
 from sensitivity.onnx_graph import qdq
 from sensitivity.onnx_graph.matching import match_or_none, needed, require
 from sensitivity.onnx_graph.passes.initializers import add
-from sensitivity.onnx_graph.walk import given, made_by, of_kind, size_of
+from sensitivity.onnx_graph.walk import input_at, made_by, of_kind, size_of
 
 
 class FoldConstants(ir.passes.InPlacePass):
@@ -53,5 +53,5 @@ def _known_size(gather: ir.Node) -> int:
     # A Shape with attributes starts at another axis, and an index with axes takes several sizes.
     require(not measured.attributes)
     require(index.ndim == 0)
-    value = needed(given(measured, 0))
+    value = needed(input_at(measured, 0))
     return needed(size_of(value, int(index)))

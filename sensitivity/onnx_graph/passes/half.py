@@ -13,7 +13,7 @@ from sensitivity.onnx_graph.passes.initializers import add
 from sensitivity.onnx_graph.walk import (
     all_outputs,
     inputs,
-    insert_behind,
+    insert_after,
     of_kind,
     producer,
     value_name,
@@ -201,5 +201,5 @@ def _cast(graph: ir.Graph, value: ir.Value, to: ir.DataType) -> ir.Value:
     if value.producer() is None:
         graph.insert_before(graph[0], node)
     else:
-        insert_behind(value, [node])
+        insert_after(value, [node])
     return output

@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from sensitivity.onnx_graph.walk import made_by, remove_unread, there, value_name
+from sensitivity.onnx_graph.walk import made_by, not_none, remove_unread, value_name
 
 
 def add(
@@ -47,4 +47,4 @@ def remove_constant(value: ir.Value) -> None:
     if constant is not None:
         remove_unread([constant])
     elif value.is_initializer():
-        there(value.graph).initializers.pop(value_name(value), None)
+        not_none(value.graph).initializers.pop(value_name(value), None)

@@ -16,7 +16,7 @@ from sensitivity.onnx_graph.matching import (
     needed,
     require,
 )
-from sensitivity.onnx_graph.walk import given, made_by, of_kind, size_of
+from sensitivity.onnx_graph.walk import input_at, made_by, of_kind, size_of
 
 Values = Sequence[ir.Value | None]
 
@@ -91,7 +91,7 @@ def _piece(value: ir.Value | None, axis: int) -> _Piece:
     known.
     """
     node = needed(made_by(value, "Slice"))
-    whole = needed(given(node, 0))
+    whole = needed(input_at(node, 0))
     size = needed(size_of(whole, axis))
     start, end = _limits(node, axis)
     require(start >= 0)

@@ -14,7 +14,7 @@ from sensitivity.onnx_graph.fused_layers import (
 from sensitivity.onnx_graph.passes.copy_of import copy_of
 from sensitivity.onnx_graph.passes.initializers import add
 from sensitivity.onnx_graph.passes.skip_uses import dequantized
-from sensitivity.onnx_graph.walk import graph_of, insert_behind, there
+from sensitivity.onnx_graph.walk import graph_of, insert_after, not_none
 
 
 class KeepMeaning(ir.passes.InPlacePass):
@@ -51,13 +51,13 @@ def _keep_dilations(pool: ir.Node) -> None:
     output = pool.outputs[0]
     uses = output.uses()
     same = copy_of(output, "same")
-    insert_behind(output, [same])
+    insert_after(output, [same])
     for user, index in uses:
         user.replace_input_with(index, same.outputs[0])
 
 
 def _read_a_copy(node: ir.Node, index: int) -> None:
     """Let the node read this input through a Sum of one value."""
-    same = copy_of(there(node.inputs[index]), "same")
+    same = copy_of(not_none(node.inputs[index]), "same")
     graph_of(node).insert_before(node, same)
     node.replace_input_with(index, same.outputs[0])

@@ -21,8 +21,8 @@ from sensitivity.onnx_graph.matching import NoMatch, match_or_none, needed, requ
 from sensitivity.onnx_graph.passes.initializers import add
 from sensitivity.onnx_graph.walk import (
     first_input,
-    given,
     graph_of,
+    input_at,
     of_kind,
     producer,
     remove_unread,
@@ -121,7 +121,7 @@ def _only_moves(node: ir.Node) -> bool:
         case "MaxPool":
             return len(node.outputs) == 1
         case "Pad":
-            fill = given(node, PAD_VALUE)
+            fill = input_at(node, PAD_VALUE)
             return fill not in qdq.variable_inputs(node)
     return True
 
@@ -198,7 +198,7 @@ def _dequantize(old: ir.Node, levels: ir.Value | None, mover: _Mover, place: int
     if mover.axis is not None:
         attributes["axis"] = ir.AttrInt64("axis", mover.axis)
     suffix = "" if place == mover.moved[0] else f"_{place}"
-    given = ir.Value(
+    output = ir.Value(
         name=f"{value_name(levels)}_dequantized_{old.name}{suffix}",
         type=old.outputs[0].type,
     )
@@ -208,7 +208,7 @@ def _dequantize(old: ir.Node, levels: ir.Value | None, mover: _Mover, place: int
         [levels, *old.inputs[1:]],
         list(attributes.values()),
         name=f"{old.name}{suffix}",
-        outputs=[given],
+        outputs=[output],
     )
 
 
@@ -239,7 +239,7 @@ def _with_fill(
     Without a fill value, a Pad fills with the integer 0.
     """
     scale = qdq.known(dequantize.inputs[1])
-    level = _first(qdq.constant(given(node, PAD_VALUE)))
+    level = _first(qdq.constant(input_at(node, PAD_VALUE)))
     offset = _first(qdq.constant(qdq.zero_point_value(dequantize)))
     value = scale.reshape(-1)[0] * (level - offset)
     padded = [*inputs, None][: PAD_VALUE + 1]

@@ -12,7 +12,7 @@ from sensitivity.onnx_graph.passes.initializers import add
 from sensitivity.onnx_graph.passes.quantize_outputs import only_to_quantized
 from sensitivity.onnx_graph.passes.quantized_conv import QuantizedConv, quantized_convs
 from sensitivity.onnx_graph.uses import BIAS_INPUT
-from sensitivity.onnx_graph.walk import given, name_of
+from sensitivity.onnx_graph.walk import input_at, name_of
 
 LAST, FIRST = [0, 2, 3, 1], [0, 3, 1, 2]
 """Permutations that put the channels of an image last, and back."""
@@ -68,7 +68,7 @@ def _replace(graph: ir.Graph, conv: QuantizedConv) -> None:
     matrix = _like(weight.dequantize, levels.outputs[0], axis, f"{name}/WeightDequantizeLinear")
     product = ir.node("MatMul", [pixels.outputs[0], matrix.outputs[0]], name=name)
     nodes = [integers, pixels, levels, matrix, product]
-    bias = given(node, BIAS_INPUT)
+    bias = input_at(node, BIAS_INPUT)
     if bias is not None:
         nodes.append(ir.node("Add", [product.outputs[0], bias], name=f"{name}/Add"))
     nodes.append(

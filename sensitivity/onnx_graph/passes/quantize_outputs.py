@@ -22,11 +22,11 @@ from sensitivity.onnx_graph.passes.one_pair_per_value import ELEMENTWISE, ONLY_S
 from sensitivity.onnx_graph.walk import (
     all_outputs,
     inputs,
-    insert_behind,
+    insert_after,
+    not_none,
     of_kind,
     reached,
     reader_kinds,
-    there,
     value_name,
 )
 
@@ -93,7 +93,7 @@ class QuantizeOutputs(RewriteInTurn[ir.Value, _Output]):
         return all_outputs(graph.all_nodes())
 
     def match(self, place: ir.Value) -> _Output:
-        node = there(place.producer())
+        node = not_none(place.producer())
         require(_computes_in_integers(node))
         value = qdq.behind_relu(place)
         require("QuantizeLinear" not in reader_kinds(value))
@@ -113,7 +113,7 @@ class QuantizeOutputs(RewriteInTurn[ir.Value, _Output]):
         quantize, dequantize = new_pair(value, [scale, zero_point], None, names)
         output = dequantize.outputs[0]
         output.type, output.shape = value.type, value.shape
-        insert_behind(value, [quantize, dequantize])
+        insert_after(value, [quantize, dequantize])
         for node, index in found.uses:
             node.replace_input_with(index, output)
 
@@ -144,7 +144,7 @@ def _later_grid(value: ir.Value) -> Grid:
     Raises NoMatch if the numbers reach several grids, none, or an operation in float.
     """
     grids: dict[tuple[bytes, bytes], Grid] = {}
-    for user in _readers_behind_moves(value):
+    for user in _readers_after_moves(value):
         require(user.op_type == "QuantizeLinear")
         scale, zero_point = map(needed, map(qdq.constant, user.inputs[1:3]))
         grids[scale.tobytes(), zero_point.tobytes()] = scale, zero_point
@@ -152,12 +152,12 @@ def _later_grid(value: ir.Value) -> Grid:
     return grids.popitem()[1]
 
 
-def _readers_behind_moves(value: ir.Value) -> Iterator[ir.Node]:
+def _readers_after_moves(value: ir.Value) -> Iterator[ir.Node]:
     """Yield the operations that read the value's numbers, directly or through moves."""
     for user in value.consumers():
         if user.op_type in MOVES:
             for output in user.outputs:
-                yield from _readers_behind_moves(output)
+                yield from _readers_after_moves(output)
         elif user.op_type not in ONLY_SHAPE:
             yield user
 

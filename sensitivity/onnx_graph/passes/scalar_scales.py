@@ -6,7 +6,7 @@ import onnx_ir as ir
 
 from sensitivity.onnx_graph import qdq
 from sensitivity.onnx_graph.passes.initializers import add, remove_constant
-from sensitivity.onnx_graph.walk import given, graph_of
+from sensitivity.onnx_graph.walk import graph_of, input_at
 
 SCALE, ZERO_POINT = 1, 2
 """Indices of inputs of Q and DQ."""
@@ -27,7 +27,7 @@ class ScalarScales(ir.passes.InPlacePass):
         for node in nodes:
             node.attributes.pop("axis", None)
             for index in SCALE, ZERO_POINT:
-                value = given(node, index)
+                value = input_at(node, index)
                 if value is not None and _is_vector_of_one(value):
                     node.replace_input_with(index, scalars[graph_of(node), value])
         for _, value in scalars:

@@ -27,12 +27,12 @@ from sensitivity.onnx_graph.matching import match_or_none, matches, needed, requ
 from sensitivity.onnx_graph.passes.initializers import add, remove_constant
 from sensitivity.onnx_graph.uses import BIAS_INPUT, Link, Path, Use, paths, uses
 from sensitivity.onnx_graph.walk import (
-    given,
     graph_of,
+    input_at,
     inputs,
-    insert_behind,
+    insert_after,
+    not_none,
     remove_unread,
-    there,
     value_name,
 )
 from sensitivity.records import NOTHING, Range, names_of
@@ -275,7 +275,7 @@ class SkipUses(ir.passes.InPlacePass):
             node = activation(limits, value, use.pair, self._opset)
             for constant in inputs(node)[1:]:
                 graph.register_initializer(constant)
-            _insert_behind(value, node, graph)
+            _insert_after(value, node, graph)
             self._clamped[value] = node.outputs[0]
         return self._clamped[value]
 
@@ -314,7 +314,7 @@ class SkipUses(ir.passes.InPlacePass):
         output = node.outputs[0]
         self._count[node] += 1
         suffix = SUFFIX if self._count[node] == 1 else f"_copy{self._count[node]}{SUFFIX}"
-        given = ir.Value(name=f"{output.name}{suffix}", type=output.type, shape=output.shape)
+        copied = ir.Value(name=f"{output.name}{suffix}", type=output.type, shape=output.shape)
         parameters = node.inputs[1:] if stored is None else stored.parameters
         new = ir.Node(
             node.domain,
@@ -322,13 +322,13 @@ class SkipUses(ir.passes.InPlacePass):
             [value, *parameters],
             list(node.attributes.values()),
             name=f"{node.name}{suffix}",
-            outputs=[given],
+            outputs=[copied],
         )
         if stored is not None:
             self._change_grid(new, stored.grid)
         graph_of(node).insert_after(node, new)
         self._copies.setdefault(node, new)
-        return given
+        return copied
 
     def _change_grid(self, node: ir.Node, grid: NewGrid) -> None:
         """Give a new Q or DQ the axis, the domain and the type of the grid."""
@@ -359,7 +359,7 @@ def _stored_grid(graph: ir.Graph, pair: qdq.Pair, grid: NewGrid) -> _StoredGrid:
     return _StoredGrid(grid, (scale, zero_point), constant)
 
 
-def _insert_behind(value: ir.Value, node: ir.Node, graph: ir.Graph) -> None:
+def _insert_after(value: ir.Value, node: ir.Node, graph: ir.Graph) -> None:
     """Insert the node where the value is known.
 
     graph: the graph of the value, in case the value does not know it.
@@ -368,7 +368,7 @@ def _insert_behind(value: ir.Value, node: ir.Node, graph: ir.Graph) -> None:
         owner = value.graph or graph
         owner.insert_before(owner[0], node)
     else:
-        insert_behind(value, [node])
+        insert_after(value, [node])
 
 
 def wide_domain(model: ir.Model) -> str:
@@ -478,7 +478,7 @@ def corrected_bias(path: Path, weights: Weights) -> CorrectedBias | None:
 def _corrected_bias(path: Path, weights: Weights) -> CorrectedBias:
     """Return the same as `corrected_bias`, but raise NoMatch instead of returning None."""
     require(path.is_weight)
-    bias = needed(given(path.user, BIAS_INPUT))
+    bias = needed(input_at(path.user, BIAS_INPUT))
     values = needed(weights.get(value_name(bias)))
     require(qdq.constant(bias) is not None)
     of_weight = (use for use in uses([path]) if use.role == "weight")
@@ -507,7 +507,7 @@ def _restore(graph: ir.Graph, path: Path, corrected: CorrectedBias) -> None:
     """Give the operation its bias from before its correction."""
     bias, name = corrected.bias, corrected.bias.name or "bias"
     values = add(graph, f"{name}_float", corrected.values)
-    there(path.user).replace_input_with(corrected.index, values)
+    not_none(path.user).replace_input_with(corrected.index, values)
     remove_constant(bias)
 
 

@@ -334,8 +334,8 @@ def _axis_of(path: Path, rank: int) -> int | None:
         return None
     groups = node.attributes.get_int("group", 1)
     is_grouped = node.op_type == "ConvTranspose" and groups > 1
-    is_behind_mover = len(path.links) > 1
-    if is_grouped or is_behind_mover:
+    is_after_mover = len(path.links) > 1
+    if is_grouped or is_after_mover:
         return None
     return qdq.output_axis(node, rank)
 

@@ -23,7 +23,7 @@ from sensitivity.onnx_graph.passes.skip_uses import (
     wide_domain,
 )
 from sensitivity.onnx_graph.uses import BIAS_INPUT, Link, Path, Use
-from sensitivity.onnx_graph.walk import bodies, first_input, given, inputs, value_name
+from sensitivity.onnx_graph.walk import bodies, first_input, input_at, inputs, value_name
 from sensitivity.quantizers.onnx.model import OnnxModel
 from sensitivity.quantizers.onnx.ranges import float_weight, weight_on_grid
 from sensitivity.records import NOTHING
@@ -186,7 +186,7 @@ class _Splitter:
     def _input(self, node: ir.Node, index: int) -> Place | None:
         """Return the place from which an input of an operation comes; None if the input is missing
         or stays in the operation."""
-        value, biased = given(node, index), self._biased.get((node, index))
+        value, biased = input_at(node, index), self._biased.get((node, index))
         before = None
         if value is not None and not self._is_embedded(node, index, value):
             before = self._reached(node, index, value)
