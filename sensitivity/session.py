@@ -3,6 +3,7 @@ directory."""
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -19,7 +20,12 @@ from sensitivity.measure.changed_task import CHANGED, check_same_task
 from sensitivity.measure.measurer import Measurer
 from sensitivity.measure.opening import Measures, crew_for
 from sensitivity.measure.progress import Progress, silent
-from sensitivity.measure.raced import SIGNAL_SAMPLES, measured_signal
+from sensitivity.measure.raced import (
+    EXACT_UP_TO,
+    EXACT_VALUES,
+    SIGNAL_SAMPLES,
+    measured_signal,
+)
 from sensitivity.measure.scan import Scan
 from sensitivity.measure.spread import SpreadMeasurer
 from sensitivity.measure.study import Study
@@ -35,7 +41,7 @@ from sensitivity.signals.choose import distortion_signal
 from sensitivity.signals.fisher import fisher
 from sensitivity.signals.soft import has_soft_drop
 from sensitivity.tasks.base import EvaluateTask, Task
-from sensitivity.tasks.batches import batch_size
+from sensitivity.tasks.batches import arrays, batch_size
 from sensitivity.tasks.detection import DetectionScore, with_rows_of
 from sensitivity.tasks.load import Given, same_task
 
@@ -112,6 +118,15 @@ class Session:
         """
         size = batch_size(self.example) if self.has_samples else 1
         return len(self.task.data["rank"]) * size * (len(self.units) + len(BASELINES))
+
+    @cached_property
+    def affordable(self) -> int:
+        """Number of samples up to which it is affordable to measure every unit on the whole
+        split: fewer if they are large."""
+        if not self.has_samples:
+            return EXACT_UP_TO
+        values = sum(int(math.prod(array.shape[1:])) for array in arrays(self.example))
+        return min(EXACT_UP_TO, EXACT_VALUES // max(values, 1))
 
     @property
     def usual_signal(self) -> str:

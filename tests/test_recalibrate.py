@@ -4,6 +4,7 @@ known, and in a run."""
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -45,6 +46,7 @@ from sensitivity.search.ranges import (
 from sensitivity.search.repairs import repaired
 from sensitivity.signals.base import Signal
 from sensitivity.steps import plan as plan_step
+from sensitivity.steps import recalibrate as recalibrate_step
 from sensitivity.steps.plan import cheapest
 from sensitivity.steps.plan_files import read_frontier
 from sensitivity.steps.recalibrate import Recalibration
@@ -399,6 +401,49 @@ def test_the_export_has_the_new_scales_and_another_target_calibrates_nothing_aga
             for pair in qdq.pairs(load_model(done / f"model.{variant}.onnx").graph)
         }
         assert float(pairs["conv2.input_quantizer"].scale) == np.float32(new) / np.float32(127)
+
+
+def test_repairs_end_once_int8_clearly_meets_the_target_and_go_on_for_a_stricter_one(
+    scanned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fitted = []
+
+    def rounded(session, known, skip):
+        fitted.append(len(known))
+        return known
+
+    monkeypatch.setattr(recalibrate_step, "_rounded", rounded)
+    out = shutil.copytree(scanned, tmp_path / "run")
+    loose = planned(out, target=0.5)
+    assert loose.skip == ()
+    assert loose.ranges
+    assert RunDir(out).read("recalibration.json", Recalibration).early
+    assert not fitted
+    planned(out, target=0.4)
+    assert not fitted, "the ranges of a stricter target serve a looser one"
+    strict = planned(out, target=0.99)
+    assert fitted
+    assert not RunDir(out).read("recalibration.json", Recalibration).early
+    alone = shutil.copytree(scanned, tmp_path / "alone")
+    assert planned(alone, target=0.99).ranges == strict.ranges
+
+
+def test_large_samples_get_the_ranges_of_one_method_for_all_units(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sensitivity.session.EXACT_VALUES", 100 * 3 * 8 * 8)
+    out = tmp_path / "run"
+    assert verb("scan", f"{TASK}:far_too_wide", "--out", out) == 0
+    plan = planned(out)
+    assert plan.met
+    assert plan.skip == ()
+    assert {"conv2", "conv5"} <= {unit.unit for unit in plan.recalibrated}
+    assert all(unit.together for unit in plan.recalibrated)
+    activations = [new for new in plan.ranges if "input" in new.quantizer]
+    assert len({new.method for new in activations}) == 1
+    lines = map(json.loads, (out / "journal.jsonl").read_text().splitlines())
+    compared = {line["split"] for line in lines if line["op"] == "scores"}
+    assert not any("by looks" in split for split in compared), "no quantizer was tried alone"
 
 
 def test_pins_hold_in_the_plan_and_a_mistake_in_one_is_reported_before_the_work(done: Path, capsys):

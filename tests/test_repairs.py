@@ -292,6 +292,21 @@ def test_a_repair_of_all_is_kept_where_the_metric_does_not_fall_and_something_is
         assert found[0].gain.value == pytest.approx(levels[2] - levels[0])
 
 
+@pytest.mark.parametrize(("level", "taken"), [(0.495, True), (0.4, False)])
+def test_a_metric_that_is_no_mean_may_fall_by_chance_where_outputs_are_nearer(
+    source, tmp_path, level, taken
+):
+    data = {split: batches(200, 40) for split in ("rank", "confirm", "holdout")}
+    task = Task(source.model, data, lambda outputs, _: outputs, lambda scores: scores.mean())
+    repairs = bias_corrections(source, models.batch())[:2]
+    with open_journal(tmp_path / "j", {"model": "told"}, resume=False) as journal:
+        measurer = Told(task, lambda offered: ToggleSimulator(source), journal)
+        measurer.levels, measurer.moved = {0: 0.5, 2: level}, {0: 0.2, 2: 0.1}
+        study = Study(measurer, layers(source.quantizers), source.quantizers)
+        pairs = [(source.range(one.quantizer), one) for one in repairs]
+        assert bool(repaired(study, (), pairs, signal=SQNR)) == taken
+
+
 def test_a_half_model_that_computes_in_float32_for_a_while_gets_its_own_bias_back():
     inputs = models.batch().bfloat16()
     source = ModelOptModel(models.quantized(models.seeded(models.Branches).bfloat16(), inputs))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -199,6 +200,9 @@ def test_the_signal_is_only_measured_for_a_plan_that_leaves_anything_out(tmp_pat
         study = study_of(measurer, model)
         scanned = scan(study, "disable")
         met = choose_plan(study, scanned, Target(drop=0.9), options)
+        assert (met.skip, met.met, asked) == ((), True, [])
+        raced = replace(scanned, signal=dict.fromkeys(HARM, 1.0))
+        met = choose_plan(study, raced, Target(drop=0.9), options)
         assert (met.skip, met.met, asked) == ((), True, [])
         pinned = choose_plan(study, scanned, Target(drop=0.36), options, Pins(skip=("mask",)))
         assert (pinned.skip, pinned.met, asked) == (("mask",), True, [])

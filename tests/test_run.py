@@ -28,6 +28,7 @@ from sensitivity.cli.render import no_layer_stands_out, ranking_table
 from sensitivity.distribution import install_line
 from sensitivity.exporters.verification import Verification
 from sensitivity.journal.journal import Journal
+from sensitivity.measure.raced import Budget
 from sensitivity.run_dir import RunDir
 from sensitivity.steps.report import report_data
 
@@ -414,6 +415,25 @@ def test_a_sample_budget_turns_the_scan_into_a_race(tmp_path: Path) -> None:
     assert json.loads((out / "scan.json").read_text())["signal"]
     assert verb("plan", out, "--target", "0.9") == 0
     assert json.loads((out / "plan.json").read_text())["planner"] == "interpolated"
+
+
+def test_large_samples_turn_the_scan_into_a_race_among_few_units(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sensitivity.session.EXACT_VALUES", 100 * 3 * 8 * 8)
+    monkeypatch.setattr("sensitivity.measure.raced.CONTENDERS", 2)
+    monkeypatch.setattr("sensitivity.steps.scan.COSTLY_BUDGET", Budget(entrants=2))
+    out = tmp_path / "raced"
+    assert verb("scan", f"{TASK}:task", "--out", out) == 0
+    scan = json.loads((out / "scan.json").read_text())
+    assert sorted(scan["signal"]) == LAYERS
+    measured = [effect["unit"] for effect in scan["effects"] if effect["effect"]["n"]]
+    assert sorted(measured) == ["conv2", "conv5"]
+    journal = [json.loads(line) for line in (out / "journal.jsonl").read_text().splitlines()]
+    compared = {line["split"] for line in journal if line["op"] == "scores"}
+    assert "rank: sqnr by spread, first 8" in compared
+    assert verb("scan", f"{TASK}:task", "--exact", "--out", tmp_path / "exact") == 0
+    assert not json.loads((tmp_path / "exact" / "scan.json").read_text())["signal"]
 
 
 def not_onnx(file: Path) -> None:

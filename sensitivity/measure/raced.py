@@ -56,6 +56,10 @@ other samples."""
 EXACT_UP_TO = 20_000
 """Number of samples up to which it is affordable to measure every unit on the whole split."""
 
+EXACT_VALUES = 4 * 10**9
+"""The same in values of the inputs, because a sample of many values takes longer: 3,255 images of
+640x640."""
+
 EXACT_IF_COLLAPSED = 5_000
 """The same for a model that has collapsed with everything in INT8, where no plan follows from the
 metric of single units."""
@@ -63,6 +67,10 @@ metric of single units."""
 FEW_SAMPLES = 4
 """Number of samples in place of SIGNAL_SAMPLES for a collapsed model, because what ruins it shows
 on any sample."""
+
+COSTLY_SAMPLES = 8
+"""Number of samples in place of SIGNAL_SAMPLES if samples are so large that few of them reach
+EXACT_VALUES. Such outputs hold thousands of boxes or pixels each."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +80,8 @@ class Budget:
     samples: number of samples to measure, at most, baselines included. The first batch does not
         count: all contenders get it. None means no limit.
     seconds: time after which no batch is begun; None means no limit.
+    entrants: number of units that get the first batch, at most; None means as many as the samples
+        allow. The contenders always get it.
 
     With a time budget, a resumed scan may end elsewhere than an uninterrupted one; with a sample
     budget it does not.
@@ -79,6 +89,7 @@ class Budget:
 
     samples: int | None = RACE_SAMPLES
     seconds: float | None = None
+    entrants: int | None = None
 
     def allows(self, samples: int, seconds: float) -> bool:
         """Return whether another batch may be begun.
@@ -93,6 +104,9 @@ class Budget:
 
 COLLAPSED_BUDGET = Budget(400)
 """Budget of the race for a model that has collapsed with everything in INT8."""
+
+COSTLY_BUDGET = Budget(entrants=CONTENDERS)
+"""Budget of the race if samples are so large that few of them reach EXACT_VALUES."""
 
 
 def measured_signal(
@@ -184,7 +198,7 @@ class _Race:
 
         size: number of samples of a batch.
         """
-        entrants = list(self._entrants)
+        entrants = list(self._entrants)[: budget.entrants]
         if budget.samples is None:
             return entrants
         room = budget.samples // size - len(self._base)

@@ -43,7 +43,14 @@ from sensitivity.records import (
 from sensitivity.registry import load
 from sensitivity.search.judge import float_scores_of, judge_of
 from sensitivity.search.part import grow_part
-from sensitivity.search.rerank import Enough, Order, by_signal, distortion_of, reranked
+from sensitivity.search.rerank import (
+    SIGNAL_SAMPLES,
+    Enough,
+    Order,
+    by_signal,
+    distortion_of,
+    reranked,
+)
 from sensitivity.search.soft_judge import SoftJudge
 from sensitivity.search.wide import cheaper_by_steps, order_of_steps, spared_fraction
 from sensitivity.signals.base import Signal
@@ -61,6 +68,7 @@ class SearchOptions:
     alone: unit -> the signal when it alone is quantized; None measures it.
     ends: units of each end of the graph, the nearest first.
     may_grow: whether more of `confirm` may be used if the part in use settles nothing.
+    samples: number of samples on which `signal` compares sets.
     """
 
     planner: str = GreedyPlanner.name
@@ -70,6 +78,7 @@ class SearchOptions:
     alone: Mapping[str, float] | None = None
     ends: Sequence[Sequence[str]] = ()
     may_grow: bool = False
+    samples: int = SIGNAL_SAMPLES
 
 
 def choose_plan(
@@ -164,7 +173,7 @@ class _Search:
         float_scores = float_scores_of(study)
         start = study.measurer.aggregate(float_scores)
         judge = judge_of(study, self.target, float_scores, self.scanned)
-        enough = _enough(study, options, judge, fixed)
+        enough = _enough(study, self.scanned, options, judge, fixed)
         order, distortion, notes = _order(study, self.scanned, options, enough)
         planner = PinnedPlanner(_planner(options, order, self.scanned), fixed.skip, fixed.keep)
         goal = Goal(
@@ -275,13 +284,15 @@ def _planner_of_steps(
     return FormatsPlanner(PinnedPlanner(planner, fixed.skip, fixed.keep), study.wide)
 
 
-def _enough(study: Study, options: SearchOptions, judge: Judge, fixed: Pins) -> Enough | None:
+def _enough(
+    study: Study, scanned: Scan, options: SearchOptions, judge: Judge, fixed: Pins
+) -> Enough | None:
     """Return a function that says whether the first units of an order meet the target, which then
     needs no further units; None if the planner looks at more of the order than that.
 
     Only the prefixes that the greedy planner begins with are judged: none, 1, 2, 4, ... units.
     """
-    if options.planner != GreedyPlanner.name or study.wide:
+    if options.planner != GreedyPlanner.name or study.wide or scanned.collapsed:
         return None
     pinned = {*fixed.skip, *fixed.keep}
 
@@ -301,13 +312,10 @@ def _order(
 
     The function is None unless the model has collapsed and outputs can be compared.
 
-    enough: ends the ranking early, see `_enough`; unused after a collapse or a raced scan, which
-        other planners search.
+    enough: ends the ranking early, see `_enough`.
     """
     ranked = _ranked(scanned)
     notes = (COLLAPSED,) if scanned.collapsed else ()
-    if scanned.collapsed or scanned.signal:
-        enough = None
     needs_no_order = enough is not None and enough(())
     if options.signal is None or needs_no_order:
         return ranked, None, notes
@@ -315,7 +323,8 @@ def _order(
         if scanned.collapsed:
             order = by_signal(study, options.signal, options.alone)
             return order, distortion_of(study, options.signal), notes
-        return reranked(study, options.signal, options.alone, enough), None, notes
+        order = reranked(study, options.signal, options.alone, enough, samples=options.samples)
+        return order, None, notes
     except ModelError as error:
         return ranked, None, (f"The layers could not be ranked again during the search: {error}",)
 

@@ -13,6 +13,7 @@ from sensitivity.measure.study import Study
 from sensitivity.records import Estimate, Range, Recalibrated, Scores, Unit, Variant
 from sensitivity.search.ranges import ALPHA, SIGNAL_SAMPLES, is_above, recalibrated_unit
 from sensitivity.signals.base import Signal
+from sensitivity.tasks.base import mean
 
 Pair = tuple[Range, Range]
 """The original range of a quantizer, and its new one."""
@@ -30,7 +31,8 @@ def repaired(
     do not help.
 
     Repairs help if the metric on `rank` does not fall, and either it credibly rises or the outputs
-    are credibly nearer to float's. If the task has a soft drop, it takes the place of the metric.
+    are credibly nearer to float's. A metric that is no mean over samples must not credibly fall. If
+    the task has a soft drop, it takes the place of the metric.
     Each unit is recorded with the gain of all repairs, over the original ranges.
 
     known: units that were recalibrated before.
@@ -78,10 +80,12 @@ def _is_better(
     it."""
     aggregate = study.measurer.task.aggregate
     change = gain(values[0], values[1], aggregate)
-    if change.value < 0:
-        return False
     if not change.has_interval:  # one value for the whole split, so chance cannot be estimated
         return change.value > 0
+    # Of another metric, such as mAP, the least change on a few images is chance.
+    falls = change.value < 0 if aggregate is mean else change.ends[1] < 0
+    if falls:
+        return False
     first, second = (per_sample(scores, aggregate) for scores in values)
     return is_above(second, first, ALPHA) or _is_nearer(study, variants, signal)
 

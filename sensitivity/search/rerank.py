@@ -58,6 +58,8 @@ def reranked(
     signal: Signal,
     alone: Mapping[str, float] | None = None,
     enough: Enough | None = None,
+    *,
+    samples: int = SIGNAL_SAMPLES,
 ) -> Order:
     """Return the order of forward selection on the signal: the remaining distortion decides, not
     the effect of a unit by itself.
@@ -65,10 +67,11 @@ def reranked(
     alone: unit -> signal when it alone is quantized; None measures it.
     enough: the other units keep the order of their latest signals once it holds; None never ends
         the selection early.
+    samples: number of samples on which outputs are compared.
     Raises ModelError if outputs cannot be compared.
     """
-    alone = alone or measured_signal(study, signal, SIGNAL_SAMPLES)
-    distortions = distortion_of(study, signal, SIGNAL_SAMPLES)
+    alone = alone or measured_signal(study, signal, samples)
+    distortions = distortion_of(study, signal, samples)
     last = _largest_first(alone)
     chosen = list[str]()
     taken = dict[str, float]()

@@ -8,7 +8,13 @@ from dataclasses import dataclass
 
 from sensitivity.config import RunSettings, ScanSettings, target_of
 from sensitivity.measure.progress import Need, Progress, Step, WithSteps
-from sensitivity.measure.raced import CONTENDERS, EXACT_UP_TO, RACE_SAMPLES, SIGNAL_SAMPLES
+from sensitivity.measure.raced import (
+    CONTENDERS,
+    COSTLY_SAMPLES,
+    EXACT_UP_TO,
+    RACE_SAMPLES,
+    SIGNAL_SAMPLES,
+)
 from sensitivity.measure.scan import Scan
 from sensitivity.repairs.rounding import is_roundable
 from sensitivity.repairs.training import BATCH, FORWARDS_PER_STEP
@@ -92,6 +98,7 @@ class Size:
     misses: whether everything in INT8 misses the target, so that other ranges and repairs are
         tried; None if not known yet.
     sample_s: seconds of the forward of a sample; None if not known.
+    affordable: number of samples up to which every unit is measured on the whole split.
     is_tunable: whether the model can be fine-tuned.
     """
 
@@ -105,6 +112,7 @@ class Size:
     misses: bool | None = None
     part: int | None = None
     sample_s: float | None = None
+    affordable: int = EXACT_UP_TO
     is_tunable: bool = False
 
 
@@ -131,6 +139,7 @@ def size_of(session: Session) -> Size:
         session.has_samples,
         further,
         part=None if batches is None else batches * batch,
+        affordable=session.affordable,
         is_tunable=is_roundable(session.source) and session.has_samples,
     )
 
@@ -142,7 +151,7 @@ def amounts(size: Size, exact: int, settings: RunSettings | ScanSettings) -> dic
     """
     needs = {"scan": _scan(size, exact, settings)}
     if isinstance(settings, RunSettings):
-        needs["plan"] = _plan(size, settings)
+        needs["plan"] = _plan(size, settings, raced=exact > size.affordable)
         needs["export"] = _export(size, judged_later=not settings.no_accuracy)
         needs["bench"] = _bench(size, settings)
         needs["report"] = _fixed(*DRAWN_S)
@@ -152,19 +161,22 @@ def amounts(size: Size, exact: int, settings: RunSettings | ScanSettings) -> dic
 def _scan(size: Size, exact: int, settings: RunSettings | ScanSettings) -> Amount:
     wants_exact = settings.exact or settings.signal == "metric"
     has_budget = settings.samples is not None or settings.time_budget is not None
-    if wants_exact or (not has_budget and exact <= EXACT_UP_TO):
+    if wants_exact or (not has_budget and exact <= size.affordable):
         return Amount(Need(exact), Need(exact))
-    signal = SIGNAL_SAMPLES * (size.units + 1)
+    each = COSTLY_SAMPLES if size.affordable < EXACT_UP_TO else SIGNAL_SAMPLES
+    signal = each * (size.units + 1)
     first = min(CONTENDERS, size.units) * size.batch
     raced = max(first, settings.samples or RACE_SAMPLES)
     return Amount(Need(signal + first), Need(signal + raced))
 
 
-def _plan(size: Size, settings: RunSettings) -> Amount:
+def _plan(size: Size, settings: RunSettings, *, raced: bool) -> Amount:
     """Return what a plan takes.
 
     At least: everything in INT8 meets the target, unless it is known to miss it. At most: a
     bisection, with units ranked again and other ranges tried.
+
+    raced: whether the scan is a race because exact scans are not affordable.
     """
     held = 2 * size.holdout
     is_part = settings.planner == PLANNER and not settings.exact
@@ -179,11 +191,11 @@ def _plan(size: Size, settings: RunSettings) -> Amount:
             least += tried
     fitted_least = FITTED_S[0]
     if not settings.no_recalibrate and size.misses is not False:
-        tried_units = min(ranges.WORST_UNITS, size.units)
-        most += tried_units * (size.rank + _ranges_of_a_unit(size))
+        fewest, all_tried = _other_ranges(size, raced=raced)
+        most += all_tried
         if size.misses:
             repaired = REPAIR_FORWARDS * size.rank if size.compares else 0
-            least += tried_units * _ranges_of_a_unit(size) // SHARED + repaired
+            least += fewest + repaired
             fitted_least = FITTED_S[1] / 4
         tuned = _tuning(size, settings)
         most += tuned
@@ -198,6 +210,19 @@ def _tuning(size: Size, settings: RunSettings) -> int:
     samples = FORWARDS_PER_STEP * Limits().steps * BATCH
     is_affordable = size.sample_s is not None and samples * size.sample_s <= BUDGET_S
     return samples if is_affordable or settings.fine_tune == "always" else 0
+
+
+def _other_ranges(size: Size, *, raced: bool) -> tuple[int, int]:
+    """Return the samples for finding other ranges and judging them, at least and at most.
+
+    raced: as for `_plan`.
+    """
+    if raced and size.compares and size.affordable < EXACT_UP_TO:
+        of_methods = (METHODS + 1) * ranges.TOGETHER_SAMPLES
+        return of_methods, of_methods + 3 * size.rank
+    units = min(ranges.WORST_UNITS, size.units)
+    of_units = units * _ranges_of_a_unit(size)
+    return of_units // SHARED, of_units + units * size.rank
 
 
 def _ranges_of_a_unit(size: Size) -> int:

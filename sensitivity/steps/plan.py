@@ -13,6 +13,7 @@ import numpy as np
 
 from sensitivity.config import CostName, PlanChoices, formats_of, target_of
 from sensitivity.errors import SensitivityError
+from sensitivity.measure.raced import COSTLY_SAMPLES
 from sensitivity.measure.ranking import estimate
 from sensitivity.measure.scan import Scan
 from sensitivity.measure.study import Study
@@ -22,6 +23,7 @@ from sensitivity.quantizers.base import QuantizedModel, Recalibratable, form_of,
 from sensitivity.records import CostModel, Estimate, FrontierPoint, Plan, Range, Target, cost_of
 from sensitivity.rules.widths import refuse_wide
 from sensitivity.runtimes.base import Runtime
+from sensitivity.search import rerank
 from sensitivity.search.choose import SearchOptions, choose_plan
 from sensitivity.search.frontier import (
     HOLDOUT_SAMPLES,
@@ -43,7 +45,12 @@ from sensitivity.steps.plan_files import (
     write_plan,
     write_search,
 )
-from sensitivity.steps.recalibrate import Recalibration, own_quantized, recalibration
+from sensitivity.steps.recalibrate import (
+    Recalibration,
+    is_costly,
+    own_quantized,
+    recalibration,
+)
 from sensitivity.units.units import Pins, pins
 
 if TYPE_CHECKING:
@@ -285,6 +292,7 @@ def _choose(session: Session, question: Question, scanned: Scan, *, may_grow: bo
         alone,
         session.ends(),
         may_grow,
+        COSTLY_SAMPLES if is_costly(session, scanned) else rerank.SIGNAL_SAMPLES,
     )
     return choose_plan(question.study, scanned, question.target, options, question.fixed)
 

@@ -18,6 +18,7 @@ from typing import Any
 from sensitivity.allocator import collect_and_trim
 from sensitivity.config import FineTune
 from sensitivity.errors import ExportError, ModelError, TaskError
+from sensitivity.measure.raced import EXACT_UP_TO
 from sensitivity.measure.ranking import estimate
 from sensitivity.measure.scan import Scan
 from sensitivity.measure.scan import scan as measure_scan
@@ -39,6 +40,7 @@ from sensitivity.search.judge import float_scores_of, judge_of
 from sensitivity.search.ranges import (
     WORST_UNITS,
     Place,
+    nearest_by_kind,
     places_of,
     recalibrate,
     recalibrate_together,
@@ -56,8 +58,15 @@ CANNOT = (
     "Calibrate it again where it was made (percentile, MSE or entropy ranges, weights per channel)."
 )
 TRACED_SAMPLES = 2
-EDITION = 13
+LOOKS = 2
+"""How often everything in INT8 is judged on `confirm` with repairs: with other ranges, and with all
+repairs."""
+EDITION = 14
 """Number that changes whenever a new release would find other ranges."""
+
+
+Enough = Callable[[Sequence[Recalibrated]], bool]
+"""Function that says whether the repairs of these units are enough."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +79,7 @@ class Recalibration:
         again with these ranges.
     note: what the reader must know.
     tuning: what fine-tuning gave; None if it was not tried.
+    early: whether further repairs were not tried, because everything in INT8 met the target.
     """
 
     basis: str
@@ -77,6 +87,7 @@ class Recalibration:
     scan: Scan
     note: str | None = None
     tuning: Tuning | None = None
+    early: bool = False
 
     @property
     def ranges(self) -> tuple[Range, ...]:
@@ -108,17 +119,20 @@ def recalibration(
     if fine_tune != "always" and meets(session, scanned, target, skip):
         return Recalibration("", (), scanned)
     basis = _basis(session, scanned, skip, target if wide else None)
+    enough = partial(_are_enough, session, scanned, target, skip)
     known = _known(session.run_dir, basis, may_be_tuned=fine_tune != "never")
-    if known is not None:
+    if known is not None and (not known.early or enough(known.units)):
         return known
-    units = _equalized(session, _recalibrated(session, scanned, skip), skip)
-    rounded = _rounded(session, units, skip)
-    if wide and rounded != units and not _meets_with(session, rounded, scanned, target, skip):
-        rounded = units
-    # Learned rounding brings bias corrections of its own.
-    units = _corrected(session, units, skip) if rounded == units else rounded
+    units = _with_other_ranges(session, scanned, skip)
+    early = enough(units)
+    if not early:
+        rounded = _rounded(session, units, skip)
+        if wide and rounded != units and not _meets_with(session, rounded, scanned, target, skip):
+            rounded = units
+        # Learned rounding brings bias corrections of its own.
+        units = _corrected(session, units, skip) if rounded == units else rounded
     missing = session.source.missing() if isinstance(session.source, Sharing) else None
-    result = Recalibration(basis, units, scanned, missing)
+    result = Recalibration(basis, units, scanned, missing, early=early)
     # If outputs can be compared, the planner ranks the units again by their signal; otherwise the
     # metric has to rank them.
     if units and not session.has_samples:
@@ -126,6 +140,59 @@ def recalibration(
             result = replace(result, scan=measure_scan(session.study, scanned.mode))
     session.run_dir.write(FILE, result)
     return result
+
+
+def is_costly(session: Session, scanned: Scan) -> bool:
+    """Return whether the scan was a race because samples are large. After a collapse other rules
+    apply, which take few samples."""
+    is_large = session.affordable < EXACT_UP_TO
+    return is_large and bool(scanned.signal) and not scanned.collapsed
+
+
+def _with_other_ranges(
+    session: Session, scanned: Scan, skip: Sequence[str]
+) -> tuple[Recalibrated, ...]:
+    """Return the units with other ranges, if these help.
+
+    If samples are so large that the scan was a race, one method serves all units: to choose for
+    each quantizer takes ten times as many samples.
+    """
+    order = [effect.unit for effect in scanned.effects if effect.unit not in skip]
+    if is_costly(session, scanned):
+        units = _by_one_method(session, _places(session, order), skip)
+    else:
+        units = _recalibrated(session, scanned, order, skip)
+    return _equalized(session, units, skip)
+
+
+def _are_enough(
+    session: Session,
+    scanned: Scan,
+    target: Target,
+    skip: Sequence[str],
+    units: Sequence[Recalibrated],
+) -> bool:
+    """Return whether everything in INT8 clearly meets the target with these repairs.
+
+    Repairs are looked at up to `LOOKS` times on the same samples, so each look has to be surer.
+    """
+    doubt = (1 - target.confidence) / LOOKS
+    surer = replace(target, confidence=1 - doubt)
+    return bool(units) and _meets_with(session, units, scanned, surer, skip)
+
+
+def _by_one_method(
+    session: Session, places: Sequence[Place], skip: Sequence[str]
+) -> tuple[Recalibrated, ...]:
+    """Return the units with the ranges of one method for all weights and of one for all
+    activations, if they help."""
+    study, signal = session.study, session.distortion(session.usual_signal)
+    left_out = study.skip_variant(skip).disabled
+    try:
+        ranges = nearest_by_kind(study, places, left_out, signal, credibly=False)
+    except ModelError:  # outputs that cannot be compared, such as boxes after suppression
+        return ()
+    return with_repairs(session, (), tuple(chain.from_iterable(ranges)), skip)
 
 
 def _known(run_dir: RunDir, basis: str, *, may_be_tuned: bool) -> Recalibration | None:
@@ -353,11 +420,15 @@ def fitted(session: Session, fit: Callable[[Any], tuple[Range, ...]]) -> tuple[R
         return fit(first)
 
 
-def _recalibrated(session: Session, scanned: Scan, skip: Sequence[str]) -> tuple[Recalibrated, ...]:
+def _recalibrated(
+    session: Session, scanned: Scan, order: Sequence[str], skip: Sequence[str]
+) -> tuple[Recalibrated, ...]:
     """Recalibrate the worst units one by one, or all units at once by the task's own signal if
-    everything in INT8 has collapsed."""
+    everything in INT8 has collapsed.
+
+    order: names of the units, worst first.
+    """
     study = session.study
-    order = [effect.unit for effect in scanned.effects if effect.unit not in skip]
     if scanned.collapsed and session.has_samples:
         signal = session.distortion(session.usual_signal)
         return recalibrate_together(study, _places(session, order), skip=skip, signal=signal)

@@ -9,6 +9,8 @@ from sensitivity.config import IN_PYTHON, RunSettings, ScanChoices, ScanSettings
 from sensitivity.errors import ModelError
 from sensitivity.measure.raced import (
     COLLAPSED_BUDGET,
+    COSTLY_BUDGET,
+    COSTLY_SAMPLES,
     EXACT_IF_COLLAPSED,
     EXACT_UP_TO,
     FEW_SAMPLES,
@@ -82,15 +84,18 @@ def measured_scan(session: Session, settings: ScanChoices, mode: Mode) -> Scan:
     wants_exact = settings.exact or settings.signal == "metric"
     budget = Budget(settings.samples, settings.time_budget)
     has_no_budget = budget == Budget(None, None)
-    affordable = EXACT_IF_COLLAPSED if collapsed else EXACT_UP_TO
+    affordable = min(session.affordable, EXACT_IF_COLLAPSED if collapsed else EXACT_UP_TO)
     if wants_exact or (has_no_budget and session.exact_samples() <= affordable):
         return measure_scan(session.study, mode)
-    signal = _signal_of_units(session, settings, FEW_SAMPLES if collapsed else SIGNAL_SAMPLES)
+    samples, usual_budget = SIGNAL_SAMPLES, Budget()
+    if session.affordable < EXACT_UP_TO:
+        samples, usual_budget = COSTLY_SAMPLES, COSTLY_BUDGET
+    if collapsed:
+        samples, usual_budget = FEW_SAMPLES, COLLAPSED_BUDGET
+    signal = _signal_of_units(session, settings, samples)
     if signal is None:
         return measure_scan(session.study, mode)
-    if has_no_budget:
-        budget = COLLAPSED_BUDGET if collapsed else Budget()
-    return raced_scan(session.study, mode, signal, budget)
+    return raced_scan(session.study, mode, signal, usual_budget if has_no_budget else budget)
 
 
 def _signal_of_units(
@@ -101,7 +106,7 @@ def _signal_of_units(
     try:
         return session.signal(settings.signal or session.usual_signal, samples)
     except ModelError:
-        if settings.signal is not None or session.exact_samples() > EXACT_UP_TO:
+        if settings.signal is not None or session.exact_samples() > session.affordable:
             raise
         return None
 

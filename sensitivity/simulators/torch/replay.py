@@ -296,6 +296,9 @@ class ReplaySimulator:
 
         largest = whole.largest(sample) * length // (_length(sample) or 1)
         ways = _ways(leaves, length, largest, self._lanes)
+        shortest, longest = whole.batches
+        if shortest < longest:  # Another graph takes longer to trace than its pieces would gain.
+            ways = [cut for cut in ways if length // cut.parts >= shortest] or [WHOLE]
         cut = next(filter(changes_nothing, self._by_speed(ways, leaves, spec)), WHOLE)
         finer, most = cut, length // whole.batches[0]
         while not self._fits(leaves, cut, spec):
