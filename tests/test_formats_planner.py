@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 
 import pytest
 
@@ -10,7 +11,7 @@ from sensitivity.planners.base import Choice, Goal, Judge, Judged, Planner, Skip
 from sensitivity.planners.cost import CostPlanner
 from sensitivity.planners.culprits import CulpritPlanner
 from sensitivity.planners.exhaustive import ExhaustivePlanner
-from sensitivity.planners.formats import FormatsPlanner, cost_of_steps
+from sensitivity.planners.formats import FormatsPlanner, cost_of_steps, set_of_steps
 from sensitivity.planners.greedy import GreedyPlanner
 from sensitivity.planners.interpolated import InterpolatedPlanner
 from sensitivity.planners.pinned import PinnedPlanner
@@ -39,10 +40,10 @@ def judge(names: Skip) -> Judged:
 
 
 def test_the_names_of_a_set_say_who_is_in_float_and_who_has_16_bits() -> None:
-    planner = FormatsPlanner(GreedyPlanner(), {"a", "b"})
+    set_of = partial(set_of_steps, wide={"a", "b"})
     first = {one: wide_name(one) for one in "ab"}
-    assert planner.set_of([first["a"]]) == planner.set_of(["a"]) == (first["a"],)
-    assert planner.set_of([first["b"], "a", "b", "c"]) == ("b", "c", first["a"])
+    assert set_of([first["a"]]) == set_of(["a"]) == (first["a"],)
+    assert set_of([first["b"], "a", "b", "c"]) == ("b", "c", first["a"])
 
 
 def test_the_steps_of_a_unit_cost_together_what_float_costs_and_borders_come_with_the_first() -> (

@@ -463,7 +463,7 @@ def ranges_given(monkeypatch: pytest.MonkeyPatch, quantizer: str, times: float) 
     """Pretend that recalibration has found this one range. Gives the list to which each search for
     a plan adds its planner."""
 
-    def recalibration(session, scanned, target, skip, fine_tune, *, wide):
+    def recalibration(session, scanned, target, skip, fine_tune):
         own = session.source.range(quantizer)
         new = replace(own, amax=tuple(value * times for value in own.amax))
         unit = Recalibrated(

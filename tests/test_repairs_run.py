@@ -25,12 +25,13 @@ from tasks.tiny import images
 from sensitivity import api, results
 from sensitivity.config import PlanSettings
 from sensitivity.errors import ModelError
-from sensitivity.records import Plan
+from sensitivity.records import Plan, cost_of
 from sensitivity.repairs import checkpoint
 from sensitivity.repairs.tuning import Limits, TooLong
 from sensitivity.reporting.verdict import words_of
 from sensitivity.run_dir import RunDir
-from sensitivity.steps import fine_tune, recalibrate
+from sensitivity.search.frontier import Frontier
+from sensitivity.steps import fine_tune, recalibrate, refit
 from sensitivity.steps import plan as plan_step
 from sensitivity.steps.recalibrate import Recalibration
 from sensitivity.steps.report import report_data
@@ -152,16 +153,36 @@ def test_another_target_is_planned_with_the_biases_that_were_found(
     assert fresh == json.loads((done / "recalibration.json").read_text())
 
 
-@pytest.mark.parametrize("target", [0.75, 0.99])
-def test_beside_16_bits_roundings_stay_only_where_int8_then_meets_the_target(
-    scanned: Path, tmp_path: Path, target: float
+def test_with_16_bits_on_offer_a_plan_costs_no_more_than_without(
+    scanned: Path, done: Path, tmp_path: Path
 ) -> None:
     out = shutil.copytree(scanned, tmp_path / "run")
-    plan = planned(out, target=target, formats="int8,int16,float")
+    plan = planned(out, formats="int8,int16,float")
+    assert plan.met
+    assert cost_of(plan.names, None) <= len(read(done).skip)
+    assert any(one.rounding is not None for one in plan.ranges)
+
+
+def test_roundings_learned_beside_activations_of_16_bits_stay_with_them_alone(
+    scanned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def for_all_but_one_step(number: int, tried: Callable[[int], Any]) -> Any:
+        return tried(number - 1)
+
+    monkeypatch.setattr(refit, "_of_fewest", for_all_but_one_step)
+    monkeypatch.setattr(refit, "_is_met", lambda *_: True)
+    monkeypatch.setattr(plan_step, "cheapest", lambda plans, *_: len(plans) - 1)
+    out = shutil.copytree(scanned, tmp_path / "run")
+    planned(out, target=0.99, formats="int8,int16,float")
     found = RunDir(out).read("recalibration.json", Recalibration)
+    wide = RunDir(out).read("frontier.json", Frontier).wide
+    assert set(found.fitted_wide) == {"conv5", "conv6"}
+    for unit, ranges in wide.items():
+        weights = [one for one in ranges if one.quantizer.endswith("weight_quantizer")]
+        assert bool(weights) == (unit not in found.fitted_wide), unit
+        assert not any(one.rounding or one.bias for one in weights), unit
     rounded = {one.quantizer for one in found.ranges if one.rounding is not None}
-    assert bool(rounded) == (not plan.outside)
-    assert any(one.bias is not None for one in found.ranges)
+    assert {f"{unit}.weight_quantizer" for unit in found.fitted_wide} <= rounded
 
 
 def refused(*args: object, **named: object) -> None:

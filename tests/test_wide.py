@@ -112,7 +112,7 @@ def test_a_search_offers_weights_without_corrections_beside_16_bits(
 
     monkeypatch.setattr(planning, "_choose", choose)
     monkeypatch.setattr(planning, "_frontier", lambda study, plan, cost: ((), study.wide))
-    ranges = SimpleNamespace(ranges=(repaired,), scan=None)
+    ranges = SimpleNamespace(ranges=(repaired,), scan=None, fitted_wide=())
     attempt = planning._attempt(session, question, ranges, first=ranges)
     assert attempt.wide == attempt.plan == attempt.values == {"a": (*wide["a"], plain)}
     assert set(offered) == {repaired, plain, *wide["a"]}

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 from sensitivity.planners.base import Choice, Goal, Judge, Judged, Planner, Skip
 from sensitivity.records import (
@@ -44,21 +45,13 @@ class FormatsPlanner:
         goal: goal whose `loss` is by step and whose `cost` is by unit.
         """
 
+        set_of = partial(set_of_steps, wide=self._first)
+
         def judged(steps: Skip) -> Judged:
-            return judge(self.set_of(steps))
+            return judge(set_of(steps))
 
         choice = self._planner.choose(ranking, judged, self._of_steps(goal, ranking))
-        return choice.changed(self.set_of)
-
-    def set_of(self, steps: Iterable[str]) -> Skip:
-        """Return the set that these steps make."""
-        skip, wide = list[str](), list[str]()
-        second, first = parts_of_set(steps)
-        for unit, taken in Counter((*second, *first)).items():
-            is_first = taken == 1 and unit in self._first
-            kind = wide if is_first else skip
-            kind.append(unit)
-        return names_of_set(skip, wide)
+        return choice.changed(set_of)
 
     def _of_steps(self, goal: Goal, ranking: Sequence[str]) -> Goal:
         """Return the goal for a planner that chooses steps.
@@ -68,8 +61,22 @@ class FormatsPlanner:
         """
         units, _ = parts_of_set(ranking)
         cost = cost_of_steps(goal.cost or unit_cost(units), self._first)
-        goal = goal.measured_as(self.set_of)
+        goal = goal.measured_as(partial(set_of_steps, wide=self._first))
         return replace(goal, cost=cost, probe=None, after=self._first)
+
+
+def set_of_steps(steps: Iterable[str], wide: Container[str]) -> Skip:
+    """Return the set that these steps make.
+
+    wide: units with two steps.
+    """
+    skip, in_16_bits = list[str](), list[str]()
+    second, first = parts_of_set(steps)
+    for unit, taken in Counter((*second, *first)).items():
+        is_first = taken == 1 and unit in wide
+        kind = in_16_bits if is_first else skip
+        kind.append(unit)
+    return names_of_set(skip, in_16_bits)
 
 
 def cost_of_steps(cost: CostModel, first: Mapping[str, str]) -> CostModel:

@@ -37,7 +37,7 @@ def repaired(
 
     known: units that were recalibrated before.
     repairs: the repaired ranges.
-    skip: units that stay unquantized.
+    skip: units that stay unquantized, and such that have 16 bits, in the notation of planners.
     signal: measures how far outputs have moved; None if there are no outputs to compare.
     """
     before = _by_quantizer(chain.from_iterable(map(attrgetter("pairs"), known)))
@@ -59,8 +59,10 @@ def _by_quantizer(pairs: Iterable[Pair]) -> dict[str, Pair]:
 
 
 def _variant(study: Study, skip: Sequence[str], pairs: Mapping[str, Pair]) -> Variant:
-    ranges = frozenset(new for _, new in pairs.values())
-    return Variant("repaired", study.skip_variant(skip).disabled, ranges)
+    variant = study.skip_variant(skip)
+    ranges = {old.quantizer: new for old, new in pairs.values()}
+    ranges |= {wide.quantizer: wide for wide in variant.ranges}
+    return Variant("repaired", variant.disabled, frozenset(ranges.values()))
 
 
 def _changed(unit: Unit, pairs: Mapping[str, Pair], improvement: Estimate) -> Recalibrated:

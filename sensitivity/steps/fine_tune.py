@@ -79,7 +79,7 @@ def is_enough(session: Session, found: Recalibration, target: Target, skip: Sequ
     """Return whether the target is met without fine-tuning."""
     session.measurer.offer(found.ranges)
     with session.measurer.with_ranges(found.ranges):
-        return meets(session, found.scan, target, skip)
+        return meets(session.study, found.scan, target, skip)
 
 
 def _key(found: Recalibration, skip: Sequence[str], limits: Limits) -> str:

@@ -45,12 +45,14 @@ from sensitivity.steps.plan_files import (
     write_plan,
     write_search,
 )
+from sensitivity.steps.recalibrate import FILE as RECALIBRATION
 from sensitivity.steps.recalibrate import (
     Recalibration,
     is_costly,
     own_quantized,
     recalibration,
 )
+from sensitivity.steps.refit import refitted
 from sensitivity.units.units import Pins, pins
 
 if TYPE_CHECKING:
@@ -115,9 +117,7 @@ def search_plan(
     with session.measurer.only_first("confirm", part.batches):
         own = new = Recalibration("", (), scanned)
         if not settings.no_recalibrate:
-            new = recalibration(
-                session, scanned, target, fixed.skip, settings.fine_tune, wide=bool(study.wide)
-            )
+            new = recalibration(session, scanned, target, fixed.skip, settings.fine_tune)
             new = with_tuning(session, new, target, fixed.skip, settings.fine_tune)
         with _priced(session, settings, runtime) as (cost, probe):
             question = Question(study, settings.planner, target, fixed, cost, probe)
@@ -128,7 +128,12 @@ def search_plan(
             may_cost_less = cost and new.units and set(plan.outside) - set(fixed.skip)
             if may_cost_less and may_own_cost_less(session, plan):
                 attempts.append(search(own))
+            refit = None if probe else refitted(session, study, new, plan, tuple(fixed.skip))
+            if refit is not None:
+                attempts.append(search(refit))
             best = attempts[cheapest([attempt.plan for attempt in attempts], cost, probe)]
+            if refit is not None and best.ranges is refit:
+                session.run_dir.write(RECALIBRATION, refit)
         chosen = _finished_plan(session, attempts, best, cost)
         note = part.note or part_note(chosen, session.measurer)
     frontier = Frontier(best.points, search_choices(settings), cost, dict(best.wide))
@@ -175,7 +180,7 @@ def _finished_plan(
     if used.note:
         notes.append(used.note)
     first = attempts[0]
-    if best is not first:
+    if first.ranges.units and not used.units:
         notes.append(OWN_RANGES.format(len(first.ranges.units), len(first.plan.skip)))
     return replace(
         plan,
@@ -255,7 +260,8 @@ def _attempt(
     first: ranges of the first search, the only one that may use more of `confirm`.
     """
     units, wide = question.study.units, question.study.wide
-    wide = with_plain_weights(wide, units, ranges.ranges)
+    fitted_wide = {unit: wide[unit] for unit in ranges.fitted_wide}
+    wide = with_plain_weights(wide, units, ranges.ranges) | fitted_wide
     question = replace(question, study=replace(question.study, wide=wide))
     with session.measurer.with_ranges(ranges.ranges):
         session.measurer.offer((*ranges.ranges, *chain.from_iterable(wide.values())))

@@ -22,6 +22,7 @@ from sensitivity.measure.raced import EXACT_UP_TO
 from sensitivity.measure.ranking import estimate
 from sensitivity.measure.scan import Scan
 from sensitivity.measure.scan import scan as measure_scan
+from sensitivity.measure.study import Study
 from sensitivity.quantizers.base import (
     QuantizedModel,
     Recalibratable,
@@ -80,6 +81,7 @@ class Recalibration:
     note: what the reader must know.
     tuning: what fine-tuning gave; None if it was not tried.
     early: whether further repairs were not tried, because everything in INT8 met the target.
+    fitted_wide: units that had 16-bit activations when their weights were repaired.
     """
 
     basis: str
@@ -88,6 +90,7 @@ class Recalibration:
     note: str | None = None
     tuning: Tuning | None = None
     early: bool = False
+    fitted_wide: tuple[str, ...] = ()
 
     @property
     def ranges(self) -> tuple[Range, ...]:
@@ -101,24 +104,19 @@ def recalibration(
     target: Target,
     skip: Sequence[str],
     fine_tune: FineTune = "never",
-    *,
-    wide: bool = False,
 ) -> Recalibration:
     """Find better ranges for the worst units, unless INT8 meets the target as it is.
 
     skip: units that every plan leaves out.
-    wide: whether units may have 16-bit activations. Roundings are then kept only if they make
-        everything in INT8 meet the target: they are fitted to the errors of the activations before
-        them, and compensate for errors that 16 bits no longer make.
     fine_tune: whether fine-tuned ranges and biases may be taken from an earlier plan; "always"
         finds ranges even if INT8 meets the target. `steps.fine_tune` follows.
     """
     if not isinstance(session.source, Recalibratable):
         note = CANNOT.format(kind=name_in_words(session.source))
         return Recalibration("", (), scanned, note)
-    if fine_tune != "always" and meets(session, scanned, target, skip):
+    if fine_tune != "always" and meets(session.study, scanned, target, skip):
         return Recalibration("", (), scanned)
-    basis = _basis(session, scanned, skip, target if wide else None)
+    basis = _basis(session, scanned, skip)
     enough = partial(_are_enough, session, scanned, target, skip)
     known = _known(session.run_dir, basis, may_be_tuned=fine_tune != "never")
     if known is not None and (not known.early or enough(known.units)):
@@ -127,8 +125,6 @@ def recalibration(
     early = enough(units)
     if not early:
         rounded = _rounded(session, units, skip)
-        if wide and rounded != units and not _meets_with(session, rounded, scanned, target, skip):
-            rounded = units
         # Learned rounding brings bias corrections of its own.
         units = _corrected(session, units, skip) if rounded == units else rounded
     missing = session.source.missing() if isinstance(session.source, Sharing) else None
@@ -277,11 +273,13 @@ def _with_ranges(ranges: tuple[Range, ...], source: QuantizedModel) -> AbstractC
     return source.with_ranges(ranges)
 
 
-def meets(session: Session, scanned: Scan, target: Target, skip: Sequence[str]) -> bool:
-    """Return whether the model with nothing left out but these units meets the target on
-    `confirm`."""
-    study = session.study
-    return judge_of(study, target, float_scores_of(study), scanned)(tuple(skip)).met
+def meets(study: Study, scanned: Scan, target: Target, names: Sequence[str]) -> bool:
+    """Return whether the model with nothing outside INT8 but these units meets the target on
+    `confirm`.
+
+    names: in the notation of planners.
+    """
+    return judge_of(study, target, float_scores_of(study), scanned)(tuple(names)).met
 
 
 def _meets_with(
@@ -294,20 +292,16 @@ def _meets_with(
     """Return the same as `meets` with the ranges of these units."""
     ranges = tuple(chain.from_iterable(unit.ranges for unit in units))
     with session.measurer.with_ranges(ranges):
-        return meets(session, scanned, target, skip)
+        return meets(session.study, scanned, target, skip)
 
 
-def _basis(session: Session, scanned: Scan, skip: Sequence[str], wide: Target | None) -> str:
-    """Return a digest of what ranges are fitted for.
-
-    wide: the target, if it decides which repairs are kept.
-    """
+def _basis(session: Session, scanned: Scan, skip: Sequence[str]) -> str:
+    """Return a digest of what ranges are fitted for."""
     parts = [
         EDITION,
         dict(session.measurer.journal.head),
         [effect.unit for effect in scanned.effects],
         sorted(skip),
-        *([] if wide is None else [repr(wide)]),
     ]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -391,12 +385,14 @@ def with_repairs(
     known: Sequence[Recalibrated],
     ranges: Sequence[Range],
     skip: Sequence[str],
+    study: Study | None = None,
 ) -> tuple[Recalibrated, ...]:
     """Return the units with these ranges if they help, see `search.repairs.repaired`.
 
     known: the units as they are without the ranges.
+    study: whose units may have 16-bit activations; None for the session's own, without these.
     """
-    source, study = session.source, session.study
+    source, study = session.source, study or session.study
     assert isinstance(source, Recalibratable)
     repairs = [(source.range(repair.quantizer), repair) for repair in ranges]
     signal = session.distortion(session.usual_signal) if session.has_samples else None
