@@ -135,11 +135,11 @@ def test_a_plan_takes_from_one_set_to_a_bisection(
 
 def test_files_are_verified_timed_and_judged() -> None:
     found = amounts(SIZE, 100, RUN)
-    assert found["export"] == Amount(Need(3 * (100 / 2 + 30), 5), Need(9 * (100 + 30), 30))
-    assert found["bench"] == Amount(Need(3 * 110 / 2, 2), Need(2 * 4 * 110, 45))
+    assert found["export"] == Amount(Need(3 * (100 / 2 + 30), 3), Need(9 * (100 + 30), 12))
+    assert found["bench"] == Amount(Need(3 * 110 / 2, 2.1), Need(2 * 4 * 110, 36))
     assert found["report"] == Amount(Need(0, 0.5), Need(0, 5))
     without = amounts(SIZE, 100, replace(RUN, no_accuracy=True, rounds=10))
-    assert without["bench"] == Amount(Need(3 * 20 / 2, 1), Need(2 * 4 * 20, 15))
+    assert without["bench"] == Amount(Need(3 * 20 / 2, 1.1), Need(2 * 4 * 20, 6))
 
 
 def test_the_middle_is_as_many_times_the_least_as_the_most_is_of_it() -> None:
@@ -194,13 +194,13 @@ def test_time_memory_and_disk_follow_from_the_pace_of_a_batch(peak: int) -> None
     }
     found = forecast_from(PACE, SIZE, needs, weights=400)
     assert found.steps == (
-        Expected("check", (0, 0), (7.0, 49.0), (peak, peak)),
+        Expected("check", (0, 0), (pytest.approx(7.3), 22.0), (peak, peak)),
         Expected("scan", (100, 200), (50.0, 100.0), (peak, peak)),
         Expected("plan", (10, 50), (20.0, 100.0), (peak, peak)),
         Expected("export", (3, 6), (9.0, 57.0), (peak + 800, peak + 2400)),
         Expected("report", (0, 0), (3.0, 15.0), (peak, peak)),
     )
-    assert found.seconds == (89.0, 321.0)
+    assert found.seconds == (pytest.approx(89.3), 294.0)
     # 500 bytes for each 10 samples; float and two files of a quarter, or nine files
     assert found.disk == (110 * 50 + 400 * 1.5, 250 * 50 + 400 * 9)
 
@@ -220,12 +220,20 @@ def test_memory_is_not_known_where_the_system_does_not_say(
 
 def test_what_a_forecast_rests_on_is_said() -> None:
     scan = ScanSettings(task="a.py:task")
-    assert assumed(scan) == [dry_run.AS_BUSY, dry_run.TRACED, dry_run.MEMORY]
-    assert assumed(replace(scan, resume=True))[-1] == dry_run.RESUMED
-    assert dry_run.PLAN in assumed(RUN)
-    assert dry_run.COST not in assumed(RUN)
-    assert dry_run.COST in assumed(replace(RUN, cost="table"))
-    assert dry_run.COST in assumed(replace(RUN, planner="cost"))
+    traced = dry_run.TRACED.format(traced="1 to 6")
+    assert assumed(scan, 20) == [dry_run.AS_BUSY, traced, dry_run.MEMORY]
+    assert assumed(replace(scan, resume=True), 20)[-1] == dry_run.RESUMED
+    of_a_run = assumed(RUN, 20)
+    assert dry_run.PLAN in of_a_run
+    assert any("files 3 to 12 s, and drawing the report 0.5 to 5 s." in one for one in of_a_run)
+    assert dry_run.COST not in of_a_run
+    assert dry_run.COST in assumed(replace(RUN, cost="table"), 20)
+    assert dry_run.COST in assumed(replace(RUN, planner="cost"), 20)
+
+
+def test_a_model_of_few_layers_takes_less_time_besides_its_forwards() -> None:
+    few, many = (amounts(replace(SIZE, units=units), 100, RUN) for units in (4, 60))
+    assert few["export"].middle.seconds < 3 < 12 < many["export"].middle.seconds
 
 
 def test_timed_units_are_spread_over_the_model() -> None:

@@ -53,14 +53,13 @@ PLAN = (
 )
 FILES_TOO = (
     f"In export and bench the runtime takes from 1/{FASTER} of the simulation's time to all of it. "
-    f"On a machine with nothing else to do, fitting repairs takes {FITTED_S[0]:g} to "
-    f"{FITTED_S[1]:g} s besides their forwards, writing and checking files {EXPORTED_S[0]:g} to "
-    f"{EXPORTED_S[1]:g} s, and drawing the report {DRAWN_S[0]:g} to {DRAWN_S[1]:g} s. Export and "
-    "bench are left out if the model cannot be exported."
+    "On a machine with nothing else to do, fitting repairs takes {fitted} s besides their "
+    "forwards, writing and checking files {exported} s, and drawing the report {drawn} s. Export "
+    "and bench are left out if the model cannot be exported."
 )
 TRACED = (
-    f"Tracing the model, or loading files, takes {TRACED_S[0]:g} to {TRACED_S[1]:g} s in a step on "
-    "a machine with nothing else to do."
+    "Tracing the model, or loading files, takes {traced} s in a step on a machine with nothing "
+    "else to do."
 )
 MEMORY = "Memory is the most host memory that this process has held until now."
 FILES_MEMORY = f"Files take {COPIES[0]} to {COPIES[1]} more copies of the weights."
@@ -141,7 +140,7 @@ def forecast_of(
     weights = weight_bytes(session.source.model)
     layers = len({quantizer.layer for quantizer in session.source.quantizers})
     forecast = forecast_from(pace, size, needs, weights)
-    return replace(forecast, layers=layers, assumed=tuple(assumed(settings)))
+    return replace(forecast, layers=layers, assumed=tuple(assumed(settings, size.units)))
 
 
 def forecast_from(pace: Pace, size: Size, needs: dict[str, Amount], weights: int) -> Forecast:
@@ -149,7 +148,7 @@ def forecast_from(pace: Pace, size: Size, needs: dict[str, Amount], weights: int
 
     weights: bytes of the weights.
     """
-    least, most = (pace.begin + seconds * pace.slowed for seconds in TRACED_S)
+    least, most = (pace.begin + seconds * pace.slowed for seconds in TRACED_S.of(size.units))
     check = Expected("check", (0, 0), (least, most), _memory(weights, (0, 0)))
     steps = [check, *(_expected(name, amount, pace, weights) for name, amount in needs.items())]
     return Forecast(size, pace, tuple(steps), _disk(pace, size, needs, weights))
@@ -183,14 +182,27 @@ def _disk(pace: Pace, size: Size, needs: dict[str, Amount], weights: int) -> tup
     return least + smallest, most + weights * FILES[1]
 
 
-def assumed(settings: RunSettings | ScanSettings) -> list[str]:
-    """Return the assumptions of a forecast for these settings, one sentence each."""
-    sentences = [AS_BUSY, TRACED]
+def assumed(settings: RunSettings | ScanSettings, units: int) -> list[str]:
+    """Return the assumptions of a forecast for these settings, one sentence each.
+
+    units: number of units of the model.
+    """
+    sentences = [AS_BUSY, TRACED.format(traced=_between(TRACED_S.of(units)))]
     if isinstance(settings, RunSettings):
-        sentences += [PLAN, FILES_TOO, FILES_MEMORY]
+        files_too = FILES_TOO.format(
+            fitted=_between(FITTED_S.of(units)),
+            exported=_between(EXPORTED_S.of(units)),
+            drawn=_between(DRAWN_S),
+        )
+        sentences += [PLAN, files_too, FILES_MEMORY]
         sentences += [COST] if settings.cost or wants_cost(settings.planner) else []
     sentences.append(MEMORY)
     return sentences + ([RESUMED] if settings.resume else [])
+
+
+def _between(seconds: tuple[float, float]) -> str:
+    least, most = seconds
+    return f"{least:.1g} to {most:.2g}"
 
 
 def timed(session: Session, watch: Stopwatch) -> Pace:

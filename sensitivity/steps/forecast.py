@@ -52,13 +52,6 @@ ONNX Runtime off."""
 RUNS_OF_A_FILE = 3
 """Forwards of the example batch for a file: of the model, of the file, and of both anew where
 roundings turn over."""
-TRACED_S = (1.0, 15.0)
-"""Seconds to trace a model, or to load files and read their profiles."""
-EXPORTED_S = (5.0, 30.0)
-"""Seconds of an export without forwards."""
-FITTED_S = (1.0, 12.0)
-"""Seconds of a plan without forwards: to solve for the rounding of weights, and to draw
-conclusions."""
 REPAIR_FORWARDS = 12
 """How often a repaired plan forwards as many samples as `rank` has: to try repairs, and to fit them
 on calibration inputs, by the user's own modules."""
@@ -67,6 +60,30 @@ SHARED = 4
 most of their computation."""
 DRAWN_S = (0.5, 5.0)
 """Seconds to draw a report."""
+
+
+@dataclass(frozen=True)
+class Overhead:
+    """Seconds that a step takes besides its forwards, at least and at most.
+
+    least, most: (seconds for any model, seconds for each unit in addition).
+    """
+
+    least: tuple[float, float]
+    most: tuple[float, float]
+
+    def of(self, units: int) -> tuple[float, float]:
+        """Return the seconds for a model of this many units, at least and at most."""
+        (least, each), (most, each_at_most) = self.least, self.most
+        return least + units * each, most + units * each_at_most
+
+
+TRACED_S = Overhead((0.5, 0.03), (1.0, 0.25))
+"""To trace a model, or to load files and read their profiles."""
+EXPORTED_S = Overhead((1.0, 0.1), (2.0, 0.5))
+"""To write files and to check their layers."""
+FITTED_S = Overhead((0.2, 0.02), (1.0, 0.2))
+"""To solve for the rounding of weights, and to draw conclusions."""
 
 
 @dataclass(frozen=True)
@@ -189,18 +206,18 @@ def _plan(size: Size, settings: RunSettings, *, raced: bool) -> Amount:
         most += tried * min(rerank.MOST, size.units)
         if size.misses:  # otherwise nothing may have to be ranked
             least += tried
-    fitted_least = FITTED_S[0]
+    fitted_least, fitted_most = FITTED_S.of(size.units)
     if not settings.no_recalibrate and size.misses is not False:
         fewest, all_tried = _other_ranges(size, raced=raced)
         most += all_tried
         if size.misses:
             repaired = REPAIR_FORWARDS * size.rank if size.compares else 0
             least += fewest + repaired
-            fitted_least = FITTED_S[1] / 4
+            fitted_least = fitted_most / 4
         tuned = _tuning(size, settings)
         most += tuned
         least += tuned if settings.fine_tune == "always" else 0
-    return Amount(Need(least, fitted_least), Need(most, FITTED_S[1]))
+    return Amount(Need(least, fitted_least), Need(most, fitted_most))
 
 
 def _tuning(size: Size, settings: RunSettings) -> int:
@@ -236,10 +253,11 @@ def _export(size: Size, *, judged_later: bool) -> Amount:
     judged = min(of_a_split, size.confirm) + min(of_a_split, size.holdout)
     judged = min(judged, max(wanted, size.batch))
     least, most = FILES
+    fewest_s, most_s = EXPORTED_S.of(size.units)
     example = RUNS_OF_A_FILE * min(size.batch, EXAMPLE_SAMPLES)
     return Amount(
-        Need(least * (judged / FASTER + example), EXPORTED_S[0]),
-        Need(most * (judged + example), EXPORTED_S[1]),
+        Need(least * (judged / FASTER + example), fewest_s),
+        Need(most * (judged + example), most_s),
     )
 
 
@@ -247,7 +265,7 @@ def _bench(size: Size, settings: RunSettings) -> Amount:
     """Return what a bench takes: files take turns on one sample, and then their metric is measured
     if that is quick."""
     rounds = WARMUP_ROUNDS + settings.rounds
-    least, most = TRACED_S
+    least, most = TRACED_S.of(size.units)
     if not settings.no_accuracy:
         least, most = least + 1, most + AFFORDABLE_S
     return Amount(
