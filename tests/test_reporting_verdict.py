@@ -126,6 +126,17 @@ def test_why_anything_is_left_out_is_said_with_what_nothing_left_out_was_worth()
     )
 
 
+def test_everything_in_int8_is_called_repaired_though_the_repaired_layers_are_left_out() -> None:
+    data = with_metric(complete(), recalibrated=near(0.505, n=500))
+    assert data.plan
+    assert not data.plan.recalibrated
+    whole = FrontierPoint((), near(0.505, n=500), near(0.02, 0.01, n=500))
+    (told,) = [one for one in words_of(with_choices(data, whole)).sentences if "Why any" in one]
+    assert told.startswith(
+        "Why anything is left out: with everything in INT8, repaired, the drop was 2.0 pt"
+    )
+
+
 def test_where_no_set_without_a_skip_was_kept_the_search_says_why_anything_is_left_out() -> None:
     data = complete()
     assert data.plan
@@ -245,7 +256,10 @@ def test_a_plan_that_does_worse_than_int8_on_holdout_says_so() -> None:
 
 @pytest.mark.parametrize(
     ("kept", "ending"),
-    [(True, "the plan uses it."), (False, "that is no gain, so the plan does not use it.")],
+    [
+        (True, "the plan uses it."),
+        (False, "that is no credible gain, so the plan does not use it."),
+    ],
 )
 def test_what_fine_tuning_gave_is_said_whatever_the_verdict(kept: bool, ending: str) -> None:
     data = complete(12)

@@ -124,15 +124,16 @@ def test_another_target_is_planned_without_forwarding_known_variants_again(done:
     assert json.loads((done / "run.json").read_text())["samples"] == before
 
 
-def test_a_target_above_float_is_missed_with_exit_code_2(
+def test_a_target_above_the_largest_value_of_the_metric_is_refused(
     done: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     plan = (done / "plan.json").read_bytes()
-    assert verb("plan", done, "--target", "1.5") == 2
-    out = capsys.readouterr().out
-    assert "the float model itself reaches 1.0000 on confirm, under the target of 1.5000" in out
-    assert "quantization-aware training" in out
-    (done / "plan.json").write_bytes(plan)
+    assert verb("plan", done, "--target", "1.5") == 1
+    assert (
+        "Expected --target to be at most 1, the largest value of top-1, got 1.5; float has 1, and "
+        "--max-drop takes a drop from that." in capsys.readouterr().err
+    )
+    assert (done / "plan.json").read_bytes() == plan
 
 
 def test_files_of_an_earlier_plan_are_neither_benched_nor_reported(
@@ -162,6 +163,15 @@ def test_splits_of_the_same_samples_are_refused_and_with_force_warned_about(
     assert said in capsys.readouterr().err
     assert verb(*arguments, "--force") == 0  # into the same folder, where nothing was measured
     assert said in capsys.readouterr().out
+
+
+def test_a_float_no_better_than_chance_is_warned_about_once(tmp_path: Path) -> None:
+    """The first samples of `rank` show it before the scan, and all of them after it."""
+    out = tmp_path / "chance"
+    assert verb("scan", f"{TASK}:mislabelled", "--out", out, "--force") == 0
+    told = [text for text in RunDir(out).info().warnings if "no better than chance" in text]
+    assert len(told) == 1
+    assert "got 0 on all of rank (40 samples" in told[0]
 
 
 def test_a_place_that_cannot_take_a_run_is_refused_before_the_task_is_loaded(

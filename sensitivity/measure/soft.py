@@ -13,7 +13,7 @@ from sensitivity.measure.checked import checked_scores
 from sensitivity.measure.reader import Reader
 from sensitivity.measure.study import Study
 from sensitivity.records import SPLITS, Scores, Variant
-from sensitivity.signals.soft import has_soft_drop, soft_drop, soft_name, ties_of
+from sensitivity.signals.soft import Labelled, has_soft_drop, soft_drop, soft_name, ties_of
 from sensitivity.tasks.base import Fittable, Soft, TellsTies
 from sensitivity.tasks.batches import batch_size
 
@@ -102,7 +102,8 @@ class SoftMeasurer:
         variant, key = measurer.of(self._study.float_variant), f"confirm: fit of {soft_name(soft)}"
         known = measurer.journal.scores(variant, key, 0)
         if known is None:
-            known = np.array(soft.fit(*self._labelled(key)))
+            labelled = self._labelled(key)
+            known = np.array(soft.fit(labelled.outputs, labelled.targets))
             measurer.journal.add_scores(variant, key, 0, known)
         return tuple(known.tolist())
 
@@ -119,14 +120,14 @@ class SoftMeasurer:
         variant, key = measurer.of(self._study.float_variant), f"confirm: ties of {self._name}"
         known = measurer.journal.scores(variant, key, 0)
         if known is None:
-            labelled = self._labelled(key)
-            known = np.stack(ties_of(soft, *labelled, measurer.task.full_scale), axis=1)
+            losses = ties_of(soft, self._labelled(key), measurer.task.full_scale)
+            known = np.stack(losses, axis=1)
             measurer.journal.add_scores(variant, key, 0, known)
         counted, believed = known.T
         return counted, believed
 
-    def _labelled(self, key: str) -> tuple[list[Any], list[Any]]:
-        """Return float's outputs and the targets of up to `FITTED` samples, `confirm` first.
+    def _labelled(self, key: str) -> Labelled:
+        """Return float's outputs and the targets of about `FITTED` samples, `confirm` first.
 
         key: name under which the journal keeps the fit.
         """
@@ -141,7 +142,7 @@ class SoftMeasurer:
                 outputs.append(self._float_outputs(split, batch, inputs))
                 labels.append(targets)
                 samples += batch_size(inputs)
-        return outputs, labels
+        return Labelled(outputs, labels, samples)
 
     def values(self, variant: Variant, split: str, what: str) -> Pair:
         """Return the pair of the whole split."""

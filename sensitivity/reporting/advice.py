@@ -149,8 +149,12 @@ def _missed(plan: Plan, metric: MetricFormat) -> str:
 def _must_gain(plan: Plan, metric: MetricFormat) -> str:
     """Return how much training would have to gain with everything in INT8 before it beats the
     plan."""
-    repaired = plan.metric.recalibrated or plan.metric.quantized
-    gap = plan.floor - repaired.value
+    gap = plan.floor - _everything_in_int8(plan)
+    if gap <= 0 and plan.metric.true_drop is not None:
+        return (
+            "Everything in INT8 may hold the target too, but with a probability below "
+            f"{plan.target.confidence:.0%}: training has next to nothing to gain."
+        )
     if gap <= 0:
         return "Everything in INT8 holds the target too, so training has no accuracy to gain."
     if metric.number(gap) == metric.number(0.0):
@@ -161,6 +165,17 @@ def _must_gain(plan: Plan, metric: MetricFormat) -> str:
         f"Quantization-aware training would have to gain {metric.change(gap, sign=False)} with "
         "everything in INT8 to do without the plan."
     )
+
+
+def _everything_in_int8(plan: Plan) -> float:
+    """Return the metric with everything in INT8, with the repairs of the plan, by what has decided:
+    float's minus the true drop if there is one, as the search saw it."""
+    if plan.metric.true_drop is not None:
+        for step in plan.path:
+            if not step.names:
+                return step.metric
+    counted = plan.metric.recalibrated or plan.metric.quantized
+    return counted.value
 
 
 def _possible_gain(plan: Plan, times: dict[str, Timing], metric: MetricFormat) -> Iterator[str]:

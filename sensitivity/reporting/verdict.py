@@ -300,7 +300,11 @@ def _tuned(plan: Plan, metric: MetricFormat) -> Iterator[str]:
     tuning = plan.tuning
     if tuning is None:
         return
-    ending = "the plan uses it" if tuning.kept else "that is no gain, so the plan does not use it"
+    ending = (
+        "the plan uses it"
+        if tuning.kept
+        else "that is no credible gain, so the plan does not use it"
+    )
     yield (
         "Fine-tuning by distillation from the float model, without labels, took everything in "
         f"INT8 from {metric.level(tuning.before.value)} to {metric.level(tuning.after.value)} "
@@ -387,10 +391,10 @@ def _why_out(data: ReportData, plan: Plan, metric: MetricFormat) -> Iterator[str
 
 
 def _also_repaired(plan: Plan) -> str:
-    """Return the words that follow "everything in INT8" if the plan has repairs."""
-    if not plan.recalibrated:
-        return ""
-    return ", repaired,"
+    """Return the words that follow "everything in INT8" if the search repaired layers, also those
+    that the plan leaves out."""
+    has_repairs = plan.recalibrated or plan.metric.recalibrated is not None
+    return ", repaired," if has_repairs else ""
 
 
 def _tried_whole(plan: Plan, metric: MetricFormat) -> Iterator[str]:

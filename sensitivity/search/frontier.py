@@ -226,7 +226,7 @@ def replanned(
         ),
         reason=None,
         try_next=(),
-        notes=(FROM_MEASURED.format(len(frontier.points)),),
+        notes=(from_measured(len(frontier.points)),),
         predicted_ms=chosen.predicted_ms,
         measured_ms=chosen.measured_ms or (earlier.measured_ms if known else None),
         advice=None,
@@ -253,7 +253,20 @@ def _meets(point: FrontierPoint, floor: float, allowed: float, target: Target) -
     return chance is not None and chance >= target.confidence
 
 
-FROM_MEASURED = (
-    "Chosen from {} skip-sets that were measured before; --search looks for a cheaper one "
-    "between them."
-)
+def from_measured(sets: int) -> str:
+    """Return a note on a plan for which nothing was searched.
+
+    sets: number of skip-sets that it was chosen from.
+
+    >>> from_measured(1)
+    'Chosen from the only skip-set that was measured before; --search looks for a cheaper one.'
+    """
+    if sets == 1:
+        return (
+            "Chosen from the only skip-set that was measured before; --search looks for a cheaper "
+            "one."
+        )
+    return (
+        f"Chosen from {sets} skip-sets that were measured before; --search looks for a cheaper one "
+        "between them."
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,18 @@ from sensitivity.records import Scores
 from sensitivity.tasks.base import Fittable, Soft, Task, TellsTies, mean
 from sensitivity.tasks.batches import scores_of
 from sensitivity.tasks.fingerprint import function_digest
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Float's outputs and the targets of labelled samples, one of each for a batch.
+
+    samples: number of samples.
+    """
+
+    outputs: Sequence[Any]
+    targets: Sequence[Any]
+    samples: int
 
 
 def has_soft_drop(task: Task) -> bool:
@@ -48,9 +61,7 @@ def soft_drop(soft: Soft, float_outputs: Any, outputs: Any, size: int) -> Scores
     return drops
 
 
-def ties_of(
-    soft: TellsTies, outputs: Sequence[Any], targets: Sequence[Any], full_scale: float
-) -> tuple[Scores, Scores]:
+def ties_of(soft: TellsTies, labelled: Labelled, full_scale: float) -> tuple[Scores, Scores]:
     """Return what float's close second answers lose, counted and believed, both float64[n].
 
     soft: the task's function.
@@ -59,19 +70,20 @@ def ties_of(
     Raises TaskError if the function fails, or returns something else.
     """
     try:
-        losses = [np.asarray(values, np.float64) for values in soft.ties(outputs, targets)]
+        found = soft.ties(labelled.outputs, labelled.targets)
+        losses = [np.asarray(values, np.float64) for values in found]
         counted, believed = losses
     except Exception as error:
         raise TaskError(
             "Expected ties of task.soft to return two arrays, what close answers lose by labels "
             f"and by float's belief, got {error!r}; it is given lists of outputs and targets."
         ) from error
-    is_of_samples = counted.ndim == 1 and counted.shape == believed.shape
+    is_of_samples = counted.shape == believed.shape == (labelled.samples,)
     largest = np.abs(np.concatenate([one.ravel() for one in losses])).max(initial=0.0)
     if not is_of_samples or not largest <= full_scale:  # not for NaN either
         raise TaskError(
-            "Expected ties of task.soft to return two arrays of one loss for each sample, of at "
-            f"most {full_scale:g}, got shapes {counted.shape} and {believed.shape} with losses up "
-            f"to {largest:g}; return 0 where float is sure."
+            "Expected ties of task.soft to return two arrays of one loss for each of the "
+            f"{labelled.samples} samples, of at most {full_scale:g}, got shapes {counted.shape} "
+            f"and {believed.shape} with losses up to {largest:g}; return 0 where float is sure."
         )
     return counted, believed

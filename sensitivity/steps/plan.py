@@ -53,6 +53,7 @@ from sensitivity.steps.recalibrate import (
     recalibration,
 )
 from sensitivity.steps.refit import refitted
+from sensitivity.tasks.base import EvaluateTask, Task
 from sensitivity.units.units import Pins, pins
 
 if TYPE_CHECKING:
@@ -102,12 +103,29 @@ class Attempt:
     values: np.ndarray
 
 
+def refuse_impossible(target: Target, float_value: float, task: Task | EvaluateTask) -> None:
+    """Raise SensitivityError for an absolute target above the largest value of the metric.
+
+    float_value: metric of the float model. A metric that is larger than its full scale has no
+        largest value.
+    """
+    if target.metric is None or float_value > task.full_scale:
+        return
+    if target.metric > task.full_scale:
+        raise SensitivityError(
+            f"Expected --target to be at most {task.full_scale:g}, the largest value of "
+            f"{task.metric}, got {target.metric:g}; float has {float_value:.4g}, and --max-drop "
+            "takes a drop from that."
+        )
+
+
 def search_plan(
     session: Session, settings: SearchSettings, scanned: Scan, runtime: Runtime
 ) -> Plan:
     """Search for a plan and write plan.json, frontier.json and frontier.csv."""
     check_formats(settings, session.source)
     target = target_of(settings, session.task.full_scale)
+    refuse_impossible(target, scanned.baselines["float"].value, session.task)
     fixed = pins(settings.skip, settings.keep, session.units)
     unseen = set(scanned.unjudged) - {*fixed.skip, *fixed.keep}
     # Leaving these out would cost time and gain nothing that is measured.

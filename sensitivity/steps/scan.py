@@ -22,7 +22,7 @@ from sensitivity.measure.scan import Scan, usual_mode
 from sensitivity.measure.scan import scan as measure_scan
 from sensitivity.measure.sharing import sharing_cost
 from sensitivity.measure.unjudged import mark_unjudged
-from sensitivity.preflight.metric import measured_findings
+from sensitivity.preflight.metric import measured_findings, without_at_chance
 from sensitivity.records import SPLITS, Mode
 from sensitivity.reporting.csv import write_csv
 from sensitivity.reporting.formats import listing
@@ -68,8 +68,11 @@ def scan_session(session: Session, command: str, settings: ScanSettings | RunSet
     doubts = tuple(measured_findings(session))
     later.preflight.refuse_errors(doubts, force=settings.force)
     if doubts:
+        info = run_dir.info()
+        known = without_at_chance(info.warnings, session.task.metric)
+        info = replace(info, warnings=known)
         warnings = later.preflight.warnings_of(doubts)
-        run_dir.write("run.json", run_dir.info().with_warnings(warnings))
+        run_dir.write("run.json", info.with_warnings(warnings))
     return result
 
 

@@ -47,6 +47,15 @@ def task() -> Task:
     return Task(model(), data, top1, metric="top-1")
 
 
+def mislabelled() -> Task:
+    """Every label is another class than float's answer."""
+    data = {
+        split: [(x, (y + 1) % 5) for x, y in labelled(40, seed)]
+        for seed, split in enumerate(("rank", "confirm", "holdout"))
+    }
+    return Task(model(), data, top1, metric="top-1")
+
+
 def drawn() -> Task:
     """Splits that are drawn at random with the seed of the command."""
     x = images(120, seed=3)
