@@ -16,6 +16,7 @@ from sensitivity.stats.soft_drop import (
     BELIEF,
     FAIR,
     FLIP,
+    NEAR,
     OFFSET,
     OWN,
     Line,
@@ -183,7 +184,7 @@ def test_one_changed_answer_moves_the_line_by_what_its_prior_allows() -> None:
     assert found.offset == pytest.approx(shift * OFFSET**2)
     assert found.slope == pytest.approx(1 + shift * 0.4 * BELIEF**2)
     assert found.offset + 0.4 * found.slope == pytest.approx(0.4 + trust * 0.6)
-    left = found.variance(1.0, 0.4) - (0.4 * OWN * found.slope) ** 2
+    left = found.variance(np.array([0.4])) - (0.4 * OWN * found.slope) ** 2
     assert left == pytest.approx(prior * (1 - trust))
 
 
@@ -268,6 +269,21 @@ def test_a_lucky_count_is_not_believed_more_than_it_is_worth() -> None:
     assert unlucky_by_far.value > 0.05
 
 
+def test_an_answer_between_two_equal_ones_loses_nothing_whatever_the_offset() -> None:
+    """Which of two equal answers comes first is arbitrary; from NEAR on all of the offset is
+    lost."""
+    line = Line(offset=0.1)
+    counted = np.zeros(1000)
+    drops, errors = [], []
+    for moved in (NEAR / 10, NEAR):
+        soft = np.where(np.arange(1000) < 100, moved, 0.0)
+        np.testing.assert_allclose(line.believed(soft).mean(), 0.1 * (moved + 0.1 * moved / NEAR))
+        drops.append(true_drop(counted, soft, line).value)
+        errors.append(math.sqrt(line.variance(soft)))
+    assert drops[0] < drops[1] / 5
+    assert errors[0] == pytest.approx(errors[1] / 10)
+
+
 @pytest.mark.parametrize("ties", [2, 3, 5, 9, 20])
 def test_a_few_close_answers_that_happen_to_agree_do_not_outweigh_belief(ties: int) -> None:
     """Answers of a float model that is exactly as sure as it should be: the line must cover what a
@@ -279,7 +295,7 @@ def test_a_few_close_answers_that_happen_to_agree_do_not_outweigh_belief(ties: i
         counted = np.where(rng.random(ties) < (1 + believed) / 2, 1.0, -1.0)
         line = line_of([counted], [believed])
         off = line.offset + line.slope * 0.1 - 0.1
-        inside.append(abs(off) < 1.96 * math.sqrt(line.variance(1.0, 0.1)))
+        inside.append(abs(off) < 1.96 * math.sqrt(line.variance(np.array([0.1]))))
     assert np.mean(inside) >= 0.92
 
 

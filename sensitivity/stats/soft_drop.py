@@ -28,10 +28,15 @@ BELIEF = 0.5
 """Standard deviation, before anything was counted, of the loss per point of soft drop. Its mean is
 1, since a model is trained to believe what is true."""
 
-OFFSET = 0.05
+OFFSET = 0.06
 """Standard deviation, before anything was counted, of what a changed answer loses besides, as a
-fraction of the full scale. It is about that between the sixteen small classifiers of
-`benchmarks/ties.py`, which are of no model or data that plans are judged with here."""
+fraction of the full scale. It is about that between the small classifiers of `benchmarks/ties.py`,
+which are of no model or data that plans are judged with here, without two that hardly learned
+anything."""
+
+NEAR = 0.05
+"""Soft drop, as a fraction of the full scale, from which a changed answer loses the whole offset.
+Of the widths 0.02, 0.05, 0.1 and 0.2 it explains most in `benchmarks/ties.py`."""
 
 OWN = 0.2
 """Standard deviation of a set's own deviation from what all sets lose, as a fraction of its soft
@@ -53,9 +58,23 @@ believed: the luckiest of many sets always is, and a model that is too bold show
 all sets."""
 
 
+def ramp(moved: Values) -> Values:
+    """Return how much of the offset an answer loses, from 0 where float is indifferent between two
+    answers to 1 from NEAR on, float[n].
+
+    Which of two equal answers comes first is arbitrary, so the second one loses nothing.
+
+    moved: float[n], soft drops as fractions of the full scale.
+
+    >>> ramp(np.array([0.0, 0.025, 0.4]))
+    array([0. , 0.5, 1. ])
+    """
+    return np.clip(moved / NEAR, -1.0, 1.0)
+
+
 @dataclass(frozen=True)
 class Line:
-    """Loss of a changed answer: `offset` + `slope` * its soft drop.
+    """Loss of a changed answer: `offset` * `ramp` of its soft drop + `slope` * its soft drop.
 
     offset: as a fraction of the full scale. Answers that change between two similar ones add
         little to the soft drop, and may lose as much as others.
@@ -69,15 +88,31 @@ class Line:
     variances: tuple[float, float] = (OFFSET**2, BELIEF**2)
     covariance: float = 0.0
 
-    def variance(self, changed: float, soft: float) -> float:
-        """Return the variance of the loss of a set.
+    def variance(self, moved: Values) -> float:
+        """Return the variance of the mean loss.
 
-        changed: fraction of samples whose answer changed.
-        soft: soft drop.
+        moved: float[n], soft drops as fractions of the full scale.
         """
         first, second = self.variances
-        mixed = 2 * changed * soft * self.covariance
-        return changed**2 * first + soft**2 * second + mixed
+        near, soft = float(ramp(moved).mean()), float(moved.mean())
+        mixed = 2 * near * soft * self.covariance
+        return near**2 * first + soft**2 * second + mixed
+
+    def believed(self, moved: Values) -> Values:
+        """Return what the line says of each sample's loss, float[n].
+
+        moved: float[n], soft drops.
+        """
+        return np.asarray(self.offset * ramp(moved) + self.slope * moved)
+
+    def error(self, moved: Values) -> float:
+        """Return the sampling error of the mean loss, as if one more sample had lost FLIP, or what
+        the line says of it if that is more.
+
+        moved: float[n], soft drops.
+        """
+        unseen = max(self.offset + self.slope * FLIP, FLIP)
+        return _error(self.believed(moved), unseen)
 
 
 def line_of(
@@ -106,7 +141,7 @@ def line_of(
     samples, moved, lost = _once(answers).T
     # In units of the prior, both coefficients have a standard deviation of 1.
     prior = np.array([OFFSET, BELIEF])
-    known = np.stack([np.ones(len(moved)), moved], axis=1) * prior
+    known = np.stack([ramp(moved), moved], axis=1) * prior
     mean, covariance = _learned(known, lost - moved, samples.astype(int))
     offset, change = (prior * mean).tolist()
     covariance *= np.outer(prior, prior)
@@ -191,12 +226,9 @@ def true_drop(
     100
     """
     lost, moved = _finite(counted) / full_scale, _finite(soft) / full_scale
-    changed, soft_mean = float(np.mean(moved != 0)), float(moved.mean())
-    believed = line.offset * (moved != 0) + line.slope * moved
-    expected = float(believed.mean())
-    unseen = max(line.offset + line.slope * FLIP, FLIP)
-    shared = line.variance(changed, soft_mean) + _error(believed, unseen) ** 2
-    own = (line.slope * soft_mean * OWN) ** 2
+    expected = float(line.believed(moved).mean())
+    shared = line.variance(moved) + line.error(moved) ** 2
+    own = (line.slope * float(moved.mean()) * OWN) ** 2
     error = _error(lost, 1.0) ** 2
     difference = float(lost.mean()) - expected
     own = _doubted(shared + own, error, max(difference, 0.0)) - shared
