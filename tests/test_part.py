@@ -91,6 +91,13 @@ def test_more_of_confirm_is_used_if_the_plan_would_leave_most_units_out(tmp_path
     assert measurer.count("confirm") == 80
 
 
+def test_a_part_is_doubled_once_for_a_plan_that_leaves_most_units_out() -> None:
+    """After that the plan still leaves 44 of 70 units out, and all of `confirm` would not help."""
+    found = simulation.search(117, 5000, 0.01, 20)
+    assert 2 * found.skipped > simulation.UNITS
+    assert found.used == 2000
+
+
 def not_numbers() -> dict[str, Any]:
     data = dict(task_of().data)
     data["confirm"] = [(inputs, None) for inputs, _ in data["confirm"]]
@@ -174,3 +181,8 @@ def test_the_stated_probability_is_kept_on_a_part() -> None:
     assert binomtest(kept, len(found), 0.8, alternative="less").pvalue > 0.05
     assert np.mean([one.samples for one in found]) <= 4300
     assert {one.used for one in found} == {1000}
+
+
+def test_a_plan_for_one_point_takes_about_as_many_samples() -> None:
+    found = [simulation.search(seed, 5000, 0.01, 20) for seed in range(100, 120)]
+    assert np.mean([one.samples for one in found]) <= 4800

@@ -34,7 +34,7 @@ def test_a_miss_is_followed_by_a_longer_prefix() -> None:
     """The signal promised that three units are enough; they are not, and the next try is surer than
     that one was."""
     losses = [0.2, 0.05, 0.02, 0.012, 0.005, 0.001, 0.0]
-    assert [one.size for one in search([90.0, 6.0, 3.0, 1.0, 1.0, 0.5], losses, 0.01)] == [0, 3, 5]
+    assert [one.size for one in search([90.0, 6.0, 3.0, 1.0, 1.0, 0.5], losses, 0.01)] == [0, 3, 4]
 
 
 def test_a_prefix_that_met_the_target_easily_is_followed_by_a_shorter_one() -> None:

@@ -24,7 +24,7 @@ from sensitivity.search.choose import choose_plan
 from sensitivity.search.frontier import measured_frontier
 from sensitivity.search.judge import SequentialJudge, SplitJudge, judge_of
 from sensitivity.search.soft_judge import OPEN, Promise, SoftJudge
-from sensitivity.signals.soft import ties_of
+from sensitivity.signals.soft import Labelled, ties_of
 from sensitivity.stats.proof import chance_below
 from sensitivity.stats.soft_drop import line_of, true_drop
 from sensitivity.tasks.base import Task
@@ -220,6 +220,26 @@ def test_a_set_that_has_no_chance_is_refused_early_unless_all_is_to_be_measured(
     assert (whole.met, whole.n) == (False, 400)
 
 
+def test_on_a_part_a_set_is_refused_once_the_rest_would_hardly_change_that(tmp_path: Path) -> None:
+    """Its loss is just allowed, so it has an even chance of meeting the target, which is not the
+    80 % asked for. What is left of `confirm` does not change that."""
+    with study(task_of(), tmp_path) as of:
+        whole = SoftJudge(of, Promise(1.0, 0.8, True), float_scores(of))
+        whole(())
+        allowed = whole.drop(()).value
+        judge = SoftJudge(of, Promise(allowed, 0.8, False, part=True), float_scores(of))
+        refused = judge(())
+        drop = judge.drop(())
+        assert judge(("stem", "head")).met
+    assert not refused.met
+    assert refused.part < 1
+    chance = chance_below(drop, allowed)
+    assert chance is not None
+    assert 0.15 < chance < 0.8, "a chance alone does not refuse it"
+    below = refused.metric - refused.margin
+    assert chance_below(drop, 1.0 - below) == pytest.approx(0.8), "the loss that is judged"
+
+
 def test_int8_as_it_came_says_what_beliefs_are_worth_where_other_ranges_are_in_force(
     tmp_path: Path,
 ) -> None:
@@ -401,8 +421,9 @@ class OwnTies:
         ((np.zeros(4), np.zeros(3)), r"got shapes \(4,\) and \(3,\)"),
         ((np.full(4, 100.0), np.zeros(4)), "with losses up to 100; return 0"),
         ((np.zeros(4), np.full(4, np.nan)), "with losses up to nan; return 0"),
+        ((np.zeros(3), np.zeros(3)), r"of the 4 samples, .* got shapes \(3,\) and \(3,\)"),
     ],
 )
 def test_ties_of_a_task_that_are_no_losses_are_refused(result: object, got: str) -> None:
     with pytest.raises(TaskError, match=f"Expected ties of task.soft to return two arrays.*{got}"):
-        ties_of(OwnTies(result), [], [], 1.0)
+        ties_of(OwnTies(result), Labelled([], [], 4), 1.0)

@@ -85,6 +85,8 @@ class Judged:
     part: fraction of the split that was measured.
     doubt: standard error of `metric` as an estimate of the metric on all possible data; 0 if only
         the split counts.
+    margin: how far above the floor `metric` has to be for the set to be met with the confidence
+        asked for; 0 if only the split counts.
     """
 
     metric: float
@@ -93,6 +95,7 @@ class Judged:
     error: float = 0.0
     part: float = 1.0
     doubt: float = 0.0
+    margin: float = 0.0
 
 
 Judge = Callable[[tuple[str, ...]], Judged]

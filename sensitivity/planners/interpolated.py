@@ -31,9 +31,8 @@ class InterpolatedPlanner:
         noise = [self._signal[unit] for unit in ranking]
         while (size := next_size(noise, tried, goal.start - goal.floor)) is not None:
             judged = search.judged(tuple(ranking[:size]))
-            tried.append(
-                Tried(size, goal.start - judged.metric, judged.error, judged.met, judged.part)
-            )
+            loss = goal.start - judged.metric + judged.margin
+            tried.append(Tried(size, loss, judged.error, judged.met, judged.part))
         met = [prefix.size for prefix in tried if prefix.met]
         if not met:
             return search.best_missed(ranking)

@@ -100,8 +100,11 @@ def choose_plan(
     fixed: units that the user has decided about.
     """
     search = _Search(study, scanned, target, options, fixed)
-    found = search.run()
-    while options.may_grow and not found.is_settled(len(study.units)) and grow_part(study.measurer):
+    found, has_grown = search.run(), False
+    while options.may_grow and found.wants_more(len(study.units), has_grown):
+        has_grown = grow_part(study.measurer)
+        if not has_grown:
+            break
         found = search.run()
     choice, notes = found.choice, found.notes
     variant, widened = study.skip_variant(choice.skip), study.widened(choice.skip)
@@ -147,13 +150,20 @@ class _Result:
     tries_16_bits: bool
     notes: tuple[str, ...]
 
-    def is_settled(self, units: int) -> bool:
-        """Return whether more samples are not worth measuring: the plan meets the target and keeps
-        at least half of the units in INT8.
+    def wants_more(self, units: int, has_grown: bool) -> bool:
+        """Return whether more samples are worth measuring: no set but float itself meets the
+        target, or the plan leaves more than half of the units out.
+
+        A plan that still does so after the first doubling hardly gains from another one
+        (`docs/statistics.md`).
 
         units: number of all units.
+        has_grown: whether the part in use was doubled already.
         """
-        return self.choice.met and 2 * len(self.choice.skip) <= units
+        left_out = len(self.choice.skip)
+        if not self.choice.met or left_out == units:
+            return True
+        return not has_grown and 2 * left_out > units
 
 
 @dataclass(frozen=True)

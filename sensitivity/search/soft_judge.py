@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import repeat
 
 import numpy as np
+from scipy.special import ndtr, ndtri
 
 from sensitivity.measure.soft import SoftMeasurer
 from sensitivity.measure.study import Study
@@ -23,10 +25,13 @@ HOPELESS = 0.05
 """Probability of meeting the target below which a set is refused before all of `confirm` was
 seen."""
 
-CLEAR = (0.15, 0.95)
-"""Probabilities of meeting the target outside which a set is refused or taken before all of a part
-of `confirm` was measured. A wrong answer costs a unit more, or is within what the confidence
-allows (`docs/statistics.md`)."""
+CLEAR = 0.95
+"""Probability of meeting the target above which a set is taken before all of a part of `confirm`
+was measured."""
+
+FUTILE = 0.1
+"""Probability that the whole part of `confirm` takes a set, below which it is refused before all of
+the part was measured. A wrong refusal costs a unit more (`docs/statistics.md`)."""
 
 OPEN = (0.3, 0.98)
 """Probabilities of meeting the target between which more samples are measured, batch by batch.
@@ -89,16 +94,32 @@ class Promise:
     whole: bool
     part: bool = False
 
-    @property
-    def clear(self) -> tuple[float, float]:
-        """Probabilities of meeting the target below which a set is refused, and above which it is
-        taken, before all of `confirm` that is in use was measured."""
+    def answer(self, drop: Estimate, moves: float) -> bool | None:
+        """Return whether a set is taken before all of `confirm` that is in use was measured; None
+        if the answer is not clear yet.
+
+        drop: true drop by what was measured so far.
+        moves: standard deviation by which it changes until all was measured.
+        """
         if self.whole:
-            return 0.0, 1.0
+            return None
+        chance = _chance(drop, self.allowed)
         if not self.part:
-            return HOPELESS, 1.0
-        low, high = CLEAR
-        return low, max(high, self.confidence)
+            return False if chance < HOPELESS else None
+        if chance > max(CLEAR, self.confidence):
+            return True
+        return False if self._taken_later(drop, moves) < FUTILE else None
+
+    def _taken_later(self, drop: Estimate, moves: float) -> float:
+        """Return the probability that a set is taken once all was measured."""
+        later = math.sqrt(max(_error(drop) ** 2 - moves**2, 0.0))
+        room = self.allowed - drop.value - self.deviations * later
+        return float(ndtr(room / moves))
+
+    @property
+    def deviations(self) -> float:
+        """Standard errors by which a drop has to be under the allowed one."""
+        return float(ndtri(self.confidence))
 
 
 class SoftJudge:
@@ -123,17 +144,38 @@ class SoftJudge:
         start, whole = float(self._float.mean()), len(self._float)
         if self._is_float(skip):
             return Judged(start, self._promise.allowed >= 0, whole)
-        low, high = self._promise.clear
         for lost in self._looks(skip):
             self._lost[frozenset(skip)] = lost
             drop, part = self.drop(skip), len(lost.counted) / whole
-            chance = self._chance(drop)
-            is_early = LEAST <= part < 1
-            if is_early and not low <= chance <= high:
-                return Judged(start - drop.value, chance > high, drop.n, _error(drop), part)
+            if not LEAST <= part < 1:
+                continue
+            answer = self._promise.answer(drop, self._moves(lost, 1 - part))
+            if answer is not None:
+                return self._judged(drop, answer, part)
         self._look_further(skip)
-        drop = self.drop(skip)
-        return Judged(start - drop.value, self.meets(skip), whole, doubt=_error(drop))
+        return self._judged(self.drop(skip), self.meets(skip), 1.0)
+
+    def _moves(self, lost: Lost, left: float) -> float:
+        """Return the standard deviation by which a drop changes until all of `confirm` that is in
+        use was measured.
+
+        left: fraction that was not measured yet.
+        """
+        error = self.line.error(lost.soft / self._full_scale)
+        return self._full_scale * error * math.sqrt(left)
+
+    def _judged(self, drop: TrueDrop, met: bool, part: float) -> Judged:
+        error = _error(drop)
+        is_whole = part == 1
+        return Judged(
+            float(self._float.mean()) - drop.value,
+            met,
+            len(self._float) if is_whole else drop.n,
+            0.0 if is_whole else error,
+            part,
+            error if is_whole else 0.0,
+            self._promise.deviations * error,
+        )
 
     def meets(self, skip: Skip) -> bool:
         """Return whether a set that was judged meets the target, by all that is known now."""
@@ -218,9 +260,7 @@ class SoftJudge:
         return self._study.measurer.task.full_scale
 
     def _chance(self, drop: Estimate) -> float:
-        chance = chance_below(drop, self._promise.allowed)
-        assert chance is not None, "a true drop has an interval"
-        return chance
+        return _chance(drop, self._promise.allowed)
 
     def _is_float(self, skip: Skip) -> bool:
         return self._study.skip_variant(skip).disabled == self._study.float_variant.disabled
@@ -282,6 +322,12 @@ class SoftJudge:
             # its outputs are kept for the other.
             for (base,), (scores, soft) in zip(float_scores, pairs, strict=False):
                 yield base - scores, soft
+
+
+def _chance(drop: Estimate, allowed: float) -> float:
+    chance = chance_below(drop, allowed)
+    assert chance is not None, "a true drop has an interval"
+    return chance
 
 
 def _error(drop: Estimate) -> float:

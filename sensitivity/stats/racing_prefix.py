@@ -20,10 +20,14 @@ from scipy.special import ndtr
 
 Values = NDArray[np.float64]
 
-LIKELY = 0.75
+LIKELY = 0.65
 """Probability of meeting the target with which a prefix is tried. The allowed doubt is halved
 after each pass over the split that was a miss. A lower value gives shorter plans and more such
 passes (`benchmarks/plan_search.py`)."""
+
+MISS = 0.5
+"""Least fraction of a pass that a miss counts as. If a miss that was clear after a few samples
+counted only as these, the next try would be hardly longer, and a search would miss many times."""
 
 DRIFT, OFFSET = 0.6, 0.25
 """DRIFT: standard deviation of the change of the loss per signal while the remaining signal falls
@@ -87,7 +91,7 @@ def next_size(signal: ArrayLike, tried: Sequence[Tried], allowed: float) -> int 
 def _hopeful_sizes(signal: Values, tried: Sequence[Tried], allowed: float) -> NDArray[np.int_]:
     """Return the sizes that are likely enough to meet the target, ascending, if no try met it."""
     loss, error = predicted_loss(signal, tried, allowed)
-    missed = sum(prefix.part for prefix in tried if prefix.size > 0)
+    missed = sum(max(prefix.part, MISS) for prefix in tried if prefix.size > 0)
     enough = 1 - (1 - LIKELY) / 2**missed
     likely = ndtr((allowed - loss) / np.maximum(error, 1e-12)) >= enough
     return np.flatnonzero(likely)
