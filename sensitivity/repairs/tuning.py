@@ -109,9 +109,7 @@ def fine_tuned(
     parts = parts_of(inputs)
     state = tracking.checkpoint.load()
     left = limits.steps - (0 if state is None else state["steps"])
-    forecast = FORWARDS_PER_STEP * BATCH * left * _seconds_per_sample(source, parts.batches[0])
-    if forecast > limits.seconds:
-        raise TooLong(forecast)
+    check_time(source, parts.batches[0], replace(limits, steps=left))
     teacher = Teacher(source, parts, loss_of)
     with source.with_ranges(ranges), source.disabled(left_out):
         names = sorted(teacher.channel_variances.keys() - set(left_out))
@@ -130,6 +128,16 @@ def fine_tuned(
     methods = {changed.quantizer: changed.method for changed in ranges}
     found += [trained.range for trained in activations.values()]
     return tuple(replace(new, method=_method(methods.get(new.quantizer))) for new in found)
+
+
+def check_time(source: Roundable, batch: Any, limits: Limits) -> None:
+    """Raise TooLong if the steps would take longer than allowed.
+
+    batch: inputs as the model takes them, of which two forwards are timed.
+    """
+    seconds = FORWARDS_PER_STEP * BATCH * limits.steps * _seconds_per_sample(source, batch)
+    if seconds > limits.seconds:
+        raise TooLong(seconds)
 
 
 def _method(before: str | None) -> str:

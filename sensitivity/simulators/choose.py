@@ -23,7 +23,7 @@ BIT_FOR_BIT = "a traced graph of the model gives its own outputs bit for bit on 
 AGREES = "a traced graph of the model gives its own outputs to {:.1e} on the example batch"
 DIFFERS = "a traced graph of the model differs from it by {:.1e} on the example batch"
 
-FEW = 8
+FEW = 2
 """Number of samples on which candidate ranges are compared, once the graph itself was compared.
 A range that is not applied as the model applies it moves the outputs of every sample."""
 

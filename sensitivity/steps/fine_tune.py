@@ -17,7 +17,7 @@ from sensitivity.records import Estimate, Range, Target, Tuning, Variant
 from sensitivity.repairs.checkpoint import Checkpoint
 from sensitivity.repairs.rounding import is_roundable
 from sensitivity.repairs.training import BATCH, Loss, Tracking
-from sensitivity.repairs.tuning import BUDGET_S, Limits, TooLong, fine_tuned
+from sensitivity.repairs.tuning import BUDGET_S, Limits, TooLong, check_time, fine_tuned
 from sensitivity.session import Session
 from sensitivity.signals.distillation import distillation_loss
 from sensitivity.steps.recalibrate import FILE, Recalibration, fitted, meets, with_repairs
@@ -62,6 +62,8 @@ def with_tuning(
     checkpoint = Checkpoint(session.run_dir.file(STATE), _key(found, skip, limits))
     tracking = Tracking(partial(session.measurer.progress, "fine-tune"), checkpoint)
     try:
+        if checkpoint.load() is None:  # before the simulator makes room for a training
+            check_time(session.source, session.example, limits)
         ranges = _tuned(session, found, skip, limits, tracking)
     except TooLong as too_long:
         return _noted(found, TOO_LONG.format(minutes=math.ceil(too_long.seconds / 60)))

@@ -10,6 +10,7 @@ from sensitivity.config import RunSettings, ScanSettings, target_of
 from sensitivity.measure.progress import Need, Progress, Step, WithSteps
 from sensitivity.measure.raced import (
     CONTENDERS,
+    COSTLY_RACE,
     COSTLY_SAMPLES,
     EXACT_UP_TO,
     RACE_SAMPLES,
@@ -180,10 +181,12 @@ def _scan(size: Size, exact: int, settings: RunSettings | ScanSettings) -> Amoun
     has_budget = settings.samples is not None or settings.time_budget is not None
     if wants_exact or (not has_budget and exact <= size.affordable):
         return Amount(Need(exact), Need(exact))
-    each = COSTLY_SAMPLES if size.affordable < EXACT_UP_TO else SIGNAL_SAMPLES
+    each, usual = SIGNAL_SAMPLES, RACE_SAMPLES
+    if size.affordable < EXACT_UP_TO:
+        each, usual = COSTLY_SAMPLES, COSTLY_RACE
     signal = each * (size.units + 1)
     first = min(CONTENDERS, size.units) * size.batch
-    raced = max(first, settings.samples or RACE_SAMPLES)
+    raced = max(first, settings.samples or usual)
     return Amount(Need(signal + first), Need(signal + raced))
 
 

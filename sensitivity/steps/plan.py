@@ -306,8 +306,11 @@ def _int8_held_out(session: Session, plan: Plan) -> Estimate | None:
 
 def _choose(session: Session, question: Question, scanned: Scan, *, may_grow: bool) -> Plan:
     signal, alone = _signal(session, scanned)
-    if session.measurer.ranges:
-        alone = None  # the scan's own signal belongs to the original ranges
+    costly = is_costly(session, scanned)
+    if session.measurer.ranges and not costly:
+        # The scan's own signal belongs to the original ranges. It still tells which units of large
+        # samples to try.
+        alone = None
     options = SearchOptions(
         question.planner,
         question.cost,
@@ -316,7 +319,7 @@ def _choose(session: Session, question: Question, scanned: Scan, *, may_grow: bo
         alone,
         session.ends(),
         may_grow,
-        COSTLY_SAMPLES if is_costly(session, scanned) else rerank.SIGNAL_SAMPLES,
+        COSTLY_SAMPLES if costly else rerank.SIGNAL_SAMPLES,
     )
     return choose_plan(question.study, scanned, question.target, options, question.fixed)
 
