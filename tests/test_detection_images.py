@@ -5,6 +5,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
+from support.boxes import to_input
 
 from sensitivity.errors import TaskError
 from sensitivity.tasks.detection_images import (
@@ -14,7 +15,6 @@ from sensitivity.tasks.detection_images import (
     letterbox,
     load_rgb,
     to_image,
-    to_input,
 )
 
 sides = st.integers(1, 3000)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from support.boxes import to_input
 from support.detection_reference import pycocotools_ap
 from support.yolo_models import NAMES, yolo
 
@@ -24,7 +25,7 @@ from sensitivity.tasks.detection_boxes import (
     decode_ultralytics,
     detections,
 )
-from sensitivity.tasks.detection_images import placed, stretch, to_image, to_input
+from sensitivity.tasks.detection_images import placed, stretch, to_image
 from sensitivity.tasks.detection_labels import LabelledImage, LabelledImages
 from sensitivity.tasks.detection_map import average_precision
 from sensitivity.tasks.onnx_decode import Decode, decode_name, decode_of_names, meaning

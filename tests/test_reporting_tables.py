@@ -11,12 +11,12 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.reporting_samples import TIMINGS, effects, plan, units
+from support.reporting_samples import TIMINGS, effects, units
 
 from sensitivity.errors import WriteError
 from sensitivity.records import Effect, Estimate, Unit
 from sensitivity.reporting.csv import write_csv
-from sensitivity.reporting.tables import bench_table, path_table, scan_table
+from sensitivity.reporting.tables import bench_table, scan_table
 
 finite = st.floats(-1, 1, allow_subnormal=False)
 names = st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"]), min_size=1).filter(
@@ -84,14 +84,6 @@ def test_a_scan_csv_reads_back_to_the_last_digit(
         float_precision="round_trip",
     )
     pd.testing.assert_frame_equal(back.astype(table.dtypes.to_dict()), table, check_exact=True)
-
-
-def test_a_path_table_says_how_far_each_try_is_from_the_target() -> None:
-    table = path_table(plan(units(28)))
-    assert list(table["layers"]) == [28, 14, 7, 3, 4, 5, 4]
-    np.testing.assert_allclose(table["gap"], table["metric"] - 0.512)
-    assert list(table["met"]) == [True, True, True, False, False, True, False]
-    assert table["skip"][3] == "stage1.0;stage1.1;stage1.2"
 
 
 def test_a_bench_table_has_a_row_per_timing_with_the_ratio_and_its_interval() -> None:

@@ -74,33 +74,6 @@ def scan_table(effects: Iterable[Effect], units: Iterable[Unit]) -> pd.DataFrame
     return _floats(pd.DataFrame(rows, columns=columns), ["effect", "low", "high", "metric"])
 
 
-def path_table(plan: Plan) -> pd.DataFrame:
-    """Return one row for each skip-set tried on `confirm`, in the order tried.
-
-    Columns:
-    layers: number of layers left out.
-    gap: metric minus the floor that meets the target.
-    n: samples of `confirm`.
-    skip: exact names, joined with ";".
-    wide: exact names of units with activations of 16 bits, joined with ";".
-    """
-    rows = [
-        {
-            "try": number,
-            "layers": len(step.skip),
-            "metric": step.metric,
-            "gap": step.metric - plan.floor,
-            "met": step.met,
-            "n": step.n,
-            "skip": SEPARATOR.join(step.skip),
-            "wide": SEPARATOR.join(step.wide),
-        }
-        for number, step in enumerate(plan.path, start=1)
-    ]
-    columns = ["try", "layers", "metric", "gap", "met", "n", "skip", "wide"]
-    return _floats(pd.DataFrame(rows, columns=columns), ["metric", "gap"])
-
-
 def frontier_table(
     points: Iterable[FrontierPoint],
     plan: Plan,

@@ -80,17 +80,6 @@ class Engine(Protocol):
         ...
 
 
-class ProfiledEngine(Engine, Protocol):
-    """An engine that can also profile its steps; not every runtime has one."""
-
-    def profile(self, inputs: Tensors, repeats: int) -> tuple[LayerRun, ...]:
-        """Return every step of one inference, in the order in which they ran.
-
-        repeats: number of profiled inferences, which are separate from any timing.
-        """
-        ...
-
-
 class Runtime(Protocol):
     """A runtime, which builds an engine from an ONNX file. The engine runs, times and may profile
     it."""

@@ -126,17 +126,6 @@ def to_image(boxes: Floats, geometry: Geometry) -> NDArray[np.float64]:
     return inside
 
 
-def to_input(boxes: Floats, geometry: Geometry) -> NDArray[np.float64]:
-    """Return boxes in input pixels: the inverse of `to_image`.
-
-    boxes: [..., m, 4], x1 y1 x2 y2 in image pixels.
-    geometry: [..., 6].
-    """
-    scale, border = (_per_corner(geometry, first) for first in (0, 2))
-    in_input: NDArray[np.float64] = boxes / scale + border
-    return in_input
-
-
 def _per_corner(geometry: Geometry, first: int) -> NDArray[np.float64]:
     """Return the x and y at `first` of a geometry, for both corners of each box: [..., 1, 4]."""
     return np.tile(geometry[..., None, first : first + 2], 2)
