@@ -130,7 +130,7 @@ def test_splits_are_disjoint_and_the_same_for_the_same_seed(images):
 
 
 def test_impossible_splits_are_refused(images):
-    with pytest.raises(TaskError, match=r"that fit into the 4 there are, got rank 3, confirm 3"):
+    with pytest.raises(TaskError, match=r"that add up to at most 4, got rank 3, confirm 3"):
         random_splits(images, sizes={"rank": 3, "confirm": 3})
     with pytest.raises(TaskError, match="Expected at least one image in each split, got none"):
         detection_task(whiteness, {"rank": []}, ["a"], size=32)

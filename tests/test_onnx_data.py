@@ -212,7 +212,7 @@ def test_a_file_with_two_inputs_takes_its_arrays_by_name(tmp_path: Path) -> None
 
 def test_too_few_samples_are_one_sentence(tmp_path: Path) -> None:
     file = classifier(tmp_path / "q.onnx", {"x": (TensorProto.FLOAT, ["n", 3, 4, 4])})
-    with pytest.raises(TaskError, match="at least 1 sample each that fit into the 2 there are"):
+    with pytest.raises(TaskError, match="at least 1 sample each that add up to at most 2"):
         onnx_task(file, saved(tmp_path, x=X[:2], y=Y[:2]))
     with pytest.raises(
         TaskError,

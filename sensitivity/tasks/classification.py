@@ -422,7 +422,7 @@ def random_parts(n: int, sizes: Mapping[str, float], seed: int | None = None) ->
     if min(counts.values()) < 1 or sum(counts.values()) > n:
         shown = ", ".join(f"{name} {count}" for name, count in counts.items())
         raise TaskError(
-            f"Expected sizes of at least 1 sample each that fit into the {n} there are, got "
+            f"Expected sizes of at least 1 sample each that add up to at most {n}, got "
             f"{shown}; add samples or change `sizes`."
         )
     order = generator(seed).permutation(n)

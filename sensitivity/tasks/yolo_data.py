@@ -243,7 +243,7 @@ def _sigmas_of(content: Mapping[str, Any], file: Path, form: LabelForm) -> tuple
         raise TaskError(
             f"Expected kpt_oks_sigmas in {file} to be {form.points} positive numbers, one for each "
             f"key point of the model, got {begun(list(map(str, sigmas)))} ({len(sigmas)}); correct "
-            "it, or remove it for the usual ones."
+            "it, or remove it for the defaults."
         )
     return tuple(map(float, sigmas))
 
