@@ -33,8 +33,8 @@ from sensitivity.registry import load
 from sensitivity.search.choose import SearchOptions, choose_plan
 from sensitivity.search.judge import SplitJudge
 from sensitivity.session import Session, open_session
+from sensitivity.steps.cost_model import Prober, cost_and_probe
 from sensitivity.steps.plan import cheapest, may_own_cost_less
-from sensitivity.steps.price import Prober, priced
 from sensitivity.steps.recalibrate import Recalibration, recalibration
 from sensitivity.timing.environment import environment, usable_cores
 
@@ -125,7 +125,7 @@ def measure(session: Session, options: argparse.Namespace, head: Mapping[str, An
         "splits": {split: len(known(session, split)) for split in ("rank", "confirm", "holdout")}
     }
     head |= {"scan_seconds": time.perf_counter() - start, "metric": session.task.metric}
-    with priced(session, "engine", runtime, usable_cores()) as (cost, probe):
+    with cost_and_probe(session, "engine", runtime, usable_cores()) as (cost, probe):
         assert isinstance(probe, Prober), "engines are measured for --cost engine"
         rows: list[dict[str, Any]] = []
         kept = {(row["points"], row["planner"]): row for row in kept_rows(session.run_dir.path)}

@@ -29,13 +29,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sensitivity.config import UnitChoices
-from sensitivity.executors.base import Crew, Reply, Start
+from sensitivity.executors.base import Reply, Start, WorkerPool
 from sensitivity.journal.journal import open_journal
 from sensitivity.measure.forward import Used
+from sensitivity.measure.parallel import ParallelMeasurer
 from sensitivity.measure.progress import silent
 from sensitivity.measure.reader import Reader
 from sensitivity.measure.scan import scan
-from sensitivity.measure.spread import SpreadMeasurer
 from sensitivity.measure.study import Study
 from sensitivity.measure.work import Measured, Work
 from sensitivity.records import Quantizer, Unit
@@ -188,8 +188,8 @@ def scanned_s(job: Job, workers: int, images: int) -> float:
     cluster = Cluster(job, batches)
     with tempfile.TemporaryDirectory() as folder:
         journal = open_journal(Path(folder) / "journal.jsonl", {"model": "measured"}, resume=False)
-        with journal, Crew(cluster, workers, Start("", None)) as crew:
-            measurer = SpreadMeasurer(task, _no_simulator, journal, crew)
+        with journal, WorkerPool(cluster, workers, Start("", None)) as pool:
+            measurer = ParallelMeasurer(task, _no_simulator, journal, pool)
             scan(Study(measurer, job.units, job.quantizers), "disable")
             return cluster.clock.tick()
 

@@ -71,7 +71,7 @@ from sensitivity.reporting.tables import detection_table
 from sensitivity.run_dir import RunDir, RunInfo
 from sensitivity.seeds import seeded
 from sensitivity.session import Session, open_session
-from sensitivity.steps import later
+from sensitivity.steps import lazy
 from sensitivity.steps.compare import compare_plans, places_of
 from sensitivity.steps.named_plans import check_name
 from sensitivity.steps.plan import check_formats, search_plan
@@ -80,7 +80,7 @@ from sensitivity.steps.replan import replan
 from sensitivity.steps.report import report_data
 from sensitivity.steps.scan import scan_session
 from sensitivity.steps.task_reference import converted_to_onnx, task_reference
-from sensitivity.tasks.load import Given
+from sensitivity.tasks.load import TaskLike
 from sensitivity.units.units import pins
 
 Parameters = ParamSpec("Parameters")
@@ -124,8 +124,8 @@ def _seed(settings: Any, directory: Path) -> int:
     Raises JournalMismatch if the two differ.
     """
     wanted = getattr(settings, "seed", None)
-    goes_on = getattr(settings, "resume", True)
-    earlier = RunDir(directory).read_if_there("run.json", RunInfo) if goes_on else None
+    resumes = getattr(settings, "resume", True)
+    earlier = RunDir(directory).read_if_there("run.json", RunInfo) if resumes else None
     if earlier is None:
         return wanted or 0
     if wanted not in (None, earlier.seed):
@@ -137,11 +137,11 @@ def _seed(settings: Any, directory: Path) -> int:
 
 
 @_one_at_a_time
-def run(settings: RunSettings, progress: Progress = silent, task: Given | None = None) -> Plan:
+def run(settings: RunSettings, progress: Progress = silent, task: TaskLike | None = None) -> Plan:
     """Scan, plan, export, bench and report. The returned plan says whether the target was met."""
     command = _command("run", settings, in_python=settings.task == IN_PYTHON)
     _check_run_settings(settings)
-    later.forecast.begin(progress, "check")
+    lazy.forecast.begin(progress, "check")
     held_out = None
     with _session(settings, progress, task) as session:
         pins(settings.skip, settings.keep, session.units)
@@ -149,21 +149,21 @@ def run(settings: RunSettings, progress: Progress = silent, task: Given | None =
         session, exportable = _checked(session, settings)
         times_files = settings.cost is not None or wants_cost(settings.planner)
         if times_files and not exportable:
-            later.check_export.check_export(session)  # raises with the reason
-        size, exact = later.forecast.size_of(session), session.exact_samples()
-        steps = later.forecast.STEPS if exportable else later.forecast.WITHOUT_FILES
-        begin = partial(later.forecast.begin, progress, steps=steps)
-        begin("scan", later.forecast.amounts(size, exact, settings))
+            lazy.check_export.check_export(session)  # raises with the reason
+        size, exact = lazy.forecast.size_of(session), session.exact_samples()
+        steps = lazy.forecast.STEPS if exportable else lazy.forecast.WITHOUT_FILES
+        begin = partial(lazy.forecast.begin, progress, steps=steps)
+        begin("scan", lazy.forecast.amounts(size, exact, settings))
         scanned = scan_session(session, command, settings)
-        misses = later.forecast.int8_misses(scanned, settings, session.task.full_scale)
-        expected = later.forecast.amounts(replace(size, misses=misses), exact, settings)
+        misses = lazy.forecast.int8_misses(scanned, settings, session.task.full_scale)
+        expected = lazy.forecast.amounts(replace(size, misses=misses), exact, settings)
         begin("plan", expected)
         chosen = _plan(session, settings, command, scanned)
         if exportable:
             begin("export", expected)
             _export_for_bench(session, chosen, settings, command)
             if not settings.no_accuracy:
-                held_out = later.bench.held_out(session, chosen)
+                held_out = lazy.bench.held_out(session, chosen)
     run_dir = session.run_dir
     del session  # frees the values that its simulator keeps
     if exportable:
@@ -180,7 +180,7 @@ def _check_run_settings(settings: RunSettings) -> None:
     """Raise for a mistake in the settings of any step, before the long work begins."""
     check_numbers(settings)
     check_formats(settings)
-    later.bench.runtime_of(settings.runtime)
+    lazy.bench.runtime_of(settings.runtime)
     target_of(settings, full_scale=1.0)
     _check_accuracy(settings)
     _logger(settings)
@@ -188,18 +188,18 @@ def _check_run_settings(settings: RunSettings) -> None:
 
 def _export_for_bench(session: Session, chosen: Plan, settings: RunSettings, command: str) -> None:
     with recorded(session.run_dir, "export", command, session):
-        later.export.export_plan(
+        lazy.export.export_plan(
             session,
             chosen,
-            later.export.targets_of(settings.runtime),
+            lazy.export.targets_of(settings.runtime),
             forgiving=True,
             judged_later=not settings.no_accuracy,
         )
 
 
 def forecast(
-    settings: RunSettings | ScanSettings, task: Given | None = None
-) -> later.dry_run.Forecast:
+    settings: RunSettings | ScanSettings, task: TaskLike | None = None
+) -> lazy.dry_run.Forecast:
     """Estimate from one timed batch what a run or a scan would take. Nothing is written into its
     directory."""
     watch = Stopwatch()
@@ -209,14 +209,14 @@ def forecast(
     seed = _seed(settings, out_of(settings))
     with tempfile.TemporaryDirectory() as folder, seeded(seed):
         out = Path(folder)
-        given = task or task_reference(settings, out)
+        user_task = task or task_reference(settings, out)
         memory = _memory(settings)
-        with open_session(given, out, resume=False, choices=settings, memory=memory) as session:
-            return later.dry_run.forecast_of(session, settings, watch)
+        with open_session(user_task, out, resume=False, choices=settings, memory=memory) as session:
+            return lazy.dry_run.forecast_of(session, settings, watch)
 
 
 @_one_at_a_time
-def scan(settings: ScanSettings, progress: Progress = silent, task: Given | None = None) -> Scan:
+def scan(settings: ScanSettings, progress: Progress = silent, task: TaskLike | None = None) -> Scan:
     """Rank the units of the task's model and write run.json, scan.json and scan.csv."""
     check_numbers(settings)
     command = _command("scan", settings, in_python=settings.task == IN_PYTHON)
@@ -225,7 +225,7 @@ def scan(settings: ScanSettings, progress: Progress = silent, task: Given | None
 
 
 def check(
-    settings: CheckSettings, progress: Progress = silent, task: Given | None = None
+    settings: CheckSettings, progress: Progress = silent, task: TaskLike | None = None
 ) -> tuple[Finding, ...]:
     """Return what speaks against scanning, errors first.
 
@@ -239,31 +239,31 @@ def check(
 
 
 def _findings(
-    settings: CheckSettings, progress: Progress, task: Given | None
+    settings: CheckSettings, progress: Progress, task: TaskLike | None
 ) -> tuple[Finding, ...]:
-    begin = partial(later.forecast.begin, progress, steps=later.forecast.CHECKING)
+    begin = partial(lazy.forecast.begin, progress, steps=lazy.forecast.CHECKING)
     begin("open")
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder)
         notes: tuple[Finding, ...] = ()
         if is_model_file(settings.task):
             settings = converted_to_onnx(settings, out)
-            notes = later.quantize_findings.float_findings(settings)
+            notes = lazy.quantize_findings.float_findings(settings)
             if settings.data is None:
                 begin("check")
-                return notes or later.check_file.check_file(
+                return notes or lazy.check_file.check_file(
                     Path(settings.task), settings.float_model
                 )
-        given = task or task_reference(settings, out, progress)
+        user_task = task or task_reference(settings, out, progress)
         with open_session(
-            given, out, resume=False, choices=UnitChoices(), progress=progress
+            user_task, out, resume=False, choices=UnitChoices(), progress=progress
         ) as session:
             begin("check")
-            return (*later.preflight.check(session), *notes)
+            return (*lazy.preflight.check(session), *notes)
 
 
 @_one_at_a_time
-def plan(settings: PlanSettings, progress: Progress = silent, task: Given | None = None) -> Plan:
+def plan(settings: PlanSettings, progress: Progress = silent, task: TaskLike | None = None) -> Plan:
     """Choose a skip-set for the run in `settings.directory` and write plan.json.
 
     task: the run's task; needed only if it was made in Python and the answer has to be searched
@@ -281,9 +281,9 @@ def plan(settings: PlanSettings, progress: Progress = silent, task: Given | None
             answered = replan(run_dir, settings, task)
         if answered is not None:
             return answered
-    given = task or run_dir.reference()
+    user_task = task or run_dir.reference()
     with open_session(
-        given, settings.directory, resume=True, workers=settings, progress=progress
+        user_task, settings.directory, resume=True, workers=settings, progress=progress
     ) as session:
         session = replace(session, run_dir=run_dir)
         return _plan(session, settings, command, scanned)
@@ -291,7 +291,7 @@ def plan(settings: PlanSettings, progress: Progress = silent, task: Given | None
 
 @_one_at_a_time
 def export(
-    settings: ExportSettings, progress: Progress = silent, task: Given | None = None
+    settings: ExportSettings, progress: Progress = silent, task: TaskLike | None = None
 ) -> Verification:
     """Write and verify model.float.onnx, model.int8.onnx and model.partial.onnx from plan.json.
 
@@ -305,14 +305,14 @@ def export(
         return _export_files(run_dir, settings, progress, task)
     writer = load("configs", settings.config)()
     _export_missing(run_dir, settings, progress, task)
-    later.config.write_tool_config(run_dir, writer)
+    lazy.config.write_tool_config(run_dir, writer)
     return run_dir.read("export.json", Verification)
 
 
 @_one_at_a_time
 def write_config(
-    settings: ExportSettings, progress: Progress = silent, task: Given | None = None
-) -> later.config.WrittenConfig:
+    settings: ExportSettings, progress: Progress = silent, task: TaskLike | None = None
+) -> lazy.config.WrittenConfig:
     """Write the plan as the settings of the tool `settings.config`, which must be given.
 
     Exports first if `for_` is given, or if the tool reads the exported files and those of this plan
@@ -325,19 +325,19 @@ def write_config(
     writer = load("configs", settings.config)()
     if settings.for_ or writer.reads == "operations":
         _export_missing(run_dir, settings, progress, task)
-    return later.config.write_tool_config(run_dir, writer)
+    return lazy.config.write_tool_config(run_dir, writer)
 
 
 def _export_missing(
-    run_dir: RunDir, settings: ExportSettings, progress: Progress, task: Given | None
+    run_dir: RunDir, settings: ExportSettings, progress: Progress, task: TaskLike | None
 ) -> None:
     """Export if `for_` is given, or if the files do not exist or belong to another plan."""
-    if settings.for_ or not later.config.has_files_of(run_dir, run_dir.plan()):
+    if settings.for_ or not lazy.config.has_files_of(run_dir, run_dir.plan()):
         _export_files(run_dir, replace(settings, config=None), progress, task)
 
 
 def _export_files(
-    run_dir: RunDir, settings: ExportSettings, progress: Progress, task: Given | None
+    run_dir: RunDir, settings: ExportSettings, progress: Progress, task: TaskLike | None
 ) -> Verification:
     info, chosen = run_dir.info(), run_dir.plan()
     if settings.for_ and form_of(load("quantizers", info.source)) == "onnx":
@@ -347,16 +347,16 @@ def _export_files(
             "these files."
         )
     command = _command("export", settings, in_python=info.in_python)
-    given = task or run_dir.reference()
-    with open_session(given, settings.directory, resume=True, progress=progress) as session:
+    user_task = task or run_dir.reference()
+    with open_session(user_task, settings.directory, resume=True, progress=progress) as session:
         session = replace(session, run_dir=run_dir)
         with recorded(session.run_dir, "export", command, session):
-            return later.export.export_plan(session, chosen, later.export.targets_of(settings.for_))
+            return lazy.export.export_plan(session, chosen, lazy.export.targets_of(settings.for_))
 
 
 @_one_at_a_time
 def bench(
-    settings: BenchSettings, progress: Progress = silent, task: Given | None = None
+    settings: BenchSettings, progress: Progress = silent, task: TaskLike | None = None
 ) -> BenchResult:
     """Time the exported files and write bench.json and bench.csv.
 
@@ -377,7 +377,7 @@ def report(settings: ReportSettings) -> Path:
     """
     run_dir = RunDir(settings.directory, settings.name)
     logger, data = _logger(settings), _reported(run_dir)
-    later.html.write_report(data, run_dir.folder)
+    lazy.html.write_report(data, run_dir.folder)
     if logger is not None:
         _log(logger, data, run_dir)
     return run_dir.file("report.html")
@@ -421,7 +421,7 @@ def described(settings: ReportSettings) -> Path:
     """Write model.netron.onnx: the plan's file, with what is known of each layer in the description
     of its node."""
     _refuse_log(settings)
-    return later.netron.described_file(RunDir(settings.directory, settings.name))
+    return lazy.netron.described_file(RunDir(settings.directory, settings.name))
 
 
 def _refuse_log(settings: ReportSettings) -> None:
@@ -458,15 +458,15 @@ def _command(verb: str, settings: Any, *, in_python: bool) -> str:
 
 
 def _session(
-    settings: ScanSettings | RunSettings, progress: Progress, task: Given | None
+    settings: ScanSettings | RunSettings, progress: Progress, task: TaskLike | None
 ) -> AbstractContextManager[Session]:
     out = out_of(settings)
     refuse_used(RunDir(out).journal, settings.resume)  # before a task file is written there
     if task is not None:
         refuse_needless(settings, OF_ONNX, "a task that is no ONNX file")
-    given = task or task_reference(settings, out, progress)
+    user_task = task or task_reference(settings, out, progress)
     return open_session(
-        given,
+        user_task,
         out,
         resume=settings.resume,
         choices=settings,
@@ -490,11 +490,11 @@ def _checked(session: Session, settings: ScanSettings | RunSettings) -> tuple[Se
     target = (
         target_of(settings, session.task.full_scale) if isinstance(settings, RunSettings) else None
     )
-    findings = later.preflight.check(session, target)
-    later.preflight.refuse_errors(findings, force=settings.force)
+    findings = lazy.preflight.check(session, target)
+    lazy.preflight.refuse_errors(findings, force=settings.force)
     exportable = all(finding.code != "export-impossible" for finding in findings)
     return replace(
-        session, warnings=(*session.warnings, *later.preflight.warnings_of(findings))
+        session, warnings=(*session.warnings, *lazy.preflight.warnings_of(findings))
     ), exportable
 
 
@@ -502,7 +502,7 @@ def _plan(
     session: Session, settings: RunSettings | PlanSettings, command: str, scanned: Scan
 ) -> Plan:
     with recorded(session.run_dir, "plan", command, session):
-        chosen = search_plan(session, settings, scanned, later.bench.runtime_of(settings.runtime))
+        chosen = search_plan(session, settings, scanned, lazy.bench.runtime_of(settings.runtime))
         detail = detection_detail(session.study, chosen)
         if detail:
             session.run_dir.write("detection.json", detail)
@@ -522,10 +522,10 @@ def _bench(
     settings: BenchChoices,
     command: str,
     progress: Progress,
-    held: later.bench.HeldOut | Given | None = None,
+    held: lazy.bench.HeldOut | TaskLike | None = None,
 ) -> BenchResult:
     with recorded(run_dir, "bench", command):
-        return later.bench.bench_run(run_dir, settings, progress, held)
+        return lazy.bench.bench_run(run_dir, settings, progress, held)
 
 
 def compare(settings: CompareSettings) -> tuple[ComparedRun, ...]:

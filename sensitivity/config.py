@@ -223,7 +223,7 @@ class WorkerChoices:
     )
 
     @property
-    def spread(self) -> bool:
+    def in_parallel(self) -> bool:
         """Whether other processes measure."""
         return self.workers > 1 or self.ray is not None
 
@@ -573,7 +573,7 @@ def check_numbers(settings: Any) -> None:
             bound = "" if below == math.inf else f" and under {below:g}"
             raise SensitivityError(
                 f"Expected {flag_of(item.name)} to be at least {least:g}{bound}, got {value}; "
-                "leave it out for the usual."
+                "leave it out for the default."
             )
 
 

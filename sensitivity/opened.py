@@ -24,7 +24,7 @@ from sensitivity.simulators.evaluate import EvaluateSimulator
 from sensitivity.simulators.torch.cache import TraceCache
 from sensitivity.tasks.base import EvaluateTask, Task
 from sensitivity.tasks.batches import batch_digest, batch_size, check_pair
-from sensitivity.tasks.load import Given, load_task, task_digest
+from sensitivity.tasks.load import TaskLike, load_task, task_digest
 
 EXECUTED_BATCHES = 16
 """Largest number of batches of `rank` used to find quantizers that are never executed."""
@@ -39,14 +39,14 @@ AddQuantizers = Callable[[QuantizedModel, Sequence[Any]], AbstractContextManager
 class OpenModel:
     """A loaded task and its model, ready to be measured.
 
-    given: the task as the user gave it.
+    user_task: the task as the user gave it.
     loaded: the task as the user's function returned it.
     task: the same with batches.
     source: its model without the quantizers in `unexecuted`.
     unexecuted: quantizers that no forward executes.
     """
 
-    given: Given
+    user_task: TaskLike
     loaded: Task | EvaluateTask
     task: Task
     source: QuantizedModel
@@ -97,7 +97,7 @@ class OpenModel:
         Only "task" may differ later, if the session finds that the task measures the same.
         """
         return {
-            "task": task_digest(self.given),
+            "task": task_digest(self.user_task),
             "metric": self.task.metric,
             "source": self.source.source,
             "model": self.source.fingerprint(),
@@ -109,14 +109,16 @@ class OpenModel:
 
 
 @contextmanager
-def opened_model(given: Given, residuals: AddQuantizers | None = None) -> Iterator[OpenModel]:
+def opened_model(
+    user_task: TaskLike, residuals: AddQuantizers | None = None
+) -> Iterator[OpenModel]:
     """Load a task and open its model without the quantizers that no forward executes.
 
     residuals: `units.placement.residual_quantizers` to add quantizers on skip connections inside
         the `with`; None adds none.
     Raises TaskError and ModelError (not calibrated).
     """
-    loaded = load_task(given)
+    loaded = load_task(user_task)
     task = with_batches(loaded) if isinstance(loaded, EvaluateTask) else loaded
     with ExitStack() as stack:
         source, unexecuted = stack.enter_context(
@@ -126,7 +128,7 @@ def opened_model(given: Given, residuals: AddQuantizers | None = None) -> Iterat
             stack.enter_context(residuals(source, list(calibration_of(loaded))))
             source = quantized_model(loaded.model)
         spare_loaded()
-        yield OpenModel(given, loaded, task, source, unexecuted)
+        yield OpenModel(user_task, loaded, task, source, unexecuted)
 
 
 @contextmanager

@@ -28,13 +28,13 @@ from sensitivity.reporting.tables import (
 )
 from sensitivity.reporting.verdict import lines_of
 from sensitivity.run_dir import RunDir, RunInfo
-from sensitivity.steps import later
+from sensitivity.steps import lazy
 from sensitivity.steps.plan_files import read_frontier
 from sensitivity.tasks.base import EvaluateTask, Task
 from sensitivity.tasks.detection_detail import DetectionDetail
 
 if TYPE_CHECKING:
-    from sensitivity.tasks.load import Given
+    from sensitivity.tasks.load import TaskLike
 
 SHOWN_ROWS = 20
 """Rows of a table shown in a notebook; `to_frame()` has all of them."""
@@ -51,7 +51,7 @@ class Result:
     """
 
     directory: Path
-    task: Given | None = field(repr=False)
+    task: TaskLike | None = field(repr=False)
     info: RunInfo = field(repr=False)
     name: str | None = field(default=None, kw_only=True)
 
@@ -163,14 +163,14 @@ class Planned(Result):
 
         model: the model that was scanned, or another one with the same quantizers.
         """
-        return later.apply.applied(model, self.record, self.info)
+        return lazy.apply.applied(model, self.record, self.info)
 
     def apply_permanently(self, model: Any) -> None:
         """Put the model into the state in which the plan was judged, permanently.
 
         Raises ModelError for models other than those of ModelOpt and pytorch-quantization.
         """
-        later.apply.apply_for_good(model, self.record, self.info)
+        lazy.apply.apply_for_good(model, self.record, self.info)
 
     def _sentences(self) -> Sequence[tuple[str, str]]:
         return [(f"{line.title}: {line.status}", line.sentence) for line in lines_of(self.verdict)]
@@ -297,7 +297,7 @@ class Compared:
         return html([(name, ", ".join(lines)) for name, lines in cells.items()], self.to_frame())
 
 
-def scanned(directory: Path, task: Given | None) -> Scanned:
+def scanned(directory: Path, task: TaskLike | None) -> Scanned:
     """Read the result of `scan` from its run directory.
 
     task: the task given in Python; None for one in a file.
@@ -306,7 +306,7 @@ def scanned(directory: Path, task: Given | None) -> Scanned:
     return Scanned(directory, task, run_dir.info(), run_dir.read("scan.json", Scan))
 
 
-def planned(directory: Path, task: Given | None, name: str | None = None) -> Planned:
+def planned(directory: Path, task: TaskLike | None, name: str | None = None) -> Planned:
     """Read the result of `plan` from its run directory.
 
     task: the task given in Python; None for one in a file.
@@ -318,7 +318,7 @@ def planned(directory: Path, task: Given | None, name: str | None = None) -> Pla
     return Planned(directory, task, run_dir.info(), run_dir.plan(), scan, name=name)
 
 
-def exported(directory: Path, task: Given | None, name: str | None = None) -> Exported:
+def exported(directory: Path, task: TaskLike | None, name: str | None = None) -> Exported:
     """Read the result of `export` from its run directory.
 
     task, name: as for `planned`.
@@ -329,7 +329,7 @@ def exported(directory: Path, task: Given | None, name: str | None = None) -> Ex
     return Exported(directory, task, run_dir.info(), record, name=name)
 
 
-def benched(directory: Path, task: Given | None, name: str | None = None) -> Benched:
+def benched(directory: Path, task: TaskLike | None, name: str | None = None) -> Benched:
     """Read the result of `bench` from its run directory.
 
     task, name: as for `planned`.
@@ -340,7 +340,7 @@ def benched(directory: Path, task: Given | None, name: str | None = None) -> Ben
     return Benched(directory, task, run_dir.info(), record, name=name)
 
 
-def whole_run(directory: Path, task: Given | None) -> Run:
+def whole_run(directory: Path, task: TaskLike | None) -> Run:
     """Read the results of all steps done in the run directory."""
     plan, folder = planned(directory, task), directory
     has = {name: (folder / name).exists() for name in ("export.json", "bench.json")}

@@ -189,8 +189,8 @@ class RunDir:
             )
         return f"{file}:{function}"
 
-    def go_on(self) -> str:
-        """Return what continues the scan or run of this directory.
+    def resume_command(self) -> str:
+        """Return what resumes the scan or run of this directory.
 
         That is a command, with TASK in place of an unknown task, or a Python call for a task made
         in Python.
@@ -216,7 +216,7 @@ class RunDir:
             return None
         return (
             f"This {verb} is not finished: no {', no '.join(missing)}. Continue with: "
-            f"{self.go_on()}"
+            f"{self.resume_command()}"
         )
 
     def canonical(self) -> dict[Exported, Path]:
@@ -241,7 +241,7 @@ class RunDir:
         if "float" not in files:
             raise RunDirError(
                 f"Expected {self.folder / 'model.float.onnx'} to exist, got nothing there; "
-                f"make it with: {self.makes('export.json')}"
+                f"make it with: {self.command_for('export.json')}"
             )
         return files
 
@@ -306,11 +306,11 @@ class RunDir:
             with_checksum(msgspec.json.format(msgspec.json.encode(record), indent=2)),
         )
 
-    def makes(self, name: str) -> str:
+    def command_for(self, name: str) -> str:
         """Return what makes a file of this directory: a command, or a Python call for a task made
         in Python."""
         if name in OF_THE_RUN:
-            return self.go_on()
+            return self.resume_command()
         verb = MADE_BY.get(name, "plan")
         if (self.path / "run.json").exists() and self.info().in_python:
             named = "" if self.name is None else f", name={self.name!r}"
@@ -324,15 +324,16 @@ class RunDir:
             return unknown_name(f"--name of a plan in {self.path}", self.name, names)
         return RunDirError(
             f"Expected {self.file(name)} to exist, got nothing there; make it with: "
-            f"{self.makes(name)}"
+            f"{self.command_for(name)}"
         )
 
     def _damaged(self, name: str, got: str) -> RunDirError:
         file = self.file(name)
-        makes = "sensitivity scan TASK --resume --out" if name == "run.json" else self.makes(name)
-        if name == "run.json":
-            makes = f"{makes} {shlex.quote(str(self.path))}"
+        if name == "run.json":  # without it, the command of the run is unknown
+            again = f"sensitivity scan TASK --resume --out {shlex.quote(str(self.path))}"
+        else:
+            again = self.command_for(name)
         return RunDirError(
             f"Expected {file} to be as it was written, got {got}; make it again with: rm "
-            f"{shlex.quote(str(file))}; {makes}"
+            f"{shlex.quote(str(file))}; {again}"
         )

@@ -18,7 +18,8 @@ from sensitivity.errors import TaskError
 from sensitivity.journal.journal import open_journal, refuse_used
 from sensitivity.measure.changed_task import CHANGED, check_same_task
 from sensitivity.measure.measurer import Measurer
-from sensitivity.measure.opening import Measures, crew_for
+from sensitivity.measure.opening import Measures, worker_pool
+from sensitivity.measure.parallel import ParallelMeasurer
 from sensitivity.measure.progress import Progress, silent
 from sensitivity.measure.raced import (
     EXACT_UP_TO,
@@ -27,7 +28,6 @@ from sensitivity.measure.raced import (
     measured_signal,
 )
 from sensitivity.measure.scan import Scan
-from sensitivity.measure.spread import SpreadMeasurer
 from sensitivity.measure.study import Study
 from sensitivity.measure.variants import BASELINES
 from sensitivity.opened import calibration_of, opened_model
@@ -43,7 +43,7 @@ from sensitivity.signals.soft import has_soft_drop
 from sensitivity.tasks.base import EvaluateTask, Task
 from sensitivity.tasks.batches import arrays, batch_size
 from sensitivity.tasks.detection import DetectionScore, with_rows_of
-from sensitivity.tasks.load import Given, same_task
+from sensitivity.tasks.load import TaskLike, same_task
 
 if TYPE_CHECKING:
     from sensitivity.units.relations import Placed
@@ -68,7 +68,7 @@ NOT_HELD_OUT = (
 class Session:
     """A task that is open for measuring.
 
-    given: the task as the user gave it.
+    user_task: the task as the user gave it.
     task: the same with batches; an EvaluateTask is converted into a Task.
     source: the model, seen through the adapter of its toolkit.
     units: what scans and plans toggle.
@@ -85,7 +85,7 @@ class Session:
         scan.
     """
 
-    given: Given
+    user_task: TaskLike
     task: Task
     source: QuantizedModel
     units: tuple[Unit, ...]
@@ -241,7 +241,7 @@ class SomeBatches:
 
 @contextmanager
 def open_session(
-    given: Given,
+    user_task: TaskLike,
     out: Path,
     *,
     resume: bool,
@@ -253,7 +253,7 @@ def open_session(
     """Open a task: load it, unify the ranges that an engine needs to be equal, and open the journal
     of `out`.
 
-    given: a task, or the reference of its file.
+    user_task: a task, or the reference of its file.
     out: the run directory.
     resume: whether a journal with measurements may be continued.
     choices: what the units are; None takes units and shared ranges from run.json, as the scan left
@@ -274,7 +274,7 @@ def open_session(
     residuals = choices.quantize_residuals if choices else run_dir.info().residuals
     with ExitStack() as stack:
         added = placement.residual_quantizers if residuals else None
-        model = stack.enter_context(opened_model(given, added))
+        model = stack.enter_context(opened_model(user_task, added))
         loaded, source = model.loaded, model.source
         if choices:
             placed = relations.placed(source, model.example, choices)
@@ -291,13 +291,13 @@ def open_session(
             simulators = model.simulators(memory)
             task = with_rows_of(model.task, journal.row_shape)
             measurer = Measurer(task, simulators, journal, progress)
-            if workers.spread:
+            if workers.in_parallel:
                 measures = Measures(
                     journal.head, residuals, memory, model.gpus, model.threads, journal.row_shape
                 )
-                crew = crew_for(workers, given, measures)
-                stack.enter_context(crew)
-                measurer = SpreadMeasurer(task, simulators, journal, crew, progress)
+                pool = worker_pool(workers, user_task, measures)
+                stack.enter_context(pool)
+                measurer = ParallelMeasurer(task, simulators, journal, pool, progress)
             measurer.offer(own_ranges)  # so that the cost of sharing them can be measured
             study = Study(measurer, placed.units, source.quantizers)
             if has_soft_drop(task):
@@ -305,7 +305,7 @@ def open_session(
                 measurer.keeps = {study.float_variant.key: "", quantized.key: " in INT8"}
             changed = _changed(study, run_dir, head["task"], loaded)
             yield Session(
-                given=given,
+                user_task=user_task,
                 task=task,
                 source=source,
                 units=placed.units,

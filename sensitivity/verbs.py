@@ -55,7 +55,7 @@ from sensitivity.results import (
 from sensitivity.run_dir import RunDir
 from sensitivity.steps.compare import check_several, compare_plans
 from sensitivity.tasks.base import EvaluateTask, Task
-from sensitivity.tasks.load import Given, checked
+from sensitivity.tasks.load import TaskLike, checked
 
 Returned = TypeVar("Returned")
 Verb = Callable[..., Returned]
@@ -133,9 +133,9 @@ def run(
     out: the run directory; runs/<name of the file> by default. Required for a task in memory.
     progress: is told of each step, see `sensitivity.measure.progress`.
     """
-    chosen, given = _of_task("run", task, out, settings)
-    api.run(chosen, progress, given)
-    return whole_run(api.out_of(chosen), given)
+    chosen, user_task = _of_task("run", task, out, settings)
+    api.run(chosen, progress, user_task)
+    return whole_run(api.out_of(chosen), user_task)
 
 
 @_verb
@@ -150,9 +150,9 @@ def scan(
 
     task, out, progress: as for `run`.
     """
-    chosen, given = _of_task("scan", task, out, settings)
-    api.scan(chosen, progress, given)
-    return scanned(api.out_of(chosen), given)
+    chosen, user_task = _of_task("scan", task, out, settings)
+    api.scan(chosen, progress, user_task)
+    return scanned(api.out_of(chosen), user_task)
 
 
 @_verb
@@ -164,8 +164,8 @@ def check(
     task: as for `run`; a Q/DQ ONNX file also without `data=`.
     progress: as for `run`.
     """
-    chosen, given = _of_task("check", task, None, settings)
-    return Checked(api.check(chosen, progress, given))
+    chosen, user_task = _of_task("check", task, None, settings)
+    return Checked(api.check(chosen, progress, user_task))
 
 
 @_verb
@@ -182,9 +182,9 @@ def plan(
     task: the run's task; needed if it was made in Python and `run` is only a directory.
     progress: as for `run`.
     """
-    chosen, given = _of_run("plan", run, task, settings)
-    api.plan(chosen, progress, given)
-    return planned(chosen.directory, given, chosen.name)
+    chosen, user_task = _of_run("plan", run, task, settings)
+    api.plan(chosen, progress, user_task)
+    return planned(chosen.directory, user_task, chosen.name)
 
 
 @_verb
@@ -199,9 +199,9 @@ def export(
 
     run, task, progress: as for `plan`.
     """
-    chosen, given = _of_run("export", run, task, settings)
-    api.export(chosen, progress, given)
-    return exported(chosen.directory, given, chosen.name)
+    chosen, user_task = _of_run("export", run, task, settings)
+    api.export(chosen, progress, user_task)
+    return exported(chosen.directory, user_task, chosen.name)
 
 
 @_verb
@@ -217,9 +217,9 @@ def bench(
     run, progress: as for `plan`.
     task: as for `plan`, but only needed for `accuracy=True`.
     """
-    chosen, given = _of_run("bench", run, task, settings)
-    api.bench(chosen, progress, given)
-    return benched(chosen.directory, given, chosen.name)
+    chosen, user_task = _of_run("bench", run, task, settings)
+    api.bench(chosen, progress, user_task)
+    return benched(chosen.directory, user_task, chosen.name)
 
 
 @_verb
@@ -256,13 +256,13 @@ def compare(*runs: Result | str | Path, out: str | Path | None = None, **setting
 
 def _of_task(
     verb: str, task: Any, out: str | Path | None, values: dict[str, Any]
-) -> tuple[Any, Given | None]:
+) -> tuple[Any, TaskLike | None]:
     """Return the settings of a verb that starts from a task, and the task if it is in memory."""
-    given = None if isinstance(task, (str, Path)) else _object(task)
-    own = {"task": str(task) if given is None else IN_PYTHON}
+    user_task = None if isinstance(task, (str, Path)) else _object(task)
+    own = {"task": str(task) if user_task is None else IN_PYTHON}
     if out is not None:
         own["out"] = _fitting(f"sensitivity.{verb}", "out", Path | None, out)
-    return _settings(verb, own, values), given
+    return _settings(verb, own, values), user_task
 
 
 def _object(task: Any) -> Task | EvaluateTask:
@@ -273,15 +273,15 @@ def _object(task: Any) -> Task | EvaluateTask:
     return task if isinstance(task, (Task, EvaluateTask)) else checked(task, TASK)
 
 
-def _of_run(verb: str, run: Any, task: Any, values: dict[str, Any]) -> tuple[Any, Given | None]:
+def _of_run(verb: str, run: Any, task: Any, values: dict[str, Any]) -> tuple[Any, TaskLike | None]:
     """Return the settings of a verb that continues a run, and the task if there is one."""
-    directory, given = place_of(run, task)
-    if given is not None:
-        given = str(given) if isinstance(given, (str, Path)) else _object(given)
+    directory, user_task = place_of(run, task)
+    if user_task is not None:
+        user_task = str(user_task) if isinstance(user_task, (str, Path)) else _object(user_task)
     own: dict[str, Any] = {"directory": directory}
     if isinstance(run, Result) and verb != "plan":  # `plan` makes a plan with a name of its own
         own["name"] = run.name
-    return _settings(verb, own, values), given
+    return _settings(verb, own, values), user_task
 
 
 def _settings(verb: str, own: dict[str, Any], values: dict[str, Any]) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from support.commands import verb
 
-from sensitivity.cli import later
+from sensitivity.cli import lazy
 from sensitivity.config import CompareSettings, PlanSettings, RunSettings, YoloSettings
 
 
@@ -22,8 +22,8 @@ def taken(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         raise KeyboardInterrupt
 
     for name in ("run", "plan", "bench", "compare"):
-        monkeypatch.setattr(later.api, name, take)
-    monkeypatch.setattr(later.yolo, "prepare", take)
+        monkeypatch.setattr(lazy.api, name, take)
+    monkeypatch.setattr(lazy.yolo, "prepare", take)
     return settings
 
 

@@ -7,7 +7,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from sensitivity.steps.price import AT_ONCE, FEW, PASSES, Prober
+from sensitivity.steps.cost_model import AT_ONCE, FEW, PASSES, Prober
 
 UNITS = tuple(f"unit{number}" for number in range(2 * AT_ONCE + 1))
 TRUTH = {(): 2.0, **{(unit,): 2.0 + 0.1 * number for number, unit in enumerate(UNITS)}}

@@ -153,6 +153,6 @@ def test_the_report_tells_ranges_losses_and_what_a_repair_changes() -> None:
 
 
 def test_an_earlier_run_says_how_its_values_are_found() -> None:
-    data = replace(complete(12), go_on="sensitivity scan task.py --out runs/a --resume")
+    data = replace(complete(12), resume_command="sensitivity scan task.py --out runs/a --resume")
     assert "No distributions were stored" in render(data)
     assert "No distributions were stored" not in render(with_values(data))

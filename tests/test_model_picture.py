@@ -149,7 +149,7 @@ def test_a_drawing_fits_its_width_and_no_line_leads_through_a_box() -> None:
 
 
 def test_an_earlier_run_says_how_its_picture_is_made() -> None:
-    data = replace(complete(12), go_on="sensitivity scan task.py --out runs/a --resume")
+    data = replace(complete(12), resume_command="sensitivity scan task.py --out runs/a --resume")
     page = render(data)
     assert "There is no picture" in page
     assert "sensitivity scan task.py --out runs/a --resume" in page

@@ -198,7 +198,7 @@ def test_functions_take_the_name_and_results_keep_it(run: Path) -> None:
 
 def test_what_is_missing_of_a_named_plan_is_made_as_printed(run: Path) -> None:
     place = RunDir(run, "loose")
-    assert place.makes("export.json") == f"sensitivity export {run} --name loose"
+    assert place.command_for("export.json") == f"sensitivity export {run} --name loose"
     with pytest.raises(RunDirError, match="make it with: sensitivity plan .* --name loose"):
         api.export(ExportSettings(directory=run, name="loose"))
 

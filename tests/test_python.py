@@ -20,7 +20,7 @@ from support.models import seeded
 
 import sensitivity as sv
 from sensitivity import optional
-from sensitivity.cli import later
+from sensitivity.cli import lazy
 from sensitivity.cli.api_reference import markdown, signatures
 from sensitivity.errors import (
     JournalMismatch,
@@ -293,7 +293,7 @@ def test_an_unfinished_run_says_how_to_go_on_in_python(
         "threads=1, rounds=5)"
     )
     assert call in (RunDir(tmp_path).unfinished() or "")
-    assert RunDir(tmp_path).makes("plan.json") == f"sensitivity.plan('{tmp_path}', task=task)"
+    assert RunDir(tmp_path).command_for("plan.json") == f"sensitivity.plan('{tmp_path}', task=task)"
     with pytest.raises(RunDirError, match=r"make it with: sensitivity\.plan\('"):
         sv.export(tmp_path)
 
@@ -478,8 +478,8 @@ def test_no_verb_imports_torch_before_its_task_does() -> None:
 def test_an_optional_module_that_nobody_knows_is_refused() -> None:
     with pytest.raises(AttributeError, match="'sensitivity.optional' has no attribute 'numpy'"):
         optional.numpy  # noqa: B018
-    with pytest.raises(AttributeError, match="'sensitivity.cli.later' has no attribute 'numpy'"):
-        later.numpy  # noqa: B018
+    with pytest.raises(AttributeError, match="'sensitivity.cli.lazy' has no attribute 'numpy'"):
+        lazy.numpy  # noqa: B018
 
 
 def test_public_signatures_are_those_that_were_promised() -> None:

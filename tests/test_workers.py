@@ -20,15 +20,15 @@ from support.workers import FakeTask
 from sensitivity import verbs
 from sensitivity.config import UnitChoices
 from sensitivity.errors import MissingPackage, SensitivityError, TaskError
-from sensitivity.executors.base import Crew, Executor, Start
+from sensitivity.executors.base import Executor, Start, WorkerPool
 from sensitivity.executors.local import LocalExecutor
 from sensitivity.executors.ray import RayExecutor
 from sensitivity.journal.journal import open_journal
 from sensitivity.measure.measurer import Measurer
 from sensitivity.measure.opening import Measures, Opening
+from sensitivity.measure.parallel import ParallelMeasurer
 from sensitivity.measure.raced import measured_signal
 from sensitivity.measure.scan import Scan, scan
-from sensitivity.measure.spread import SpreadMeasurer
 from sensitivity.session import open_session
 from sensitivity.signals.base import Signal
 from sensitivity.signals.distortion import SQNR
@@ -46,8 +46,8 @@ KINDS = [
 
 
 @contextmanager
-def crew(executor: Executor, count: int = 2, offset: int = 1) -> Iterator[Crew]:
-    with Crew(executor, count, Start(SUMS, offset)) as made:
+def crew(executor: Executor, count: int = 2, offset: int = 1) -> Iterator[WorkerPool]:
+    with WorkerPool(executor, count, Start(SUMS, offset)) as made:
         yield made
 
 
@@ -110,8 +110,8 @@ def measurer_of(
         if count == 1:
             yield Measurer(task, lambda _: simulator, journal)
             return
-        with Crew(kind(count), count, Start("support.workers:fake", told)) as workers:
-            yield SpreadMeasurer(task, lambda _: simulator, journal, workers)
+        with WorkerPool(kind(count), count, Start("support.workers:fake", told)) as workers:
+            yield ParallelMeasurer(task, lambda _: simulator, journal, workers)
         assert simulator.calls == 0
 
 

@@ -18,7 +18,7 @@ import torch
 from click.testing import CliRunner
 from support.yolo_models import NAMES, coco, images, save, yolo, yolo_folder, yolov8n
 
-from sensitivity.cli import later
+from sensitivity.cli import lazy
 from sensitivity.cli.main import group, main
 from sensitivity.config import RunSettings, YoloSettings
 from sensitivity.errors import MissingPackage, RunDirError, TaskError
@@ -416,8 +416,8 @@ def test_a_dry_run_forecasts_and_writes_nothing_into_the_run_directory(
 ):
     out = tmp_path / "run"
     shown = []
-    monkeypatch.setattr(later.api, "forecast", lambda own: Path(own.task[:-5]).read_text())
-    monkeypatch.setattr(later.forecast, "show_forecast", shown.append)
+    monkeypatch.setattr(lazy.api, "forecast", lambda own: Path(own.task[:-5]).read_text())
+    monkeypatch.setattr(lazy.forecast, "show_forecast", shown.append)
     words = ["--weights", "a.pt", "--data", "b.yaml", "--out", str(out), "--dry-run"]
     with pytest.raises(SystemExit) as ended:
         main(["yolo", "run", *words, *["--resume"] * resume])

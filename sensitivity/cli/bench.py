@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sensitivity.cli import later
+from sensitivity.cli import lazy
 from sensitivity.cli.options import aside, long_verb
 from sensitivity.config import BenchSettings
 
@@ -19,5 +19,5 @@ def command(settings: BenchSettings, teller: Teller) -> None:
     DIRECTORY is a run directory with exported files.
     """
     with aside():
-        later.api.bench(settings, teller)
-    later.render.show_bench(settings.directory, settings.name)
+        lazy.api.bench(settings, teller)
+    lazy.render.show_bench(settings.directory, settings.name)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from sensitivity.cli import later
+from sensitivity.cli import lazy
 from sensitivity.cli.options import aside, long_verb
 from sensitivity.config import CheckSettings
 
@@ -31,7 +31,7 @@ def command(settings: CheckSettings, teller: Teller) -> int:
     Exit codes: 0 no error, 1 errors.
     """
     with aside():
-        findings = later.api.check(settings, teller)
+        findings = lazy.api.check(settings, teller)
     ok = all(finding.severity != "error" for finding in findings)
     if settings.format == "json":
         click.echo(
@@ -44,7 +44,7 @@ def command(settings: CheckSettings, teller: Teller) -> int:
 
 def show(findings: Sequence[Finding], task: str) -> None:
     """Print each finding: its severity and code, what was found, and what to do."""
-    console = later.console.Console(highlight=False, soft_wrap=True)
+    console = lazy.console.Console(highlight=False, soft_wrap=True)
     for finding in findings:
         console.print(f"[{STYLES[finding.severity]}]{finding.severity}[/] {finding.code}")
         console.print(f"  {finding.message}", markup=False)

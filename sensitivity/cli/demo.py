@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from sensitivity.cli import later
+from sensitivity.cli import lazy
 from sensitivity.cli.options import aside, long_verb
 from sensitivity.config import DemoSettings, RunSettings
 
@@ -27,9 +27,9 @@ def command(settings: DemoSettings, teller: Teller) -> int:
     """
     teller.say("Training a small RepVGG on handwritten digits (under a minute).")
     with aside():
-        reference = later.demo.prepare(Path(settings.out))
+        reference = lazy.demo.prepare(Path(settings.out))
         chosen = RunSettings(task=reference, out=settings.out, resume=True, max_drop="1pt")
-        plan = later.api.run(chosen, teller)
-    later.render.show(settings.out, ranking=True, latency=True)
+        plan = lazy.api.run(chosen, teller)
+    lazy.render.show(settings.out, ranking=True, latency=True)
     click.echo(f"Report: {settings.out / 'report.html'}")
     return 0 if plan.met else 2

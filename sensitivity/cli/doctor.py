@@ -4,37 +4,37 @@ from __future__ import annotations
 
 import click
 
-from sensitivity.cli import later
+from sensitivity.cli import lazy
 
 
 @click.command("doctor")
 def command() -> None:
     """Show what is installed, what is missing, and what it would add."""
-    console = later.console.Console()
-    table = later.table.Table(
+    console = lazy.console.Console()
+    table = lazy.table.Table(
         "package", "version", "what it adds", "how to get it", title="Packages"
     )
-    for package in later.doctor.packages():
+    for package in lazy.doctor.packages():
         table.add_row(
             package.name,
             package.version or "-",
             package.purpose,
-            "" if package.version else later.markup.escape(package.install),
+            "" if package.version else lazy.markup.escape(package.install),
         )
     console.print(table)
-    table = later.table.Table("runtime", "works here", "version or reason", title="Runtimes")
-    for runtime in later.doctor.runtimes():
+    table = lazy.table.Table("runtime", "works here", "version or reason", title="Runtimes")
+    for runtime in lazy.doctor.runtimes():
         table.add_row(
             runtime.name,
             "no" if runtime.problem else "yes",
-            later.markup.escape(runtime.problem or runtime.version),
+            lazy.markup.escape(runtime.problem or runtime.version),
         )
     console.print(table)
-    additions = later.doctor.additions()
+    additions = lazy.doctor.additions()
     if not additions:
         return
-    table = later.table.Table("package", "what", "name", "usable", title="From other packages")
+    table = lazy.table.Table("package", "what", "name", "usable", title="From other packages")
     for addition in additions:
-        usable = later.markup.escape(addition.problem or "yes")
+        usable = lazy.markup.escape(addition.problem or "yes")
         table.add_row(addition.package, addition.kind, addition.name, usable)
     console.print(table)

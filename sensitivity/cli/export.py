@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from sensitivity.cli import later
+from sensitivity.cli import lazy
 from sensitivity.cli.options import aside, long_verb
 from sensitivity.config import ExportSettings
 
@@ -24,11 +24,11 @@ def command(settings: ExportSettings, teller: Teller) -> None:
     """
     if settings.config is not None:
         with aside():
-            written = later.api.write_config(settings, teller)
+            written = lazy.api.write_config(settings, teller)
         for line in written.lines:
             click.echo(line)
         return
     with aside():
-        verification = later.api.export(settings, teller)
-    for file, fact in later.facts.facts(verification).items():
+        verification = lazy.api.export(settings, teller)
+    for file, fact in lazy.facts.facts(verification).items():
         click.echo(f"{file}: {fact}")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 import sensitivity
-from sensitivity.cli import later
+from sensitivity.cli import lazy
 from sensitivity.errors import SensitivityError
 from sensitivity.rules.targets import RTX, TARGETS
 
@@ -62,7 +62,7 @@ def command(
 ) -> None:
     """Check a Q/DQ ONNX file, from any tool, for a runtime. Exits with 1 if there is an error."""
     check_build(target, form, with_build, sm)
-    findings = later.lint.run_lint(file, target, plan)
+    findings = lazy.lint.run_lint(file, target, plan)
     refused = any(finding.severity == "error" for finding in findings)
     try:
         built = _build(file, plan, sm) if with_build and not refused else None
@@ -93,10 +93,10 @@ def check_build(target: str, form: str, with_build: bool, sm: int | None) -> Non
 
 
 def _build(file: Path, plan: Path | None, sm: int | None) -> EngineStructure:
-    return later.engine_structure.build_structure(
+    return lazy.engine_structure.build_structure(
         file,
-        sm=later.tensorrt_rtx_build.SM if sm is None else sm,
-        plan=None if plan is None else later.lint.read_plan(plan),
+        sm=lazy.tensorrt_rtx_build.SM if sm is None else sm,
+        plan=None if plan is None else lazy.lint.read_plan(plan),
     )
 
 
@@ -112,7 +112,7 @@ def _print(
     elif form == "sarif":
         click.echo(
             json.dumps(
-                later.sarif.sarif(findings, file, target, version=sensitivity.__version__), indent=2
+                lazy.sarif.sarif(findings, file, target, version=sensitivity.__version__), indent=2
             )
         )
     else:
@@ -133,12 +133,12 @@ def show_build(built: EngineStructure) -> None:
 
 def show(findings: Sequence[Finding], file: Path, target: str) -> None:
     """Print one row for each broken rule, with the places where it is broken."""
-    console = later.console.Console(highlight=False)
+    console = lazy.console.Console(highlight=False)
     if not findings:
         console.print(f"{file}: nothing to report for {target}.", markup=False, soft_wrap=True)
         return
-    table = later.table.Table(
-        title=later.markup.escape(f"{file} for {target}"), title_justify="left", show_lines=True
+    table = lazy.table.Table(
+        title=lazy.markup.escape(f"{file} for {target}"), title_justify="left", show_lines=True
     )
     for heading, share in (("Rule", None), ("Where and what", 3), ("Fix", 2)):
         table.add_column(heading, ratio=share, overflow="fold")  # names are folded, never cut
@@ -148,7 +148,7 @@ def show(findings: Sequence[Finding], file: Path, target: str) -> None:
         table.add_row(
             f"[{STYLES[severity]}]{severity}[/]\n{code}",
             _places(same),
-            later.markup.escape(same[0].fix),
+            lazy.markup.escape(same[0].fix),
         )
     console.print(table)
     console.print(count(findings))
@@ -156,7 +156,7 @@ def show(findings: Sequence[Finding], file: Path, target: str) -> None:
 
 def _places(same: Sequence[Finding]) -> str:
     lines = [
-        f"[bold]{later.markup.escape(finding.node)}[/]: {later.markup.escape(finding.message)}"
+        f"[bold]{lazy.markup.escape(finding.node)}[/]: {lazy.markup.escape(finding.message)}"
         for finding in same[:SHOWN]
     ]
     return "\n".join(lines + ([f"... and {len(same) - SHOWN} more"] if len(same) > SHOWN else []))

@@ -13,7 +13,7 @@ from pathlib import Path
 import click
 
 import sensitivity
-from sensitivity.cli import later
+from sensitivity.cli import lazy
 from sensitivity.errors import SensitivityError
 
 VERBS = {
@@ -66,7 +66,7 @@ class Verbs(click.Group):
 
 def _take_config(context: click.Context, _: click.Parameter, file: Path | None) -> None:
     if file is not None and not context.resilient_parsing:  # set while a shell completes words
-        context.default_map = later.config_file.read_config(file, context)
+        context.default_map = lazy.config_file.read_config(file, context)
 
 
 @click.command(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})
@@ -95,7 +95,7 @@ def main(arguments: list[str] | None = None) -> None:
     """
     words = sys.argv[1:] if arguments is None else arguments
     if arguments is None:  # the process is this command's own
-        later.allocator.collect_seldom()
+        lazy.allocator.collect_seldom()
     try:
         code = group.main(words, prog_name="sensitivity", standalone_mode=False)
     except click.ClickException as error:
@@ -128,7 +128,7 @@ def _foreign(error: Exception, words: Sequence[str]) -> SensitivityError | None:
     ours."""
     for word in words:
         if word.endswith(".onnx"):
-            refusal = later.well_formed.refused(Path(word))
+            refusal = lazy.well_formed.refused(Path(word))
             if refusal:
                 return refusal
     if isinstance(error, MemoryError):

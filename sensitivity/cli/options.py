@@ -24,7 +24,7 @@ from typing import (
 import click
 from click.shell_completion import CompletionItem
 
-from sensitivity.cli import later
+from sensitivity.cli import lazy
 from sensitivity.config import ImageSize, ProgressChoices, flag_of
 from sensitivity.registry import check_name, names
 
@@ -66,9 +66,9 @@ def long_verb(
             choices = ProgressChoices(
                 **{item.name: values.pop(item.name) for item in fields(ProgressChoices)}
             )
-            later.allocator.keep_freed_memory()
-            later.allocator.end_without_collecting()
-            _exit(function(settings(**values), later.progress.teller(choices)))
+            lazy.allocator.keep_freed_memory()
+            lazy.allocator.end_without_collecting()
+            _exit(function(settings(**values), lazy.progress.teller(choices)))
 
         parameters = [*_parameters(settings), *_parameters(ProgressChoices)]
         help_text = function.__doc__ or settings.__doc__

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sensitivity.cli import later
+from sensitivity.cli import lazy
 from sensitivity.cli.options import aside, long_verb
 from sensitivity.config import PlanSettings
 
@@ -24,9 +24,9 @@ def command(settings: PlanSettings, teller: Teller) -> int:
     Exit codes: 0 target met, 2 target missed, 1 error.
     """
     if settings.frontier:
-        later.render.show_frontier(settings.directory, settings.name)
+        lazy.render.show_frontier(settings.directory, settings.name)
         return 0
     with aside():
-        plan = later.api.plan(settings, teller)
-    later.render.show(settings.directory, name=settings.name)
+        plan = lazy.api.plan(settings, teller)
+    lazy.render.show(settings.directory, name=settings.name)
     return 0 if plan.met else 2

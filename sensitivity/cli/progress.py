@@ -91,7 +91,7 @@ class _OnCourse(ABC):
         """Report a piece of work as it begins, proceeds and ends."""
         work = Work(what, total, time.monotonic())
         counted = work.began
-        with self._shown(work) as goes_on:
+        with self._shown(work) as tick:
 
             def advance(steps: int, samples: int) -> None:
                 nonlocal counted
@@ -99,7 +99,7 @@ class _OnCourse(ABC):
                 work.done, work.samples = work.done + steps, work.samples + samples
                 self._course.spent(samples, now - counted, whole=steps <= UNRELATED)
                 counted = now
-                goes_on(now)
+                tick(now)
 
             yield advance
 
@@ -186,13 +186,13 @@ class Lines(_OnCourse):
 
     @contextmanager
     def _shown(self, work: Work) -> Iterator[Callable[[float], None]]:
-        def goes_on(now: float) -> None:
+        def tick(now: float) -> None:
             if now - self._last >= LINE_EVERY_S:
                 self._last = now
                 step = self._course.words(now, work)
                 self._line(now, "; ".join(part for part in (step, _sentence(work, now)) if part))
 
-        yield goes_on
+        yield tick
 
     def _line(self, now: float, sentence: str) -> None:
         click.echo(f"{now - self._began:.0f} s: {sentence}", err=True)
@@ -231,12 +231,12 @@ class Events(_OnCourse):
 
     @contextmanager
     def _shown(self, work: Work) -> Iterator[Callable[[float], None]]:
-        def goes_on(now: float) -> None:
+        def tick(now: float) -> None:
             if now - self._last >= EVENT_EVERY_S:
                 self._write("work", work, now)
 
         self._write("work", work, work.began)
-        yield goes_on
+        yield tick
         self._write("work", work, time.monotonic())
 
     def _write(self, kind: str, work: Work, now: float) -> None:

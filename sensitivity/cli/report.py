@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from sensitivity.cli import later
+from sensitivity.cli import lazy
 from sensitivity.cli.options import verb
 from sensitivity.config import ReportSettings
 
@@ -17,14 +17,14 @@ def command(settings: ReportSettings) -> None:
     of a named plan is written to plans/NAME.
     """
     if settings.format == "netron":
-        click.echo(f"For Netron: {later.api.described(settings)}")
+        click.echo(f"For Netron: {lazy.api.described(settings)}")
         return
     if settings.format != "html":
-        click.echo(later.api.summary(settings), nl=False)
+        click.echo(lazy.api.summary(settings), nl=False)
         return
-    click.echo(f"Report: {later.api.report(settings)}")
+    click.echo(f"Report: {lazy.api.report(settings)}")
     if settings.log is not None:
         click.echo(f"Logged with {settings.log}.")
-    unfinished = later.run_dir.RunDir(settings.directory).unfinished()
+    unfinished = lazy.run_dir.RunDir(settings.directory).unfinished()
     if unfinished:
         click.echo(f"Note: {unfinished}")

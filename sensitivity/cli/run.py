@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sensitivity.cli import later
+from sensitivity.cli import lazy
 from sensitivity.cli.options import aside, long_verb
 from sensitivity.config import RunSettings
 
@@ -24,10 +24,10 @@ def command(settings: RunSettings, teller: Teller) -> int:
     """
     if settings.dry_run:
         with aside():
-            forecast = later.api.forecast(settings)
-        later.forecast.show_forecast(forecast)
+            forecast = lazy.api.forecast(settings)
+        lazy.forecast.show_forecast(forecast)
         return 0
     with aside():
-        plan = later.api.run(settings, teller)
-    later.render.show(later.api.out_of(settings), ranking=True, latency=True)
+        plan = lazy.api.run(settings, teller)
+    lazy.render.show(lazy.api.out_of(settings), ranking=True, latency=True)
     return 0 if plan.met else 2

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sensitivity.cli import later
+from sensitivity.cli import lazy
 from sensitivity.cli.options import aside, long_verb
 from sensitivity.config import ScanSettings
 
@@ -22,9 +22,9 @@ def command(settings: ScanSettings, teller: Teller) -> None:
     """
     if settings.dry_run:
         with aside():
-            forecast = later.api.forecast(settings)
-        later.forecast.show_forecast(forecast)
+            forecast = lazy.api.forecast(settings)
+        lazy.forecast.show_forecast(forecast)
         return
     with aside():
-        later.api.scan(settings, teller)
-    later.render.show(later.api.out_of(settings), ranking=True)
+        lazy.api.scan(settings, teller)
+    lazy.render.show(lazy.api.out_of(settings), ranking=True)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from sensitivity.cli import later
+from sensitivity.cli import lazy
 from sensitivity.cli.options import aside, long_verb
 from sensitivity.config import YoloSettings
 
@@ -38,10 +38,10 @@ def run(settings: YoloSettings, teller: Teller) -> int:
         _show_forecast(settings)
         return 0
     with aside():
-        own = later.yolo.prepare(settings)
-        plan = later.api.run(own, teller)
+        own = lazy.yolo.prepare(settings)
+        plan = lazy.api.run(own, teller)
     assert own.out is not None
-    later.render.show(own.out, ranking=True, latency=True)
+    lazy.render.show(own.out, ranking=True, latency=True)
     click.echo(f"Report: {own.out / 'report.html'}")
     return 0 if plan.met else 2
 
@@ -50,8 +50,8 @@ def _show_forecast(settings: YoloSettings) -> None:
     """Print the forecast of the run, and write a new task file into a temporary folder only."""
     with tempfile.TemporaryDirectory() as folder:
         with aside():
-            forecast = later.api.forecast(later.yolo.prepare(settings, Path(folder)))
-        later.forecast.show_forecast(forecast)
+            forecast = lazy.api.forecast(lazy.yolo.prepare(settings, Path(folder)))
+        lazy.forecast.show_forecast(forecast)
 
 
 @click.group("yolo")

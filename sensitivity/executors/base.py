@@ -103,10 +103,10 @@ class Job:
     replied: Reply | None = field(default=None, repr=False)
 
 
-class Crew:
+class WorkerPool:
     """A fixed number of workers of one kind, started when the first work is submitted.
 
-    A worker that dies is replaced, and its work is done again. Use the crew in a `with` block,
+    A worker that dies is replaced, and its work is done again. Use the pool in a `with` block,
     which ends the workers.
     """
 
@@ -119,7 +119,7 @@ class Crew:
         self._waiting: deque[Job] = deque()
         self._refused: Exception | None = None
 
-    def __enter__(self) -> Crew:
+    def __enter__(self) -> WorkerPool:
         return self
 
     def __exit__(self, *error: object) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 
 from sensitivity import optional
 from sensitivity.errors import ExportError
-from sensitivity.onnx_graph.levels import level_type, nearest_levels, spread
+from sensitivity.onnx_graph.levels import broadcast_scale, level_type, nearest_levels
 from sensitivity.onnx_graph.passes.insert_qdq import QuantizedWeight
 from sensitivity.quantizers.base import QuantizedModel, file_grid
 from sensitivity.quantizers.torch.calls import arguments, call, device_of, to_device
@@ -52,7 +52,7 @@ def _quantized_weight(
 ) -> QuantizedWeight:
     grid = file_grid(source, name)
     values, quantized = numpy(given), numpy(output)
-    steps = quantized / spread(grid.scale, grid, quantized.shape)
+    steps = quantized / broadcast_scale(grid.scale, grid, quantized.shape)
     return QuantizedWeight(values, nearest_levels(steps, level_type(name, grid)))
 
 

@@ -18,7 +18,7 @@ from sensitivity.errors import ExportError
 from sensitivity.exporters.simulate import first_samples, hooked, numpy, outputs_of
 from sensitivity.exporters.verification import LAYER_TOLERANCE, LayerCheck
 from sensitivity.onnx_graph import walk
-from sensitivity.onnx_graph.levels import along, level_type, nearest_levels, spread
+from sensitivity.onnx_graph.levels import along, broadcast_scale, level_type, nearest_levels
 from sensitivity.onnx_graph.marks import PRE_SCALE
 from sensitivity.onnx_graph.passes.fold_channel_scales import PARTS
 from sensitivity.onnx_graph.walk import value_name
@@ -228,7 +228,7 @@ def _off_boundaries(source: QuantizedModel, call: Call) -> tuple[list[Any], floa
         factor = pre_scale(modules[name])
         scaled = array * factor
         near = near_boundary(scaled, grid)
-        step = spread(grid.scale, grid, array.shape)
+        step = broadcast_scale(grid.scale, grid, array.shape)
         levels = nearest_levels(scaled / step, level_type(name, grid))
         on_grid = np.where(near, levels * step / factor, array).astype(array.dtype)
         args[place] = optional.torch.from_numpy(on_grid).to(args[place].device)
@@ -246,7 +246,7 @@ def near_boundary(array: np.ndarray, grid: Grid) -> np.ndarray:
     """Return where a value is so near the middle between two levels that the order of float
     operations decides."""
     kind = level_type("", grid)
-    steps = array.astype(np.float64) / spread(grid.scale, grid, array.shape)
+    steps = array.astype(np.float64) / broadcast_scale(grid.scale, grid, array.shape)
     margin = np.maximum(NEAR_BOUNDARY * (not grid.is_float), np.abs(steps) * RELATIVELY_NEAR)
     near: np.ndarray = nearest_levels(steps - margin, kind) != nearest_levels(steps + margin, kind)
     return near

@@ -10,10 +10,10 @@ from typing import Any
 
 from sensitivity.config import WorkerChoices
 from sensitivity.errors import SensitivityError
-from sensitivity.executors.base import Crew, Start
+from sensitivity.executors.base import Start, WorkerPool
 from sensitivity.executors.choose import executor_of
 from sensitivity.seeds import current_seed
-from sensitivity.tasks.load import Given, split_reference
+from sensitivity.tasks.load import TaskLike, split_reference
 
 OPENS = "sensitivity.worker:opened_worker"
 
@@ -62,17 +62,17 @@ class Opening:
     threads: int | None
 
 
-def crew_for(choices: WorkerChoices, given: Given, measures: Measures) -> Crew:
+def worker_pool(choices: WorkerChoices, user_task: TaskLike, measures: Measures) -> WorkerPool:
     """Return the workers that the settings ask for. They open this task when there is work.
 
     Raises SensitivityError for a task that is not in a file, MissingPackage without Ray.
     """
-    if not isinstance(given, str):
+    if not isinstance(user_task, str):
         raise SensitivityError(
             "Expected a task in a file for more than one process, each of which opens it, got one "
             "made in Python; give it as path/to/task.py:function, or leave out --workers."
         )
-    file, function = split_reference(given)
+    file, function = split_reference(user_task)
     executor = executor_of(choices, measures.gpus)
     opening = Opening(
         place=f"{file}:{function}",
@@ -82,7 +82,7 @@ def crew_for(choices: WorkerChoices, given: Given, measures: Measures) -> Crew:
         shared=executor.shared,
         threads=_threads(choices) if measures.threads else None,
     )
-    return Crew(executor, choices.workers, Start(OPENS, opening))
+    return WorkerPool(executor, choices.workers, Start(OPENS, opening))
 
 
 def _threads(choices: WorkerChoices) -> int | None:

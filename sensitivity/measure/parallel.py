@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from sensitivity.executors.base import Crew, Job
+from sensitivity.executors.base import Job, WorkerPool
 from sensitivity.journal.journal import Journal
 from sensitivity.measure.forward import Comparison, MakeSimulator, Used
 from sensitivity.measure.measurer import Measurer, distinct
@@ -18,12 +18,12 @@ from sensitivity.records import Scores, Variant
 from sensitivity.tasks.base import Task
 
 AHEAD = 2
-"""Number of batches for each worker that are handed out before the first is asked for: one in work,
-and one that is ready to begin."""
+"""Number of batches for each worker that are submitted before the first result is read: one in
+work, and one that is ready to begin."""
 
 
 @dataclass(frozen=True)
-class Asked:
+class Pending:
     """A batch that workers measure.
 
     split: name of the split.
@@ -38,7 +38,7 @@ class Asked:
     jobs: list[Job]
 
 
-class SpreadMeasurer(Measurer):
+class ParallelMeasurer(Measurer):
     """Measurer that has several workers measure batches ahead.
 
     All workers share the batches of a race or a signal, each with neighbouring variants. Results
@@ -51,11 +51,11 @@ class SpreadMeasurer(Measurer):
         task: Task,
         simulator: MakeSimulator,
         journal: Journal,
-        crew: Crew,
+        pool: WorkerPool,
         progress: Progress = silent,
     ) -> None:
         super().__init__(task, simulator, journal, progress)
-        self._crew = crew
+        self._pool = pool
         self._used: Used | None = None
         self._compared: set[tuple[str | int, ...]] = set()
 
@@ -72,77 +72,77 @@ class SpreadMeasurer(Measurer):
     ) -> Iterator[list[Scores]]:
         missing = [batch for batch in range(count) if self._missing(variants, split, batch)]
         # The last batches are fewer than the workers, so all workers share each of them.
-        whole = len(missing) - len(missing) % self._crew.count
-        to_ask = deque(enumerate(missing))
-        asked: dict[int, Asked] = {}
+        whole = len(missing) - len(missing) % self._pool.count
+        waiting = deque(enumerate(missing))
+        pending: dict[int, Pending] = {}
         try:
             for batch in range(count):
-                while to_ask and len(asked) < AHEAD * self._crew.count:
-                    place, later = to_ask.popleft()
-                    parts = 1 if place < whole else self._crew.count
-                    asked[later] = self._ask(variants, split, later, parts)
-                if batch in asked:
-                    self._take(asked.pop(batch), advance)
+                while waiting and len(pending) < AHEAD * self._pool.count:
+                    place, ahead = waiting.popleft()
+                    parts = 1 if place < whole else self._pool.count
+                    pending[ahead] = self._submit(variants, split, ahead, parts)
+                if batch in pending:
+                    self._collect(pending.pop(batch), advance)
                 yield [self._known(variant, split, batch) for variant in variants]
         finally:
-            for unused in asked.values():
+            for unused in pending.values():
                 self._forget(unused)
 
-    def _ask(self, variants: Sequence[Variant], split: str, batch: int, parts: int) -> Asked:
+    def _submit(self, variants: Sequence[Variant], split: str, batch: int, parts: int) -> Pending:
         """Hand out the missing variants of a batch."""
         chunks = _chunks(self._missing(distinct(variants), split, batch), parts)
         offered = self.offered_to(variants)
         works = [Work(split, batch, tuple(chunk), offered) for chunk in chunks]
-        return Asked(split, batch, chunks, [self._crew.submit(work) for work in works])
+        return Pending(split, batch, chunks, [self._pool.submit(work) for work in works])
 
-    def _take(self, asked: Asked, advance: Advance) -> None:
+    def _collect(self, pending: Pending, advance: Advance) -> None:
         """Write down what the workers measured of a batch."""
-        answers = self._answers(asked)
-        scored = _scores(asked, answers)
+        answers = self._answers(pending)
+        scored = _scores(pending, answers)
         # The consumer of the earlier batches may have measured some of these since.
         missing = [
             (variant, scores)
             for variant, scores in scored
-            if self.journal.scores(variant, asked.split, asked.batch) is None
+            if self.journal.scores(variant, pending.split, pending.batch) is None
         ]
-        self._write(missing, asked.split, asked.batch)
+        self._write(missing, pending.split, pending.batch)
         samples = sum(len(scores) for _, scores in missing)
         self.samples += samples
         advance(len(missing), samples)
 
-    def _answers(self, asked: Asked) -> list[Measured]:
+    def _answers(self, pending: Pending) -> list[Measured]:
         """Return the answers to all jobs of a batch.
 
         Raises what the first failed job raised: TaskError, or JournalMismatch for other data.
         """
         try:
-            answers: list[Measured] = [self._crew.result(job) for job in asked.jobs]
+            answers: list[Measured] = [self._pool.result(job) for job in pending.jobs]
         finally:
-            self._forget(asked)
+            self._forget(pending)
         for answer in answers:
-            self._check_digest(asked.split, asked.batch, answer.digest)
+            self._check_digest(pending.split, pending.batch, answer.digest)
             before = self._used.warnings if self._used else ()
             self._used = replace(answer.used, warnings=_joined(before, answer.used.warnings))
         return answers
 
     def _measure(self, variants: list[Variant], split: str, batch: int, reader: Reader) -> int:
-        asked = self._ask(variants, split, batch, self._crew.count)
-        self._take(asked, lambda steps, samples: None)
+        pending = self._submit(variants, split, batch, self._pool.count)
+        self._collect(pending, lambda steps, samples: None)
         return len(self._known(variants[0], split, batch))
 
     def _compare(
         self, comparison: Comparison, variants: list[Variant], reader: Reader, wanted: int
     ) -> int:
         split, batch = comparison.split, comparison.batch
-        chunks = _chunks(variants, self._crew.count)
+        chunks = _chunks(variants, self._pool.count)
         offered = self.offered_to(variants)
         compared = Compared(
             comparison.signal.name, comparison.reference, comparison.samples, wanted
         )
         works = [Work("rank", batch, tuple(chunk), offered, compared) for chunk in chunks]
-        asked = Asked(split, batch, chunks, [self._crew.submit(work) for work in works])
-        answers = self._answers(asked)
-        for variant, values in _scores(asked, answers):
+        pending = Pending(split, batch, chunks, [self._pool.submit(work) for work in works])
+        answers = self._answers(pending)
+        for variant, values in _scores(pending, answers):
             self.journal.add_scores(variant, split, batch, values)
         self.journal.sync()
         self._count_compared(comparison, answers)
@@ -159,15 +159,15 @@ class SpreadMeasurer(Measurer):
                 self._compared.add(place)
                 self.samples += count
 
-    def _forget(self, asked: Asked) -> None:
-        for job in asked.jobs:
-            self._crew.forget(job)
+    def _forget(self, pending: Pending) -> None:
+        for job in pending.jobs:
+            self._pool.forget(job)
 
 
-def _scores(asked: Asked, answers: Sequence[Measured]) -> list[tuple[Variant, Scores]]:
+def _scores(pending: Pending, answers: Sequence[Measured]) -> list[tuple[Variant, Scores]]:
     """Return the variants and their scores, in the order in which they were measured."""
     scored = []
-    for part, answer in zip(asked.parts, answers, strict=True):
+    for part, answer in zip(pending.parts, answers, strict=True):
         scored += [(part[index], scores) for index, scores in answer.measured]
     return scored
 

@@ -19,7 +19,7 @@ from sensitivity.onnx_graph.align import Alignment, align
 from sensitivity.onnx_graph.clamps import Limits
 from sensitivity.onnx_graph.matching import match_or_none, matches, needed, require
 from sensitivity.onnx_graph.passes.fold_batchnorm import FoldBatchNorm
-from sensitivity.onnx_graph.passes.skip_uses import Weights, float_constant, spread
+from sensitivity.onnx_graph.passes.skip_uses import Weights, broadcast, float_constant
 from sensitivity.onnx_graph.uses import BIAS_INPUT, MOVERS, Path, level_gap
 from sensitivity.onnx_graph.walk import all_outputs, input_at, of_kind, source, value_name
 
@@ -302,7 +302,7 @@ def _stored_in(pair: qdq.Pair, path: Path) -> _Stored:
     constant."""
     own_scale = needed(pair.scale).astype(np.float64)
     values = needed(float_constant(pair))
-    scale = np.abs(spread(own_scale, pair, values.shape))
+    scale = np.abs(broadcast(own_scale, pair, values.shape))
     levels = values.astype(np.float64) / np.where(scale == 0, 1, scale)
     step = scale * level_gap(pair, levels)
     return _Stored(value_name(pair.source), pair.is_compact, values, step, path)

@@ -90,7 +90,7 @@ def limits_of(kind: ir.DataType) -> tuple[float, float]:
     return low, low + levels - 1
 
 
-def spread(scale: Array, grid: Grid, shape: tuple[int, ...]) -> Array:
+def broadcast_scale(scale: Array, grid: Grid, shape: tuple[int, ...]) -> Array:
     """Return a grid's scales in a shape that broadcasts against a tensor of this shape."""
     if grid.block is not None and grid.axis is not None:
         size = shape[grid.axis]

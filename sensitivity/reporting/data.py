@@ -79,7 +79,7 @@ class ReportData:
     quantizers: of the model, with their formats.
     distributions: those of the quantizers' inputs on calibration data; None if they were not kept.
     judged: accuracy of the plan's file in the runtime; None if it was not measured there.
-    go_on: command line that continues the scan, and finds the graph if it can.
+    resume_command: command line that continues the scan, and finds the graph if it can.
     """
 
     title: str
@@ -112,7 +112,7 @@ class ReportData:
     quantizers: tuple[Quantizer, ...] = ()
     distributions: Distributions | None = None
     judged: RuntimeAccuracy | None = None
-    go_on: str = "sensitivity scan TASK --out DIRECTORY --resume"
+    resume_command: str = "sensitivity scan TASK --out DIRECTORY --resume"
 
     @property
     def plan_file(self) -> str:

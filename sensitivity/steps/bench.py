@@ -37,7 +37,7 @@ from sensitivity.session import Session, open_session
 from sensitivity.stats.paired import differs
 from sensitivity.steps.plan_files import with_timings
 from sensitivity.tasks.base import Task
-from sensitivity.tasks.load import Given
+from sensitivity.tasks.load import TaskLike
 from sensitivity.timing.environment import environment, usable_cores
 from sensitivity.timing.explain import in_int8
 from sensitivity.timing.inputs import check_files, random_inputs
@@ -94,14 +94,14 @@ def held_out(session: Session, chosen: Plan) -> HeldOut | None:
     return HeldOut(session.task, *session.measurer.scores(variants, "holdout", "bench: holdout"))
 
 
-def held_out_of(run_dir: RunDir, given: Given | None, progress: Progress) -> HeldOut:
+def held_out_of(run_dir: RunDir, user_task: TaskLike | None, progress: Progress) -> HeldOut:
     """Measure float and the plan on `holdout`, for a run directory.
 
-    given: the run's task; None loads it from its file.
+    user_task: the run's task; None loads it from its file.
     Raises TaskError for a task without samples.
     """
     with open_session(
-        given or run_dir.reference(), run_dir.path, resume=True, progress=progress
+        user_task or run_dir.reference(), run_dir.path, resume=True, progress=progress
     ) as session:
         held = held_out(session, run_dir.plan())
     if held is None:
@@ -113,7 +113,10 @@ def held_out_of(run_dir: RunDir, given: Given | None, progress: Progress) -> Hel
 
 
 def bench_run(
-    run_dir: RunDir, settings: BenchChoices, progress: Progress, held: HeldOut | Given | None = None
+    run_dir: RunDir,
+    settings: BenchChoices,
+    progress: Progress,
+    held: HeldOut | TaskLike | None = None,
 ) -> BenchResult:
     """Time the files of a run's plan, note which precision they ran in, and write bench.json,
     bench.csv and layers.csv.
@@ -178,7 +181,8 @@ def _of_the_plan(run_dir: RunDir) -> Verification:
     if not exported.is_of(run_dir.plan()):
         raise RunDirError(
             f"Expected {run_dir.folder} to hold files of the plan in {run_dir.file('plan.json')}, "
-            f"got those of an earlier plan; make them again with: {run_dir.makes('export.json')}"
+            "got those of an earlier plan; make them again with: "
+            f"{run_dir.command_for('export.json')}"
         )
     return exported
 

@@ -19,7 +19,7 @@ from sensitivity.reporting.formats import MetricFormat
 from sensitivity.reporting.outcome import verdict_of
 from sensitivity.reporting.tables import SEPARATOR
 from sensitivity.run_dir import RunDir
-from sensitivity.steps import later
+from sensitivity.steps import lazy
 from sensitivity.steps.report import report_data
 
 Row = dict[Hashable, Any]
@@ -30,7 +30,7 @@ def compare_plans(places: tuple[RunDir, ...], out: Path | None) -> tuple[Compare
     """Compare these plans, as `compare` does."""
     runs = tuple(map(_compared, places, labels_of(places)))
     if out is not None:
-        later.compare_page.write_comparison(runs, out)
+        lazy.compare_page.write_comparison(runs, out)
     return runs
 
 

@@ -41,8 +41,9 @@ PASSES, QUICK_MS, FEW = 3, 2.0, 12
 done once if one engine takes longer than `QUICK_MS` milliseconds. Single units may thus be timed
 once, but never the plans that are compared in the end."""
 
-"""Engines in a group."""
 AT_ONCE = 6
+"""Number of engines in a group."""
+
 BUILDS = 2
 """Builds of everything in INT8 in each group, which the others are compared with. Two builds of one
 file differ by some percent."""
@@ -56,7 +57,7 @@ WORK_COSTS = {"macs": work_cost, "operations": operations_cost}
 
 
 @contextmanager
-def priced(
+def cost_and_probe(
     session: Session, kind: CostName, runtime: Runtime, threads: int | None
 ) -> Iterator[tuple[CostModel, Probe | None]]:
     """Yield the cost of leaving units out and, for `engine`, a probe that measures whole engines.

@@ -24,12 +24,12 @@ if TYPE_CHECKING:
         apply,
         bench,
         config,
+        cost_model,
         distributions,
         dry_run,
         export,
         forecast,
         netron,
-        price,
     )
     from sensitivity.tflite import convert as tflite
     from sensitivity.units import graph
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
         "check_file",
         "compare_page",
         "config",
+        "cost_model",
         "distributions",
         "dry_run",
         "export",
@@ -51,7 +52,6 @@ if TYPE_CHECKING:
         "onnx_equalization",
         "onnx_task",
         "preflight",
-        "price",
         "quantize_file",
         "quantize_findings",
         "quantize_prepare",
@@ -78,7 +78,7 @@ __getattr__ = importer(
         "onnx_equalization": "sensitivity.repairs.onnx_equalization",
         "onnx_task": "sensitivity.onnx_task",
         "preflight": "sensitivity.preflight.check",
-        "price": "sensitivity.steps.price",
+        "cost_model": "sensitivity.steps.cost_model",
         "quantize_file": "sensitivity.quantize.file",
         "quantize_findings": "sensitivity.quantize.findings",
         "quantize_prepare": "sensitivity.quantize.prepare",

@@ -29,7 +29,7 @@ def described_file(run_dir: RunDir) -> Path:
     if not has_files_of(run_dir, plan):
         raise RunDirError(
             f"Expected the exported files of the plan in {run_dir.folder}, got none, or those of "
-            f"another plan; run: {run_dir.makes('export.json')}"
+            f"another plan; run: {run_dir.command_for('export.json')}"
         )
     effects = {effect.unit: effect for effect in run_dir.read("scan.json", Scan).effects}
     formats = plan_formats(info.units, info.quantizers, plan)

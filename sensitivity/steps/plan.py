@@ -36,7 +36,7 @@ from sensitivity.search.part import Part, first_part, part_note
 from sensitivity.search.wide import wide_ranges, with_plain_weights
 from sensitivity.session import Session
 from sensitivity.signals.base import Signal
-from sensitivity.steps import later
+from sensitivity.steps import lazy
 from sensitivity.steps.fine_tune import with_tuning
 from sensitivity.steps.plan_files import (
     SearchSettings,
@@ -137,7 +137,7 @@ def search_plan(
         if not settings.no_recalibrate:
             new = recalibration(session, scanned, target, fixed.skip, settings.fine_tune)
             new = with_tuning(session, new, target, fixed.skip, settings.fine_tune)
-        with _priced(session, settings, runtime) as (cost, probe):
+        with _cost_and_probe(session, settings, runtime) as (cost, probe):
             question = Question(study, settings.planner, target, fixed, cost, probe)
             # The first search decides on which part of `confirm` all sets are compared.
             search = partial(_attempt, session, question, first=new)
@@ -324,7 +324,7 @@ def _choose(session: Session, question: Question, scanned: Scan, *, may_grow: bo
     return choose_plan(question.study, scanned, question.target, options, question.fixed)
 
 
-def _priced(
+def _cost_and_probe(
     session: Session, settings: SearchSettings, runtime: Runtime
 ) -> AbstractContextManager[tuple[CostModel | None, Probe | None]]:
     """Return the cost model and the probe; (None, None) for a planner that counts layers, unless a
@@ -332,7 +332,9 @@ def _priced(
     if settings.cost is None and not wants_cost(settings.planner):
         return nullcontext((None, None))
     usual: CostName = "macs" if form_of(session.source) == "onnx" else "table"
-    return later.price.priced(session, settings.cost or usual, runtime, settings.threads)
+    return lazy.cost_model.cost_and_probe(
+        session, settings.cost or usual, runtime, settings.threads
+    )
 
 
 def _signal(session: Session, scanned: Scan) -> tuple[Signal | None, dict[str, float] | None]:

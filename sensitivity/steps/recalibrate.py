@@ -49,7 +49,7 @@ from sensitivity.search.ranges import (
 from sensitivity.search.repairs import repaired
 from sensitivity.session import Session
 from sensitivity.signals.distortion import SQNR
-from sensitivity.steps import later
+from sensitivity.steps import lazy
 from sensitivity.tasks.batches import first_samples
 
 FILE = "recalibration.json"
@@ -360,14 +360,14 @@ def _even_links(session: Session) -> tuple[str, ...]:
     weights around."""
     source = session.source
     if form_of(source) == "onnx":
-        return later.onnx_equalization.even_links(source)
+        return lazy.onnx_equalization.even_links(source)
     if not isinstance(source, Correctable) or session.example is None:
         return ()
     example = first_samples(session.example, TRACED_SAMPLES)
     try:
         with in_float32(source.model):
             traced = session.graph.traced if session.graph else None
-            return later.torch_model.even_links(source, example, traced)
+            return lazy.torch_model.even_links(source, example, traced)
     except (ExportError, ModelError):  # such ranges could not be written to a file either
         return ()
 

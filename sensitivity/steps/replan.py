@@ -31,14 +31,17 @@ from sensitivity.steps.recalibrate import (
     Recalibration,
     in_force,
 )
-from sensitivity.tasks.load import Given, same_task, task_digest
+from sensitivity.tasks.load import TaskLike, same_task, task_digest
 
 
-def replan(run_dir: RunDir, settings: SearchSettings, given: Given | None = None) -> Plan | None:
+def replan(
+    run_dir: RunDir, settings: SearchSettings, user_task: TaskLike | None = None
+) -> Plan | None:
     """Choose a plan for another target from the measurements of an earlier search of the same kind,
     without loading a task.
 
-    given: the task; None for the run's own. A task in no file cannot have been changed by anybody.
+    user_task: the task; None for the run's own. A task in no file cannot have been changed by
+        anybody.
     Returns None if there was no such search, if the task has changed since, or if no measured set
     meets the target.
     """
@@ -46,9 +49,9 @@ def replan(run_dir: RunDir, settings: SearchSettings, given: Given | None = None
     if not searches:
         return None
     info = run_dir.info()
-    if given is None and not info.in_python:
-        given = run_dir.reference()
-    if given is not None and not same_task(task_of(run_dir.journal), task_digest(given)):
+    if user_task is None and not info.in_python:
+        user_task = run_dir.reference()
+    if user_task is not None and not same_task(task_of(run_dir.journal), task_digest(user_task)):
         return None
     target = target_of(settings, info.full_scale)
     for search in searches:

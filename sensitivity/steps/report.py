@@ -82,7 +82,7 @@ def report_data(directory: Path, name: str | None = None) -> ReportData:
         format=format_of(info.quantizers),
         graph=run_dir.read_if_there("graph.json", ModelGraph),
         quantizers=info.quantizers,
-        go_on=_command_to_continue(run_dir),
+        resume_command=_command_to_continue(run_dir),
         distributions=run_dir.read_if_there("distributions.json", Distributions),
     )
 
@@ -91,7 +91,7 @@ def _command_to_continue(run_dir: RunDir) -> str:
     """Return the command that continues the scan, with a placeholder if its task no longer
     exists."""
     try:
-        return run_dir.go_on()
+        return run_dir.resume_command()
     except RunDirError:
         return f"sensitivity scan TASK --out {shlex.quote(str(run_dir.path))} --resume"
 

@@ -30,7 +30,7 @@ from sensitivity.reporting.tables import scan_table
 from sensitivity.run_dir import RunInfo
 from sensitivity.seeds import current_seed
 from sensitivity.session import Session
-from sensitivity.steps import later
+from sensitivity.steps import lazy
 from sensitivity.steps.recorded import recorded
 from sensitivity.tasks.load import split_reference
 from sensitivity.timing.environment import environment
@@ -62,16 +62,16 @@ def scan_session(session: Session, command: str, settings: ScanSettings | RunSet
         run_dir.write("scan.json", result)
         write_csv(scan_table(result.effects, session.units), run_dir.path / "scan.csv")
         _write_graph(session)
-        seen = later.distributions.distributions(session)
+        seen = lazy.distributions.distributions(session)
         if seen is not None:
             run_dir.write("distributions.json", seen)
     doubts = tuple(measured_findings(session))
-    later.preflight.refuse_errors(doubts, force=settings.force)
+    lazy.preflight.refuse_errors(doubts, force=settings.force)
     if doubts:
         info = run_dir.info()
         known = without_at_chance(info.warnings, session.task.metric)
         info = replace(info, warnings=known)
-        warnings = later.preflight.warnings_of(doubts)
+        warnings = lazy.preflight.warnings_of(doubts)
         run_dir.write("run.json", info.with_warnings(warnings))
     return result
 
@@ -122,7 +122,7 @@ def _warn_unjudged(session: Session, names: tuple[str, ...]) -> None:
 def _write_graph(session: Session) -> None:
     """Write graph.json, which layers pass tensors to each other, if that is known."""
     traced = session.graph.traced if session.graph else None
-    graph = later.graph.model_graph(session.source, traced)
+    graph = lazy.graph.model_graph(session.source, traced)
     if graph is not None:
         session.run_dir.write("graph.json", graph)
 
@@ -130,8 +130,8 @@ def _write_graph(session: Session) -> None:
 def _run_info(session: Session, settings: ScanSettings | RunSettings) -> RunInfo:
     earlier = session.run_dir.read_if_there("run.json", RunInfo)
     task, near = IN_PYTHON, ""
-    if isinstance(session.given, str):
-        task, near = session.run_dir.place_of(*split_reference(session.given))
+    if isinstance(session.user_task, str):
+        task, near = session.run_dir.place_of(*split_reference(session.user_task))
     return RunInfo(
         simulator=earlier.simulator if earlier else None,
         samples=earlier.samples if earlier else 0,

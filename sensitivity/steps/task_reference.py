@@ -15,7 +15,7 @@ from sensitivity.config import (
     refuse_needless,
 )
 from sensitivity.measure.progress import Progress, silent
-from sensitivity.steps import later
+from sensitivity.steps import lazy
 
 Choices = TypeVar("Choices", bound=TaskChoices)
 
@@ -29,13 +29,13 @@ def task_reference(settings: TaskChoices, out: Path, progress: Progress = silent
     if not is_model_file(settings.task):
         refuse_needless(settings, OF_ONNX, "a task that is no ONNX file")
         return settings.task
-    later.onnx_task.data_of(settings)
+    lazy.onnx_task.data_of(settings)
     settings = converted_to_onnx(settings, out)
-    if later.quantize_prepare.is_float(Path(settings.task)):
-        made = later.quantize_file.quantized_file(settings, out, progress)
-        return later.onnx_task.written_task(settings, out, made)
+    if lazy.quantize_prepare.is_float(Path(settings.task)):
+        made = lazy.quantize_file.quantized_file(settings, out, progress)
+        return lazy.onnx_task.written_task(settings, out, made)
     refuse_needless(settings, QUANTIZING, "a Q/DQ file, which is calibrated already")
-    return later.onnx_task.written_task(settings, out)
+    return lazy.onnx_task.written_task(settings, out)
 
 
 def converted_to_onnx(settings: Choices, out: Path) -> Choices:
@@ -43,8 +43,8 @@ def converted_to_onnx(settings: Choices, out: Path) -> Choices:
     directory."""
     file, float_model, folder = Path(settings.task), settings.float_model, out / "tflite"
     if file.suffix == TFLITE:
-        settings = replace(settings, task=str(later.tflite.onnx_file(file, folder)))
+        settings = replace(settings, task=str(lazy.tflite.onnx_file(file, folder)))
     if float_model is not None and float_model.suffix == TFLITE:
-        made = later.tflite.onnx_file(float_model, folder / "float")
+        made = lazy.tflite.onnx_file(float_model, folder / "float")
         settings = replace(settings, float_model=made)
     return settings

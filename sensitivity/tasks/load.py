@@ -29,7 +29,7 @@ from sensitivity.tasks.base import EvaluateTask, Task
 from sensitivity.tasks.batches import check_pair
 from sensitivity.tasks.fingerprint import judges_digest
 
-Given = str | Task | EvaluateTask
+TaskLike = str | Task | EvaluateTask
 """A task as the user gives it: "path/to/task.py:function", or the object itself."""
 
 DEFAULT_FUNCTION = "task"
@@ -57,18 +57,18 @@ NUMBERS = (int, float, np.integer, np.floating)
 DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
-def load_task(given: Given) -> Task | EvaluateTask:
+def load_task(user_task: TaskLike) -> Task | EvaluateTask:
     """Return the user's task, once it has passed all checks.
 
     The folder of the task file is importable while the file and the function run.
 
-    given: the task itself, or "path/to/task.py:function", whose function returns it. Without
+    user_task: the task itself, or "path/to/task.py:function", whose function returns it. Without
         ":function" it is the function `task`.
     Raises TaskError, with the user's own exception as its cause.
     """
-    if not isinstance(given, str):
-        return checked(given, "a Task or EvaluateTask of sensitivity, or the path of its file")
-    file, name = split_reference(given)
+    if not isinstance(user_task, str):
+        return checked(user_task, "a Task or EvaluateTask of sensitivity, or the path of its file")
+    file, name = split_reference(user_task)
     with _as_script(file.parent):
         module = _run_file(file)
         function = _function(module, name, file)
@@ -118,7 +118,7 @@ def load_evaluator(reference: str, code: str | None = None) -> Evaluator:
     return evaluator
 
 
-def task_digest(given: Given) -> dict[str, str]:
+def task_digest(user_task: TaskLike) -> dict[str, str]:
     """Return the digests by which a task is recognised.
 
     "text" is the hex sha256 of its file's source. "code" is that of the syntax tree, without
@@ -126,10 +126,10 @@ def task_digest(given: Given) -> dict[str, str]:
     or reads does not count. A task made in Python has no file; its "text" and "code" are those of
     the functions that judge its outputs.
     """
-    if not isinstance(given, str):
-        digest = judges_digest(given)
+    if not isinstance(user_task, str):
+        digest = judges_digest(user_task)
         return {"text": digest, "code": digest, "function": IN_PYTHON}
-    file, function = split_reference(given)
+    file, function = split_reference(user_task)
     source = file.read_bytes()
     return {"text": _sha(source), "code": _sha(_code(source)), "function": function}
 

@@ -10,7 +10,13 @@ import numpy as np
 import onnx_ir as ir
 
 from sensitivity.onnx_graph import qdq
-from sensitivity.onnx_graph.levels import along, level_type, nearest_levels, numpy_type, spread
+from sensitivity.onnx_graph.levels import (
+    along,
+    broadcast_scale,
+    level_type,
+    nearest_levels,
+    numpy_type,
+)
 from sensitivity.onnx_graph.marks import all_marks, remove
 from sensitivity.onnx_graph.passes.initializers import add
 from sensitivity.onnx_graph.passes.new_pair import new_pair
@@ -97,7 +103,7 @@ def snapped(weight: np.ndarray, levels: np.ndarray, grid: Grid, kind: ir.DataTyp
     These are values on a rounding boundary, or beyond a narrow range. If there are none, the same
     array is returned.
     """
-    scale = spread(grid.scale, grid, weight.shape)
+    scale = broadcast_scale(grid.scale, grid, weight.shape)
     wrong = nearest_levels(weight / scale, kind) != levels
     if not wrong.any():
         return weight

@@ -398,7 +398,7 @@ def _raise_opset(model: ir.Model) -> None:
 def _fits(scale: NDArray[Any], pair: qdq.Pair, shape: tuple[int, ...]) -> bool:
     """Return whether the scales broadcast against the weight's shape."""
     try:
-        np.broadcast_to(spread(scale, pair, shape), shape)
+        np.broadcast_to(broadcast(scale, pair, shape), shape)
     except ValueError:
         return False
     return True
@@ -434,12 +434,12 @@ def dequantized(pair: qdq.Pair) -> NDArray[Any]:
     kept = levels.astype(np.float32)
     kept = kept.clip(*(pair.limits or (None, None)))
     offset = np.zeros_like(scale) if zero_point is None else zero_point
-    shifted = kept - spread(offset.astype(np.float32), pair, levels.shape)
-    values = shifted * spread(scale.astype(np.float32), pair, levels.shape)
+    shifted = kept - broadcast(offset.astype(np.float32), pair, levels.shape)
+    values = shifted * broadcast(scale.astype(np.float32), pair, levels.shape)
     return np.asarray(values).astype(scale.dtype)
 
 
-def spread(values: NDArray[Any], pair: qdq.Pair, shape: tuple[int, ...]) -> NDArray[Any]:
+def broadcast(values: NDArray[Any], pair: qdq.Pair, shape: tuple[int, ...]) -> NDArray[Any]:
     """Return values per tensor, per channel or per block in a shape that broadcasts against the
     weight's."""
     has_blocks = values.ndim == len(shape) > 1 and values.size > 1  # from opset 21

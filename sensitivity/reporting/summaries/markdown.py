@@ -38,7 +38,7 @@ def render(data: ReportData) -> str:
     if plan is not None:
         blocks += _units("Left out of INT8, the most sensitive first", plan.skip)
         blocks += _units("With activations of 16 bits", plan.wide)
-    blocks += _go_on(data)
+    blocks += _resume_hint(data)
     return in_format("\n\n".join(blocks) + "\n", data.format)
 
 
@@ -101,7 +101,7 @@ def _table(rows: Iterator[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _go_on(data: ReportData) -> Iterator[str]:
+def _resume_hint(data: ReportData) -> Iterator[str]:
     step = next_step(data)
     commands = "\n".join(step.commands)
     fence = "`" * max(3, 1 + _longest_run(commands))
