@@ -23,8 +23,8 @@ from sensitivity.reporting.number_formats import format_of, in_format, plan_form
 from sensitivity.reporting.outcome import verdict_of
 from sensitivity.reporting.tables import frontier_table
 from sensitivity.run_dir import RunDir, RunInfo
-from sensitivity.search.asking import asks_for
 from sensitivity.search.frontier import Frontier, best_points
+from sensitivity.search.target_settings import target_settings
 from sensitivity.steps.named_plans import keep_earlier
 from sensitivity.steps.recalibrate import (
     Recalibration,
@@ -142,12 +142,12 @@ def choices_of(run_dir: RunDir, earlier: Plan) -> tuple[Choice, ...]:
         return ()
     points = sorted(frontier.points, key=lambda point: cost_of(point.names, frontier.cost))
     info = run_dir.info()
-    asked = asks_for(points, earlier, info.full_scale)
+    targets = target_settings(points, earlier, info.full_scale)
     # A named plan keeps its target: choosing another set changes the plan without a name.
     settings = PlanSettings(directory=run_dir.path, **_settings_of(frontier.search))
     work = frontier.cost if frontier.cost and frontier.cost.unit == "work" else None
     choices = []
-    for point, target in zip(points, asked, strict=True):
+    for point, target in zip(points, targets, strict=True):
         choice = Choice(point, work=work.of(point.names) if work else None)
         # Float itself is not a plan, and a search for its accuracy may find a better set.
         if target is not None and len(point.skip) < len(info.units):

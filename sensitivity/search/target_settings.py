@@ -1,4 +1,4 @@
-"""Targets to ask a plan for, so that a set which was measured before is the answer."""
+"""Settings of `plan` with which a set that was measured before becomes the plan."""
 
 from __future__ import annotations
 
@@ -11,39 +11,39 @@ from sensitivity.records import FrontierPoint, Plan, Target
 from sensitivity.search.frontier import first_that_meets
 from sensitivity.stats.proof import limit_held
 
-MOST_DIGITS = 6
+MAX_DIGITS = 6
 """Decimal places beyond which two sets are too close for a target to lie between them."""
 
 
 @dataclass(frozen=True)
-class Asked:
+class TargetSettings:
     """A target as settings of `plan`.
 
-    settings: the settings that ask for it.
-    allowed: drop from float that it allows, in the metric's unit; below 0 if it asks for more than
-        float.
+    settings: values of `max_drop` or `target`, and of `confidence`.
+    allowed: drop from float that the target allows, in the metric's unit; below 0 if the target is
+        above float's metric.
     """
 
     settings: dict[str, Any]
     allowed: float
 
 
-def asks_for(
+def target_settings(
     points: Sequence[FrontierPoint], earlier: Plan, full_scale: float
-) -> tuple[Asked | None, ...]:
-    """Return a target for each point that is answered with this point; None if no target of the
-    same confidence is.
+) -> tuple[TargetSettings | None, ...]:
+    """Return, for each point, settings that choose it; None if no target of the same confidence
+    does.
 
     points: the cheapest first.
     earlier: plan of the search that measured the points.
     full_scale: the metric's largest value; one point of `max_drop` is a hundredth of it.
     """
-    return tuple(_asked_for(point, points, earlier, full_scale) for point in points)
+    return tuple(_settings_for(point, points, earlier, full_scale) for point in points)
 
 
-def _asked_for(
+def _settings_for(
     point: FrontierPoint, points: Sequence[FrontierPoint], earlier: Plan, full_scale: float
-) -> Asked | None:
+) -> TargetSettings | None:
     float_value, confidence = earlier.metric.float.value, earlier.target.confidence
     least = _least_allowed(point, float_value, confidence)
     if point.holdout is None or least is None:
@@ -51,7 +51,7 @@ def _asked_for(
     for choices, target in _targets(least, float_value, full_scale):
         target = replace(target, confidence=confidence)
         if first_that_meets(points, target, float_value) is point:
-            return Asked(
+            return TargetSettings(
                 choices | {"confidence": confidence}, float_value - target.floor(float_value)
             )
     return None
@@ -63,7 +63,7 @@ def _targets(
     """Yield the targets just above the smallest drop that a set holds, the roundest first, each
     with its settings."""
     in_points = least / full_scale * 100
-    for digits in range(1, MOST_DIGITS + 1):
+    for digits in range(1, MAX_DIGITS + 1):
         scale = 10**digits
         up = math.ceil(in_points * scale - 1e-6)  # a round number may be too high by its last bits
         # The next number is tried too, because a set may miss its own drop by the last bit.

@@ -15,8 +15,8 @@ from sensitivity.cli.main import main
 from sensitivity.config import PlanSettings, ScanSettings, target_of
 from sensitivity.records import Estimate, FrontierPoint, TrueDrop
 from sensitivity.run_dir import RunDir
-from sensitivity.search.asking import asks_for
 from sensitivity.search.frontier import first_that_meets
+from sensitivity.search.target_settings import target_settings
 from sensitivity.steps.plan_files import choices_of
 
 TASK = Path(__file__).parent / "tasks" / "tiny.py"
@@ -34,7 +34,10 @@ def point(layers: int, drop: float, half: float | None = None, held: bool = True
 
 
 def answered(points: list[FrontierPoint], full_scale: float = 1.0) -> list[dict]:
-    return [{} if asked is None else asked.settings for asked in asks_for(points, PLAN, full_scale)]
+    return [
+        {} if asked is None else asked.settings
+        for asked in target_settings(points, PLAN, full_scale)
+    ]
 
 
 def test_the_smallest_round_drop_that_a_set_holds_is_asked_for() -> None:
@@ -44,7 +47,7 @@ def test_the_smallest_round_drop_that_a_set_holds_is_asked_for() -> None:
 
 
 def test_a_set_that_is_better_than_float_is_asked_for_by_its_metric() -> None:
-    asked = asks_for([point(1, 0.01), point(2, -0.02)], PLAN, 1.0)[1]
+    asked = target_settings([point(1, 0.01), point(2, -0.02)], PLAN, 1.0)[1]
     assert asked is not None
     assert asked.settings["target"] == pytest.approx(FLOAT + 0.02, abs=2e-3)
     assert asked.allowed < 0
