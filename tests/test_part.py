@@ -92,8 +92,8 @@ def test_more_of_confirm_is_used_if_the_plan_would_leave_most_units_out(tmp_path
 
 
 def test_a_part_is_doubled_once_for_a_plan_that_leaves_most_units_out() -> None:
-    """After that the plan still leaves 44 of 70 units out, and all of `confirm` would not help."""
-    found = simulation.search(117, 5000, 0.01, 20)
+    """After that the plan still leaves 42 of 70 units out, and all of `confirm` would not help."""
+    found = simulation.search(11, 5000, 0.01, 20)
     assert 2 * found.skipped > simulation.UNITS
     assert found.used == 2000
 
