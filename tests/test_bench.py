@@ -258,7 +258,7 @@ def test_the_verdict_of_a_faster_plan_gives_no_excuses() -> None:
 def test_an_interval_that_holds_one_is_no_difference() -> None:
     words = bench_sentences([FLOAT, row("partial", Estimate(1.02, 0.97, 1.05, 50))])
     assert words[0].startswith(
-        "The partial plan cannot be told from float: 1.02 times its speed (0.97 to 1.05"
+        "The partial plan is not measurably different from float: 1.02 times its speed (0.97 to 1."
     )
 
 
@@ -271,7 +271,7 @@ def test_an_interval_that_holds_one_is_no_difference() -> None:
         ),
         (
             Estimate(1.0, 0.95, 1.05, 50),
-            "The partial plan cannot be told from FP16: 1.00 times its speed (0.95 to 1.0",
+            "The partial plan is not measurably different from FP16: 1.00 times its speed (0.95 to",
         ),
         (
             Estimate(1.3, 1.25, 1.35, 50),

@@ -176,7 +176,7 @@ def test_a_layer_whose_effect_may_be_chance_is_not_said_to_be_the_one() -> None:
     plan = replace(data.plan, skip=(silent.unit,), path=())
     (told,) = [one for one in words_of(replace(data, plan=plan)).sentences if "Why these" in one]
     assert told.startswith("Why these: of the sets tried, this is the cheapest that met the target")
-    assert told.endswith("the samples do not tell whether others would do as well.")
+    assert told.endswith("the samples do not show whether others would do as well.")
     clear = replace(data.plan, skip=(data.effects[0].unit,), path=())
     assert not any("Why these" in one for one in words_of(replace(data, plan=clear)).sentences)
 
@@ -192,7 +192,7 @@ def test_a_plan_no_better_than_nothing_left_out_but_by_chance_says_so() -> None:
     data = replace(data, choices=(Choice(whole, command=command), Choice(own)))
     *_, act = words_of(data).lines
     assert act.sentence.endswith(
-        f" Everything in INT8 is as good as far as these samples tell: {command} chooses that."
+        f" Everything in INT8 is as good, as far as these samples show: {command} chooses that."
     )
     worse = replace(whole, drop=near(0.04, 0.03, n=500))
     data = replace(data, choices=(Choice(worse, command=command), Choice(own)))
@@ -399,8 +399,9 @@ def test_a_scan_in_mode_enable_speaks_of_cost() -> None:
 def test_ties_for_the_first_rank_are_said() -> None:
     data = scan_only(4)
     tied = tuple(replace(effect, tie=1) if effect.rank < 4 else effect for effect in data.effects)
-    assert "3 layers are tied for rank 1: the data cannot tell them from the first." in words(
-        replace(data, effects=tied)
+    assert (
+        "3 layers are tied for rank 1: the data cannot distinguish them from the first."
+        in words(replace(data, effects=tied))
     )
     no_interval = tuple(replace(one, effect=Estimate(0.1, None, None, 8)) for one in tied)
     signal_only = replace(tied[2], effect=Estimate(0.0, None, None, 0))

@@ -404,8 +404,8 @@ def test_layers_that_are_all_tied_are_one_sentence() -> None:
     assert no_layer_stands_out(data) == ""
     assert no_layer_stands_out(replace(data, effects=tied[:10])) == "", "a table holds them all"
     assert no_layer_stands_out(replace(data, effects=tied)) == (
-        "No layer stands out: the data cannot tell any of 12 layers from the first "
-        "(scan.csv lists them)."
+        "No layer stands out: the data cannot distinguish any of 12 layers "
+        "from the first (scan.csv lists them)."
     )
     scan_only = replace(data, effects=tied, plan=None)
     assert no_layer_stands_out(scan_only) == "The ranking of all 12 layers is in scan.csv.", (

@@ -121,8 +121,8 @@ def no_layer_stands_out(data: ReportData) -> str:
     if data.plan is None:  # the sentences on a scan say that all layers are tied
         return f"The ranking of all {number} layers is in scan.csv."
     return (
-        f"No layer stands out: the data cannot tell any of {number} layers from the first "
-        "(scan.csv lists them)."
+        f"No layer stands out: the data cannot distinguish any of {number} layers "
+        "from the first (scan.csv lists them)."
     )
 
 

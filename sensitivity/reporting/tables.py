@@ -34,7 +34,7 @@ def scan_table(effects: Iterable[Effect], units: Iterable[Unit]) -> pd.DataFrame
     Columns:
     effect, low, high, metric: in the metric's own unit. low and high are empty without an interval.
         All four are empty, and n is 0, if a race did not measure the unit.
-    tie: rank of the first unit that cannot be told from this one.
+    tie: rank of the first unit that the data cannot distinguish from this one.
     quantizers: exact names, joined with ";".
     kind: why they switch together ("layer", "concat", "head", ...).
     judged: whether the unit reaches an output that the metric reads. If not, its effect is unknown.

@@ -157,7 +157,7 @@ SPEED_WORDS = {
 def scan_sentences(data: ReportData) -> tuple[str, ...]:
     """Return what the scan alone says.
 
-    This is the most sensitive layer, what cannot be told apart, and the loss as a whole.
+    This is the most sensitive layer, ties, and the loss as a whole.
     """
     metric = MetricFormat(data.metric, data.full_scale)
     sentences = list[str]()
@@ -423,7 +423,7 @@ def _why_these(data: ReportData, plan: Plan, metric: MetricFormat) -> Iterator[s
         own = f", {_change(effects[0], metric)},"
     yield (
         "Why these: of the sets tried, this is the cheapest that met the target. The effect of "
-        f"these layers alone{own} is no more than chance: the samples do not tell whether "
+        f"these layers alone{own} is no more than chance: the samples do not show whether "
         "others would do as well."
     )
 
@@ -466,7 +466,7 @@ ALONE = (
 
 
 def _equal_words(data: ReportData, plan: Plan) -> str:
-    """Return a sentence if everything in INT8 is as good as the plan, as far as the samples tell.
+    """Return a sentence if everything in INT8 is as good as the plan, as far as the samples show.
 
     It names the command that chooses it. Returns "" if it is worse or no command chooses it.
     """
@@ -479,7 +479,7 @@ def _equal_words(data: ReportData, plan: Plan) -> str:
     if whole.point.true_drop or not whole.command:
         return ""
     return (
-        f" Everything in INT8{_also_repaired(plan)} is as good as far as these samples tell: "
+        f" Everything in INT8{_also_repaired(plan)} is as good, as far as these samples show: "
         f"{whole.command} chooses that."
     )
 
@@ -529,7 +529,7 @@ def _first_layer(data: ReportData, metric: MetricFormat) -> str:
 
 
 def _unclear(effects: Sequence[Effect]) -> Iterator[str]:
-    """Yield what the effects do not tell.
+    """Yield what the effects do not show.
 
     These are ties, layers that the metric does not depend on, and layers whose effect may be zero
     or was not measured.
@@ -559,7 +559,10 @@ def _tied_first(measured: Sequence[Effect]) -> Iterator[str]:
     if len(tied) < 2:
         return
     if any(map(attrgetter("has_interval"), tied)):
-        yield f"{len(tied)} layers are tied for rank 1: the data cannot tell them from the first."
+        yield (
+            f"{len(tied)} layers are tied for rank 1: the data cannot distinguish them from the "
+            "first."
+        )
         return
     least = count(min(map(attrgetter("n"), tied)), "sample")
     yield (

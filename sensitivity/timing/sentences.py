@@ -18,7 +18,7 @@ NAMES = {
 COMPARED = {
     "faster": "is faster than",
     "slower": "is slower than",
-    "no different": "cannot be told from",
+    "no different": "is not measurably different from",
 }
 SEE_PROFILE = "The per-layer profile says which layers ran in INT8 and where reformats come from."
 WHY_SLOW = {
