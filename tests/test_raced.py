@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from sensitivity.search.choose import choose_plan
 from sensitivity.search.judge import SequentialJudge
 from sensitivity.signals.base import Signal
 from sensitivity.stats.racing_prefix import Tried
-from sensitivity.tasks.base import Task
+from sensitivity.tasks.base import Task, mean
 from sensitivity.testing.fakes import FakeModel, FakeSimulator
 
 HARM = {"stem": 0.20, "head": 0.10} | {f"block{index}": 0.002 for index in range(18)}
@@ -142,6 +143,19 @@ def test_a_raced_plan_is_only_called_met_on_all_of_confirm(tmp_path: Path) -> No
     assert min(step.n for step in rejected) < 1000, (
         "a set that is clearly too small is not measured to the end"
     )
+
+
+def test_after_a_race_a_metric_that_is_no_mean_is_planned_by_bisection_and_pruning(
+    tmp_path: Path,
+) -> None:
+    planners = []
+    for number, aggregate in enumerate((mean, lambda scores: scores.mean())):
+        task = replace(fake_task(), aggregate=aggregate)
+        _, plan, _ = raced(task, tmp_path / str(number), Budget(), Target(drop=0.15))
+        assert plan is not None
+        assert (plan.met, "stem" in plan.skip) == (True, True)
+        planners.append(plan.planner)
+    assert planners == ["interpolated", "greedy"]
 
 
 def test_a_sequential_judge_agrees_with_the_whole_split_where_the_answer_is_clear(

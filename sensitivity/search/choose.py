@@ -54,6 +54,7 @@ from sensitivity.search.rerank import (
 from sensitivity.search.soft_judge import SoftJudge
 from sensitivity.search.wide import cheaper_by_steps, order_of_steps, spared_fraction
 from sensitivity.signals.base import Signal
+from sensitivity.tasks.base import Task, mean
 from sensitivity.units.units import Pins
 
 
@@ -185,7 +186,9 @@ class _Search:
         judge = judge_of(study, self.target, float_scores, self.scanned)
         enough = _enough(study, self.scanned, options, judge, fixed)
         order, distortion, notes = _order(study, self.scanned, options, enough)
-        planner = PinnedPlanner(_planner(options, order, self.scanned), fixed.skip, fixed.keep)
+        planner = PinnedPlanner(
+            _planner(options, order, self.scanned, study.measurer.task), fixed.skip, fixed.keep
+        )
         goal = Goal(
             self.target.floor(start),
             start,
@@ -257,12 +260,12 @@ def _judged_again(choice: Choice, judge: SoftJudge, goal: Goal) -> Choice:
     return replace(choice, skip=best, met=choice.met or bool(met), path=tuple(path))
 
 
-def _planner(options: SearchOptions, order: Order, scanned: Scan) -> Planner:
+def _planner(options: SearchOptions, order: Order, scanned: Scan, task: Task) -> Planner:
     """Return the planner of a search, as the scan suggests.
 
     If the model has collapsed with everything in INT8, it looks for the few units that cause this.
     Otherwise, greedy after a raced scan becomes a search for a prefix of the order, guided by the
-    signal.
+    signal, if the metric is a mean: how surely a set meets the target is not known of others.
     """
     if scanned.collapsed:
         culprits = CulpritPlanner(options.ends)
@@ -270,7 +273,7 @@ def _planner(options: SearchOptions, order: Order, scanned: Scan) -> Planner:
             return culprits
         if options.planner == CostPlanner.name:
             return CostPlanner(culprits)
-    elif scanned.signal and options.planner == GreedyPlanner.name:
+    elif scanned.signal and options.planner == GreedyPlanner.name and task.aggregate is mean:
         return InterpolatedPlanner(order.signal)
     planner: Planner = load("planners", options.planner)()
     return planner
@@ -290,7 +293,7 @@ def _planner_of_steps(
     """
     first = {unit: wide_name(unit) for unit in study.wide}
     ends = [[first.get(unit, unit) for unit in end] for end in options.ends]
-    planner = _planner(replace(options, ends=ends), order, scanned)
+    planner = _planner(replace(options, ends=ends), order, scanned, study.measurer.task)
     return FormatsPlanner(PinnedPlanner(planner, fixed.skip, fixed.keep), study.wide)
 
 
