@@ -326,9 +326,9 @@ def test_the_parts_that_a_drop_by_floats_own_belief_is_of(
     drop = TrueDrop(0.002, -0.003, 0.007, plan.metric.confirm.n + 10_000, parts)
     believed = replace(plan, metric=replace(plan.metric, true_drop=drop))
     sentence = found(believed).accuracy_sentence
-    assert f"samples of {words} counting how sure float is of each" in sentence
+    assert f"samples of {words} by their labels and float's probabilities" in sentence
     absolute = found(replace(believed, target=Target(metric=0.1))).accuracy_sentence
-    assert f"{drop.n:,} samples of {words} counting how sure float is of each" in absolute
+    assert f"{drop.n:,} samples of {words} by their labels and float's probabilities" in absolute
 
 
 @pytest.mark.parametrize("target", [Target(drop=0.0), Target(drop=0.001), Target(relative=0.001)])

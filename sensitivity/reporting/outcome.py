@@ -169,7 +169,7 @@ def _soft_evidence(results: PlanMetric, target: Target, drop: TrueDrop) -> Evide
     missing = shortfall(target, float_, level, drop)
     shown = level if target.metric is not None else drop
     spread = spread_of(results.holdout_drop)
-    where = f"{parts_words(drop.parts)}, counting how sure float is of each"
+    where = f"{parts_words(drop.parts)}, by their labels and float's probabilities"
     return Evidence(shown, missing, drop, where, spread)
 
 
