@@ -85,7 +85,8 @@ for name, grid, same in (("RELU6", GRID, True), ("RELU6", OTHER, False), ("RELU"
     wanted = np.minimum(wanted, (127 - grid[1]) * grid[0])
     right, micro = outputs(file_of(name, 2, [1, 256], [1, 256], grid), codes, grid)
     apart = [float(np.abs(y - wanted).max()) for y in (right, micro)]
-    print(f"{name} to a step of {grid[0]:.4f}: off by {apart[0]:.3f} in LiteRT, {apart[1]:.3f} here")
+    told = " and ".join(f"{error:.3f}" for error in apart)
+    print(f"{name} to a step of {grid[0]:.4f}: off by {told} in LiteRT and here")
     assert apart[0] < grid[0]
     assert apart[1] < grid[0] if same else apart[1] > 2, "that changed"
 PY
