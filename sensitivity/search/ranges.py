@@ -28,6 +28,9 @@ from sensitivity.stats.paired import paired_effect
 WORST_UNITS = 32
 """Number of units that get other ranges, from the top of the ranking."""
 
+COSTLY_UNITS = 8
+"""The same if samples are so large that few of them are affordable (`raced.EXACT_VALUES`)."""
+
 FIRST_SAMPLES = 16
 """Number of samples on which all choices of a place are compared."""
 
@@ -127,7 +130,7 @@ def recalibrate_together(
     """
     measurer = study.measurer
     left_out = study.skip_variant(skip).disabled
-    taken = nearest_by_kind(study, places, left_out, signal)
+    taken = _nearest_by_kind(study, places, left_out, signal)
     if not taken:
         return ()
     tries = list(accumulate(taken, initial=Ranges()))
@@ -145,26 +148,18 @@ def recalibrate_together(
     return _of_units(study.units, places, tries[best], improvement)
 
 
-def nearest_by_kind(
-    study: Study,
-    places: Sequence[Place],
-    left_out: frozenset[str],
-    signal: Signal,
-    *,
-    credibly: bool = True,
+def _nearest_by_kind(
+    study: Study, places: Sequence[Place], left_out: frozenset[str], signal: Signal
 ) -> list[Ranges]:
     """Return the best ranges of one method for all weights, and those for all activations, if they
-    are nearer than the original ranges.
-
-    credibly: whether they must be nearer beyond chance; otherwise the caller finds that out.
-    """
+    are credibly nearer than the original ranges."""
     every = study.float_variant.disabled
     weights = {quantizer.name for quantizer in study.quantizers if quantizer.role == "weight"}
     taken = []
     for kind in (weights, every - weights):
         mine = [place for place in places if place.quantizers <= kind]
         base = Variant("together", left_out | (every - kind))
-        taken.append(_nearest(study, base, _by_method(mine), signal, credibly=credibly))
+        taken.append(_nearest(study, base, _by_method(mine), signal))
     return list(filter(None, taken))
 
 
@@ -176,14 +171,9 @@ def _by_method(places: Iterable[Place]) -> dict[str, Ranges]:
     return dict(ranges)
 
 
-def _nearest(
-    study: Study, base: Variant, choices: Mapping[str, Ranges], signal: Signal, *, credibly: bool
-) -> Ranges:
-    """Return the choice whose outputs are nearest to float's; empty if none is nearer than the
-    original ranges.
-
-    credibly: as for `nearest_by_kind`.
-    """
+def _nearest(study: Study, base: Variant, choices: Mapping[str, Ranges], signal: Signal) -> Ranges:
+    """Return the choice whose outputs are nearest to float's; empty if none is credibly nearer than
+    the original ranges."""
     if not choices:
         return ()
     tried = list(choices.values())
@@ -193,8 +183,9 @@ def _nearest(
         signal, variants, study.float_variant, TOGETHER_SAMPLES
     )
     best = _least_moved(others)
-    alpha = ALPHA / len(tried) if credibly else 1.0
-    return tried[best] if is_above(own, others[best], alpha) else ()
+    if is_above(own, others[best], ALPHA / len(tried)):
+        return tried[best]
+    return ()
 
 
 def _least_moved(distances: Sequence[Scores]) -> int:

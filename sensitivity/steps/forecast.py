@@ -237,10 +237,8 @@ def _other_ranges(size: Size, *, raced: bool) -> tuple[int, int]:
 
     raced: as for `_plan`.
     """
-    if raced and size.compares and size.affordable < EXACT_UP_TO:
-        of_methods = (METHODS + 1) * ranges.TOGETHER_SAMPLES
-        return of_methods, of_methods + 3 * size.rank
-    units = min(ranges.WORST_UNITS, size.units)
+    is_costly = raced and size.affordable < EXACT_UP_TO
+    units = min(ranges.COSTLY_UNITS if is_costly else ranges.WORST_UNITS, size.units)
     of_units = units * _ranges_of_a_unit(size)
     return of_units // SHARED, of_units + units * size.rank
 

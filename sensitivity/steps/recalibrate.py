@@ -39,9 +39,9 @@ from sensitivity.repairs.samples import calibration_parts
 from sensitivity.run_dir import RunDir
 from sensitivity.search.judge import float_scores_of, judge_of
 from sensitivity.search.ranges import (
+    COSTLY_UNITS,
     WORST_UNITS,
     Place,
-    nearest_by_kind,
     places_of,
     recalibrate,
     recalibrate_together,
@@ -62,7 +62,7 @@ TRACED_SAMPLES = 2
 LOOKS = 2
 """How often everything in INT8 is judged on `confirm` with repairs: with other ranges, and with all
 repairs."""
-EDITION = 14
+EDITION = 15
 """Number that changes whenever a new release would find other ranges."""
 
 
@@ -150,15 +150,12 @@ def _with_other_ranges(
 ) -> tuple[Recalibrated, ...]:
     """Return the units with other ranges, if these help.
 
-    If samples are so large that the scan was a race, one method serves all units: to choose for
-    each quantizer takes ten times as many samples.
+    If samples are so large that the scan was a race, fewer units are tried, since a choice for each
+    quantizer of all the others would be most of a run.
     """
     order = [effect.unit for effect in scanned.effects if effect.unit not in skip]
-    if is_costly(session, scanned):
-        units = _by_one_method(session, _places(session, order), skip)
-    else:
-        units = _recalibrated(session, scanned, order, skip)
-    return _equalized(session, units, skip)
+    most = COSTLY_UNITS if is_costly(session, scanned) else WORST_UNITS
+    return _equalized(session, _recalibrated(session, scanned, order, skip, most), skip)
 
 
 def _are_enough(
@@ -175,20 +172,6 @@ def _are_enough(
     doubt = (1 - target.confidence) / LOOKS
     surer = replace(target, confidence=1 - doubt)
     return bool(units) and _meets_with(session, units, scanned, surer, skip)
-
-
-def _by_one_method(
-    session: Session, places: Sequence[Place], skip: Sequence[str]
-) -> tuple[Recalibrated, ...]:
-    """Return the units with the ranges of one method for all weights and of one for all
-    activations, if they help."""
-    study, signal = session.study, session.distortion(session.usual_signal)
-    left_out = study.skip_variant(skip).disabled
-    try:
-        ranges = nearest_by_kind(study, places, left_out, signal, credibly=False)
-    except ModelError:  # outputs that cannot be compared, such as boxes after suppression
-        return ()
-    return with_repairs(session, (), tuple(chain.from_iterable(ranges)), skip)
 
 
 def _known(run_dir: RunDir, basis: str, *, may_be_tuned: bool) -> Recalibration | None:
@@ -417,18 +400,19 @@ def fitted(session: Session, fit: Callable[[Any], tuple[Range, ...]]) -> tuple[R
 
 
 def _recalibrated(
-    session: Session, scanned: Scan, order: Sequence[str], skip: Sequence[str]
+    session: Session, scanned: Scan, order: Sequence[str], skip: Sequence[str], most: int
 ) -> tuple[Recalibrated, ...]:
     """Recalibrate the worst units one by one, or all units at once by the task's own signal if
     everything in INT8 has collapsed.
 
     order: names of the units, worst first.
+    most: number of units that are tried one by one.
     """
     study = session.study
     if scanned.collapsed and session.has_samples:
         signal = session.distortion(session.usual_signal)
         return recalibrate_together(study, _places(session, order), skip=skip, signal=signal)
-    order = order[:WORST_UNITS]
+    order = order[:most]
     places = _places(session, order)
     try:
         by_outputs = SQNR if session.has_samples else None
