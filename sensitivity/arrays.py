@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 Array = NDArray[Any]
 
 
-def without_same_infinities(one: Array, other: Array) -> tuple[Array, Array]:
+def without_same_infinities(one: ArrayLike, other: ArrayLike) -> tuple[Array, Array]:
     """Return both arrays as float64, with 0 wherever they hold the same infinite value.
 
     Their difference is then 0 there, and not NaN. It is infinite or NaN wherever a value is not
@@ -18,8 +18,9 @@ def without_same_infinities(one: Array, other: Array) -> tuple[Array, Array]:
 
     one, other: numbers of the same shape.
 
-    >>> without_same_infinities(np.array([-np.inf, 1]), np.array([-np.inf, np.inf]))
-    (array([0., 1.]), array([ 0., inf]))
+    >>> one, other = without_same_infinities([-np.inf, 1], [-np.inf, np.inf])
+    >>> one.tolist(), other.tolist()
+    ([0.0, 1.0], [0.0, inf])
     """
     first, second = np.asarray(one, np.float64), np.asarray(other, np.float64)
     is_same = np.isinf(first) & (first == second)

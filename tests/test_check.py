@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from support.commands import TASK
 from support.models import quantized, seeded
 from support.onnx_models import qdq_file
 from torch import nn
@@ -419,7 +418,6 @@ class Answers:
         measurer: Any = SimpleNamespace(
             aggregate=task.aggregate,
             outputs=lambda variants, inputs: iter([(0, inputs)]),
-            keep_scores=lambda *_: None,
         )
         session = SimpleNamespace(
             task=task, has_samples=True, measurer=measurer, study=Study(measurer, (), ())
@@ -436,17 +434,6 @@ def answers(right: float, classes: int = 10, n: int = 128) -> tuple[np.ndarray, 
     )
     order = rng.permutation(n)
     return np.eye(classes)[said][order], labels[order]
-
-
-def test_what_the_check_measures_of_float_is_not_measured_again(tmp_path: Path) -> None:
-    with open_session(f"{TASK}:task", tmp_path, resume=False, choices=UnitChoices()) as session:
-        measurer, float_ = session.measurer, session.study.float_variant
-        assert list(metric_findings(session)) == []
-        measurer.drop_simulator()
-        (scores,) = measurer.scores([float_], "rank", "again")
-        assert measurer.samples == 0
-        assert measurer.simulator_used() is None, "nothing was forwarded"
-    assert scores.mean() == 1
 
 
 def test_a_float_that_answers_well_has_no_finding() -> None:

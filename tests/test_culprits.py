@@ -20,6 +20,7 @@ from sensitivity.errors import ModelError
 from sensitivity.journal.journal import open_journal
 from sensitivity.measure.measurer import Measurer
 from sensitivity.measure.raced import (
+    EXACT_UP_TO,
     FEW_SAMPLES,
     SIGNAL_SAMPLES,
     Budget,
@@ -362,6 +363,7 @@ def measured(
     session: Any = SimpleNamespace(
         study=None,
         exact_samples=lambda: samples,
+        affordable=EXACT_UP_TO,
         signal=signal,
         usual_signal="boxes",
     )

@@ -169,7 +169,7 @@ def test_a_part_is_in_random_order_so_that_its_first_samples_are_a_fair_draw():
     ],
 )
 def test_sizes_that_do_not_fit_are_refused(sizes, got):
-    with pytest.raises(TaskError, match=f"fit into the 20 there are, got .*{got}"):
+    with pytest.raises(TaskError, match=f"that add up to at most 20, got .*{got}"):
         random_parts(20, sizes, 0)
 
 

@@ -21,9 +21,6 @@ from sensitivity.signals.base import Signal
 from sensitivity.tasks.base import Task
 from sensitivity.tasks.batches import batch_digest, batch_size
 
-Scored = tuple[Any, Any, Scores]
-"""The inputs and targets of a batch, and the scores of a variant on it."""
-
 
 class Measurer(Forwarder):
     """Source of the scores of variants on splits: the journal if it has them, otherwise the
@@ -185,20 +182,6 @@ class Measurer(Forwarder):
                 f"scores of shape {scores.shape}."
             )
         return value
-
-    def keep_scores(self, variant: Variant, split: str, batch: int, measured: Scored) -> None:
-        """Write down scores that a check has measured, so that no other step measures them again.
-
-        Those of a variant whose outputs are kept with its scores are left out: a scan has both from
-        one forward.
-
-        measured: the inputs, targets and scores of the batch.
-        """
-        inputs, targets, scores = measured
-        variant = self.of(variant)
-        if variant.key not in self.keeps and self._missing([variant], split, batch):
-            self.check_data(split, batch, inputs, targets)
-            self._write([(variant, scores)], split, batch)
 
     def _measure(self, variants: list[Variant], split: str, batch: int, reader: Reader) -> int:
         """Score the variants on a batch, write the scores down, and return the size of the

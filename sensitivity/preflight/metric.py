@@ -184,7 +184,6 @@ def judged(session: Session) -> Judged:
         where = f" on batch {number} of split 'rank'"
         scores.append(checked_scores(task, outputs, targets, count, where))
         check_values(scores[-1], scores[0].shape[1:], where)
-        session.measurer.keep_scores(variant, "rank", number, (inputs, targets, scores[-1]))
         shuffles.add(task, outputs, targets, scores[-1])
         classes = _classes(outputs)
         size += count

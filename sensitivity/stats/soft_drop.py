@@ -66,8 +66,8 @@ def ramp(moved: Values) -> Values:
 
     moved: float[n], soft drops as fractions of the full scale.
 
-    >>> ramp(np.array([0.0, 0.025, 0.4]))
-    array([0. , 0.5, 1. ])
+    >>> ramp(np.array([0.0, 0.025, 0.4])).tolist()
+    [0.0, 0.5, 1.0]
     """
     return np.clip(moved / NEAR, -1.0, 1.0)
 
