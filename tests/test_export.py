@@ -396,7 +396,12 @@ def test_a_file_runs_a_few_samples_at_a_time_where_each_output_has_an_entry_for_
         whole = list(engine.run({"input": branches.inputs.numpy()}).values())
         monkeypatch.setattr(evaluate, "PIECE", 4)
         found = run_in_pieces(engine, branches.inputs)
-    assert ran == [6, 4, 2]
+        monkeypatch.setattr(evaluate, "PIECE_VALUES", 3 * 3 * 16 * 16)
+        run_in_pieces(engine, branches.inputs)
+        monkeypatch.setattr(evaluate, "PIECE_VALUES", 1)
+        run_in_pieces(engine, branches.inputs)
+        monkeypatch.setattr(evaluate, "PIECE_VALUES", 10**6)
+    assert ran == [6, 4, 2, 3, 3, 2, 2, 2]
     for one, other in zip(found, whole, strict=True):
         assert one == pytest.approx(other, abs=1e-5)
     body = """<ir_version: 8, opset_import: ["" : 17]>

@@ -3,6 +3,7 @@ numerics."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,15 @@ from sensitivity.tasks.scoring import Scoring
 STRUCTURE = "sensitivity.outputs"
 
 PIECE = 8
-"""Samples that ONNX Runtime runs at a time. Other runtimes build for a batch size."""
+"""Samples that ONNX Runtime runs at a time, at most. Other runtimes build for a batch size."""
+
+PIECE_VALUES = 2_500_000
+"""The same in values of the inputs: two images of 640x640, whose activations take gigabytes with
+the optimizations off."""
+
+FEWEST = 2
+"""Samples that it runs at a time, at least: outputs of one sample do not tell whether they have an
+entry for each."""
 
 
 def evaluate_file(
@@ -164,13 +173,20 @@ def run_in_pieces(engine: Engine, inputs: Any) -> list[np.ndarray]:
     if not isinstance(engine, OnnxRuntimeEngine):
         return list(run(engine, inputs).values())
     outputs: list[list[np.ndarray]] = []
-    for start in range(0, size, PIECE):
-        piece = samples_of(inputs, start, min(start + PIECE, size))
+    together = _samples_together(inputs)
+    for start in range(0, size, together):
+        piece = samples_of(inputs, start, min(start + together, size))
         outputs.append(list(run(engine, piece).values()))
         count = batch_size(piece)
         if any(output.shape[:1] != (count,) for output in outputs[-1]):
             return list(run(engine, inputs).values())
     return [np.concatenate(parts) for parts in zip(*outputs, strict=True)]
+
+
+def _samples_together(inputs: Any) -> int:
+    """Return the number of samples of this batch to run at a time."""
+    values = sum(math.prod(array.shape[1:]) for array in arrays(inputs))
+    return max(FEWEST, min(PIECE, PIECE_VALUES // max(values, 1)))
 
 
 def nested(outputs: list[np.ndarray], structure: str | None) -> Any:
