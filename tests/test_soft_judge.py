@@ -316,6 +316,18 @@ def test_a_plan_that_leaves_everything_out_is_float_itself(tmp_path: Path) -> No
     assert plan.metric.true_drop is None
 
 
+def test_sets_tried_before_a_plan_that_is_float_have_their_true_drops(tmp_path: Path) -> None:
+    with study(task_of(), tmp_path) as of:
+        target = Target(drop=0.0001, confidence=0.99)
+        plan = choose_plan(of, scan(of, "disable"), target)
+        assert plan.metric.is_float
+        points = measured_frontier(of, plan, None)
+    drops = {len(point.skip): point.true_drop for point in points}
+    assert drops.pop(len(HARM)) is None
+    assert drops
+    assert all(drop is not None and drop.n >= 400 for drop in drops.values())
+
+
 def test_sets_of_the_frontier_have_their_true_drops(tmp_path: Path) -> None:
     with study(task_of(), tmp_path) as of:
         plan = choose_plan(of, scan(of, "disable"), Target(drop=0.05))

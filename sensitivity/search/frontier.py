@@ -31,6 +31,7 @@ from sensitivity.records import (
     predicted_ms,
 )
 from sensitivity.search.soft_judge import Promise, SoftJudge
+from sensitivity.signals.soft import has_soft_drop
 from sensitivity.stats.proof import chance_below, widened
 from sensitivity.stats.selection import corrected_drop
 
@@ -77,10 +78,13 @@ def measured_frontier(
 def _with_true_drops(
     study: Study, plan: Plan, points: Sequence[FrontierPoint], float_scores: Scores
 ) -> list[FrontierPoint]:
-    """Return the same points with their true drops, if the plan has one."""
-    if plan.metric.true_drop is None:
-        return list(points)
+    """Return the same points with their true drops, if the search judged by them.
+
+    A plan that is float itself has none, but the sets that were tried before it have.
+    """
     allowed = plan.metric.float.value - plan.floor
+    if not has_soft_drop(study.measurer.task) or allowed < 0:
+        return list(points)
     is_part = study.measurer.uses_part("confirm")
     promise = Promise(allowed, plan.target.confidence, True, is_part)
     judge = SoftJudge(study, promise, float_scores)

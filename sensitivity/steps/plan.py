@@ -114,8 +114,8 @@ def refuse_impossible(target: Target, float_value: float, task: Task | EvaluateT
     if target.metric > task.full_scale:
         raise SensitivityError(
             f"Expected --target to be at most {task.full_scale:g}, the largest value of "
-            f"{task.metric}, got {target.metric:g}; float has {float_value:.4g}, and --max-drop "
-            "takes a drop from that."
+            f"{task.metric}, got {target.metric:g}; float has {float_value:.4g} on rank, and "
+            "--max-drop takes a drop from float."
         )
 
 
