@@ -185,7 +185,7 @@ def run_in_pieces(engine: Engine, inputs: Any) -> list[np.ndarray]:
 
 def _samples_together(inputs: Any) -> int:
     """Return the number of samples of this batch to run at a time."""
-    values = sum(math.prod(array.shape[1:]) for array in arrays(inputs))
+    values: int = sum(math.prod(array.shape[1:]) for array in arrays(inputs))
     return max(FEWEST, min(PIECE, PIECE_VALUES // max(values, 1)))
 
 
