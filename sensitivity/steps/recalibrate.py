@@ -66,10 +66,6 @@ EDITION = 15
 """Number that changes whenever a new release would find other ranges."""
 
 
-Enough = Callable[[Sequence[Recalibrated]], bool]
-"""Function that says whether the repairs of these units are enough."""
-
-
 @dataclass(frozen=True)
 class Recalibration:
     """The recalibrated units of a run.
