@@ -129,6 +129,11 @@ class Session:
         return min(EXACT_UP_TO, EXACT_VALUES // max(values, 1))
 
     @property
+    def has_large_samples(self) -> bool:
+        """Whether fewer samples are affordable because each holds many values."""
+        return self.affordable < EXACT_UP_TO
+
+    @property
     def usual_signal(self) -> str:
         """The signal to use if the user names none."""
         return "boxes" if isinstance(self.task.score, DetectionScore) else "sqnr"

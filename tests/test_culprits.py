@@ -364,6 +364,7 @@ def measured(
         study=None,
         exact_samples=lambda: samples,
         affordable=EXACT_UP_TO,
+        has_large_samples=False,
         signal=signal,
         usual_signal="boxes",
     )

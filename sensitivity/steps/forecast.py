@@ -133,6 +133,11 @@ class Size:
     affordable: int = EXACT_UP_TO
     is_tunable: bool = False
 
+    @property
+    def has_large_samples(self) -> bool:
+        """Whether fewer samples are affordable because each holds many values."""
+        return self.affordable < EXACT_UP_TO
+
 
 def int8_misses(scanned: Scan, settings: RunSettings, full_scale: float) -> bool:
     """Return whether everything in INT8 misses the target on the samples of the scan."""
@@ -182,7 +187,7 @@ def _scan(size: Size, exact: int, settings: RunSettings | ScanSettings) -> Amoun
     if wants_exact or (not has_budget and exact <= size.affordable):
         return Amount(Need(exact), Need(exact))
     each, usual = SIGNAL_SAMPLES, RACE_SAMPLES
-    if size.affordable < EXACT_UP_TO:
+    if size.has_large_samples:
         each, usual = COSTLY_SAMPLES, COSTLY_RACE
     signal = each * (size.units + 1)
     first = min(CONTENDERS, size.units) * size.batch
@@ -237,7 +242,7 @@ def _other_ranges(size: Size, *, raced: bool) -> tuple[int, int]:
 
     raced: as for `_plan`.
     """
-    is_costly = raced and size.affordable < EXACT_UP_TO
+    is_costly = raced and size.has_large_samples
     units = min(ranges.COSTLY_UNITS if is_costly else ranges.WORST_UNITS, size.units)
     of_units = units * _ranges_of_a_unit(size)
     return of_units // SHARED, of_units + units * size.rank

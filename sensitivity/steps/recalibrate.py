@@ -18,7 +18,6 @@ from typing import Any
 from sensitivity.allocator import collect_and_trim
 from sensitivity.config import FineTune
 from sensitivity.errors import ExportError, ModelError, TaskError
-from sensitivity.measure.raced import EXACT_UP_TO
 from sensitivity.measure.ranking import estimate
 from sensitivity.measure.scan import Scan
 from sensitivity.measure.scan import scan as measure_scan
@@ -137,8 +136,7 @@ def recalibration(
 def is_costly(session: Session, scanned: Scan) -> bool:
     """Return whether the scan was a race because samples are large. After a collapse other rules
     apply, which take few samples."""
-    is_large = session.affordable < EXACT_UP_TO
-    return is_large and bool(scanned.signal) and not scanned.collapsed
+    return session.has_large_samples and bool(scanned.signal) and not scanned.collapsed
 
 
 def _with_other_ranges(

@@ -91,7 +91,7 @@ def measured_scan(session: Session, settings: ScanChoices, mode: Mode) -> Scan:
     if wants_exact or (has_no_budget and session.exact_samples() <= affordable):
         return measure_scan(session.study, mode)
     samples, usual_budget = SIGNAL_SAMPLES, Budget()
-    if session.affordable < EXACT_UP_TO:
+    if session.has_large_samples:
         samples, usual_budget = COSTLY_SAMPLES, COSTLY_BUDGET
     if collapsed:
         samples, usual_budget = FEW_SAMPLES, COLLAPSED_BUDGET
