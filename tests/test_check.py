@@ -36,7 +36,7 @@ from sensitivity.records import Finding, Quantizer, Target
 from sensitivity.reporting.number_formats import format_of
 from sensitivity.session import Session, open_session
 from sensitivity.tasks.base import EvaluateTask, Task
-from sensitivity.tasks.classification import Top1
+from sensitivity.tasks.classification import Top1, answer_lost
 
 ROOT = Path(__file__).parents[1]
 TINY = Path(__file__).parent / "tasks" / "tiny.py"
@@ -402,6 +402,7 @@ class Answers:
     score: Any = None
     aggregate: Any = None
     batch: int = 32
+    soft: Any = None
 
     def found(self, target: Target | None = None) -> list[Finding]:
         places = range(0, len(self.outputs), self.batch)
@@ -413,7 +414,11 @@ class Answers:
             {"aggregate": self.aggregate} if self.aggregate else {}
         )
         task = Task(
-            None, dict.fromkeys(("rank", "confirm", "holdout"), data), metric="top-1", **chosen
+            None,
+            dict.fromkeys(("rank", "confirm", "holdout"), data),
+            metric="top-1",
+            soft=self.soft,
+            **chosen,
         )
         measurer: Any = SimpleNamespace(
             aggregate=task.aggregate,
@@ -489,19 +494,52 @@ def test_scores_that_are_not_finite_are_one_error() -> None:
     assert "finite scores on batch 0 of split 'rank'" in finding.message
 
 
+class Unfitted:
+    """A soft drop whose fit fails."""
+
+    def __call__(self, float_outputs: Any, outputs: Any) -> np.ndarray:
+        return np.zeros(len(outputs))
+
+    def fit(self, outputs: Any, targets: Any) -> tuple[float, ...]:
+        raise KeyError("temperature")
+
+    def fitted(self, parameters: tuple[float, ...]) -> Unfitted:
+        return self
+
+
+@pytest.mark.parametrize(
+    ("soft", "message"),
+    [
+        (answer_lost, "Expected the model to give one array [n, classes], got shape (32,);"),
+        (lambda before, after: np.zeros(3), "one finite number for each of 32 samples"),
+        (Unfitted(), "Expected fit of task.soft to return, got KeyError: 'temperature'"),
+    ],
+)
+def test_a_soft_drop_that_fails_is_found_before_the_scan(soft: Any, message: str) -> None:
+    labels = answers(0.8)[1]
+    answered = Answers(labels, labels, score=lambda outputs, targets: outputs == targets)
+    assert answered.found() == []
+    (finding,) = replace(answered, soft=soft).found()
+    assert (finding.code, finding.severity) == ("metric-fails", "error")
+    assert message in finding.message
+
+
 def test_a_target_that_every_model_meets_is_an_error_only_where_the_metric_cannot_be_negative() -> (
     None
 ):
-    scores = np.array([0.0, 0.0, 0.02])
+    scores, task = np.array([0.0, 0.0, 0.02]), split_task(*[np.zeros(4)] * 3)
 
     def codes_of(values, target):
-        findings = target_findings(values, float(values.mean()), target, "m")
+        findings = target_findings(values, float(values.mean()), target, task)
         return [finding.code for finding in findings]
 
     assert codes_of(scores, Target(drop=0.01)) == ["target-below-zero"]
     assert codes_of(scores, Target(metric=-0.5)) == ["target-below-zero"]
     assert codes_of(scores, Target(relative=0.01)) == []
     assert codes_of(-scores, Target(drop=0.01)) == []
+    assert codes_of(scores, Target(metric=1.0)) == []
+    assert codes_of(scores, Target(metric=1.5)) == ["target-above-scale"]
+    assert codes_of(scores + 3, Target(metric=3.5)) == [], "its largest value is unknown"
 
 
 def test_a_relative_drop_of_a_negative_metric_lowers_the_floor() -> None:
@@ -638,6 +676,6 @@ def test_every_code_is_documented_and_no_other() -> None:
 
 def test_a_metric_of_0_that_is_no_mean_of_scores_is_a_warning() -> None:
     """A detector can find nothing on a handful of images without a mistake in the task."""
-    scores = np.zeros((6, 2))
-    (finding,) = target_findings(scores, 0.0, Target(drop=0.01), "mAP")
+    scores, task = np.zeros((6, 2)), split_task(*[np.zeros(4)] * 3)
+    (finding,) = target_findings(scores, 0.0, Target(drop=0.01), task)
     assert (finding.code, finding.severity) == ("target-below-zero", "warning")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -70,16 +71,18 @@ def test_the_correction_is_of_the_set_that_the_target_chooses() -> None:
     rng = np.random.default_rng(0)
     float_ = rng.random(400) < 0.9
     values = np.stack([float_, rng.random(400) < 0.5, float_]).astype(float)
-    assert correction(
-        values, POINTS[:2], POINTS[0].skip, floor=0.85, cost=None
-    ).value == pytest.approx(0.0, abs=0.01)
-    assert correction(
-        values, POINTS[:2], POINTS[0].skip, floor=0.1, cost=None
-    ).value == pytest.approx(0.4, abs=0.06)
-    assert correction(values[:2], POINTS[:1], POINTS[0].skip, 0.1, None) == POINTS[0].drop, (
-        "nothing was chosen"
-    )
-    assert correction(values, POINTS[:2], ("unknown",), 0.1, None) is None
+    at = partial(correction, values, POINTS[:2], cost=None, by_count=True)
+    assert at(POINTS[0].skip, 0.85).value == pytest.approx(0.0, abs=0.01)
+    assert at(POINTS[0].skip, 0.1).value == pytest.approx(0.4, abs=0.06)
+    assert at(("unknown",), 0.1) is None
+    alone = correction(values[:2], POINTS[:1], POINTS[0].skip, 0.1, None, by_count=True)
+    assert alone == POINTS[0].drop, "nothing was chosen"
+
+
+def test_a_set_that_its_true_drop_chose_keeps_the_drop_that_was_counted() -> None:
+    values = np.stack([np.ones(400), np.zeros(400), np.ones(400)])
+    drop = correction(values, POINTS[:2], POINTS[0].skip, 0.85, None, by_count=False)
+    assert drop == POINTS[0].drop
 
 
 def test_another_target_takes_the_cheapest_measured_set_that_meets_it(planned: Path) -> None:

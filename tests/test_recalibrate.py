@@ -502,10 +502,10 @@ def test_other_ranges_that_make_the_plan_dearer_are_left_behind(scanned: Path, m
     searches = ranges_given(monkeypatch, "conv3.input_quantizer", 200)
     chosen_among = []
 
-    def corrected(values, points, chosen, floor, cost):
+    def corrected(values, points, chosen, floor, cost, *, by_count):
         assert len(values) == 1 + len(points)
         chosen_among.append(len(points))
-        return correction(values, points, chosen, floor, cost)
+        return correction(values, points, chosen, floor, cost, by_count=by_count)
 
     monkeypatch.setattr(plan_step, "correction", corrected)
     plan = planned(scanned, planner="cost", cost="macs")

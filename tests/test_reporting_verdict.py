@@ -267,6 +267,9 @@ def test_what_fine_tuning_gave_is_said_whatever_the_verdict(kept: bool, ending: 
     for plan in (tuned, replace(tuned, met=False), replace(tuned, skip=())):
         text = words(replace(data, plan=plan))
         assert f"took everything in INT8 from 30.0 % to 35.0 % on rank; {ending}" in text
+    if kept:
+        itself = replace(tuned, metric=replace(tuned.metric, is_float=True))
+        assert "the plan leaves everything out all the same." in words(replace(data, plan=itself))
 
 
 def test_a_plan_that_is_float_itself_is_not_said_to_be_likely_to_hold_its_target() -> None:

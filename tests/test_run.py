@@ -131,7 +131,8 @@ def test_a_target_above_the_largest_value_of_the_metric_is_refused(
     assert verb("plan", done, "--target", "1.5") == 1
     assert (
         "Expected --target to be at most 1, the largest value of top-1, got 1.5; float has 1 on "
-        "rank, and --max-drop takes a drop from float." in capsys.readouterr().err
+        "rank. Give a smaller --target, or a drop from float with --max-drop."
+        in capsys.readouterr().err
     )
     assert (done / "plan.json").read_bytes() == plan
 

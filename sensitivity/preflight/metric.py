@@ -13,13 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sensitivity.errors import TaskError
-from sensitivity.measure.checked import check_values, checked_scores
+from sensitivity.measure.checked import check_values, checked_scores, user_error
 from sensitivity.records import Finding, Scores, Severity, Target, Variant
 from sensitivity.seeds import generator
 from sensitivity.session import Session
 from sensitivity.signals.distortion import are_logits, float_arrays
+from sensitivity.signals.soft import Labelled, has_soft_drop, soft_drop, ties_of
 from sensitivity.stats.paired import mean_estimate
-from sensitivity.tasks.base import Task
+from sensitivity.tasks.base import EvaluateTask, Fittable, Task, TellsTies
 from sensitivity.tasks.batches import (
     batch_digest,
     batch_size,
@@ -83,7 +84,7 @@ def metric_findings(session: Session, target: Target | None = None) -> Iterator[
         return
     yield from _value_findings(session, judgement, value)
     if target is not None:
-        yield from target_findings(judgement.scores, value, target, session.task.metric)
+        yield from target_findings(judgement.scores, value, target, session.task)
 
 
 def _value_findings(session: Session, judgement: Judged, value: float) -> Iterator[Finding]:
@@ -151,21 +152,42 @@ def measured_findings(session: Session) -> Iterator[Finding]:
         )
 
 
-def target_findings(scores: Scores, value: float, target: Target, name: str) -> Iterator[Finding]:
-    """Yield an error or warning if every model meets the target.
+def target_findings(scores: Scores, value: float, target: Target, task: Task) -> Iterator[Finding]:
+    """Yield an error or warning if every model meets the target, or none can.
 
     value: the metric of float's scores.
     """
+    yield from impossible_findings(target, value, task)
     floor = target.floor(value)
     if scores.min(initial=0.0) >= 0 and floor <= 0:
         yield Finding(
             "target-below-zero",
             _severity(scores, value),
             "",
-            f"Expected a target above 0, the least that {name} can be, got {floor:.4g}, where "
-            f"float has {value:.4g}: every model meets it.",
+            f"Expected a target above 0, the least that {task.metric} can be, got {floor:.4g}, "
+            f"where float has {value:.4g}: every model meets it.",
             "Give a smaller --max-drop, a relative one such as 1%, or a --target.",
         )
+
+
+def impossible_findings(
+    target: Target, value: float, task: Task | EvaluateTask
+) -> Iterator[Finding]:
+    """Yield an error for an absolute target above the largest value of the metric.
+
+    value: the metric of the float model. A metric that is larger than its full scale has no largest
+        value.
+    """
+    if target.metric is None or value > task.full_scale or target.metric <= task.full_scale:
+        return
+    yield Finding(
+        "target-above-scale",
+        "error",
+        "",
+        f"Expected --target to be at most {task.full_scale:g}, the largest value of {task.metric}, "
+        f"got {target.metric:g}; float has {value:.4g} on rank.",
+        "Give a smaller --target, or a drop from float with --max-drop.",
+    )
 
 
 def judged(session: Session) -> Judged:
@@ -183,6 +205,8 @@ def judged(session: Session) -> Judged:
         outputs = _outputs(session, variant, inputs)
         where = f" on batch {number} of split 'rank'"
         scores.append(checked_scores(task, outputs, targets, count, where))
+        if number == 0 and has_soft_drop(task):
+            _check_soft(task, outputs, targets, count)
         check_values(scores[-1], scores[0].shape[1:], where)
         shuffles.add(task, outputs, targets, scores[-1])
         classes = _classes(outputs)
@@ -191,6 +215,21 @@ def judged(session: Session) -> Judged:
             break
     own, shuffled = shuffles.metrics(session)
     return Judged(np.concatenate(scores), classes, own, shuffled, shuffles.samples)
+
+
+def _check_soft(task: Task, outputs: Any, targets: Any, size: int) -> None:
+    """Raise TaskError if the task's soft drop cannot be fitted, computed or asked for ties on this
+    batch; otherwise the whole scan would have passed before planning found out."""
+    soft: Any = task.soft
+    labelled = Labelled([outputs], [targets], size)
+    if isinstance(soft, Fittable):
+        try:
+            soft = soft.fitted(soft.fit(labelled.outputs, labelled.targets))
+        except Exception as error:
+            raise user_error("fit of task.soft", "", error) from error
+    soft_drop(soft, outputs, outputs, size)
+    if isinstance(soft, TellsTies):
+        ties_of(soft, labelled, task.full_scale)
 
 
 @dataclass

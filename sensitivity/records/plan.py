@@ -128,8 +128,9 @@ class PlanMetric:
         seen.
     holdout_drop: float minus plan on `holdout`, paired.
     holdout_quantized: everything in INT8 on `holdout`; None if it was not measured.
-    confirm_drop: float minus plan on `confirm`, corrected for having chosen the plan there if more
-        than one set was tried (`stats.selection`); None if the plan was not measured on all of it.
+    confirm_drop: float minus plan on `confirm`. If the counted drops of more than one set chose
+        the plan, it is corrected for having been chosen there (`stats.selection`). None if the plan
+        was not measured on all of it.
     true_drop: float minus plan for the population that the samples come from, estimated from
         counted answers and from how far float's own answers move (`stats.soft_drop`); None for a
         task without a soft drop, and for float itself.
@@ -148,6 +149,12 @@ class PlanMetric:
     holdout_quantized: Estimate | None = None
     true_drop: TrueDrop | None = None
     is_float: bool = False
+
+    @property
+    def chosen_by_count(self) -> bool:
+        """Whether the drops counted on `confirm` chose the plan. Otherwise true drops did, or it is
+        float itself."""
+        return self.true_drop is None and not self.is_float
 
     @property
     def counted_drop(self) -> Estimate:

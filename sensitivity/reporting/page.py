@@ -255,7 +255,7 @@ def level_table(data: ReportData) -> LevelTable:
         ),
     ]
     luck = ""
-    if results.true_drop is None and results.confirm_drop is not None and len(data.plan.path) > 1:
+    if results.chosen_by_count and results.confirm_drop is not None and len(data.plan.path) > 1:
         corrected = _change(results.confirm_drop, metric)
         rows.append(("Drop, corrected for luck", corrected, NONE, NONE))
         luck = LUCK

@@ -300,11 +300,12 @@ def _tuned(plan: Plan, metric: MetricFormat) -> Iterator[str]:
     tuning = plan.tuning
     if tuning is None:
         return
-    ending = (
-        "the plan uses it"
-        if tuning.kept
-        else "that is no credible gain, so the plan does not use it"
-    )
+    if not tuning.kept:
+        ending = "that is no credible gain, so the plan does not use it"
+    elif plan.metric.is_float:
+        ending = "the plan leaves everything out all the same"
+    else:
+        ending = "the plan uses it"
     yield (
         "Fine-tuning by distillation from the float model, without labels, took everything in "
         f"INT8 from {metric.level(tuning.before.value)} to {metric.level(tuning.after.value)} "

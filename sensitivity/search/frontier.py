@@ -155,18 +155,22 @@ def correction(
     chosen: tuple[str, ...],
     floor: float,
     cost: CostModel | None,
+    *,
+    by_count: bool,
 ) -> Estimate | None:
     """Return the drop of the set `chosen` on `confirm`, corrected for having chosen it there.
 
-    A single set was not chosen among others, so its drop is returned unchanged. The interval is at
+    A single set was not chosen among others, and a set that was chosen by its true drop was not
+    chosen for its luck on `confirm`, so their drops are returned unchanged. The interval is at
     least as wide as that of the plain paired drop, because a bootstrap of samples that all agree
     would have no width. Returns None if the set was not measured on all of `confirm`.
 
     values: values of `confirm_values`.
     floor: metric that the target asks for.
+    by_count: whether the drops counted on `confirm` chose the set.
     """
     plain = next((point.drop for point in points if point.names == chosen), None)
-    if plain is None or len(points) < 2:
+    if plain is None or len(points) < 2 or not by_count:
         return plain
     costs = [cost_of(point.names, cost) for point in points]
     return widened(
@@ -201,6 +205,22 @@ def replanned(
         return None
     disabled = skip_variant(chosen.skip, units).disabled
     known = chosen.names == earlier.names
+    metric = replace(
+        earlier.metric,
+        confirm=chosen.confirm,
+        holdout=chosen.holdout,
+        holdout_drop=chosen.holdout_drop,
+        true_drop=earlier.metric.true_drop if known else chosen.true_drop,
+        is_float=known and earlier.metric.is_float,
+    )
+    corrected = correction(
+        values,
+        frontier.points,
+        chosen.names,
+        floor,
+        frontier.cost,
+        by_count=metric.chosen_by_count,
+    )
     return replace(
         earlier,
         skip=chosen.skip,
@@ -209,15 +229,7 @@ def replanned(
         met=True,
         target=target,
         floor=floor,
-        metric=replace(
-            earlier.metric,
-            confirm=chosen.confirm,
-            holdout=chosen.holdout,
-            holdout_drop=chosen.holdout_drop,
-            true_drop=earlier.metric.true_drop if known else chosen.true_drop,
-            is_float=known and earlier.metric.is_float,
-            confirm_drop=correction(values, frontier.points, chosen.names, floor, frontier.cost),
-        ),
+        metric=replace(metric, confirm_drop=corrected),
         path=tuple(
             PlanStep(
                 point.skip,

@@ -19,6 +19,8 @@ from sensitivity.measure.scan import Scan
 from sensitivity.measure.study import Study
 from sensitivity.planners.base import wants_cost
 from sensitivity.planners.exhaustive import ExhaustivePlanner, check_number
+from sensitivity.preflight.check import sentence
+from sensitivity.preflight.metric import impossible_findings
 from sensitivity.quantizers.base import QuantizedModel, Recalibratable, form_of, name_in_words
 from sensitivity.records import CostModel, Estimate, FrontierPoint, Plan, Range, Target, cost_of
 from sensitivity.rules.widths import refuse_wide
@@ -106,17 +108,10 @@ class Attempt:
 def refuse_impossible(target: Target, float_value: float, task: Task | EvaluateTask) -> None:
     """Raise SensitivityError for an absolute target above the largest value of the metric.
 
-    float_value: metric of the float model. A metric that is larger than its full scale has no
-        largest value.
+    float_value: metric of the float model.
     """
-    if target.metric is None or float_value > task.full_scale:
-        return
-    if target.metric > task.full_scale:
-        raise SensitivityError(
-            f"Expected --target to be at most {task.full_scale:g}, the largest value of "
-            f"{task.metric}, got {target.metric:g}; float has {float_value:.4g} on rank, and "
-            "--max-drop takes a drop from float."
-        )
+    for finding in impossible_findings(target, float_value, task):
+        raise SensitivityError(sentence(finding))
 
 
 def search_plan(
@@ -243,12 +238,14 @@ def check_formats(settings: PlanChoices, source: QuantizedModel | None = None) -
 def _corrected_drop(
     attempts: Sequence[Attempt], plan: Plan, cost: CostModel | None
 ) -> Estimate | None:
-    """Return the drop of the plan on `confirm`, corrected for all sets that it was chosen among."""
+    """Return the drop of the plan on `confirm`, corrected for all sets that it was chosen among by
+    their counted drops."""
     first, *others = attempts
     points = [point for attempt in attempts for point in attempt.points]
     # The first row of each attempt is float.
     values = np.concatenate([first.values, *(attempt.values[1:] for attempt in others)])
-    return correction(values, points, plan.names, plan.floor, cost)
+    by_count = plan.metric.chosen_by_count
+    return correction(values, points, plan.names, plan.floor, cost, by_count=by_count)
 
 
 def cheapest(plans: Sequence[Plan], cost: CostModel | None, probe: Probe | None) -> int:
