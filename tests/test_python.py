@@ -506,7 +506,8 @@ def test_the_example_ends_with_a_table_a_file_and_the_same_outputs(
     command = [warm_bin / "python", ROOT / "examples/10_python/digits.py", tmp_path / "run"]
     env = os.environ | {"PYTHONPATH": str(ROOT)}
     said = subprocess.run(command, check=True, capture_output=True, text=True, env=env).stdout
-    assert "Left out: conv2\n" in said
+    # Which layer it is follows the trained weights, which differ between processors.
+    assert re.search(r"^Left out: conv\d$", said, flags=re.MULTILINE), said
     assert "The same outputs: True" in said
     assert (tmp_path / "run/model.partial.onnx").exists()
     assert not list(tmp_path.rglob("*.py"))
