@@ -7,6 +7,7 @@ import dataclasses
 import difflib
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
