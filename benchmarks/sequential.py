@@ -1,7 +1,7 @@
 """Intervals that may be looked at after every batch, compared by their half widths and by how often
 they fail at some look.
 
-    python benchmarks/sequential.py    (about a minute; the tables of docs/statistics.md)
+    python benchmarks/sequential.py    (about a minute; the tables of docs/evidence.md)
 
 The data are differences of right and wrong answers, by default 5 % gained and 3 % lost, drawn
 without replacement, with a look every 50 samples.
