@@ -43,6 +43,7 @@ from sensitivity.search.ranges import (
     places_of,
     recalibrate,
     recalibrate_together,
+    recalibrated_unit,
 )
 from sensitivity.search.repairs import repaired
 from sensitivity.signals.base import Signal
@@ -321,6 +322,12 @@ def test_outputs_are_given_with_ranges_that_the_present_simulator_does_not_offer
     assert [
         outputs[0, 1] for _, outputs in measurer.outputs([own, other], inputs)
     ] == pytest.approx([0.42, 0.345])
+
+
+def test_a_unit_names_each_method_of_its_ranges_once():
+    ranges = (Range("weight", "mse, fine-tuning", (1.0,)), Range("input", "fine-tuning", (1.0,)))
+    unit = recalibrated_unit("unit", ranges, ranges, Estimate(0.1, 0.0, 0.2, 10))
+    assert unit.method == "mse, fine-tuning"
 
 
 def test_what_sharing_costs_is_paired_on_what_the_baseline_was_measured_on(measurer):

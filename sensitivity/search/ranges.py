@@ -225,7 +225,8 @@ def recalibrated_unit(
 ) -> Recalibrated:
     """Return the record of a unit with these ranges, with the name of each of their methods
     once."""
-    method = ", ".join(dict.fromkeys(map(attrgetter("method"), ranges)))
+    methods = chain.from_iterable(changed.method.split(", ") for changed in ranges)
+    method = ", ".join(dict.fromkeys(methods))
     return Recalibrated(unit, method, before, ranges, improvement, together=together)
 
 
