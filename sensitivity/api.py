@@ -404,8 +404,8 @@ def _log(logger: Logger, data: ReportData, run_dir: RunDir) -> None:
             "report", ReportSettings(directory=run_dir.path, name=run_dir.name, log=logger.name)
         )
         raise LogError(
-            f"Expected {logger.name} to take the run, got {type(error).__name__}: {reason}; all "
-            f"else is done: log it again with: {again}"
+            f"Expected {logger.name} to accept the run, got {type(error).__name__}: {reason}; "
+            f"everything else is done: log it again with: {again}"
         ) from error
 
 

@@ -293,7 +293,7 @@ class PlanChoices:
     )
     confidence: float = setting(
         0.8,
-        "Probability with which the true drop has to be within the target, from 0.5 to under 1.",
+        "Probability with which the true drop has to be within the target, from 0.5 to below 1.",
         least=0.5,
         below=1,
     )

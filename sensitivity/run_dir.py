@@ -263,7 +263,7 @@ class RunDir:
         except OSError as error:
             raise RunDirError(
                 f"Expected {file} to be a readable file, got {error.strerror or error}; move it "
-                "away."
+                "elsewhere."
             ) from error
         try:
             record = msgspec.json.decode(content, type=kind)
@@ -271,7 +271,7 @@ class RunDir:
             raise self._damaged(name, str(error)) from error
         if not is_as_written(content):
             raise self._damaged(
-                name, 'another checksum; if you changed it on purpose, take its line "checksum" out'
+                name, 'another checksum; if you changed it on purpose, remove its line "checksum"'
             )
         return record
 
@@ -295,7 +295,7 @@ class RunDir:
             BadZipFile,
             NotImplementedError,
         ) as error:
-            raise self._damaged(name, "no whole archive of numbers") from error
+            raise self._damaged(name, "an incomplete archive of numbers") from error
         return table
 
     def write(self, name: str, record: Any) -> None:

@@ -82,7 +82,7 @@ def test_a_full_disk_is_one_sentence_whoever_wrote(
         main(["report", "runs/some"])
     assert ended.value.code == 1
     assert capsys.readouterr().err == (
-        f"Error: Expected room for another file, got: {os.strerror(number)}; free some space in "
-        f"the run directory or in {tempfile.gettempdir()}, and give the command again: what was "
+        f"Error: Expected enough disk space, got: {os.strerror(number)}; free some space in "
+        f"the run directory or in {tempfile.gettempdir()}, and repeat the command: what was "
         "measured is kept.\n"
     )

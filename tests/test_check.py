@@ -358,13 +358,13 @@ def test_the_quantized_model_itself_and_one_in_training_mode_are_refused() -> No
 
 def test_the_class_of_a_model_is_no_model_to_compare_with() -> None:
     why = not_comparable(quantized_model(auxiliary()), Auxiliary, images())
-    assert why == "it is the class Auxiliary, and no model of it"
+    assert why == "it is the class Auxiliary, not an instance of it"
 
 
 def test_outputs_of_another_shape_are_reported() -> None:
     given = seeded(Auxiliary)
     given.fc = nn.Linear(4, 6)
-    assert "outputs of shapes [4, 5] and not [4, 6]" in float_finding(auxiliary(), given).message
+    assert "outputs of shapes [4, 5], not [4, 6]" in float_finding(auxiliary(), given).message
 
 
 @pytest.mark.parametrize(

@@ -154,6 +154,10 @@ def test_each_verdict_has_a_command_to_go_on_with() -> None:
     bench = "sensitivity bench 'runs/a b'"
     assert after("bench") == bench
     assert after("bench", verification=None) == f"sensitivity export 'runs/a b'\n{bench}"
+    not_exported = ("The model cannot be exported: its graph could not be traced.",)
+    assert after("bench", warnings=not_exported) == (
+        "sensitivity report 'runs/a b' --format markdown"
+    )
     assert after("use") == f"{bench} --runtime openvino"
     assert after("float", timings=LOWERED) == (
         f"sensitivity export 'runs/a b' --for openvino\n{bench} --runtime openvino"

@@ -302,8 +302,8 @@ def test_a_plan_that_leaves_nothing_out_is_written_too(tool: str) -> None:
     [
         ("trtexec", "a,b", "separates layers"),
         ("trtexec", "a*", "stands for any characters"),
-        ("trtexec", "a b", "is read by xargs or taken away"),
-        ("polygraphy", "a'b", "is read by xargs or taken away"),
+        ("trtexec", "a b", "is interpreted or removed by xargs"),
+        ("polygraphy", "a'b", "is interpreted or removed by xargs"),
         ("polygraphy", "-a", "begins an option"),
         ("quark", "^a", "begins a pattern"),
     ],

@@ -181,8 +181,8 @@ def test_a_tracker_that_fails_costs_nothing_of_the_run(
     (scanned / "report.html").unlink(missing_ok=True)
     assert verb("report", scanned, "--log", "wandb") == 1
     assert capsys.readouterr().err == (
-        "Error: Expected wandb to take the run, got OSError: no way to the server; all else is "
-        f"done: log it again with: sensitivity report {scanned} --log wandb\n"
+        "Error: Expected wandb to accept the run, got OSError: no way to the server; everything "
+        f"else is done: log it again with: sensitivity report {scanned} --log wandb\n"
     )
     assert (scanned / "report.html").exists()
 

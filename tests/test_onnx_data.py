@@ -91,8 +91,8 @@ def test_labels_are_class_indices_or_one_hot_rows(tmp_path: Path, labels: np.nda
             "classes from 0"),
     (Y - 1, "Expected class indices from 0 to 4, .* got -1"),
     (Y + 0.5, r"y in .* to be one class index for each sample, got float64 of shape \[8\]"),
-    (np.eye(5)[Y] * 0.9, r"one-hot rows of one 1 and else 0, got float64 of shape \[8, 5\] with "
-                         r"another row at sample 0"),
+    (np.eye(5)[Y] * 0.9, r"one-hot rows with a single 1 and otherwise 0, got float64 of shape "
+                         r"\[8, 5\] with another row at sample 0"),
     (np.zeros((8, 2, 2), int), r"one class index for each sample, got int64 of shape \[8, 2, 2\]"),
     (np.array(["cat"] * 8), "one class index for each sample, got <U3"),
     (np.int64(3), r"one class index for each sample, got int64 of shape \[\]"),

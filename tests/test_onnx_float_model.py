@@ -637,4 +637,4 @@ def test_a_batch_that_shows_rounding_alone_proves_nothing(tmp_path: Path) -> Non
         np.linspace(0.5, 1, 32, dtype="f4").reshape(8, 4)
     )  # type: ignore[attr-defined]
     assert (finding.code, finding.severity) == ("float-not-compared", "warning")
-    assert "on this batch they are rounding and no more" in finding.message
+    assert "on this batch they are dominated by rounding" in finding.message

@@ -132,8 +132,25 @@ def test_a_target_that_no_set_reached_on_confirm_is_missed_whatever_holdout_says
 
 def test_the_numbers_come_with_their_interval_their_samples_and_what_is_allowed() -> None:
     assert found(planned(GOOD)).accuracy_sentence == (
-        f"The plan is 0.2 pt [{MINUS}0.3, 0.7] under float on 4,000 samples of holdout; 1.0 pt is "
-        "allowed."
+        f"The plan is 0.2 pt [{MINUS}0.3, 0.7] under float on 4,000 samples of holdout; a drop of "
+        "1.0 pt is allowed."
+    )
+
+
+def test_a_plan_with_a_negative_drop_is_above_float() -> None:
+    drop = Estimate(-0.002, -0.007, 0.003, 4000)
+    assert found(planned(drop)).accuracy_sentence == (
+        f"The plan is 0.2 pt [{MINUS}0.3, 0.7] above float on 4,000 samples of holdout; a drop of "
+        "1.0 pt is allowed."
+    )
+
+
+def test_a_model_that_cannot_be_exported_is_timed_by_its_own_toolkit() -> None:
+    got = verdict_of(planned(GOOD), None, METRIC, exportable=False)
+    assert (got.action, got.action_sentence) == (
+        "bench",
+        "Its speed is not known, since no ONNX file of this model can be written: leave the same "
+        "layers out in your toolkit's own export, and time that file.",
     )
 
 
@@ -145,8 +162,8 @@ def test_what_is_not_proven_says_how_many_samples_would_settle_it_and_the_risk()
     # 80 % of a normal distribution is below 0.842 of its deviations: 0.002 + 0.842 * 0.0112.
     assert got.action_sentence == (
         "Use model.partial.onnx only if you can take the risk: the drop is at most 1.1 pt with a "
-        "chance of 80%, and may be up to 2.4 pt (95 % interval). To be sure, judge it on about "
-        "1,800 more samples."
+        "probability of 80%, and may be up to 2.4 pt (95 % interval). To be sure, judge it on "
+        "about 1,800 more samples."
     )
 
 
@@ -154,8 +171,7 @@ def test_one_evaluation_proves_nothing_and_samples_are_asked_for() -> None:
     got = found(planned(Estimate(0.02, None, None, 1)), bench(1.8))
     assert got.accuracy_sentence.endswith("One evaluation gives no interval, so nothing is proven.")
     assert got.action_sentence == (
-        "Before you rely on model.partial.onnx, judge it by a task of samples, which gives an "
-        "interval."
+        "Before you rely on model.partial.onnx, evaluate it by sample, which gives an interval."
     )
 
 
@@ -183,7 +199,7 @@ def test_holdout_and_the_corrected_drop_of_confirm_count_by_their_samples() -> N
         in found(made).accuracy_sentence
     )
     one = replace(made, path=made.path[:1])
-    assert "1,000 samples of holdout and confirm; 1.0 pt" in found(one).accuracy_sentence
+    assert "1,000 samples of holdout and confirm; a drop" in found(one).accuracy_sentence
 
 
 def test_an_absolute_target_is_judged_by_the_level() -> None:
@@ -205,7 +221,7 @@ def test_one_evaluation_proves_nothing() -> None:
 
 
 def test_a_plan_that_is_better_than_float_by_more_than_chance_raises_an_alarm() -> None:
-    alarm = "better than float by more than chance"
+    alarm = "above float by more than chance explains"
     assert alarm in found(planned(Estimate(-0.03, -0.04, -0.02, 4000))).accuracy_sentence
     assert alarm not in found(planned(Estimate(-0.011, -0.02, -0.002, 4000))).accuracy_sentence
 

@@ -124,7 +124,7 @@ def test_a_file_that_was_tampered_with_is_refused_with_where_it_was_measured(
     content = (done / "quantized.onnx").read_bytes()
     (done / "quantized.onnx").write_bytes(content[:-1])
     try:
-        with pytest.raises(JournalMismatch, match="got a file that is no more as it was written"):
+        with pytest.raises(JournalMismatch, match="got a file that was changed since"):
             quantized_file(settings(made), done)
     finally:
         (done / "quantized.onnx").write_bytes(content)

@@ -47,9 +47,9 @@ def test_a_met_target_is_said_with_before_after_and_held_out_evidence() -> None:
     found = words_of(complete())
     assert [line.title for line in found.lines] == ["Accuracy", "Speed", "What to do"]
     assert found.headline == (
-        "Leaving 5 of 28 layers out of INT8 brings top-1 from 30.1 % to 51.4 % on confirm: there "
-        "the target of at most 1.0 pt under float is met, and that it holds elsewhere is not "
-        "proven."
+        "Leaving 5 of 28 layers out of INT8 brings top-1 from 30.1 % to 51.4 % on confirm: the "
+        "target of at most 1.0 pt under float is met there, but it is not proven that it holds "
+        "elsewhere."
     )
     assert (
         "51.4 % [47.0, 55.8] on 500 samples; the target asks for 51.2 %, float has 52.2 %"
@@ -64,8 +64,8 @@ def test_a_met_target_is_said_with_before_after_and_held_out_evidence() -> None:
     ("accuracy", "ending"),
     [
         ("met", "on confirm, which meets the target of at most 1.0 pt under float."),
-        ("not proven", "is met, and that it holds elsewhere is not proven."),
-        ("missed", "is met, but not by all samples together."),
+        ("not proven", "is met there, but it is not proven that it holds elsewhere."),
+        ("missed", "is met there, but not on all samples together."),
     ],
 )
 def test_the_headline_says_no_more_than_the_verdict(accuracy: AccuracyStatus, ending: str) -> None:
@@ -117,7 +117,7 @@ def test_why_anything_is_left_out_is_said_with_what_nothing_left_out_was_worth()
     )
     close = replace(whole, drop=near(0.0104, 0.01, n=500))
     (told,) = [one for one in words_of(with_choices(data, close)).sentences if "Why any" in one]
-    assert told.endswith(", 1.04 pt to be exact and above what is allowed.")
+    assert told.endswith(", 1.04 pt to be exact, which is above what is allowed.")
     believed = replace(whole, true_drop=of_parts(near(0.0075, 0.0098, n=800)))
     (told,) = [one for one in words_of(with_choices(data, believed)).sentences if "Why any" in one]
     assert told.endswith(
@@ -161,10 +161,10 @@ def test_layers_that_could_not_go_back_are_named_as_why_these() -> None:
     plan = replace(data.plan, skip=skip, path=path)
     found = words_of(replace(data, plan=plan))
     (told,) = [one for one in found.sentences if one.startswith("Why these")]
-    assert "With a or c put back, it did not hold. That was not tried with b. The effect" in told
+    assert "With a or c in INT8, it was no longer met. This was not tried with b. The" in told
     enabled = replace(data, mode="enable", plan=plan)
     (told,) = [one for one in words_of(enabled).sentences if one.startswith("Why these")]
-    assert told.endswith("That was not tried with b.")
+    assert told.endswith("This was not tried with b.")
     assert changes(plan) == ("out: a, b, c and 1 more", "back: d", "back: a", "out: a; back: c")
     assert "out: a; back: c" in render(replace(data, plan=plan)).replace("<wbr>", "")
 
@@ -238,7 +238,7 @@ def test_holdout_tells_int8_as_it_was_calibrated_too_and_the_table_has_both_part
     table = level_table(data)
     assert table.heads[:2] == ("confirm, 500 samples", "holdout, 250 samples")
     assert dict(table.rows)["Drop of the plan"][0] == ("0.8 pt", "(no interval)")
-    assert "The verdict takes both parts together" in table.caption
+    assert "The verdict combines both parts" in table.caption
     assert dict(table.rows)["INT8 as calibrated"][1] == ("29.0 %", "[23.0, 35.0]")
     assert dict(table.rows)["Drop of the plan"][1] == ("1.2 pt", f"[{MINUS}0.4, 2.8]")
 
@@ -246,8 +246,8 @@ def test_holdout_tells_int8_as_it_was_calibrated_too_and_the_table_has_both_part
 def test_a_plan_that_does_worse_than_int8_on_holdout_says_so() -> None:
     behind = with_metric(complete(), holdout_quantized=near(0.53, 0.06, n=250))
     told = (
-        f"Against everything in INT8 the plan changes top-1 by {MINUS}2.2 pt on holdout, after "
-        "+21.3 pt on confirm: judge both on more samples before you leave layers out."
+        f"Compared with everything in INT8, the plan changes top-1 by {MINUS}2.2 pt on holdout, "
+        "after +21.3 pt on confirm: judge both on more samples before you leave layers out."
     )
     assert told in words_of(behind).sentences
     ahead = with_metric(complete(), holdout_quantized=near(0.508, 0.06, n=250))
@@ -300,7 +300,7 @@ def test_a_model_that_needs_no_plan_is_refused() -> None:
     assert data.plan
     data = replace(data, plan=replace(data.plan, skip=()))
     assert words_of(data).headline.startswith(
-        "With nothing left out top-1 is 51.4 % on confirm: there the target of at most 1.0 pt"
+        "With nothing left out, top-1 is 51.4 % on confirm: the target of at most 1.0 pt"
     )
 
 
@@ -317,15 +317,15 @@ def test_units_that_took_other_ranges_are_named_with_what_they_bring() -> None:
     found = words_of(recalibrated(complete(), ("stage1.0",)))
     assert found.headline == (
         "Leaving 1 of 28 layers out of INT8 and giving 1 other new ranges brings top-1 from 30.1 % "
-        "to 51.4 % on confirm: there the target of at most 1.0 pt under float is met, and that it "
-        "holds elsewhere is not proven."
+        "to 51.4 % on confirm: the target of at most 1.0 pt under float is met there, but it is "
+        "not proven that it holds elsewhere."
     )
     assert any(
         sentence == "In INT8 with new ranges: stage2.0 (mse)." for sentence in found.sentences
     )
     assert words_of(recalibrated(complete(), ())).headline.startswith(
         "Giving 1 layer new ranges brings top-1 from 30.1 % to 51.4 % on confirm with nothing left "
-        "out: there the target"
+        "out: the target"
     )
 
 
@@ -360,7 +360,7 @@ def test_a_corrected_bias_is_reported_with_new_ranges_and_without() -> None:
 def test_what_shared_ranges_cost_is_said() -> None:
     data = replace(scan_only(), scales=(("a", "b"), ("c", "d", "e")), sharing=near(0.012, 0.02))
     assert scan_sentences(data)[-1] == (
-        "5 quantizers in 2 groups share one range each, as engines want it where tensors meet; "
+        "5 quantizers in 2 groups share one range each, as engines require where tensors meet; "
         f"with everything in INT8 that costs 1.2 pt [{MINUS}0.8, 3.2] on 300 samples of rank."
     )
 
@@ -428,7 +428,7 @@ def test_layers_that_a_race_ranked_by_signal_alone_are_counted_and_given_no_effe
     ]
     found = "\n".join(scan_sentences(replace(data, effects=(*data.effects[:8], *unmeasured))))
     assert "the largest effect of 8 layers measured" in found
-    assert "The metric was not measured for 20 layers: a signal alone ranks them." in found
+    assert "The metric was not measured for 20 layers: they are ranked by a signal alone." in found
     assert MetricFormat("top-1", 1.0).effect(unmeasured[0]) == "by signal only"
 
 

@@ -263,7 +263,7 @@ def test_a_record_that_was_changed_on_purpose_is_taken_without_its_checksum(copi
     edited = file.read_text().replace('"planner": "greedy"', '"planner": "by hand"')
     file.write_text(edited)
     with pytest.raises(
-        RunDirError, match='if you changed it on purpose, take its line "checksum" out'
+        RunDirError, match='if you changed it on purpose, remove its line "checksum"'
     ):
         run.plan()
     file.write_text(re.sub(r',\n  "checksum": ".*"', "", edited))

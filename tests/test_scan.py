@@ -175,7 +175,7 @@ def test_a_missed_target_is_an_answer_with_a_reason(tmp_path: Path) -> None:
     assert not plan.met
     assert (
         plan.reason
-        == "the float model itself reaches 1.0000 on confirm, under the target of 1.0100"
+        == "the float model itself reaches 1.0000 on confirm, below the target of 1.0100"
     )
     assert "quantization-aware training" in plan.try_next
     assert plan.metric.confirm.value == 1.0

@@ -70,7 +70,7 @@ def test_what_goes_on_with_a_run_keeps_its_seed_and_refuses_another(
 def test_a_journal_tells_the_seed_before_all_else_that_differs(tmp_path: Path) -> None:
     file = tmp_path / "journal.jsonl"
     open_journal(file, {"data": "a", "seed": 5}, resume=False).__exit__(None, None, None)
-    with pytest.raises(JournalMismatch, match="Expected --seed 5, .* got 0; give that one"):
+    with pytest.raises(JournalMismatch, match="Expected --seed 5, .* got 0; use that seed"):
         open_journal(file, {"data": "b"}, resume=True)
 
 

@@ -70,8 +70,8 @@ def test_work_that_kills_every_worker_is_given_up() -> None:
         with pytest.raises(SensitivityError) as error:
             workers.result(job)
     assert str(error.value) == (
-        "Expected a worker to do its part, got 3 that died of the same one, the last: it ended "
-        "with signal 9; give fewer --workers where memory is short, or leave it out."
+        "Expected a worker to finish its part, got 3 that died of the same part, the last one: it "
+        "ended with signal 9; use fewer --workers if memory is short, or none."
     )
 
 

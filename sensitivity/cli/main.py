@@ -138,9 +138,9 @@ def _foreign(error: Exception, words: Sequence[str]) -> SensitivityError | None:
         )
     if isinstance(error, OSError) and error.errno in FULL:
         return SensitivityError(
-            f"Expected room for another file, got: {error.strerror}; free some space in the run "
-            f"directory or in {tempfile.gettempdir()}, and give the command again: what was "
-            "measured is kept."
+            f"Expected enough disk space, got: {error.strerror}; free some space in the run "
+            f"directory or in {tempfile.gettempdir()}, and repeat the command: what was measured "
+            "is kept."
         )
     if isinstance(error, OSError) and error.filename is not None:
         return SensitivityError(

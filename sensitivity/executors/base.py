@@ -192,8 +192,8 @@ class WorkerPool:
         job.deaths += 1
         if job.deaths == TRIES:
             error = SensitivityError(
-                f"Expected a worker to do its part, got {TRIES} that died of the same one, the "
-                f"last: {lost}; give fewer --workers where memory is short, or leave it out."
+                f"Expected a worker to finish its part, got {TRIES} that died of the same part, "
+                f"the last one: {lost}; use fewer --workers if memory is short, or none."
             )
             job.replied = (False, error)
             self._refused = self._refused or error

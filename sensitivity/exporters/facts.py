@@ -22,7 +22,7 @@ def facts(verification: Verification) -> dict[str, str]:
     }
     if verification.unreached:
         facts_by_file["never reached"] = (
-            f"quantizers that no input passes, in no file: {', '.join(verification.unreached)}"
+            f"quantizers that no input reaches, in no file: {', '.join(verification.unreached)}"
         )
     return facts_by_file
 
@@ -50,7 +50,7 @@ def _file(check: FileCheck, samples: int) -> str:
         if check.quantization_rms
         else ""
     )
-    parts = [f"{check.quantizers} quantizers where the plan wants them and no other"]
+    parts = [f"{check.quantizers} quantizers exactly where the plan has them"]
     worst = max(
         (layer.difference for layer in check.layers if layer.difference is not None), default=None
     )

@@ -52,7 +52,8 @@ def faithful_copies(
             if left_out is None:
                 raise
             left_out[out.name] = (
-                f"left out, though ONNX Runtime computes something else than {file.name}: {error}"
+                f"not written, although ONNX Runtime computes something other than {file.name}: "
+                f"{error}"
             )
             check = None
         if check is None:

@@ -370,7 +370,7 @@ def _damaged(path: Path, number: int, error: Damaged) -> RunDirError:
     fix = "choose another --out and start again."
     if number > 1:
         cut = shlex.join(["sed", "-i", f"{number},$d", str(path)])
-        fix = f"cut off it and what follows, which is then measured again, with: {cut}"
+        fix = f"remove it and all that follows, which is then measured again, with: {cut}"
     return RunDirError(
         f"Expected line {number} of {path} to be as it was written, got damage ({error}); {fix}"
     )
@@ -386,7 +386,7 @@ def check_head(path: Path, first: Record, head: Head) -> None:
     if begun_with != seed:
         raise JournalMismatch(
             f"Expected --seed {begun_with}, with which the journal {path} was begun, got "
-            f"{seed}; give that one, or choose another --out."
+            f"{seed}; use that seed, or choose another --out."
         )
     different = differences(old, new)
     if different:

@@ -101,7 +101,7 @@ def float_model(
     if best.stored and has_nothing:
         raise OnnxFileError(
             f"Expected {name} to be the float model that was quantized, got none of the "
-            f"{best.stored} quantized weights in it; give the very file that the quantizer read."
+            f"{best.stored} quantized weights in it; give exactly the file that the quantizer read."
         )
     return best
 

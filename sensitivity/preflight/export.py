@@ -20,6 +20,7 @@ from sensitivity.onnx_graph.levels import level_type
 from sensitivity.quantizers.base import QuantizedModel, file_grid, form_of
 from sensitivity.quantizers.torch.half import in_float32
 from sensitivity.records import Finding, names_of
+from sensitivity.reporting.data import NOT_EXPORTABLE
 from sensitivity.runtimes.onnxruntime import OnnxRuntime
 from sensitivity.session import Session
 from sensitivity.tasks.batches import batch_size
@@ -42,7 +43,7 @@ def export_findings(session: Session) -> Iterator[Finding]:
         check_export(session)
     except SensitivityError as error:
         message, _, fix = str(error).partition("; ")
-        message = f"The model cannot be exported: {message.rstrip('.')}."
+        message = f"{NOT_EXPORTABLE}{message.rstrip('.')}."
         yield Finding(
             "export-impossible",
             "warning",

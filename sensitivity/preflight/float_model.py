@@ -61,9 +61,9 @@ def not_comparable(source: QuantizedModel, float_model: Any, example: Any) -> st
     if isinstance(source, WithFloat):
         return f"{name_in_words(source)} is compared with {source.float_model_from}"
     if isinstance(float_model, type):
-        return f"it is the class {float_model.__name__}, and no model of it"
+        return f"it is the class {float_model.__name__}, not an instance of it"
     if not hasattr(float_model, "named_modules"):
-        return f"it is a {type(float_model).__name__}, and no torch model"
+        return f"it is a {type(float_model).__name__}, not a torch model"
     return None
 
 
@@ -86,7 +86,7 @@ def compared(source: QuantizedModel, float_model: nn.Module, example: Any) -> Fi
     wanted, found = _outputs(float_model, example), _float_outputs(source, example)
     shapes, others = _shapes_of(wanted), _shapes_of(found)
     if shapes != others:
-        return _differs("", f"outputs of shapes {_shapes(others)} and not {_shapes(shapes)}")
+        return _differs("", f"outputs of shapes {_shapes(others)}, not {_shapes(shapes)}")
     difference, tolerance = furthest(found, wanted), tolerance_of(source.model, float_model)
     if difference <= tolerance:
         message = (
@@ -203,7 +203,7 @@ def _differs(where: str, got: str) -> Finding:
         where,
         "Expected the model with everything disabled to compute what the task's float_model "
         f"computes, got {got}.",
-        "Give the very model that was quantized, with the same weights; or see what the toolkit "
+        "Give exactly the model that was quantized, with the same weights; or see what the toolkit "
         "changed there.",
     )
 

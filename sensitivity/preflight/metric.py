@@ -45,7 +45,7 @@ WRONG_DATA = (
 )
 
 
-AT_CHANCE = "Expected the {} of the float model to be above what needs no model"
+AT_CHANCE = "Expected the {} of the float model to be better than guessing"
 
 
 @dataclass

@@ -241,11 +241,11 @@ def _inputs(batches: Batches, progress: Progress) -> Iterator[Any]:
 def _changed(earlier: Quantized, options: Options, file: Path) -> str | None:
     """Return what has changed since quantized.onnx was made, in words; None if nothing has."""
     if not file.is_file() or _sha(file.read_bytes()) != earlier.sha256:
-        return "a file that is no more as it was written"
+        return "a file that was changed since it was written"
     for item in fields(Options):
         before, now = getattr(earlier.options, item.name), getattr(options, item.name)
         if before != now:
-            return WORDS.get(item.name, f"{flag_of(item.name)} {now} and not {before}")
+            return WORDS.get(item.name, f"{flag_of(item.name)} {now} instead of {before}")
     return None
 
 

@@ -44,7 +44,7 @@ def _partial(plan: Plan, times: dict[str, Timing], layers: int, metric: MetricFo
         return Advice(
             "partial",
             (
-                f"Partial PTQ holds the target on confirm with {left_out}; {price}.",
+                f"Partial PTQ meets the target on confirm with {left_out}; {price}.",
                 _must_gain(plan, metric),
             ),
         )
@@ -56,19 +56,20 @@ def _partial(plan: Plan, times: dict[str, Timing], layers: int, metric: MetricFo
     )
     if fp16 is not None and fp16.precision in REDUCED and partial.median_ms >= fp16.median_ms:
         first = (
-            f"Partial PTQ gives the speed away: with {left_out} it takes {price}, and FP16 takes "
-            f"{milliseconds(fp16.median_ms)}. Use quantization-aware training, or FP16 as it is."
+            f"Partial PTQ loses the speed of INT8: with {left_out} it takes {price}, and FP16 "
+            f"takes {milliseconds(fp16.median_ms)}. Use quantization-aware training, or FP16 as it "
+            "is."
         )
         return Advice("qat", (first, *_possible_gain(plan, times, metric)))
     if kept < WORTH:
         first = (
-            f"Partial PTQ gives the speed away: with {left_out} it takes {price}, which keeps "
+            f"Partial PTQ loses the speed of INT8: with {left_out} it takes {price}, which keeps "
             f"{max(kept, 0):.0%} of the time that INT8 saves against float "
             f"({milliseconds(float_.median_ms)}). Use quantization-aware training."
         )
         return Advice("qat", (first, *_possible_gain(plan, times, metric)))
     first = (
-        f"Partial PTQ holds the target on confirm with {left_out}, at {price}: "
+        f"Partial PTQ meets the target on confirm with {left_out}, at {price}: "
         f"{ratio(partial.ratio)} the speed of float, and {kept:.0%} of the time that INT8 saves."
     )
     return Advice("partial", (first, _must_gain(plan, metric)))
@@ -98,19 +99,19 @@ def _stay_with_float(plan: Plan, int8: Timing, metric: MetricFormat) -> Iterator
     state = "holds" if plan.met else "misses"
     yield (
         f"For another runtime the plan {state} the target with {count(len(plan.skip), 'layer')} "
-        "left out; bench it there."
+        "left out; time it there with sensitivity bench."
     )
 
 
 def _all_out(plan: Plan) -> Iterator[str]:
     if plan.planner in ("cost", "exhaustive"):
         yield (
-            "Nothing in INT8 is the cheapest in this runtime: stay with float there; another "
-            "runtime may say otherwise."
+            "In this runtime the model is cheapest with nothing in INT8: stay with float there. "
+            "Another runtime may differ."
         )
     else:  # those that count layers
         yield (
-            "Only float holds the target: everything is left out of INT8. Use quantization-aware "
+            "Only float meets the target: everything is left out of INT8. Use quantization-aware "
             "training, or float."
         )
 
@@ -130,18 +131,18 @@ def _enough_words(plan: Plan, metric: MetricFormat) -> str:
         level = metric.level(plan.metric.confirm.value)
         asked = metric.level(plan.floor)
         return (
-            f"PTQ is enough on confirm: with everything in INT8 {metric.name} is {level}, where "
+            f"PTQ is enough on confirm: with everything in INT8, {metric.name} is {level}, where "
             f"the target asks for {asked}"
         )
     allowed = metric.allowed(plan.target, plan.metric.float.value)
-    lost = metric.change(drop.value, sign=False)
-    return f"PTQ is enough: everything in INT8 is {lost} under float, where {allowed} is allowed"
+    is_off = metric.from_float(drop)
+    return f"PTQ is enough: everything in INT8 is {is_off}, where a drop of {allowed} is allowed"
 
 
 def _missed(plan: Plan, metric: MetricFormat) -> str:
     short = metric.change(plan.floor - plan.metric.confirm.value, sign=False)
     return (
-        f"No plan holds the target: the best one found is {short} short of it. Use "
+        f"No plan meets the target: the best one found is {short} short of it. Use "
         "quantization-aware training."
     )
 
@@ -152,15 +153,13 @@ def _must_gain(plan: Plan, metric: MetricFormat) -> str:
     gap = plan.floor - _everything_in_int8(plan)
     if gap <= 0 and plan.metric.true_drop is not None:
         return (
-            "Everything in INT8 may hold the target too, but with a probability below "
-            f"{plan.target.confidence:.0%}: training has next to nothing to gain."
+            "Everything in INT8 may meet the target too, but with a probability below "
+            f"{plan.target.confidence:.0%}: training has almost nothing to gain."
         )
     if gap <= 0:
-        return "Everything in INT8 holds the target too, so training has no accuracy to gain."
+        return "Everything in INT8 meets the target too, so training has no accuracy to gain."
     if metric.number(gap) == metric.number(0.0):
-        return (
-            "Everything in INT8 all but holds the target, so training has next to nothing to gain."
-        )
+        return "Everything in INT8 almost meets the target, so training has almost nothing to gain."
     return (
         f"Quantization-aware training would have to gain {metric.change(gap, sign=False)} with "
         "everything in INT8 to do without the plan."

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from sensitivity.records import (
@@ -32,6 +32,14 @@ BASELINES = {
     "activations only": "Only activations in INT8",
 }
 """Keys of `ReportData.baselines` in the order shown, each with its words."""
+
+NOT_EXPORTABLE = "The model cannot be exported: "
+"""Beginning of the warning that no ONNX file of the model can be written."""
+
+
+def can_be_exported(warnings: Iterable[str]) -> bool:
+    """Return whether none of the warnings of a run says that no ONNX file can be written."""
+    return not any(warning.startswith(NOT_EXPORTABLE) for warning in warnings)
 
 
 @dataclass(frozen=True)

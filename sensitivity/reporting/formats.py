@@ -144,6 +144,20 @@ class MetricFormat:
             return self.change(of_float - target.floor(of_float), sign=False)
         return f"{self.as_given(target.drop)} {self.change_unit}".rstrip()
 
+    def from_float(self, drop: Estimate) -> str:
+        """Return how far a model is from float, with the interval of `drop` if it has one.
+
+        >>> metric = MetricFormat("top-1", 1.0)
+        >>> metric.from_float(Estimate(0.002, 0.001, 0.003, 500))
+        '0.2 pt [0.1, 0.3] under float'
+        >>> metric.from_float(Estimate(-0.003, -0.004, -0.002, 500))
+        '0.3 pt [0.2, 0.4] above float'
+        """
+        is_above = self.number(drop.value).startswith(MINUS)
+        distance, side = (drop.under(0.0), "above") if is_above else (drop, "under")
+        words = self.change(distance.value, sign=False), self.interval(distance), f"{side} float"
+        return " ".join(filter(None, words))
+
     def target(self, target: Target) -> str:
         """Return what the user asked for, such as "at most 1.0 pt under float"."""
         if target.metric is not None:

@@ -7,7 +7,7 @@ import shlex
 from dataclasses import dataclass
 
 from sensitivity.records import Plan, Timing, Verdict, timing_of
-from sensitivity.reporting.data import ReportData
+from sensitivity.reporting.data import ReportData, can_be_exported
 from sensitivity.reporting.formats import MetricFormat
 from sensitivity.reporting.outcome import (
     evidence_of,
@@ -49,6 +49,11 @@ def _after(verdict: Verdict, data: ReportData, directory: str) -> NextStep:
     assert data.plan
     partial = timing_of("partial", data.timings)
     match verdict.action:
+        case "bench" if not can_be_exported(data.warnings):
+            return NextStep(
+                "List the layers to leave out in your toolkit's own export:",
+                (f"sensitivity report {_of_plan(data)} --format markdown",),
+            )
         case "bench":
             exported = data.verification is not None
             commands = [f"sensitivity export {_of_plan(data)}"] * (not exported)

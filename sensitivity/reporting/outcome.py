@@ -72,6 +72,12 @@ MOST_SAMPLES = 50_000
 validation set."""
 
 
+NO_FILES = (
+    "Its speed is not known, since no ONNX file of this model can be written: leave the same "
+    "layers out in your toolkit's own export, and time that file."
+)
+
+
 @dataclass(frozen=True)
 class Evidence:
     """What the accuracy is judged by.
@@ -91,10 +97,13 @@ class Evidence:
     is_exact: bool = False
 
 
-def verdict_of(plan: Plan, bench: BenchResult | None, metric: MetricFormat) -> Verdict:
+def verdict_of(
+    plan: Plan, bench: BenchResult | None, metric: MetricFormat, *, exportable: bool = True
+) -> Verdict:
     """Return the verdict on a plan.
 
     bench: of the plan's own files; None if nothing was timed.
+    exportable: whether ONNX files of the model can be written.
     """
     measured = bench.judged if bench else None
     evidence = evidence_of(plan, measured)
@@ -113,7 +122,11 @@ def verdict_of(plan: Plan, bench: BenchResult | None, metric: MetricFormat) -> V
         speed=speed,
         speed_sentence=_speed_words(speed, partial, bench),
         action=action,
-        action_sentence=_action_words(plan, action, evidence, partial, metric),
+        action_sentence=(
+            _action_words(plan, action, evidence, partial, metric)
+            if exportable or action != "bench"
+            else NO_FILES
+        ),
         chance=chance_below(evidence.missing, 0.0),
     )
 
@@ -237,7 +250,7 @@ def _accuracy_words(
         yield _doubt(evidence, plan.target.confidence)
     if _better_than_float(evidence.drop):
         yield (
-            "That is better than float by more than chance: check that what is called float is "
+            "That is above float by more than chance explains: check that what is called float is "
             "your own model, and that holdout was not used to tune the quantized one."
         )
 
@@ -277,11 +290,7 @@ def _drop_words(plan: Plan, evidence: Evidence, metric: MetricFormat) -> str:
         return "Everything is left out, so the plan is float itself and loses nothing."
     float_ = plan.metric.holdout_float.value
     allowed = metric.allowed(target, float_)
-    sentence = (
-        f"The plan is {metric.change(shown.value, sign=False)} {metric.interval(shown)} under "
-        f"float {where}"
-    )
-    return f"{sentence}; {allowed} is allowed."
+    return f"The plan is {metric.from_float(shown)} {where}; a drop of {allowed} is allowed."
 
 
 def _doubt(evidence: Evidence, confidence: float) -> str:
@@ -417,10 +426,10 @@ def _action_words(
             )
         case "float":
             slower = f"The plan is no faster than float {where}"
-            return f"{slower}; to try another runtime, bench it there."
+            return f"{slower}; another runtime may be faster: time it there with sensitivity bench."
         case "repair":
             return (
-                f"{file} has another accuracy {where}; sensitivity lint says what that runtime "
+                f"{file} has a different accuracy {where}; sensitivity lint says what that runtime "
                 "does with it."
             )
         case "train":
@@ -432,7 +441,7 @@ def _action_words(
 def _train_words(plan: Plan) -> str:
     is_advised = plan.advice is not None and plan.advice.choice == "qat"
     if plan.met and is_advised:
-        return "The plan gives most of the speed of INT8 away: use quantization-aware training."
+        return "The plan loses most of the speed of INT8: use quantization-aware training."
     if not plan.try_next:
         return "Loosen the target, calibrate again, or use quantization-aware training."
     steps = "; ".join(step.rstrip(".") for step in plan.try_next)
@@ -442,14 +451,14 @@ def _train_words(plan: Plan) -> str:
 def _prove_words(file: str, evidence: Evidence, plan: Plan, metric: MetricFormat) -> str:
     low, high = evidence.shown.ends
     if not evidence.shown.has_interval:
-        return f"Before you rely on {file}, judge it by a task of samples, which gives an interval."
+        return f"Before you rely on {file}, evaluate it by sample, which gives an interval."
     confidence = plan.target.confidence
     limit = limit_held(evidence.shown, confidence)
     if plan.target.metric is not None or limit is None:
         risk = f"{metric.name} may be as low as {metric.level(low)}"
     else:
         risk = (
-            f"the drop is at most {metric.change(limit, sign=False)} with a chance of "
+            f"the drop is at most {metric.change(limit, sign=False)} with a probability of "
             f"{confidence:.0%}, and may be up to {metric.change(high, sign=False)} (95 % interval)"
         )
     sentence = f"Use {file} only if you can take the risk: {risk}."

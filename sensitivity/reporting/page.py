@@ -40,7 +40,7 @@ from sensitivity.reporting.verdict import scan_sentences, words_of
 from sensitivity.reporting.why import reasons
 
 SPLIT_WORDS = {
-    "rank": "the samples that say which layers hurt",
+    "rank": "the samples that rank the layers",
     "confirm": "other samples, on which the plan was chosen",
     "holdout": "samples that no choice used",
 }
@@ -214,10 +214,10 @@ SOFT = (
     "answer: one that it was unsure of costs less if it changes. This varies less by chance, and "
     "it is the drop to quote."
 )
-COUNTED = "The verdict takes both parts together: that is the drop to quote."
+COUNTED = "The verdict combines both parts: its drop is the one to quote."
 LUCK = (
     " The plan was chosen because it did well on confirm, in part by luck: the corrected drop "
-    "takes that out."
+    "removes this."
 )
 
 

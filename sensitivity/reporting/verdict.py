@@ -206,7 +206,7 @@ def _plan_headline(plan: Plan, accuracy: AccuracyStatus, layers: int, metric: Me
         )
         changes = [words for units, words in possible if units]
         if not changes:
-            return f"With nothing left out {metric.name} is {after} on confirm{ending}."
+            return f"With nothing left out, {metric.name} is {after} on confirm{ending}."
         done = " and ".join(changes)
         nothing = "" if plan.outside else " with nothing left out"
         return f"{done[0].upper()}{done[1:]} {brings}{nothing}{ending}."
@@ -237,8 +237,8 @@ def _ending(plan: Plan, accuracy: AccuracyStatus, metric: MetricFormat) -> str:
 
 ENDINGS: dict[AccuracyStatus, str] = {
     "met": ", which meets the target of {}",
-    "not proven": ": there the target of {} is met, and that it holds elsewhere is not proven",
-    "missed": ": there the target of {} is met, but not by all samples together",
+    "not proven": ": the target of {} is met there, but it is not proven that it holds elsewhere",
+    "missed": ": the target of {} is met there, but not on all samples together",
 }
 """What `confirm` and the rest of the evidence say about a plan that met the target when chosen."""
 
@@ -341,8 +341,8 @@ def _behind_int8(plan: Plan, metric: MetricFormat) -> Iterator[str]:
     there = metric.change(found.holdout.value - whole.value)
     before = metric.change(found.confirm.value - found.quantized.value)
     yield (
-        f"Against everything in INT8 the plan changes {metric.name} by {there} on holdout, after "
-        f"{before} on confirm: judge both on more samples before you leave layers out."
+        f"Compared with everything in INT8, the plan changes {metric.name} by {there} on holdout, "
+        f"after {before} on confirm: judge both on more samples before you leave layers out."
     )
 
 
@@ -384,7 +384,7 @@ def _why_out(data: ReportData, plan: Plan, metric: MetricFormat) -> Iterator[str
         ending = f"; the target was {chance} to hold, and {asked}"
     elif metric.number(allowed) == metric.number(drop.value):
         exact = metric.apart(drop.value, allowed)
-        ending = f", {exact} to be exact and above what is allowed"
+        ending = f", {exact} to be exact, which is above what is allowed"
     else:
         ending = f", above the {metric.allowed(plan.target, plan.metric.float.value)} allowed"
     parts = parts_words(whole.point.judged_on)
@@ -435,12 +435,12 @@ def _needed_words(data: ReportData, plan: Plan, needed: tuple[str, ...]) -> str:
     needed: these layers.
     """
     sentence = (
-        "Why these: the search left layers out until the target held, and put back those that "
-        f"it could. With {listing(needed, last='or')} put back, it did not hold."
+        "Why these: the search left layers out until the target was met, then returned those that "
+        f"it could to INT8. With {listing(needed, last='or')} in INT8, it was no longer met."
     )
     untried = tuple(unit for unit in plan.skip if unit not in needed)
     if untried:
-        sentence += f" That was not tried with {listing(untried, last='or')}."
+        sentence += f" This was not tried with {listing(untried, last='or')}."
     if data.mode == "disable":
         sentence += ALONE
     return sentence
@@ -461,8 +461,8 @@ def needed_units(plan: Plan) -> tuple[str, ...]:
 
 
 ALONE = (
-    " The effect of a layer alone shows less of that: it is measured with every other layer in "
-    "INT8 as it was calibrated."
+    " The effect of a single layer shows less of this, because it is measured with every other "
+    "layer in INT8 as it was calibrated."
 )
 
 
@@ -552,7 +552,7 @@ def _unclear(effects: Sequence[Effect]) -> Iterator[str]:
     unspent = len(judged) - len(measured)
     if unspent:
         rest = count(unspent, "layer")
-        yield f"The metric was not measured for {rest}: a signal alone ranks them."
+        yield f"The metric was not measured for {rest}: they are ranked by a signal alone."
 
 
 def _tied_first(measured: Sequence[Effect]) -> Iterator[str]:
@@ -604,7 +604,7 @@ def _sharing(data: ReportData, metric: MetricFormat) -> Iterator[str]:
     names = sum(map(len, data.scales))
     groups = count(len(data.scales), "group")
     yield (
-        f"{names} quantizers in {groups} share one range each, as engines want it where tensors "
+        f"{names} quantizers in {groups} share one range each, as engines require where tensors "
         "meet; with everything in "
         f"INT8 that costs {_change(data.sharing, metric)} of rank."
     )

@@ -350,7 +350,7 @@ def _ranked(scanned: Scan) -> Order:
 
 
 NOTHING_WIDE = (
-    "Activations of 16 bits were tried in place of float, and no plan with them that meets the "
+    "16-bit activations were tried in place of float, but no plan with them that meets the "
     "target costs less."
 )
 
@@ -395,16 +395,16 @@ def _reason(choice: Choice, target: Target, metric: PlanMetric) -> str:
     floor = target.floor(metric.float.value)
     if metric.float.value < floor:
         return (
-            f"the float model itself reaches {metric.float.value:.4f} on confirm, under the target "
+            f"the float model itself reaches {metric.float.value:.4f} on confirm, below the target "
             f"of {floor:.4f}"
         )
     if metric.true_drop is not None:
         return (
             f"of the skip-sets tried ({len(choice.path)}), none meets the target with a "
-            f"probability of {target.confidence:.0%}; the best one drops about "
+            f"probability of {target.confidence:.0%}; the best one loses about "
             f"{metric.true_drop.value:.4f}, where {metric.float.value - floor:.4f} is allowed"
         )
     return (
         f"of the skip-sets tried ({len(choice.path)}), the best one reaches "
-        f"{metric.confirm.value:.4f} on confirm, under the target of {floor:.4f}"
+        f"{metric.confirm.value:.4f} on confirm, below the target of {floor:.4f}"
     )

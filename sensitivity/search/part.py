@@ -24,7 +24,7 @@ that leave more units out."""
 PLANNER = GreedyPlanner.name
 """The planner whose promise on a part was simulated."""
 
-OTHER_PLANNER = "the promise of planner {} on a part of it was not simulated"
+OTHER_PLANNER = "planner {} was not simulated on a part of it"
 
 WORTH = 2
 """A part is used if all of `confirm` has at least this many times its samples."""

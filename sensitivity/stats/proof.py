@@ -66,7 +66,7 @@ def limit_held(estimate: Estimate, confidence: float) -> float | None:
 
     It is the inverse of `chance_below`.
 
-    confidence: probability, from 0.5 to under 1.
+    confidence: probability, from 0.5 to below 1.
 
     >>> round(limit_held(Estimate(1.0, 0.0, 1.98, 50), 0.975), 3)
     1.98

@@ -17,7 +17,7 @@ from sensitivity.planners.base import wants_cost
 from sensitivity.records import BenchResult, CostModel, FrontierPoint, Plan, Recalibrated, cost_of
 from sensitivity.reporting.advice import advice
 from sensitivity.reporting.csv import write_csv
-from sensitivity.reporting.data import Choice
+from sensitivity.reporting.data import Choice, can_be_exported
 from sensitivity.reporting.formats import MetricFormat
 from sensitivity.reporting.number_formats import format_of, in_format, plan_formats
 from sensitivity.reporting.outcome import verdict_of
@@ -71,7 +71,8 @@ def write_plan(run_dir: RunDir, plan: Plan, bench: BenchResult | None = None) ->
     metric = MetricFormat(info.metric, info.full_scale)
     timings = bench.timings if bench else ()
     plan = replace(plan, advice=advice(plan, timings, len(info.units), metric))
-    plan = replace(plan, verdict=verdict_of(plan, bench, metric))
+    exportable = can_be_exported(info.warnings)
+    plan = replace(plan, verdict=verdict_of(plan, bench, metric, exportable=exportable))
     plan = _worded_for(plan, format_of(info.quantizers))
     plan = replace(plan, formats=plan_formats(info.units, info.quantizers, plan))
     plan = replace(plan, notes=(*plan.notes, *keep_earlier(run_dir, plan)))

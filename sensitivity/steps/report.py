@@ -11,7 +11,7 @@ from sensitivity.exporters.facts import facts
 from sensitivity.exporters.verification import Verification
 from sensitivity.measure.scan import Scan
 from sensitivity.records import BenchResult, Distributions, ModelGraph, Plan, Recalibrated
-from sensitivity.reporting.data import ReportData
+from sensitivity.reporting.data import ReportData, can_be_exported
 from sensitivity.reporting.formats import MetricFormat
 from sensitivity.reporting.number_formats import format_of
 from sensitivity.reporting.outcome import verdict_of
@@ -44,7 +44,8 @@ def report_data(directory: Path, name: str | None = None) -> ReportData:
         verified = timed = None
     if chosen:
         metric = MetricFormat(info.metric, info.full_scale)
-        chosen = replace(chosen, verdict=verdict_of(chosen, timed, metric))
+        exportable = can_be_exported(info.warnings)
+        chosen = replace(chosen, verdict=verdict_of(chosen, timed, metric, exportable=exportable))
     scanned = run_dir.read_if_there("scan.json", Scan) or Scan(info.mode, {}, ())
     bench = timed or BenchResult((), (), info.environment, {}, ())
     warnings = [*info.warnings]

@@ -145,7 +145,7 @@ def _open(file: Path) -> Image:
 def _unreadable(file: Path, error: Exception) -> TaskError:
     # ultralytics replaces Image.open by a function that imports pi_heif for an unknown format, and
     # fails where that package is missing.
-    got = "no format that Pillow knows" if isinstance(error, ImportError) else error
+    got = "a format that Pillow does not know" if isinstance(error, ImportError) else error
     return TaskError(
         f"Expected a readable image at {file}, got: {got}; replace or remove the file."
     )

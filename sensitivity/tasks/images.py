@@ -75,7 +75,7 @@ def read_rgb(file: Path) -> Image:
     except (OSError, SyntaxError, ImportError) as error:
         # Pillow raises SyntaxError for a broken PNG. ultralytics replaces Image.open by a function
         # that imports pi_heif for an unknown format, and fails where that package is missing.
-        got = "no format that Pillow knows" if isinstance(error, ImportError) else error
+        got = "a format that Pillow does not know" if isinstance(error, ImportError) else error
         raise TaskError(
             f"Expected a readable image at {file}, got: {got}; replace or remove the file."
         ) from error

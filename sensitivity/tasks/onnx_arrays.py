@@ -376,9 +376,9 @@ def _from_one_hot(given: NDArray[Any], what: str) -> NDArray[Any]:
     bad = np.flatnonzero(has_others | (ones.sum(axis=1) != 1))
     if bad.size:
         raise TaskError(
-            f"Expected {what} to be one-hot rows of one 1 and else 0, got {given.dtype} of shape "
-            f"{list(given.shape)} with "
-            f"another row at sample {bad[0]}; pass one class index for each sample."
+            f"Expected {what} to be one-hot rows with a single 1 and otherwise 0, got "
+            f"{given.dtype} of shape {list(given.shape)} with another row at sample {bad[0]}; pass "
+            "one class index for each sample."
         )
     return np.asarray(ones.argmax(axis=1))
 

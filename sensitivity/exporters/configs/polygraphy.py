@@ -30,7 +30,7 @@ class PolygraphyConfig:
     def write(self, plan: NamedPlan) -> Config:
         check_formats(plan, "Polygraphy")
         names = left_out_names(plan, "Polygraphy")
-        check_characters(names, " \t\\'\"", "Polygraphy", "is read by xargs or taken away")
+        check_characters(names, " \t\\'\"", "Polygraphy", "is interpreted or removed by xargs")
         check_beginnings(names, "-", "Polygraphy", "begins an option")
         arguments = ["--int8"]
         if names:

@@ -37,7 +37,7 @@ class TrtexecConfig:
         names = left_out_names(plan, "trtexec")
         check_characters(names, ",", "trtexec", "separates layers")
         check_characters(names, "*", "trtexec", "stands for any characters")
-        check_characters(names, " \t\\'\"", "trtexec", "is read by xargs or taken away")
+        check_characters(names, " \t\\'\"", "trtexec", "is interpreted or removed by xargs")
         flags = ["--int8"]
         if names:
             spec = ",".join(f"{name}:fp32" for name in names)

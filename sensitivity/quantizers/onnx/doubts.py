@@ -55,7 +55,7 @@ def _integer_weights(model: OnnxModel) -> Iterator[str]:
     weights, _ = weights_and_activations(model.uses)
     stored = {use.pair.source.name for use in weights if use.pair.is_compact}
     if stored:
-        yield f"of {len(stored)} weights it has integers only, whose rounding cannot be undone"
+        yield f"it has only the integers of {len(stored)} weights, whose rounding cannot be undone"
 
 
 def _clamping(model: OnnxModel) -> Iterator[str]:

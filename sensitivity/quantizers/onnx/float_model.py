@@ -53,9 +53,9 @@ TIMES_ROUNDING, ILL_CONDITIONED = 10, 1e-2
 cause, up to this fraction of an output's spread."""
 
 ONLY_ROUNDING = (
-    "on this batch they are rounding and no more: they move by a thousandth of their spread where "
-    "the inputs move by their last bits, as where a detector is shown nothing of its kind or gets "
-    "other pixels than it was trained with"
+    "on this batch they are dominated by rounding: they change by a thousandth of their spread if "
+    "the inputs change in their last bits, as if a detector sees no object that it knows, or gets "
+    "pixels in another range than in training"
 )
 
 
@@ -280,7 +280,7 @@ def _given(arrays: Arrays, names: Sequence[str]) -> Arrays:
     if arrays.keys() >= set(names):
         return arrays
     if len(names) != len(arrays):
-        raise FloatInputError(f"it has the inputs {', '.join(names)} and not {', '.join(arrays)}")
+        raise FloatInputError(f"it has the inputs {', '.join(names)}, not {', '.join(arrays)}")
     return dict(zip(names, arrays.values(), strict=True))
 
 
@@ -376,8 +376,7 @@ def _weights(model: OnnxModel, known: FloatModel) -> tuple[Finding, ...]:
         return ()
     message = (
         f"Expected every weight of {model.path.name} in {known.name}: {_found_in_words(known)}, "
-        f"not {listed(known.missing)}, which stay what their pairs give where their layer is left "
-        "out."
+        f"not {listed(known.missing)}; these stay rounded if their layer is left out."
     )
     return (
         Finding(
@@ -385,7 +384,7 @@ def _weights(model: OnnxModel, known: FloatModel) -> tuple[Finding, ...]:
             "warning",
             model.path.name,
             message,
-            "Give the very file that was quantized.",
+            "Give exactly the file that was quantized.",
         ),
     )
 
@@ -407,14 +406,14 @@ def _not_compared(model: OnnxModel, known: FloatModel, why: str) -> Finding:
     """
     message = (
         f"Expected to compare the outputs of {model.path.name} with those of {known.name}, but "
-        f"{why}: it is not proved that the one is made from the other; {_found_in_words(known)}."
+        f"{why}, so nothing proves that one was made from the other; {_found_in_words(known)}."
     )
     return Finding(
         "float-not-compared",
         "warning",
         known.name,
         message,
-        "Give the very file that was quantized.",
+        "Give exactly the file that was quantized.",
     )
 
 
@@ -431,5 +430,5 @@ def _differs(
         f"computes, got output {output} that differs by {apart:.2g} of its spread (up to "
         f"{tolerance:.0e} is rounding); {where}; {_found_in_words(known)}{missing}."
     )
-    fix = "Give the very file that was quantized, and the Q/DQ file as the tool wrote it."
+    fix = "Give exactly the file that was quantized, and the Q/DQ file as the tool wrote it."
     return Finding("float-differs", "error", model.path.name, message, fix)

@@ -111,7 +111,7 @@ class OnnxQdqModel:
         known_names([name], self._uses)
         pair = self._uses[name].pair
         faults = {
-            "its type is no integer": grid_limits(pair) is None,
+            "its type is not an integer type": grid_limits(pair) is None,
             "its scale is computed in the graph": pair.scale is None,
             "its channels have different zero points": len(pair.zero_points) > 1,
         }

@@ -31,7 +31,7 @@ ACTION: dict[Action, Outcome] = {
     "repair": "fail",
 }
 RULES = {
-    "accuracy": "The plan holds the accuracy target.",
+    "accuracy": "The plan meets the accuracy target.",
     "speed": "The file of the plan is faster than the float file.",
     "action": "The file of the plan can be used.",
 }
