@@ -108,10 +108,10 @@ def test_only_the_worst_layers_whose_effect_is_clear_are_explained() -> None:
     assert rows[0].effect == "+30.0 pt [29.0, 31.0]"
     assert rows[0].channels == (1.0, 0.0625, 0.0312)
     text = render(data)
-    assert "Why the worst hurt" in text
+    assert "Why the most sensitive layers lose accuracy" in text
     assert "Ranges of 3 channels, the widest first" in text
     assert "&lt;b&gt;" in text
-    assert "Why the worst hurt" not in render(replace(data, ranges=()))
+    assert "Why the most sensitive layers lose accuracy" not in render(replace(data, ranges=()))
 
 
 def test_where_no_effect_is_shown_the_largest_are_explained_and_so_is_what_is_left_out() -> None:
