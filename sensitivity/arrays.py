@@ -29,6 +29,27 @@ def without_same_infinities(one: ArrayLike, other: ArrayLike) -> tuple[Array, Ar
     return np.where(is_same, 0, first), np.where(is_same, 0, second)
 
 
+def difference_of(one: ArrayLike, other: ArrayLike) -> Array | None:
+    """Return the first array minus the second as float64, with 0 wherever both hold the same
+    infinite value or NaN.
+
+    Returns None if the arrays differ in a value that is not finite, which no number tells.
+
+    one, other: numbers of the same shape.
+
+    >>> difference_of([np.inf, 3], [np.inf, 1]).tolist()
+    [0.0, 2.0]
+    >>> difference_of([np.inf, 3], [1, 1]) is None
+    True
+    """
+    first, second = np.asarray(one, np.float64), np.asarray(other, np.float64)
+    is_same = (first == second) | (np.isnan(first) & np.isnan(second))
+    is_finite = np.isfinite(first) & np.isfinite(second)
+    if not (is_same | is_finite).all():
+        return None
+    return np.asarray(np.where(is_same, 0, first) - np.where(is_same, 0, second))
+
+
 def mean_square(values: Array) -> float:
     """Return the mean square, to which values that are not finite add nothing."""
     finite = np.where(np.isfinite(values), values, 0)

@@ -15,8 +15,10 @@ from sensitivity.exporters.torch_model import export_files
 from sensitivity.exporters.trace import trace
 from sensitivity.exporters.verify import verify
 from sensitivity.preflight.export import check_traced
+from sensitivity.preflight.float_model import furthest
 from sensitivity.quantizers.base import layers
 from sensitivity.quantizers.onnx.batches import difference
+from sensitivity.quantizers.onnx.float_model import distance
 from sensitivity.quantizers.torch.modelopt import ModelOptModel
 from sensitivity.signals.distillation import NOT_FINITE, distillation_loss
 
@@ -79,6 +81,13 @@ def test_batches_with_masked_classes_are_compared():
     assert difference(masked, masked * np.float32([[1.5, 1]])) == 0.5
     assert difference(masked, np.float32([[2, 3]])) == np.inf
     assert difference(np.float32([[2, 3]]), masked) == np.inf
+
+
+def test_infinities_of_opposite_sign_differ_in_every_comparison_with_float():
+    infinite = np.array([[1.0, np.inf]])
+    for compare in (difference, distance, lambda *both: furthest([both[0]], [both[1]])):
+        assert compare(infinite, infinite) == 0
+        assert compare(infinite, -infinite) == np.inf
 
 
 def test_the_same_infinities_are_left_out():

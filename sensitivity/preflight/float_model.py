@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sensitivity import optional
+from sensitivity.arrays import difference_of
 from sensitivity.errors import ModelError, SensitivityError
 from sensitivity.exporters.simulate import first_samples
 from sensitivity.quantizers.base import QuantizedModel, WithFloat, name_in_words
@@ -184,15 +185,16 @@ def _flat(outputs: Any) -> Arrays:
 def _distance(found: NDArray[Any], wanted: NDArray[Any]) -> float:
     """Return the RMS difference, relative to the standard deviation of `wanted` unless that is 0.
 
-    Returns inf if a value is finite in only one of the two.
+    Values that are not finite do not count if both have the same ones; otherwise returns inf.
     """
-    finite = np.isfinite(wanted)
-    if not np.array_equal(np.isfinite(found), finite):
+    off = difference_of(found, wanted)
+    if off is None:
         return float("inf")
-    if not finite.any():
+    is_finite = np.isfinite(wanted)
+    if not is_finite.any():
         return 0.0
-    error = float(np.sqrt(np.mean(np.square(found[finite] - wanted[finite]))))
-    spread = float(np.std(wanted[finite]))
+    error = float(np.sqrt(np.mean(np.square(off[is_finite]))))
+    spread = float(np.std(wanted[is_finite]))
     return error / (spread or 1.0)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sensitivity.arrays import without_same_infinities
+from sensitivity.arrays import difference_of
 from sensitivity.errors import TaskError
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -133,8 +133,8 @@ def _array_difference(first: NDArray[Any], second: NDArray[Any]) -> float:
         return float("inf")
     if np.array_equal(first, second, equal_nan=first.dtype.kind == "f"):
         return 0.0
-    own, others = without_same_infinities(first, second)
-    largest = float(np.abs(own - others).max())
-    if not np.isfinite(largest):
+    off = difference_of(first, second)
+    if off is None:
         return float("inf")
-    return largest / max(float(np.abs(own).max()), 1e-30)
+    finite = np.where(np.isfinite(first), first, 0).astype(np.float64)
+    return float(np.abs(off).max()) / max(float(np.abs(finite).max()), 1e-30)

@@ -11,6 +11,7 @@ import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from sensitivity.arrays import difference_of
 from sensitivity.errors import OnnxFileError, TaskError, listed
 from sensitivity.onnx_graph.align import align, ports
 from sensitivity.onnx_graph.float_model import FloatModel
@@ -158,17 +159,14 @@ def distance(own: Array, theirs: Array) -> float:
     """
     if own.shape != theirs.shape:
         return float("inf")
-    a, b = np.asarray(own, np.float64), np.asarray(theirs, np.float64)
-    same = (a == b) | (np.isnan(a) & np.isnan(b))
-    if same.all():
-        return 0.0
-    are_finite = np.isfinite(a) & np.isfinite(b)
-    if not (are_finite | same).all():
+    off = difference_of(own, theirs)
+    if off is None:
         return float("inf")
-    off = np.abs(np.where(same, 0, a) - np.where(same, 0, b))
-    finite = np.where(np.isfinite(b), b, 0)
-    spreads = [_spread(finite, axis) for axis in _full_axes(b)] or [_spread(finite, None)]
-    return max(float((off / spread).max()) for spread in spreads)
+    if not off.any():
+        return 0.0
+    finite = np.where(np.isfinite(theirs), theirs, 0).astype(np.float64)
+    spreads = [_spread(finite, axis) for axis in _full_axes(finite)] or [_spread(finite, None)]
+    return max(float((np.abs(off) / spread).max()) for spread in spreads)
 
 
 def _full_axes(output: Array) -> list[int]:
