@@ -19,8 +19,9 @@ from sensitivity.measure.measurer import Measurer
 from sensitivity.measure.scan import scan
 from sensitivity.measure.soft import SoftMeasurer
 from sensitivity.measure.study import Study
-from sensitivity.records import Plan, Range, Target, TrueDrop
-from sensitivity.search.choose import choose_plan
+from sensitivity.planners.base import Choice, Goal, Skip
+from sensitivity.records import Plan, PlanStep, Range, Target, TrueDrop
+from sensitivity.search.choose import choose_plan, judged_again
 from sensitivity.search.frontier import measured_frontier
 from sensitivity.search.judge import SequentialJudge, SplitJudge, judge_of
 from sensitivity.search.soft_judge import OPEN, Promise, SoftJudge
@@ -82,6 +83,40 @@ def test_one_forward_gives_scores_and_soft_drops_and_the_journal_keeps_both(tmp_
         again = SoftMeasurer(of).values(of.skip_variant(("stem",)), "confirm", "")
         assert of.measurer.samples == 0 < before
         np.testing.assert_array_equal(again, (scores, soft))
+
+
+@dataclass
+class Hindsight:
+    """A judge that knows these sets, of which some meet the target by all that is known now."""
+
+    sets: Sequence[Skip]
+    met: Sequence[Skip]
+
+    def known(self, skip: Skip) -> TrueDrop | None:
+        return TrueDrop(0.0, 0.0, 0.0, 100) if skip in self.sets else None
+
+    def meets(self, skip: Skip) -> bool:
+        return skip in self.met
+
+
+@pytest.mark.parametrize(
+    ("met", "chosen"),
+    [
+        ([("a",), ("a", "b"), ("a", "b", "c")], ("a",)),
+        ([("a", "b"), ("a", "b", "c")], ("a", "b")),
+        ([("a", "b", "c")], ("a", "b", "c")),
+        ([], ("a", "b")),
+    ],
+)
+def test_what_later_sets_say_may_change_the_choice(met: list[Skip], chosen: Skip) -> None:
+    sets: list[Skip] = [("a",), ("a", "b"), ("a", "b", "c")]
+    path = tuple(PlanStep(each, 0.9, len(each) > 1, 100) for each in sets)
+    judge: Any = Hindsight(sets, met)
+    again = judged_again(Choice(("a", "b"), True, path), judge, Goal(0.8, 1.0))
+    assert again.skip == chosen
+    assert again.met
+    if met:
+        assert [step.skip for step in again.path if step.met] == met
 
 
 def test_float_is_forwarded_once_for_all_variants(tmp_path: Path) -> None:

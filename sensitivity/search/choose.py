@@ -208,7 +208,7 @@ class _Search:
             choice = cheaper_by_steps(choice, order, steps, judge, goal)
         # A probe has compared whole engines, and its choice stands.
         if isinstance(judge, SoftJudge) and options.probe is None and planner.searches:
-            choice = _judged_again(choice, judge, goal)
+            choice = judged_again(choice, judge, goal)
         return _Result(choice, judge, planner, goal, float_scores, tries_16_bits, notes)
 
 
@@ -240,24 +240,25 @@ def _metric_of(
     return replace(metric, true_drop=true_drop, is_float=is_float)
 
 
-def _judged_again(choice: Choice, judge: SoftJudge, goal: Goal) -> Choice:
+def judged_again(choice: Choice, judge: SoftJudge, goal: Goal) -> Choice:
     """Return the cheapest set tried that meets the target by all that is known now; the planner's
-    own choice if none is cheaper.
+    own choice if it still meets it and none is cheaper, or if no set does.
 
     Each set was judged with what the sets before it said about float's beliefs, so a later set may
     change the answer.
     """
-    judged = [step.skip for step in choice.path if judge.known(step.skip) is not None]
-    met = list(filter(judge.meets, judged))
-    best = min(met, key=goal.cost_of, default=choice.skip)
-    is_cheaper = goal.cost_of(best) < goal.cost_of(choice.skip)
-    if choice.met and not is_cheaper:
+    known = [step.skip for step in choice.path if judge.known(step.skip) is not None]
+    met = list(filter(judge.meets, known))
+    if not met:
         return choice
-    path = []
-    for step in choice.path:
-        is_best = step.skip == best
-        path.append(replace(step, met=step.met or is_best))
-    return replace(choice, skip=best, met=choice.met or bool(met), path=tuple(path))
+    best = min(met, key=goal.cost_of)
+    stands = choice.met and (choice.skip in met or choice.skip not in known)
+    if stands and goal.cost_of(best) >= goal.cost_of(choice.skip):
+        return choice
+    path = tuple(
+        replace(step, met=step.skip in met) if step.skip in known else step for step in choice.path
+    )
+    return replace(choice, skip=best, met=True, path=path)
 
 
 def _planner(options: SearchOptions, order: Order, scanned: Scan, task: Task) -> Planner:
