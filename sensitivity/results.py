@@ -336,8 +336,7 @@ def benched(directory: Path, task: TaskLike | None, name: str | None = None) -> 
     Raises RunDirError if nothing was timed.
     """
     run_dir = RunDir(directory, name)
-    record = run_dir.read("bench.json", BenchResult)
-    return Benched(directory, task, run_dir.info(), record, name=name)
+    return Benched(directory, task, run_dir.info(), run_dir.bench(), name=name)
 
 
 def whole_run(directory: Path, task: TaskLike | None) -> Run:

@@ -17,7 +17,7 @@ import msgspec
 from sensitivity.config import IN_PYTHON
 from sensitivity.errors import NamesError, RunDirError, unknown_name
 from sensitivity.files import is_as_written, with_checksum, write_whole
-from sensitivity.records import Mode, Plan, Quantizer, Unit
+from sensitivity.records import BenchResult, Mode, Plan, Quantizer, Unit
 
 if TYPE_CHECKING:
     import numpy as np
@@ -145,6 +145,17 @@ class RunDir:
     def plan(self) -> Plan:
         """Read the plan. Raises RunDirError, and NamesError for an unknown name."""
         return self.read("plan.json", Plan)
+
+    def bench(self) -> BenchResult:
+        """Read the latencies, with the paths that the files have now, since a run may have been
+        moved. Raises RunDirError if nothing was timed."""
+        timed = self.read("bench.json", BenchResult)
+        here = [self.file(Path(timing.file).name) for timing in timed.timings]
+        timings = [
+            replace(timing, file=str(file)) if file.exists() else timing
+            for timing, file in zip(timed.timings, here, strict=True)
+        ]
+        return replace(timed, timings=tuple(timings))
 
     def place_of(self, file: Path, function: str) -> tuple[str, str]:
         """Return `task` and `near` of `RunInfo` for a task.

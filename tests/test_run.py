@@ -29,6 +29,7 @@ from sensitivity.distribution import install_line
 from sensitivity.exporters.verification import Verification
 from sensitivity.journal.journal import Journal
 from sensitivity.measure.raced import Budget
+from sensitivity.results import benched
 from sensitivity.run_dir import RunDir
 from sensitivity.steps.report import report_data
 
@@ -96,6 +97,9 @@ def test_a_run_that_was_moved_is_reported_with_its_files_where_they_are(
     shutil.copytree(done, moved)
     timings = report_data(moved).timings
     assert {Path(timing.file).parent for timing in timings} == {moved}
+    assert set(map(Path, benched(moved, None).to_frame()["file"])) == {
+        Path(timing.file) for timing in timings
+    }
     (moved / "model.float.onnx").unlink()
     timings = report_data(moved).timings
     assert {Path(timing.file).parent for timing in timings} == {moved, done}

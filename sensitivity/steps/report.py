@@ -37,7 +37,7 @@ def report_data(directory: Path, name: str | None = None) -> ReportData:
     info = _info_of_plan(run_dir)
     chosen = run_dir.read_if_there("plan.json", Plan)
     verified = run_dir.read_if_there("export.json", Verification)
-    timed = _timed(run_dir)
+    timed = run_dir.bench() if run_dir.file("bench.json").exists() else None
     unfinished = run_dir.unfinished()
     is_stale = _is_stale(chosen, verified, timed)
     if is_stale:
@@ -111,20 +111,6 @@ def _info_of_plan(run_dir: RunDir) -> RunInfo:
 def _title(run_dir: RunDir) -> str:
     plan = "" if run_dir.name is None else f", plan {run_dir.name},"
     return f"{run_dir.path.resolve().name}{plan} in INT8"
-
-
-def _timed(run_dir: RunDir) -> BenchResult | None:
-    """Return the timings of the directory's files by the paths that these have now, since a run may
-    have been moved."""
-    timed = run_dir.read_if_there("bench.json", BenchResult)
-    if timed is None:
-        return None
-    here = [run_dir.file(Path(timing.file).name) for timing in timed.timings]
-    timings = [
-        replace(timing, file=str(file)) if file.exists() else timing
-        for timing, file in zip(timed.timings, here, strict=True)
-    ]
-    return replace(timed, timings=tuple(timings))
 
 
 def _is_stale(
