@@ -270,7 +270,7 @@ def test_a_copy_that_computes_something_else_is_refused_or_left_out(
     reasons: dict[str, str] = {}
     assert faithful_copies(files, x, left_out=reasons) == {}
     assert (
-        "computes something else than model.partial.onnx"
+        "computes something other than model.partial.onnx"
         in reasons["model.partial.onnxruntime.onnx"]
     )
     assert not (tmp_path / "model.partial.onnxruntime.onnx").exists()

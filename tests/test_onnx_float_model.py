@@ -539,7 +539,7 @@ def test_without_the_float_file_what_makes_the_claim_doubtful_is_reported(tmp_pa
     path = static_file(original, tmp_path / "int8.onnx")
     (finding,) = quantized_model(OnnxModel(path)).float_findings(images(4, 0))  # type: ignore[attr-defined]
     assert (finding.code, finding.severity) == ("float-doubtful", "warning")
-    assert "of 10 weights it has integers only" in finding.message
+    assert "it has only the integers of 10 weights" in finding.message
     assert "3 pairs clamp at 0 (r1, r2, r4): a Relu stays in their place" in finding.message
     assert "beyond the range of the pair on" in finding.message, (
         "r2 was clipped to 1, r3 to -0.5 and 0.5"

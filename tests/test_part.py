@@ -138,8 +138,7 @@ def test_a_planner_whose_promise_was_not_simulated_uses_all_of_confirm() -> None
     part = first_part(task_of(), "cost")
     assert part == Part(
         None,
-        "All of confirm was measured, because the promise of planner cost on a part of it was not "
-        "simulated.",
+        "All of confirm was measured, because planner cost was not simulated on a part of it.",
     )
 
 

@@ -98,9 +98,9 @@ def test_a_resumed_run_quantizes_nothing_again_and_gives_the_same(
 
 
 @pytest.mark.parametrize(("words", "said"), [
-    (("--for", "tensorrt"), "--for tensorrt and not onnxruntime"),
-    (("--calib-method", "mse"), "--calib-method mse and not percentile"),
-    (("--calib-samples", "7"), "--calib-samples 7 and not 128"),
+    (("--for", "tensorrt"), "--for tensorrt instead of onnxruntime"),
+    (("--calib-method", "mse"), "--calib-method mse instead of percentile"),
+    (("--calib-samples", "7"), "--calib-samples 7 instead of 128"),
     (("--shape", "n,3,12,12"), "--shape"),
 ], ids=lambda value: value[0] if isinstance(value, tuple) else "")  # fmt: skip
 def test_other_options_than_what_was_measured_are_one_sentence(
