@@ -155,7 +155,7 @@ def test_a_decline_that_may_be_chance_starts_no_search_of_single_units(
 
     def judge(skip: tuple[str, ...]) -> Judged:
         metric = len(skip) - 1.3 * ("u1" in skip)
-        return Judged(metric, len(skip) >= 6, 100, doubt=doubt)
+        return Judged(metric, len(skip) >= 6, 100, population_error=doubt)
 
     choice = GreedyPlanner().choose(UNITS, judge, Goal(5.0, start=6.0))
     assert choice.skip == tuple(UNITS[:6])

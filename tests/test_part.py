@@ -20,7 +20,7 @@ from sensitivity.measure.scan import scan
 from sensitivity.records import Plan, Target
 from sensitivity.search.choose import SearchOptions, choose_plan
 from sensitivity.search.frontier import confirm_values, measured_frontier
-from sensitivity.search.part import FIRST, Part, first_part, part_note
+from sensitivity.search.part import FIRST, ConfirmPart, first_part, part_note
 from sensitivity.stats.order import is_in_random_order
 from sensitivity.tasks.base import Task
 from sensitivity.testing.fakes import FakeModel, FakeSimulator
@@ -136,7 +136,7 @@ def test_all_of_confirm_is_used_where_a_part_proves_nothing_and_the_note_says_wh
 def test_a_planner_whose_promise_was_not_simulated_uses_all_of_confirm() -> None:
     assert first_part(task_of(), "greedy").batches == 20
     part = first_part(task_of(), "cost")
-    assert part == Part(
+    assert part == ConfirmPart(
         None,
         "All of confirm was measured, because planner cost was not simulated on a part of it.",
     )

@@ -83,8 +83,8 @@ class Judged:
     error: standard error of `metric` as an estimate of the metric on the whole split; 0 if all of
         it was measured.
     part: fraction of the split that was measured.
-    doubt: standard error of `metric` as an estimate of the metric on all possible data; 0 if only
-        the split counts.
+    population_error: standard error of `metric` as an estimate of the metric of the population
+        that the split was drawn from; 0 if only the split counts.
     margin: how far above the floor `metric` has to be for the set to be met with the confidence
         asked for; 0 if only the split counts.
     """
@@ -94,7 +94,7 @@ class Judged:
     n: int
     error: float = 0.0
     part: float = 1.0
-    doubt: float = 0.0
+    population_error: float = 0.0
     margin: float = 0.0
 
 
@@ -231,7 +231,8 @@ class Search:
     def _is_worse(self, small: PlanStep, large: PlanStep) -> bool:
         """Return whether the larger set contains the smaller one and is worse beyond doubt."""
         is_part = set(small.skip) < set(large.skip) and small.n == large.n
-        return is_part and small.metric - large.metric > self.judged(large.skip).doubt
+        error = self.judged(large.skip).population_error
+        return is_part and small.metric - large.metric > error
 
     def best_missed(self, ranking: Sequence[str]) -> Choice:
         """Return the best set tried, for a target that is missed even with every unit left out.

@@ -31,7 +31,7 @@ WORTH = 2
 
 
 @dataclass(frozen=True)
-class Part:
+class ConfirmPart:
     """The part of `confirm` that a search begins with.
 
     batches: number of batches; None for all of them.
@@ -42,7 +42,7 @@ class Part:
     note: str | None = None
 
 
-def first_part(task: Task, planner: str = PLANNER) -> Part:
+def first_part(task: Task, planner: str = PLANNER) -> ConfirmPart:
     """Return the part of `confirm` that is large enough to choose a plan on.
 
     It is all of `confirm` if that is small, if the task has no soft drop, because counted answers
@@ -54,9 +54,9 @@ def first_part(task: Task, planner: str = PLANNER) -> Part:
     size = batch_size(inputs)
     count = -(-FIRST // size)
     if count * WORTH > len(batches):
-        return Part(None)
+        return ConfirmPart(None)
     why = _why_whole(task, count) if planner == PLANNER else OTHER_PLANNER.format(planner)
-    return Part(count) if why is None else Part(None, WHOLE.format(why))
+    return ConfirmPart(count) if why is None else ConfirmPart(None, WHOLE.format(why))
 
 
 def _why_whole(task: Task, count: int) -> str | None:

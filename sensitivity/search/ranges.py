@@ -157,9 +157,9 @@ def _nearest_by_kind(
     weights = {quantizer.name for quantizer in study.quantizers if quantizer.role == "weight"}
     taken = []
     for kind in (weights, every - weights):
-        mine = [place for place in places if place.quantizers <= kind]
+        of_kind = [place for place in places if place.quantizers <= kind]
         base = Variant("together", left_out | (every - kind))
-        taken.append(_nearest(study, base, _by_method(mine), signal))
+        taken.append(_nearest(study, base, _by_method(of_kind), signal))
     return list(filter(None, taken))
 
 
@@ -205,8 +205,8 @@ def _of_units(
     new = {tried.quantizer: tried for tried in choice}
     names = names_of(units)
     recalibrated = []
-    for name, mine in places_by_unit(names, units, places).items():
-        before = _original_ranges(mine, new)
+    for name, of_unit in places_by_unit(names, units, places).items():
+        before = _original_ranges(of_unit, new)
         if not before:
             continue
         ranges = tuple(new[own.quantizer] for own in before)
@@ -250,13 +250,13 @@ def recalibrate(
     study.measurer.offer(chain.from_iterable(_choices_of(places)))
     trials, by_unit = _Trials(study, skip), places_by_unit(order, study.units, places)
     if signal is None:
-        for name, mine in by_unit.items():
-            trials.best_of(name, mine, _choices_of(mine))
+        for name, of_unit in by_unit.items():
+            trials.best_of(name, of_unit, _choices_of(of_unit))
         return trials.result()
     closer = closer_choices(study, places, signal)
     changes = []
-    for name, mine in by_unit.items():
-        changed = [place for place in mine if place in closer]
+    for name, of_unit in by_unit.items():
+        changed = [place for place in of_unit if place in closer]
         if changed:
             choice = sum(map(closer.__getitem__, changed), Ranges())
             changes.append(Change(name, changed, choice))
@@ -285,10 +285,10 @@ def places_by_unit(
     by_unit = dict[str, list[Place]]()
     for name in order:
         quantizers = by_name[name].quantizers
-        mine = [place for place in left if not place.quantizers.isdisjoint(quantizers)]
-        left = [place for place in left if place not in mine]
-        if mine:
-            by_unit[name] = mine
+        of_unit = [place for place in left if not place.quantizers.isdisjoint(quantizers)]
+        left = [place for place in left if place not in of_unit]
+        if of_unit:
+            by_unit[name] = of_unit
     return by_unit
 
 

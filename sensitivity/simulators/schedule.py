@@ -358,7 +358,7 @@ def _victims(network: Network, draft: _Draft, leg: int, excess: int, copies: int
 def _finish(network: Network, draft: _Draft, peak: int) -> Schedule:
     last = _lives(draft)
     exclusive = _exclusive(network)
-    mine = [exclusive[node] for node, _ in draft.values]
+    is_exclusive = [exclusive[node] for node, _ in draft.values]
     stays = set(draft.fixed.values())
     frees: defaultdict[int, list[int]] = defaultdict(list)
     for slot, moment in enumerate(last):
@@ -368,7 +368,7 @@ def _finish(network: Network, draft: _Draft, peak: int) -> Schedule:
     def is_alone(slot: int, moment: int) -> bool:
         """Return whether a single read at this moment is the last use of a slot's memory."""
         reads = draft.moments[moment][1]
-        return mine[slot] and last[slot] == moment and reads.count(slot) == 1
+        return is_exclusive[slot] and last[slot] == moment and reads.count(slot) == 1
 
     def step(moment: int) -> Step:
         node, reads, out = draft.moments[moment]

@@ -34,7 +34,7 @@ from sensitivity.search.frontier import (
     correction,
     measured_frontier,
 )
-from sensitivity.search.part import Part, first_part, part_note
+from sensitivity.search.part import ConfirmPart, first_part, part_note
 from sensitivity.search.wide import wide_ranges, with_plain_weights
 from sensitivity.session import Session
 from sensitivity.signals.base import Signal
@@ -126,7 +126,7 @@ def search_plan(
     # Leaving these out would cost time and gain nothing that is measured.
     fixed = replace(fixed, keep=(*fixed.keep, *sorted(unseen)))
     study = _study(session, settings, fixed)
-    part = Part(None) if _is_exact(session) else first_part(session.task, settings.planner)
+    part = ConfirmPart(None) if _is_exact(session) else first_part(session.task, settings.planner)
     with session.measurer.only_first("confirm", part.batches):
         own = new = Recalibration("", (), scanned)
         if not settings.no_recalibrate:
