@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain
+from types import ModuleType
 
 from sensitivity.registry import clash, guests, load, names
 from sensitivity.rules import (
+    axes,
     neighbours,
     onnxruntime,
     openvino,
@@ -17,22 +20,23 @@ from sensitivity.rules import (
 )
 from sensitivity.rules.base import Rule
 
-TOPICS = {
-    "The file": whole_file,
-    "Zero points": zero_points,
-    "Scales and axes": scales,
-    "Layers with a weight": weighted,
-    "Between the layers": neighbours,
-    "File and plan": plan,
-    "OpenVINO": openvino,
-    "ONNX Runtime": onnxruntime,
+TOPICS: dict[str, tuple[ModuleType, ...]] = {
+    "The file": (whole_file,),
+    "Zero points": (zero_points,),
+    "Scales and axes": (scales, axes),
+    "Layers with a weight": (weighted,),
+    "Between the layers": (neighbours,),
+    "File and plan": (plan,),
+    "OpenVINO": (openvino,),
+    "ONNX Runtime": (onnxruntime,),
 }
-"""Heading in the docs -> module that holds its rules."""
+"""Heading in the docs -> modules that hold its rules."""
 
 
 def rules_of(topic: str) -> tuple[Rule, ...]:
     """Return the built-in rules of one topic, a key of `TOPICS`, in the order of their codes."""
-    rules = [value for value in vars(TOPICS[topic]).values() if isinstance(value, Rule)]
+    values = chain.from_iterable(vars(module).values() for module in TOPICS[topic])
+    rules = [value for value in values if isinstance(value, Rule)]
     return tuple(sorted(rules, key=lambda rule: rule.code))
 
 
