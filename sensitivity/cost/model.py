@@ -152,13 +152,13 @@ def _between_units(
     first = {node: units[0] for node, units in owners.items() if units}
     merged = defaultdict[tuple[str, str], float](float)
     for before, after, cost in borders:
-        a, b = first.get(before, OUTSIDE), first.get(after, OUTSIDE)
-        if a == b:
+        unit, other = first.get(before, OUTSIDE), first.get(after, OUTSIDE)
+        if unit == other:
             continue
-        if a == OUTSIDE:
-            a, b = b, a
-        merged[a, b] += cost
-    return tuple(Border(a, b, cost) for (a, b), cost in merged.items())
+        if unit == OUTSIDE:
+            unit, other = other, unit
+        merged[unit, other] += cost
+    return tuple(Border(unit, other, cost) for (unit, other), cost in merged.items())
 
 
 def _roofline(shape: LayerShape, *, INT8: bool) -> float:  # noqa: N803 - the word of the docs

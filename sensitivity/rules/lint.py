@@ -62,12 +62,13 @@ def read_plan(path: Path) -> PlanNames:
             f"Expected {path} to be a plan.json with 'skip' and 'quantizers', got: {problem}; "
             "use the one that 'sensitivity plan' wrote."
         ) from error
-    if not all(
-        isinstance(names, list) and all(isinstance(n, str) for n in names)
-        for names in (skip, quantizers)
-    ):
+    if not (_is_list_of_names(skip) and _is_list_of_names(quantizers)):
         raise RunDirError(
             f"Expected 'skip' and 'quantizers' in {path} to be lists of names; write the plan "
             "again."
         )
     return PlanNames(tuple(skip), tuple(quantizers))
+
+
+def _is_list_of_names(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(name, str) for name in value)

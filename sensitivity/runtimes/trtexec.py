@@ -106,12 +106,11 @@ class TrtExecEngine(Closing):
         """
         outputs = self._path("outputs.json")
         self._call(run_flags(self._version, self._plan, outputs) + self._inputs(inputs))
-        return {
-            str(item["name"]): np.array(item["values"], np.float32).reshape(
-                [int(size) for size in str(item["dimensions"]).split("x")]
-            )
-            for item in read_json(outputs)
-        }
+        arrays: dict[str, NDArray[np.generic]] = {}
+        for item in read_json(outputs):
+            shape = [int(side) for side in str(item["dimensions"]).split("x")]
+            arrays[str(item["name"])] = np.array(item["values"], np.float32).reshape(shape)
+        return arrays
 
     def time_ms(self, inputs: Tensors, repeats: int) -> NDArray[np.float64]:
         """Return the GPU time of the last `repeats` inferences; trtexec may run more."""

@@ -27,12 +27,13 @@ are taken in another order."""
 def branched(model: Any) -> tuple[str, ...]:
     """Return the names of the blocks that have branches to merge, whatever repository they come
     from."""
-    return tuple(
-        name
-        for name, module in model.named_modules()
-        if any(callable(getattr(module, method, None)) for method in METHODS)
-        and any(getattr(module, attribute, None) is not None for attribute in BRANCHES)
-    )
+    return tuple(name for name, module in model.named_modules() if _has_branches(module))
+
+
+def _has_branches(module: Any) -> bool:
+    """Return whether a module has branches, and a method that merges them."""
+    can_merge = any(callable(getattr(module, method, None)) for method in METHODS)
+    return can_merge and any(getattr(module, name, None) is not None for name in BRANCHES)
 
 
 def reparameterised(model: Any, example: Any) -> tuple[str, ...]:

@@ -78,9 +78,14 @@ def _notes(plan: NamedPlan) -> list[str]:
 def _reading_rounded(plan: NamedPlan) -> list[Operation]:
     """Return the float operations that share a tensor with exactly one quantized operation, to
     which ONNX Runtime gives no pair of its own."""
-    readers = Counter(name for each in plan.kept for name in each.inputs)
+    quantized_readers = Counter(name for operation in plan.kept for name in operation.inputs)
+
+    def reads_rounded(operation: Operation) -> bool:
+        tensors = [name for name in operation.inputs if name != operation.weight]
+        return any(quantized_readers[name] == 1 for name in tensors)
+
     return [
-        each
-        for each in plan.operations
-        if not each.kept and any(readers[name] == 1 for name in each.inputs if name != each.weight)
+        operation
+        for operation in plan.operations
+        if not operation.kept and reads_rounded(operation)
     ]
