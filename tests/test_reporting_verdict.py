@@ -251,7 +251,7 @@ def test_a_plan_that_does_worse_than_int8_on_holdout_says_so() -> None:
     )
     assert told in words_of(behind).sentences
     ahead = with_metric(complete(), holdout_quantized=near(0.508, 0.06, n=250))
-    assert "Against everything in INT8" not in words(ahead)
+    assert "Compared with everything in INT8" not in words(ahead)
 
 
 @pytest.mark.parametrize(
