@@ -19,13 +19,12 @@ if TYPE_CHECKING:
 def command(settings: DemoSettings, teller: Teller) -> int:
     """Run the whole job on handwritten digits, in minutes.
 
-    Trains a small RepVGG once, calibrates it with ModelOpt, and does what `sensitivity run` does.
+    Calibrates a small RepVGG with ModelOpt, and does what `sensitivity run` does.
     The run directory then holds a task file to read and change. The same command continues where
     it stopped.
 
     Exit codes: 0 target met, 2 target missed, 1 error.
     """
-    teller.say("Training a small RepVGG on handwritten digits (under a minute).")
     with aside():
         reference = lazy.demo.prepare(Path(settings.out))
         chosen = RunSettings(task=reference, out=settings.out, resume=True, max_drop="1pt")
