@@ -24,6 +24,7 @@ from runtimes_table import markdown, show
 
 from sensitivity.exporters.agreement import relative_rms
 from sensitivity.exporters.evaluate import evaluate_file
+from sensitivity.exporters.example import Example
 from sensitivity.exporters.half_baseline import half_file
 from sensitivity.exporters.lower import LowerTarget, lower_file
 from sensitivity.exporters.torch_model import export_files
@@ -106,6 +107,7 @@ def runtime_rows(
     lowered for the runtime."""
     runtime: Runtime = load("runtimes", target)()
     inputs = {"input": subject.calibration[0][:1].numpy()}
+    example = Example(inputs)
     origins = {"float": "float", "fp16": "float", "canonical int8": "int8"}
     half = half_file(canonical["float"], canonical["float"].with_name("model.fp16.onnx"))
     files = {"float": canonical["float"], "fp16": half, "canonical int8": canonical["int8"]}
@@ -114,7 +116,7 @@ def runtime_rows(
         files[variant] = lower_file(
             canonical[variant], target, canonical[variant].with_suffix(f".{target}.onnx")
         )
-        check_lowering(canonical[variant], files[variant], canonical["float"], inputs)
+        check_lowering(canonical[variant], files[variant], canonical["float"], example)
     timings = bench_files(
         cast("Mapping[Variant, Path]", files),
         runtime,

@@ -355,14 +355,17 @@ class RuntimeChoices:
 class BenchChoices(RuntimeChoices):
     """How often files are timed, and whether their accuracy is measured too."""
 
-    rounds: int = setting(
-        100, "Number of times that each file is timed; files take turns.", least=1
+    rounds: int | None = setting(
+        None,
+        "Number of times that each file is timed; files take turns. By default 100, or as many as "
+        "fit into a minute, but at least 30.",
+        least=1,
     )
     accuracy: bool = setting(
         False,
         "Measure the metric of each file in this runtime, on holdout. Without this option, `run` "
-        "measures the files that take no more than 30 s together, the plan's first, and `bench` "
-        "measures none.",
+        "measures the plan's file and the one with everything in INT8, if each takes no more than "
+        "30 s with those before it, and `bench` measures none.",
     )
     no_accuracy: bool = setting(
         False, "Measure no metric in the runtime. The verdict is then about the simulated accuracy."

@@ -15,7 +15,7 @@ from sensitivity.records import Estimate, Timing
 from sensitivity.runtimes.onnxruntime import OnnxRuntime
 from sensitivity.timing import protocol
 from sensitivity.timing.environment import _cpu_info, environment
-from sensitivity.timing.protocol import bench_files, interleaved, spread_of
+from sensitivity.timing.protocol import LEAST_ROUNDS, bench_files, interleaved, spread_of
 from sensitivity.timing.ratio import median_ratio
 from sensitivity.timing.sentences import bench_sentences
 
@@ -85,6 +85,19 @@ def test_every_file_has_one_turn_per_round_and_the_order_differs_between_rounds(
     rounds = [tuple(name for name, _ in turns[i : i + 2]) for i in range(0, 40, 2)]
     assert {frozenset(names) for names in rounds} == {frozenset({"f", "q"})}
     assert set(Counter(rounds)) == {("f", "q"), ("q", "f")}
+
+
+@pytest.mark.parametrize(
+    ("rounds", "enough_s", "timed"),
+    [(100, 0.0, LEAST_ROUNDS), (100, None, 100), (100, 60.0, 100), (5, 0.0, 5)],
+    ids=["time-is-over", "no-limit", "time-is-left", "few-rounds"],
+)
+def test_timing_ends_early_if_it_takes_long_but_not_before_enough_rounds(
+    rounds: int, enough_s: float | None, timed: int
+) -> None:
+    runtime = FakeRuntime({"f": 2.0, "q": 1.0})
+    timings = bench_files(FILES, runtime, X, threads=1, rounds=rounds, warmup=0, enough_s=enough_s)
+    assert [timing.n for timing in timings] == [timed, timed]
 
 
 def test_the_same_seed_gives_the_same_order() -> None:

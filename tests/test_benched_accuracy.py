@@ -77,7 +77,7 @@ def test_the_plan_s_file_is_measured_first_and_others_while_it_takes_less_than_h
     # 400 samples of 50 ms are 20 s, and of 150 ms one minute more.
     found, why, judged = measured(monkeypatch)
     assert (found, judged) == (["partial"], True)
-    assert "was not measured for float" in why[0]
+    assert "was not measured for int8" in why[0]
     assert measured(monkeypatch, accuracy=True) == (["partial", "float", "int8"], [], True)
 
 

@@ -4,7 +4,6 @@ again, to the same bits each time."""
 from __future__ import annotations
 
 import subprocess
-from pathlib import Path
 
 import numpy as np
 import pytest

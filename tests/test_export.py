@@ -18,9 +18,11 @@ from sensitivity.exporters import verify as checks
 from sensitivity.exporters.evaluate import (
     evaluate_file,
     file_scores,
+    named_arrays,
     run_in_pieces,
     simulated_scores,
 )
+from sensitivity.exporters.example import Example
 from sensitivity.exporters.facts import facts
 from sensitivity.exporters.simulate import outputs_of
 from sensitivity.exporters.torch_model import export_files
@@ -329,9 +331,8 @@ def test_the_models_own_rounding_is_drawn_until_it_explains_the_difference(
         return torch.from_numpy(reference[0] + (0.01 if seed == lucky else 0.001 * seed))
 
     monkeypatch.setattr(checks, "jittered_outputs", jittered)
-    floor = rounding_floor(
-        Simulated(branches.source, None, (), reference, reference), noise=3e-7, enough=0.009
-    )
+    simulated = Simulated(branches.source, None, (), reference, reference, Example({}))
+    floor = rounding_floor(simulated, noise=3e-7, enough=0.009)
     assert floor == pytest.approx(0.01, rel=1e-4)
     assert seeds == list(range(ran))
 
@@ -351,6 +352,40 @@ def test_a_metric_that_differs_by_more_than_chance_is_refused(branches):
         r"on",
     ):
         done.verify(scoring=Scoring(batches, score))
+
+
+@pytest.mark.parametrize("same", [False, True], ids=["another-file", "same-file"])
+def test_the_metric_of_int8_is_left_to_a_bench_unless_it_is_the_plan(branches, same):
+    batches = [(models.batch(8, 16, seed), torch.zeros(8)) for seed in range(2)]
+    files = dict(branches.files)
+    done = branches
+    if same:
+        files["partial"] = files["int8"]
+        done = dataclasses.replace(branches, files=files, skip=[])
+    scoring = Scoring(
+        batches, lambda outputs, targets: outputs["classes"].argmax(1) == 0, of_int8=False
+    )
+    metrics = {check.variant: check.metric for check in done.verify(scoring=scoring).files}
+    assert metrics["partial"] is not None
+    assert (metrics["int8"] is not None) is same
+
+
+def test_outputs_of_a_canonical_file_are_computed_once_and_as_those_of_a_whole_batch(
+    branches, monkeypatch
+):
+    example = Example(named_arrays(branches.inputs))
+    with OnnxRuntime(optimize=False).build(branches.files["int8"]) as engine:
+        whole = list(engine.run(example.inputs).values())
+    built = []
+    build = OnnxRuntime.build
+    monkeypatch.setattr(
+        OnnxRuntime, "build", lambda self, file, **more: built.append(file) or build(self, file)
+    )
+    first, again = (example.outputs(branches.files["int8"]) for _ in range(2))
+    assert built == [branches.files["int8"]]
+    for output, same, other in zip(first, again, whole, strict=True):
+        assert output is same
+        np.testing.assert_allclose(output, other, rtol=1e-5, atol=1e-5)
 
 
 def test_the_metric_of_a_good_file_is_reported(branches):

@@ -13,6 +13,8 @@ from torch import nn
 
 from sensitivity.errors import ExportError, OnnxFileError
 from sensitivity.exporters import lowered
+from sensitivity.exporters.evaluate import named_arrays
+from sensitivity.exporters.example import Example
 from sensitivity.exporters.half_baseline import half_baseline
 from sensitivity.exporters.lower import lower_file
 from sensitivity.exporters.ranges import ranges_of
@@ -55,7 +57,7 @@ def optimized_operations(file: Path, folder: Path) -> set[str]:
 def test_a_lowered_file_agrees_with_the_canonical_one(files, tmp_path, target, variant):
     lowered = lower_file(files[variant], target, tmp_path / "lowered.onnx")
     onnx.checker.check_model(onnx.load(lowered), full_check=True)
-    check = check_lowering(files[variant], lowered, files["float"], BATCH)
+    check = check_lowering(files[variant], lowered, files["float"], Example(BATCH))
     assert check.target == target
     assert check.quantization_rms > 0.001
     props = load_model(lowered).metadata_props
@@ -74,7 +76,10 @@ def test_openvino_gets_unsigned_activations_on_the_same_grid(files, tmp_path):
             assert not pair.zero_point.any()
         else:
             assert (pair.zero_point == 128).all()
-    assert check_lowering(files["int8"], tmp_path / "o.onnx", files["float"], BATCH).rms < 1e-6
+    assert (
+        check_lowering(files["int8"], tmp_path / "o.onnx", files["float"], Example(BATCH)).rms
+        < 1e-6
+    )
 
 
 def test_openvino_itself_computes_the_lowered_file_right(files, tmp_path):
@@ -152,11 +157,11 @@ def test_tensorrt_gets_fp16_and_keeps_its_inputs_and_outputs(files, tmp_path):
 def test_the_float_file_in_fp16_is_the_baseline(files, tmp_path):
     lowered = lower_file(files["float"], "tensorrt", tmp_path / "f.onnx")
     assert not list(qdq.pairs(load_model(lowered).graph))
-    assert check_lowering(files["float"], lowered, files["float"], BATCH).rms < 1e-2
+    assert check_lowering(files["float"], lowered, files["float"], Example(BATCH)).rms < 1e-2
 
 
 def test_the_fp16_baseline_keeps_opset_inputs_and_outputs(files):
-    check = half_baseline(files["float"], models.batch(8, 32, seed=3))
+    check = half_baseline(files["float"], Example(BATCH))
     made = onnx.load(files["float"].with_name("model.fp16.onnx"))
     assert check.target == "fp16"
     assert 0 < check.rms < 0.01
@@ -178,7 +183,7 @@ def test_without_an_fp16_baseline_where_fp16_cannot_hold_the_values_and_it_is_sa
     file = tmp_path / "model.float.onnx"
     onnx.save(proto, file)
     (tmp_path / "model.fp16.onnx").write_text("of an earlier export")
-    why = half_baseline(file, models.batch(8, 32))
+    why = half_baseline(file, Example(named_arrays(models.batch(8, 32))))
     assert why.startswith(
         "left out, so there is no FP16 baseline: Expected outputs of model.fp16.onnx to differ from"
     )
@@ -201,7 +206,7 @@ def test_scales_that_fp16_cannot_hold_stay_fp32_with_their_layer(files, tmp_path
     (left,) = [node for node in lowered.graph.all_nodes() if node.name == "left"]
     assert [value.dtype.name for value in left.inputs] == ["FLOAT"] * 3
     assert qdq.pair_of(left.inputs[1]).scale.dtype == np.float32
-    check_lowering(tmp_path / "small.onnx", tmp_path / "t.onnx", files["float"], BATCH)
+    check_lowering(tmp_path / "small.onnx", tmp_path / "t.onnx", files["float"], Example(BATCH))
 
 
 def test_ranges_of_activations_are_kept_in_the_file(files):
@@ -231,7 +236,7 @@ def test_a_lowered_file_with_other_values_is_refused(files, tmp_path):
     with pytest.raises(
         ExportError, match=r"o.onnx to differ from model.partial.onnx by at most 0.0001 .*got 0\."
     ):
-        check_lowering(files["partial"], lowered, files["float"], BATCH)
+        check_lowering(files["partial"], lowered, files["float"], Example(BATCH))
 
 
 def test_a_file_with_nan_scales_is_not_lowered(files, tmp_path):
@@ -278,7 +283,7 @@ def test_openvino_quantizes_a_value_once_and_computes_a_strided_shortcut_in_int8
         source, inputs, layers(source.quantizers), [], tmp_path, fingerprint="f00d"
     )
     file = lower_file(canonical["int8"], "openvino", tmp_path / "lowered.onnx")
-    check_lowering(canonical["int8"], file, canonical["float"], BATCH)
+    check_lowering(canonical["int8"], file, canonical["float"], Example(BATCH))
     quantized = [
         node.inputs[0] for node in load_model(file).graph if node.op_type == "QuantizeLinear"
     ]
@@ -327,7 +332,7 @@ def test_openvino_moves_integers_that_convolutions_wrote(cuts, tmp_path):
     from sensitivity.timing.profile import profile_file
 
     lowered = lower_file(cuts["int8"], "openvino", tmp_path / "lowered.onnx")
-    assert check_lowering(cuts["int8"], lowered, cuts["float"], BATCH).rms < 1e-6
+    assert check_lowering(cuts["int8"], lowered, cuts["float"], Example(BATCH)).rms < 1e-6
     profile = profile_file(lowered, OpenVino(), BATCH, threads=1, repeats=1)
     assert len(profile.kept) == 4
     assert not_in_int8(profile.runs, profile.kept) == {}
@@ -347,7 +352,7 @@ def test_openvino_moves_integers_that_convolutions_wrote(cuts, tmp_path):
 
 def test_openvino_gives_a_layer_in_float_what_it_had_before_quantizers_moved(cuts, tmp_path):
     lowered = lower_file(cuts["partial"], "openvino", tmp_path / "lowered.onnx")
-    assert check_lowering(cuts["partial"], lowered, cuts["float"], BATCH).rms < 1e-6
+    assert check_lowering(cuts["partial"], lowered, cuts["float"], Example(BATCH)).rms < 1e-6
     (inner,) = [
         node
         for node in load_model(lowered).graph
@@ -445,7 +450,7 @@ def test_a_lowered_file_that_does_not_hold_is_refused_or_left_out_with_its_reaso
     mine = {variant: tmp_path / file.name for variant, file in files.items()}
     for variant, file in files.items():
         mine[variant].write_bytes(file.read_bytes())
-    example = torch.rand(2, 3, 32, 32)
+    example = Example(named_arrays(torch.rand(2, 3, 32, 32)))
     with pytest.raises(ExportError, match=r"Expected outputs of model\.int8\.openvino\.onnx"):
         lowered.lower_files(mine, ["openvino"], example)
     reasons: dict[str, str] = {}

@@ -5,6 +5,7 @@ import os
 import pytest
 from support.scripts import load_script
 
+from sensitivity.exporters.example import Example
 from sensitivity.exporters.lower import lower_file
 from sensitivity.exporters.torch_model import export_files
 from sensitivity.exporters.verify import verify
@@ -61,13 +62,13 @@ def test_the_exported_files_agree_with_the_simulated_model(exported):
 
 def test_lowered_files_agree_with_the_canonical_one(exported, tmp_path):
     _, _, batches, example, files = exported
-    inputs = {"input": example.numpy()}
+    example = Example({"input": example.numpy()})
     openvino = lower_file(files["int8"], "openvino", tmp_path / "openvino.onnx")
-    assert check_lowering(files["int8"], openvino, files["float"], inputs).rms < 1e-6
+    assert check_lowering(files["int8"], openvino, files["float"], example).rms < 1e-6
     fast = lower_file(files["partial"], "onnxruntime", tmp_path / "onnxruntime.onnx")
     check = check_lowering(
-        files["partial"], fast, files["float"], inputs, Scoring(batches, correct)
+        files["partial"], fast, files["float"], example, Scoring(batches, correct)
     )
     assert check.metric.n == SAMPLES
     half = lower_file(files["partial"], "tensorrt", tmp_path / "tensorrt.onnx")
-    check_lowering(files["partial"], half, files["float"], inputs)
+    check_lowering(files["partial"], half, files["float"], example)

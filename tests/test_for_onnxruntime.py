@@ -330,6 +330,8 @@ def test_a_torch_model_with_dead_channels_keeps_their_bias_in_onnxruntime(
 ) -> None:
     model, images = dead_channels()
     from sensitivity.exporters import lowered
+    from sensitivity.exporters.evaluate import named_arrays
+    from sensitivity.exporters.example import Example
     from sensitivity.exporters.torch_model import export_files
     from sensitivity.quantizers.base import layers
     from sensitivity.quantizers.torch.modelopt import ModelOptModel
@@ -341,7 +343,8 @@ def test_a_torch_model_with_dead_channels_keeps_their_bias_in_onnxruntime(
     if not fast:
         monkeypatch.setattr(lowered, "check_lowering", refuse)
     reasons: dict[str, str] = {}
-    lowered.lower_files(files, ["onnxruntime"], images, left_out=reasons)
+    example = Example(named_arrays(images))
+    lowered.lower_files(files, ["onnxruntime"], example, left_out=reasons)
     plain = outputs(ir.load(files["int8"]), optimize=False)
     scale = np.abs(plain).max()
     assert np.abs(outputs(ir.load(files["int8"])) - plain).max() > 0.1 * scale, (

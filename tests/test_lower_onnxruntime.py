@@ -18,6 +18,7 @@ pytest.importorskip("modelopt", reason="exports a model calibrated by ModelOpt")
 from support.blocks import YoloLike  # noqa: E402
 from support.models import batch, quantized, seeded  # noqa: E402
 
+from sensitivity.exporters.example import Example  # noqa: E402
 from sensitivity.exporters.lower import lower_file  # noqa: E402
 from sensitivity.exporters.torch_model import export_files  # noqa: E402
 from sensitivity.exporters.verify_lowering import check_lowering  # noqa: E402
@@ -77,8 +78,8 @@ def test_a_concat_copies_integers_where_all_its_parts_go_to_one_grid(
 
 
 def test_the_lowered_detector_agrees_with_the_canonical_one(files: dict[str, Path]) -> None:
-    inputs = {"input": batch(size=32, seed=1).numpy()}
-    check_lowering(files["int8"], files["lowered"], files["float"], inputs)
+    example = Example({"input": batch(size=32, seed=1).numpy()})
+    check_lowering(files["int8"], files["lowered"], files["float"], example)
 
 
 SLICES = """<ir_version: 8, opset_import: ["" : 17]>

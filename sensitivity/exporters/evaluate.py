@@ -14,14 +14,14 @@ from numpy.typing import ArrayLike
 
 from sensitivity import optional
 from sensitivity.exporters.agreement import agreed
-from sensitivity.exporters.simulate import flat_inputs, samples_of
+from sensitivity.exporters.simulate import flat_inputs
 from sensitivity.exporters.verification import MetricCheck
 from sensitivity.onnx_graph.digest import digest
-from sensitivity.quantizers.onnx.batches import feed, joined, length, pieces
+from sensitivity.quantizers.onnx.batches import feed, joined, length, of_samples, pieces
 from sensitivity.records import Scores
-from sensitivity.runtimes.base import Engine, Runtime
+from sensitivity.runtimes.base import Engine, Runtime, Tensors
 from sensitivity.runtimes.onnxruntime import OnnxRuntime, OnnxRuntimeEngine
-from sensitivity.tasks.batches import arrays, as_numpy, batch_size, scores_of
+from sensitivity.tasks.batches import arrays, as_numpy, scores_of
 from sensitivity.tasks.scoring import Scoring
 
 STRUCTURE = "sensitivity.outputs"
@@ -158,34 +158,44 @@ def output_structure(file: Path) -> str | None:
 
 def run(engine: Engine, inputs: Any) -> dict[str, np.ndarray]:
     """Return the outputs of an engine for one batch of torch tensors."""
+    return engine.run(named_arrays(inputs))
+
+
+def named_arrays(inputs: Any) -> dict[str, np.ndarray]:
+    """Return one batch of torch tensors as arrays, by the names of the inputs of its file."""
     names, tensors = flat_inputs(inputs)
-    feed = {name: as_numpy(tensor) for name, tensor in zip(names, tensors, strict=True)}
-    return engine.run(feed)
+    return {name: as_numpy(tensor) for name, tensor in zip(names, tensors, strict=True)}
 
 
 def run_in_pieces(engine: Engine, inputs: Any) -> list[np.ndarray]:
-    """Return the outputs of an engine for one batch of torch tensors.
+    """Return the outputs of an engine for one batch of torch tensors, as `arrays_in_pieces`
+    does."""
+    return arrays_in_pieces(engine, named_arrays(inputs))
+
+
+def arrays_in_pieces(engine: Engine, given: Tensors) -> list[np.ndarray]:
+    """Return the outputs of an engine for one batch, by the names of its inputs.
 
     ONNX Runtime runs a few samples at a time, which takes less memory and no longer. The batch runs
     as a whole if some output of the first samples does not have one entry for each.
     """
-    size = batch_size(inputs)
-    if not isinstance(engine, OnnxRuntimeEngine):
-        return list(run(engine, inputs).values())
+    size = length(given)
+    if size is None or not isinstance(engine, OnnxRuntimeEngine):
+        return list(engine.run(given).values())
     outputs: list[list[np.ndarray]] = []
-    together = _samples_together(inputs)
+    together = _samples_together(given)
     for start in range(0, size, together):
-        piece = samples_of(inputs, start, min(start + together, size))
-        outputs.append(list(run(engine, piece).values()))
-        count = batch_size(piece)
+        count = min(together, size - start)
+        piece = of_samples(given, slice(start, start + count))
+        outputs.append(list(engine.run(piece).values()))
         if any(output.shape[:1] != (count,) for output in outputs[-1]):
-            return list(run(engine, inputs).values())
+            return list(engine.run(given).values())
     return [np.concatenate(parts) for parts in zip(*outputs, strict=True)]
 
 
-def _samples_together(inputs: Any) -> int:
+def _samples_together(given: Tensors) -> int:
     """Return the number of samples of this batch to run at a time."""
-    values: int = sum(math.prod(array.shape[1:]) for array in arrays(inputs))
+    values: int = sum(math.prod(array.shape[1:]) for array in given.values())
     return max(FEWEST, min(PIECE, PIECE_VALUES // max(values, 1)))
 
 

@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from sensitivity.errors import ExportError
 from sensitivity.exporters.evaluate import arrays_of
+from sensitivity.exporters.example import Example
 from sensitivity.exporters.verification import LoweringCheck
 from sensitivity.exporters.verify_lowering import check_lowering
 from sensitivity.exporters.writing import save
@@ -18,7 +19,6 @@ from sensitivity.onnx_graph.passes.keep_float import KeepFloat
 from sensitivity.onnx_graph.passes.keep_meaning import KeepMeaning
 from sensitivity.onnx_graph.passes.movable_int8 import MovableInt8
 from sensitivity.onnx_graph.passes.room_for_bias import RoomForBias
-from sensitivity.runtimes.base import Tensors
 from sensitivity.tasks.scoring import Scoring
 
 TARGET = "onnxruntime"
@@ -42,12 +42,13 @@ def faithful_copies(
         copy is removed. None raises ExportError instead.
     """
     checks = {}
+    example = Example(arrays_of(files["float"], example_inputs))
     for variant in ("int8", "partial"):
         file = files[variant]
         out = file.with_name(f"model.{variant}.{TARGET}.onnx")
         try:
-            inputs = arrays_of(file, example_inputs)
-            check = faithful_copy(file, files["float"], inputs, scoring)
+            judged = scoring and scoring.of(variant)
+            check = faithful_copy(file, files["float"], example, judged)
         except ExportError as error:
             if left_out is None:
                 raise
@@ -64,7 +65,7 @@ def faithful_copies(
 
 
 def faithful_copy(
-    file: Path, unquantized: Path, inputs: Tensors, scoring: Scoring | None = None
+    file: Path, unquantized: Path, example: Example, scoring: Scoring | None = None
 ) -> LoweringCheck | None:
     """Write and check the copy of one file; None if it needs none.
 
@@ -77,7 +78,7 @@ def faithful_copy(
     made.metadata_props["sensitivity.lowered"] = TARGET
     copy = save(made, file.with_name(f"{file.stem}.{TARGET}.onnx"))
     try:
-        return check_lowering(file, copy, unquantized, inputs, scoring)
+        return check_lowering(file, copy, unquantized, example, scoring)
     except ExportError:
         copy.unlink()
         raise

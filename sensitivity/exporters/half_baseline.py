@@ -3,35 +3,31 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import onnx
 import onnx_ir as ir
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
 from sensitivity.errors import ExportError
-from sensitivity.exporters.simulate import flat_inputs
+from sensitivity.exporters.example import Example
 from sensitivity.exporters.verification import LoweringCheck
 from sensitivity.exporters.verify_lowering import check_lowering
 from sensitivity.exporters.writing import save
 from sensitivity.onnx_graph.load import load_model
-from sensitivity.tasks.batches import as_numpy
 
 NAME = "model.fp16.onnx"
 
 
-def half_baseline(unquantized: Path, example_inputs: Any) -> LoweringCheck | str:
+def half_baseline(unquantized: Path, example: Example) -> LoweringCheck | str:
     """Write model.fp16.onnx beside the float file and compare the two on the example batch.
 
     Returns the check, or the reason why there is no such file if FP16 cannot hold the model's
     values.
     """
     out = unquantized.with_name(NAME)
-    names, tensors = flat_inputs(example_inputs)
-    inputs = {name: as_numpy(tensor) for name, tensor in zip(names, tensors, strict=True)}
     try:
         half_file(unquantized, out)
-        return check_lowering(unquantized, out, unquantized, inputs)
+        return check_lowering(unquantized, out, unquantized, example)
     except ExportError as error:
         out.unlink(missing_ok=True)
         return f"left out, so there is no FP16 baseline: {error}"

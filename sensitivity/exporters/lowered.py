@@ -4,23 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from sensitivity.errors import ExportError
+from sensitivity.exporters.example import Example
 from sensitivity.exporters.for_onnxruntime import faithful_copy
 from sensitivity.exporters.lower import LowerTarget, lower_file
-from sensitivity.exporters.simulate import flat_inputs
 from sensitivity.exporters.verification import LoweringCheck
 from sensitivity.exporters.verify_lowering import check_lowering
-from sensitivity.runtimes.base import Tensors
-from sensitivity.tasks.batches import as_numpy
 from sensitivity.tasks.scoring import Scoring
 
 
 def lower_files(
     files: Mapping[str, Path],
     targets: Sequence[LowerTarget],
-    example_inputs: Any,
+    example: Example,
     *,
     scoring: Scoring | None = None,
     left_out: dict[str, str] | None = None,
@@ -35,8 +32,6 @@ def lower_files(
         file is removed and the canonical one serves instead; for ONNX Runtime a copy of it, if that
         runtime would compute it differently. None raises ExportError instead.
     """
-    names, tensors = flat_inputs(example_inputs)
-    inputs = {name: as_numpy(tensor) for name, tensor in zip(names, tensors, strict=True)}
     checks = {}
     for target in targets:
         for variant, canonical in files.items():
@@ -47,7 +42,8 @@ def lower_files(
             lowered = canonical.with_name(f"model.{name}.{target}.onnx")
             try:
                 lower_file(canonical, target, lowered)
-                check = check_lowering(canonical, lowered, files["float"], inputs, scoring)
+                judged = scoring and scoring.of(variant)
+                check = check_lowering(canonical, lowered, files["float"], example, judged)
             except ExportError as error:
                 if left_out is None:
                     raise
@@ -55,7 +51,7 @@ def lower_files(
                 reason = "left out, so the canonical file is benched"
                 copied = None
                 if target == "onnxruntime":
-                    copied = _faithful(canonical, files["float"], inputs)
+                    copied = _faithful(canonical, files["float"], example)
                 if copied is not None:
                     checks[lowered.name] = copied
                     reason = "changed only where ONNX Runtime would compute something else"
@@ -65,11 +61,11 @@ def lower_files(
     return checks
 
 
-def _faithful(canonical: Path, unquantized: Path, inputs: Tensors) -> LoweringCheck | None:
+def _faithful(canonical: Path, unquantized: Path, example: Example) -> LoweringCheck | None:
     """Return the check of a copy that ONNX Runtime computes as the canonical file says; None if no
     copy is needed or possible."""
     try:
-        return faithful_copy(canonical, unquantized, inputs)
+        return faithful_copy(canonical, unquantized, example)
     except ExportError:
         # The canonical file serves instead, and the reason has already been recorded.
         return None

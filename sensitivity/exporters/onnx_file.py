@@ -144,9 +144,10 @@ def verify_onnx(
                 "report it."
             )
         metric = None
-        if scoring is not None and variant != "float":
+        judged = scoring and scoring.of(variant)
+        if judged is not None and variant != "float":
             simulate = partial(_simulated, simulator, switched[variant])
-            metric = check_metric(file, variant, simulate, scoring)
+            metric = check_metric(file, variant, simulate, judged)
         checks.append(FileCheck(variant, kept, rms, own, None, (), metric))
     return Verification(tuple(checks), (), len(reference["float"][0]))
 

@@ -14,6 +14,7 @@ from sensitivity.onnx_graph.levels import broadcast_scale, level_type, nearest_l
 from sensitivity.onnx_graph.passes.insert_qdq import QuantizedWeight
 from sensitivity.quantizers.base import QuantizedModel, file_grid
 from sensitivity.quantizers.torch.calls import arguments, call, device_of, to_device
+from sensitivity.records import names_of
 from sensitivity.seeds import generator
 from sensitivity.tasks.batches import as_numpy, batch_size
 
@@ -45,6 +46,19 @@ def quantized_weights(
     with hooked(source, roles, keep):
         outputs_of(source, inputs, ())
     return weights, reached
+
+
+@contextmanager
+def reached_quantizers(source: QuantizedModel) -> Iterator[set[str]]:
+    """Yield a set that receives the names of the quantizers that are called inside the `with`,
+    enabled or not."""
+    reached: set[str] = set()
+
+    def keep(name: str, args: Any, output: Any) -> None:
+        reached.add(name)
+
+    with hooked(source, names_of(source.quantizers), keep):
+        yield reached
 
 
 def _quantized_weight(

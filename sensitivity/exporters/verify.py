@@ -13,8 +13,14 @@ import onnx_ir as ir
 from sensitivity import optional
 from sensitivity.errors import ExportError
 from sensitivity.exporters.agreement import Outputs, relative_rms
-from sensitivity.exporters.evaluate import check_metric, run, run_in_pieces
-from sensitivity.exporters.simulate import chunks, jittered_outputs, outputs_of, quantized_weights
+from sensitivity.exporters.evaluate import check_metric, named_arrays, run
+from sensitivity.exporters.example import Example
+from sensitivity.exporters.simulate import (
+    chunks,
+    jittered_outputs,
+    outputs_of,
+    reached_quantizers,
+)
 from sensitivity.exporters.torch_model import disabled_by_variant, in_variant
 from sensitivity.exporters.verification import (
     FLOAT_TOLERANCE,
@@ -44,6 +50,7 @@ class Simulated:
     disabled: quantizers that are off in the variant.
     outputs: outputs of the variant.
     unquantized: outputs of the float model, the reference of all relative differences.
+    example: the same batch, as files take it.
     """
 
     source: QuantizedModel
@@ -51,6 +58,7 @@ class Simulated:
     disabled: Collection[str]
     outputs: Outputs
     unquantized: Outputs
+    example: Example
 
     def again(self, inputs: Any) -> Any:
         """Return the variant's outputs for other inputs."""
@@ -70,8 +78,12 @@ def verify(
     *,
     scoring: Scoring | None = None,
     wide: Collection[Range] = (),
+    example: Example | None = None,
 ) -> Verification:
     """Check the files that `export_files` wrote with the same arguments.
+
+    example: keeps the outputs of the files for further checks on `example_inputs`; None if there
+        are none.
 
     Kept layers must hold exactly their quantizers and skipped ones none. Scales must be finite and
     positive. Each quantized layer alone, and the whole file, must agree with the simulated model
@@ -79,16 +91,24 @@ def verify(
     agree too. Raises ExportError with the file, the layer and the numbers.
     """
     disabled = disabled_by_variant(source, units, skip)
-    _, reached = quantized_weights(source, example_inputs)
-    reference = {}
-    for variant in ("float", *files):
-        with in_variant(source, variant, wide):
+    example = example or Example(named_arrays(example_inputs))
+    reference, reached = {}, set[str]()
+    for variant in dict.fromkeys(("float", *files)):
+        with in_variant(source, variant, wide), reached_quantizers(source) as now_reached:
             reference[variant] = flat(outputs_of(source, example_inputs, disabled[variant]))
+        reached |= now_reached
     digests = {variant: digest(file) for variant, file in files.items()}
+    if scoring is not None and digests.get("int8") == digests.get("partial"):
+        scoring = replace(scoring, of_int8=True)
     checks = list[FileCheck]()
     for variant, file in files.items():
         simulated = Simulated(
-            source, example_inputs, disabled[variant], reference[variant], reference["float"]
+            source,
+            example_inputs,
+            disabled[variant],
+            reference[variant],
+            reference["float"],
+            example,
         )
         twin = next((c for c in checks if digests[c.variant] == digests[variant]), None)
         with in_variant(source, variant, wide):
@@ -115,6 +135,7 @@ def _compared(
     layers = check_layers(simulated.source, model, simulated.inputs, disabled, file.name)
     rms, own, floor = check_outputs(file, simulated, noise_of(layers))
     metric = None
+    scoring = scoring and scoring.of(variant)
     if scoring is not None and variant != "float":
         metric = check_metric(file, variant, simulated.again, scoring)
     return FileCheck(variant, 0, rms, own, floor, layers, metric)
@@ -188,8 +209,7 @@ def check_outputs(
     noise: as returned by `noise_of`.
     Raises ExportError beyond the bounds.
     """
-    with OnnxRuntime(optimize=False).build(file) as engine:
-        outputs = run_in_pieces(engine, simulated.inputs)
+    outputs = simulated.example.outputs(file)
     shapes = [output.shape for output in outputs]
     expected = [output.shape for output in simulated.outputs]
     if shapes != expected:

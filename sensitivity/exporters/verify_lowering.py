@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -10,11 +11,11 @@ import numpy as np
 from sensitivity.errors import ExportError
 from sensitivity.exporters.agreement import agreed, relative_rms
 from sensitivity.exporters.evaluate import file_scores
+from sensitivity.exporters.example import Example
 from sensitivity.exporters.lower_openvino import unsigned
 from sensitivity.exporters.verification import FLOAT_TOLERANCE, LoweringCheck
 from sensitivity.exporters.writing import save
 from sensitivity.onnx_graph.load import load_model
-from sensitivity.runtimes.base import Tensors
 from sensitivity.runtimes.onnxruntime import OnnxRuntime
 from sensitivity.tasks.scoring import Scoring
 
@@ -38,10 +39,10 @@ def check_lowering(
     canonical: Path,
     lowered: Path,
     unquantized: Path,
-    inputs: Tensors,
+    example: Example,
     scoring: Scoring | None = None,
 ) -> LoweringCheck:
-    """Compare the outputs on one batch, and the metric if `scoring` is given.
+    """Compare the outputs on the example batch, and the metric if `scoring` is given.
 
     Files for ONNX Runtime run as users run them, the others with its optimizations off.
 
@@ -57,13 +58,14 @@ def check_lowering(
     reference = OnnxRuntime(optimize=False)
     is_for_onnxruntime = target == "onnxruntime"
     runtime = OnnxRuntime(optimize=is_for_onnxruntime)
-    with TemporaryDirectory() as folder:
-        compared = canonical
-        if target == "openvino":
+    if target == "openvino":
+        with TemporaryDirectory() as folder:
             compared = save(unsigned(load_model(canonical)), Path(folder) / canonical.name)
-        expected = _outputs(reference, compared, inputs)
-    plain = expected if compared == unquantized else _outputs(reference, unquantized, inputs)
-    rms = relative_rms(_outputs(runtime, lowered, inputs), expected, plain)
+            expected = _exact(example.outputs_in(reference, compared))
+    else:
+        expected = _exact(example.outputs(canonical))
+    plain = _exact(example.outputs(unquantized))
+    rms = relative_rms(_exact(example.outputs_in(runtime, lowered)), expected, plain)
     own = relative_rms(plain, expected, plain)
     limit = max(LARGEST[target] * own, FLOAT_TOLERANCE if target == "openvino" else FP16_TOLERANCE)
     if not rms <= limit:
@@ -80,6 +82,5 @@ def check_lowering(
     return LoweringCheck(target, rms, own, metric)
 
 
-def _outputs(runtime: OnnxRuntime, file: Path, inputs: Tensors) -> list[np.ndarray]:
-    with runtime.build(file) as engine:
-        return [np.asarray(output, np.float64) for output in engine.run(inputs).values()]
+def _exact(outputs: Iterable[np.ndarray]) -> list[np.ndarray]:
+    return [np.asarray(output, np.float64) for output in outputs]

@@ -48,9 +48,17 @@ from sensitivity.timing.sentences import bench_sentences
 
 WARMUP_ROUNDS = 10
 
+USUAL_ROUNDS = 100
+ENOUGH_S = 60
+"""Seconds of timing after which the usual rounds end (`timing.protocol.LEAST_ROUNDS`)."""
+
 AFFORDABLE_S = 30
 """Seconds that may be spent on measuring the metric of the files in the runtime if it was not asked
 for."""
+
+MEASURED = {"partial", "int8"}
+"""Files whose metric is measured in the runtime if it was not asked for. Float is verified to give
+the model's own outputs, and processors compute FP16 files in FP32."""
 
 CHANGES_NUMBERS = {"SQ705"}
 """Rules that are warnings but nevertheless change what a file computes."""
@@ -196,14 +204,16 @@ def _timed(
 ) -> tuple[tuple[Timing, ...], list[str]]:
     """Return the latencies, and why the FP16 file is missing if the runtime does not take it."""
     refused: list[SensitivityError] = []
-    with progress("bench", settings.rounds) as advance:
+    rounds = settings.rounds or USUAL_ROUNDS
+    with progress("bench", rounds) as advance:
         timings = bench_files(
             files,
             runtime,
             inputs,
             threads=settings.threads or usable_cores(),
-            rounds=settings.rounds,
+            rounds=rounds,
             warmup=WARMUP_ROUNDS,
+            enough_s=None if settings.rounds else ENOUGH_S,
             progress=lambda done, rounds: advance(1, len(files)),
             left_out=refused.append,
         )
@@ -215,16 +225,17 @@ def _accuracy(
 ) -> tuple[dict[str, Estimate], RuntimeAccuracy | None, list[str]]:
     """Measure the metric of the files in this runtime on `holdout`.
 
-    With --accuracy all files are measured, else those that take no longer than `AFFORDABLE_S`
-    together, the plan's first. Returns the metrics, what they say of the plan, and why something is
-    missing.
+    With --accuracy all files are measured, else those of `MEASURED` that take no longer than
+    `AFFORDABLE_S` together, the plan's first. Returns the metrics, what they say of the plan, and
+    why something is missing.
     """
     metrics: dict[str, Estimate] = {}
     judged = None
     if held is None:
         return metrics, judged, []
     spent_s = 0.0
-    for timing in sorted(timings, key=lambda timing: "partial" not in timing.variants):
+    wanted = [timing for timing in timings if settings.accuracy or MEASURED & set(timing.variants)]
+    for timing in sorted(wanted, key=lambda timing: "partial" not in timing.variants):
         spent_s += len(held.plan) / timing.batch * timing.median_ms / 1000
         if spent_s > AFFORDABLE_S and not settings.accuracy:
             return (

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, cast
 
 from sensitivity.allocator import collect_and_trim
 from sensitivity.errors import RunDirError, TaskError
+from sensitivity.exporters.evaluate import named_arrays
+from sensitivity.exporters.example import Example
 from sensitivity.exporters.for_onnxruntime import faithful_copies
 from sensitivity.exporters.half_baseline import NAME as HALF
 from sensitivity.exporters.half_baseline import half_baseline
@@ -89,8 +91,7 @@ def export_plan(
         for target in targets:
             refuse_wide(target, f"the plan with 16 bits in {chosen.widened[0].unit}")
     # Measured with the original ranges in force, as everything in the journal is.
-    samples = SAMPLES_BEFORE_A_BENCH if judged_later else METRIC_SAMPLES
-    scoring = _scoring(session, chosen, samples)
+    scoring = _scoring(session, chosen, judged_later=judged_later)
     collect_and_trim()
     with plan_ranges(chosen, source):
         if form_of(source) == "onnx":
@@ -128,32 +129,36 @@ def _lowered_before(
     }
 
 
-def _scoring(session: Session, chosen: Plan, samples: int) -> Scoring | None:
+def _scoring(session: Session, chosen: Plan, *, judged_later: bool) -> Scoring | None:
     """Return what the files are judged by, with the simulated scores of their variants; None for a
     task without samples.
 
     Scores that the journal lacks are measured now.
 
-    samples: number of samples after which no batch is added.
+    judged_later: as for `export_plan`. The metric of the INT8 files is then left to the bench,
+        which they are made for.
     """
+    samples = SAMPLES_BEFORE_A_BENCH if judged_later else METRIC_SAMPLES
     batches = session.some_batches(METRIC_BATCHES, samples)
     task, measurer = session.task, session.measurer
     if batches is None:
         return None
     study, places = session.study, batches.places
     with measurer.with_ranges(chosen.ranges):
-        variants = {
-            "int8": measurer.of(study.baselines["quantized"]),
-            "partial": measurer.of(study.plan_variant(chosen)),
-        }
+        variants = {"partial": measurer.of(study.plan_variant(chosen))}
+        if not judged_later:
+            variants["int8"] = measurer.of(study.baselines["quantized"])
     for split, numbers in groupby(places, key=itemgetter(0)):
         count = len(list(numbers))
         list(islice(measurer.stream([*variants.values()], split, "export: simulated"), count))
 
     def simulated(variant: str, batch: int) -> Scores | None:
-        return measurer.journal.scores(variants[variant], *places[batch])
+        known = variants.get(variant)
+        return None if known is None else measurer.journal.scores(known, *places[batch])
 
-    return Scoring(batches, task.score, task.aggregate, task.full_scale, simulated)
+    return Scoring(
+        batches, task.score, task.aggregate, task.full_scale, simulated, of_int8=not judged_later
+    )
 
 
 def _built(session: Session, chosen: Plan, verification: Verification) -> Verification:
@@ -189,6 +194,7 @@ def _exported_torch(
 ) -> Verification:
     source, units = session.source, session.units
     example = first_samples(session.example, EXAMPLE_SAMPLES)
+    outputs = Example(named_arrays(example))
     with in_float32(source.model), session.measurer.progress("export, verify, lower", 3) as advance:
         files = export_files(
             source,
@@ -209,10 +215,11 @@ def _exported_torch(
             chosen.skip,
             scoring=scoring,
             wide=chosen.wide_ranges,
+            example=outputs,
         )
         advance(1, 0)
-        lowered = lower_files(files, targets, example, scoring=scoring, left_out=refused)
-        half = half_baseline(files["float"], example)
+        lowered = lower_files(files, targets, outputs, scoring=scoring, left_out=refused)
+        half = half_baseline(files["float"], outputs)
         advance(1, 0)
     lowered |= {} if isinstance(half, str) else {HALF: half}
     left_out = (refused or {}) | ({HALF: half} if isinstance(half, str) else {})

@@ -25,7 +25,7 @@ from sensitivity.search.part import PLANNER, first_part
 from sensitivity.search.soft_judge import MORE_SAMPLES
 from sensitivity.session import Session
 from sensitivity.signals.soft import has_soft_drop
-from sensitivity.steps.bench import AFFORDABLE_S, WARMUP_ROUNDS
+from sensitivity.steps.bench import AFFORDABLE_S, USUAL_ROUNDS, WARMUP_ROUNDS
 from sensitivity.steps.export import (
     EXAMPLE_SAMPLES,
     METRIC_BATCHES,
@@ -270,7 +270,7 @@ def _export(size: Size, *, judged_later: bool) -> Amount:
 def _bench(size: Size, settings: RunSettings) -> Amount:
     """Return what a bench takes: files take turns on one sample, and then their metric is measured
     if that is quick."""
-    rounds = WARMUP_ROUNDS + settings.rounds
+    rounds = WARMUP_ROUNDS + (settings.rounds or USUAL_ROUNDS)
     least, most = TRACED_S.of(size.units)
     if not settings.no_accuracy:
         least, most = least + 1, most + AFFORDABLE_S

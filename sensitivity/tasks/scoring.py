@@ -25,6 +25,8 @@ class Scoring:
     score, aggregate, full_scale: as in a task.
     simulated: (variant, number of a batch) -> the scores of the simulated model of this variant,
         "int8" or "partial", on that batch; None if it was not measured.
+    of_int8: whether the metric of files with everything in INT8 is compared too, where the plan's
+        file is another one.
     of_files: (digest of a file, whether the runtime optimizes it) -> the scores of that file in
         ONNX Runtime, as far as they were computed.
     """
@@ -34,4 +36,9 @@ class Scoring:
     aggregate: Callable[[Scores], float] = mean
     full_scale: float = 1.0
     simulated: Callable[[str, int], Scores | None] = _nothing
+    of_int8: bool = True
     of_files: dict[tuple[str, bool], Scores] = field(default_factory=dict)
+
+    def of(self, variant: str) -> Scoring | None:
+        """Return this scoring for a variant whose metric is compared, else None."""
+        return self if variant != "int8" or self.of_int8 else None

@@ -4,6 +4,7 @@ machine."""
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +18,10 @@ from sensitivity.runtimes.base import Engine, Runtime, Tensors
 from sensitivity.seeds import generator
 from sensitivity.timing.ratio import median_ratio
 
+LEAST_ROUNDS = 30
+"""Number of rounds after which timing may end early. An interval of a ratio is then less than twice
+as wide as after 100."""
+
 Variant = Literal["float", "fp16", "int8", "partial"]
 
 
@@ -28,6 +33,7 @@ def bench_files(
     threads: int,
     rounds: int,
     warmup: int,
+    enough_s: float | None = None,
     progress: Callable[[int, int], None] | None = None,
     left_out: Callable[[SensitivityError], None] | None = None,
     seed: int | None = None,
@@ -40,6 +46,8 @@ def bench_files(
     threads: of the runtime, for one inference.
     rounds: number of rounds.
     warmup: untimed inferences of each file before the first round.
+    enough_s: seconds of timing after which no round begins, once there were `LEAST_ROUNDS`; None
+        for no limit.
     progress: called with (rounds done, rounds) after each round.
     left_out: called with the reason if the runtime does not take the FP16 file, which is then not
         timed; None raises it.
@@ -66,6 +74,7 @@ def bench_files(
             rounds=rounds,
             warmup=warmup,
             per_turn=per_turn,
+            enough_s=enough_s,
             progress=progress,
             seed=seed,
         )
@@ -100,12 +109,14 @@ def interleaved(
     rounds: int,
     warmup: int,
     per_turn: int = 1,
+    enough_s: float | None = None,
     progress: Callable[[int, int], None] | None = None,
     seed: int | None = None,
 ) -> dict[Variant, NDArray[np.float64]]:
     """Return the milliseconds float64[rounds] of each engine; equal indices are of the same round.
 
     per_turn: number of rounds that an engine runs before the next engine has its turn.
+    enough_s: as for `bench_files`. There are fewer rounds if this time is over.
     """
     rng = generator(seed)
     variants = list(engines)
@@ -113,7 +124,11 @@ def interleaved(
     for engine in engines.values():
         if warmup:
             engine.time_ms(inputs, warmup)
+    start = time.perf_counter()
     for done in range(0, rounds, per_turn):
+        is_over = enough_s is not None and time.perf_counter() - start > enough_s
+        if is_over and done >= LEAST_ROUNDS:
+            break
         timed = min(per_turn, rounds - done)
         for k in rng.permutation(len(variants)):
             # The first inference of a turn brings back into the caches what the other files

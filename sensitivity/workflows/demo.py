@@ -29,7 +29,7 @@ WIDTH, DEPTHS = 32, (4, 4)
 EPOCHS, RATE, DECAY = 10, 0.3, 1e-2
 
 WEIGHTS = Path(__file__).with_name("demo_weights.pt")
-"""The weights of `trained`, as `save_trained` wrote them. Training takes longer than the rest of the
+"""The weights of `trained`, as `save_trained` wrote them. Training takes as long as the rest of the
 demo, and its last bits depend on the processor."""
 
 INT8_PER_TENSOR = {
