@@ -87,8 +87,8 @@ def test_a_rotated_photograph_is_turned_unless_its_labels_are_of_the_stored_pixe
 def test_files_that_are_no_images_or_cut_off_are_named(tmp_path):
     (tmp_path / "text.jpg").write_text("not an image")
     unknown = (
-        r"Expected a readable image at .*text\.jpg, got: (cannot identify|no format that "
-        r"Pillow knows)"
+        r"Expected a readable image at .*text\.jpg, got: (cannot identify|a format "
+        r"that Pillow does not know)"
     )
     with pytest.raises(TaskError, match=unknown):
         load_rgb(tmp_path / "text.jpg")
