@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import onnx
 import onnx_ir as ir
@@ -125,3 +126,9 @@ WEIGHT = qdq("w", "ws", "wz", axis=0)
 CANONICAL = Example(qdq("x") + WEIGHT + conv())
 """The form of a convolution that TensorRT needs: activation per tensor, weight per channel, both
 int8 with zero point 0."""
+IN_FP8 = {"f": np.array(0, ml_dtypes.float8_e4m3fn), "fz": np.zeros(16, ml_dtypes.float8_e4m3fn)}
+"""Zero points in FP8, per tensor and per channel."""
+FP8_CONV = Example(
+    qdq("x", zero="f") + qdq("w", "ws", "fz", axis=0) + conv(), opset=19, constants=IN_FP8
+)
+"""The same convolution in FP8."""

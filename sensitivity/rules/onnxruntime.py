@@ -19,9 +19,9 @@ from sensitivity.onnx_graph.fused_layers import (
 from sensitivity.onnx_graph.integer_layers import integer_layers, moved_int8
 from sensitivity.onnx_graph.walk import name_of, only_user
 from sensitivity.rules.base import Hit, Subject, rule
-from sensitivity.rules.examples import WEIGHT, Example, conv, weights
+from sensitivity.rules.examples import FP8_CONV, WEIGHT, Example, conv, weights
 from sensitivity.rules.examples import qdq as pair
-from sensitivity.rules.paths import grid_type, pair_before
+from sensitivity.rules.paths import fp8_activations, grid_type, pair_before
 
 ORT = ("onnxruntime",)
 MEASURED = "measured: ONNX Runtime CPU, 2 threads with VNNI"
@@ -368,6 +368,27 @@ def matmul_scale_shape(subject: Subject) -> Iterator[Hit]:
         if scale is not None and data is not None:
             got = f"{list(scale.shape)} for {list(data.shape)}"
             yield name_of(node), f"expected one weight scale, or one per output, got {got}"
+
+
+@rule(
+    "SQ711",
+    "fp8-without-kernels",
+    "warning",
+    ORT,
+    why="ONNX Runtime has no FP8 kernels for CPUs and computes between the pairs in float. With "
+    "its usual optimizations it fuses operations between FP8 pairs (Gemm, MatMul, a Conv or Add "
+    "with a pair behind it) into integer kernels, which then refuse the file.",
+    fix="Load it with session.disable_quant_qdq=1, as 'sensitivity bench' does; INT8 layers then "
+    "compute in float too, and its latency says nothing about a GPU's.",
+    source="measured: ONNX Runtime 1.31.1 CPU",
+    bad=FP8_CONV,
+    good=U8,
+)
+def fp8_without_kernels(subject: Subject) -> Iterator[Hit]:
+    """Find the first FP8 pair on an activation, and count them."""
+    found = fp8_activations(subject)
+    if found:
+        yield found[0].name, f"expected activations in INT8, got {len(found)} pairs in FP8"
 
 
 def _quantized_convs(subject: Subject) -> Iterator[ir.Node]:

@@ -11,9 +11,9 @@ from sensitivity.onnx_graph import qdq
 from sensitivity.onnx_graph.sign import non_negative
 from sensitivity.onnx_graph.walk import name_of, producer
 from sensitivity.rules.base import Hit, Subject, rule
-from sensitivity.rules.examples import WEIGHT, Example, conv
+from sensitivity.rules.examples import CANONICAL, FP8_CONV, WEIGHT, Example, conv
 from sensitivity.rules.examples import qdq as pair
-from sensitivity.rules.paths import QDQ, attribute, grid_type, pair_before
+from sensitivity.rules.paths import QDQ, attribute, fp8_activations, grid_type, pair_before
 
 HALVES = "float[1,8,8,8] x, float[1,8,8,8] x2"
 CONCAT = "[concat] c = Concat <axis = 1> (x, x2)\n"
@@ -168,6 +168,25 @@ def sixteen_bits_removed(subject: Subject) -> Iterator[Hit]:
             wide_pairs[0].name,
             f"expected activations of 8 bits, got {len(wide_pairs)} pairs of 16",
         )
+
+
+@rule(
+    "SQ604",
+    "fp8-in-float",
+    "warning",
+    ("openvino",),
+    why="OpenVINO's CPU plug-in rounds values to FP8 and back one by one, and computes in float: "
+    "slower than float, and with its errors.",
+    fix="Quantize to INT8, or leave the layer unquantized.",
+    source="measured: OpenVINO 2026.4.1 CPU, precisions of the compiled model",
+    bad=FP8_CONV,
+    good=CANONICAL,
+)
+def fp8_in_float(subject: Subject) -> Iterator[Hit]:
+    """Find the first FP8 pair on an activation, and count them."""
+    found = fp8_activations(subject)
+    if found:
+        yield found[0].name, f"expected activations in INT8, got {len(found)} pairs in FP8"
 
 
 def _pairs_of_16_bits(subject: Subject) -> Iterator[qdq.Pair]:

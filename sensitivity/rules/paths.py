@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_ir as ir
 
 from sensitivity.onnx_graph import qdq
 from sensitivity.onnx_graph.walk import input_at, made_by, source
+
+if TYPE_CHECKING:
+    from sensitivity.rules.base import Subject
 
 MOVES_VALUES = frozenset(
     {"Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Identity"}
@@ -77,6 +81,20 @@ def grid_type(node: ir.Node) -> str | None:
     if zero is not None:
         return _type_name(zero) if array is None else array.dtype.name
     return _type_name(node.inputs[0]) if node.op_type == "DequantizeLinear" else None
+
+
+FP8 = "float8_e4m3fn"
+"""FP8 E4M3 as `grid_type` names it."""
+
+
+def fp8_activations(subject: Subject) -> list[qdq.Pair]:
+    """Return the pairs of activations in FP8."""
+    found = []
+    for pair in subject.pairs:
+        of_activation = pair.quantize is not None and not pair.of_weight
+        if of_activation and grid_type(pair.dequantize) == FP8:
+            found.append(pair)
+    return found
 
 
 def _type_name(value: ir.Value | None) -> str | None:

@@ -1,7 +1,8 @@
-"""SQ3: conditions for a convolution or matrix product to run in INT8."""
+"""SQ3: conditions for a convolution or matrix product to run in INT8 or FP8."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -11,9 +12,18 @@ from sensitivity.onnx_graph import qdq
 from sensitivity.onnx_graph.uses import BIAS_INPUT, WITH_BIAS
 from sensitivity.onnx_graph.walk import input_at, made_by, name_of, producer, source
 from sensitivity.rules.base import Hit, Seen, Subject, rule
-from sensitivity.rules.examples import CANONICAL, WEIGHT, Example, conv, weights
+from sensitivity.rules.examples import (
+    CANONICAL,
+    FP8_CONV,
+    IN_FP8,
+    WEIGHT,
+    Array,
+    Example,
+    conv,
+    weights,
+)
 from sensitivity.rules.examples import qdq as pair
-from sensitivity.rules.paths import MOVES_VALUES, QDQ, attribute, grid_type, pair_before
+from sensitivity.rules.paths import FP8, MOVES_VALUES, QDQ, attribute, grid_type, pair_before
 from sensitivity.rules.targets import RTX, TENSORRT
 
 PLACEMENT = (
@@ -293,3 +303,104 @@ def transposed_conv_float(subject: Subject) -> Iterator[Hit]:
     """Find quantized ConvTransposes, whatever their groups and scales."""
     for node in _quantized_transposed(subject):
         yield name_of(node), "expected no Q/DQ around this ConvTranspose, got it quantized"
+
+
+LARGE_KERNEL = "pads = [3, 3, 3, 3]"
+MOST_TAPS = 32
+"""Largest number of values of a kernel that TensorRT convolves with in FP8."""
+
+
+@rule(
+    "SQ308",
+    "fp8-conv-in-float",
+    "warning",
+    ("tensorrt-10", "tensorrt-11", RTX),
+    why="TensorRT has no FP8 kernels for transposed convolutions and for convolutions with more "
+    "than 32 values in a kernel, such as 7x7. Such a layer pays for the rounding and runs in "
+    "float.",
+    fix="Keep the layer in INT8 if that is accurate enough, else leave it unquantized; plans for "
+    "--runtime tensorrt do so by themselves.",
+    source="NVIDIA TensorRT 10.16 release notes, Limitations; measured with TensorRT-RTX "
+    "1.7.1.116, for SM 8.9 and 12.0",
+    bad=Example(
+        pair("x", zero="f") + pair("k", "ws", "fz", axis=0) + conv(weight="kd", rest=LARGE_KERNEL),
+        opset=19,
+        constants={**IN_FP8, "k": weights(16, 16, 7, 7)},
+    ),
+    good=FP8_CONV,
+    rtx=Seen("runs the layer in float"),
+)
+def fp8_conv_in_float(subject: Subject) -> Iterator[Hit]:
+    """Find convolutions in FP8 that TensorRT runs in float."""
+    for node, weight in _in_fp8(subject):
+        taps = math.prod(weight.shape[2:])
+        if node.op_type == "ConvTranspose":
+            yield name_of(node), "expected no ConvTranspose in FP8, got one"
+        elif node.op_type == "Conv" and taps > MOST_TAPS:
+            yield (
+                name_of(node),
+                f"expected at most {MOST_TAPS} values in a kernel in FP8, got {taps}",
+            )
+
+
+@rule(
+    "SQ309",
+    "fp8-grouped-conv",
+    "info",
+    ("tensorrt-10", "tensorrt-11"),
+    why="TensorRT has no optimized FP8 kernels for grouped and depthwise convolutions; NVIDIA "
+    "recommends INT8 there.",
+    fix="Keep the layer in INT8 if that is accurate enough.",
+    source="NVIDIA TensorRT 10.12 release notes, Limitations, as quoted in NVIDIA/TensorRT issue "
+    "4524",
+    bad=Example(
+        pair("x", zero="f")
+        + pair("d", "ws", "fz", axis=0)
+        + conv(weight="dd", rest="pads = [1, 1, 1, 1], group = 16"),
+        opset=19,
+        constants={**IN_FP8, "d": weights(16, 1, 3, 3)},
+    ),
+    good=FP8_CONV,
+    rtx=Seen("runs the layer in FP8"),
+)
+def fp8_grouped_conv(subject: Subject) -> Iterator[Hit]:
+    """Find convolutions in FP8 with more than one group."""
+    for node, _ in _in_fp8(subject):
+        groups = attribute(node, "group", 1)
+        if node.op_type == "Conv" and groups > 1:
+            yield name_of(node), f"expected one group for FP8 to gain, got {groups}"
+
+
+@rule(
+    "SQ310",
+    "fp8-needs-newer-gpu",
+    "info",
+    ("tensorrt-10", "tensorrt-11", RTX),
+    why="Only GPUs of compute capability 8.9 or later (Ada, Hopper, Blackwell) compute in FP8. For "
+    "others the builder ends with an error.",
+    fix="Build on such a GPU, or plan without fp8.",
+    source="NVIDIA TensorRT documentation, Support Matrix > Hardware and Precision; measured with "
+    "TensorRT-RTX 1.7.1.116: refused for SM 7.5 and 8.6, built for SM 8.9 and 12.0",
+    bad=FP8_CONV,
+    good=CANONICAL,
+    rtx=Seen("builds it for SM 8.9 and later alone"),
+)
+def fp8_needs_newer_gpu(subject: Subject) -> Iterator[Hit]:
+    """Find the first layer in FP8, and count them."""
+    layers = [node for node, _ in _in_fp8(subject)]
+    if layers:
+        yield (
+            name_of(layers[0]),
+            f"expected a GPU of compute capability 8.9 or later, got {len(layers)} layers in FP8",
+        )
+
+
+def _in_fp8(subject: Subject) -> Iterator[tuple[ir.Node, Array]]:
+    """Yield each layer whose weight is in FP8, with the weight."""
+    for node in qdq.weighted_nodes(subject.graph):
+        weight_pair = pair_before(qdq.weight(node))
+        if weight_pair is None or grid_type(weight_pair.dequantize) != FP8:
+            continue
+        weight = qdq.constant(weight_pair.source)
+        if weight is not None:
+            yield node, weight

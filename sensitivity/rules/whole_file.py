@@ -160,11 +160,11 @@ def opset_range(subject: Subject) -> Iterator[Hit]:
     "opset-too-old",
     "error",
     TARGETS,
-    why="Per-channel scales came with opset 13, FP16 scales with 19, and 16-bit and 4-bit integers "
-    "with 21. In an older opset such a node is not valid, and what a runtime makes of it is not "
-    "defined.",
-    fix="Export with a newer opset: 17 for per-channel scales, 19 for FP16 scales, 21 for 4 and 16 "
-    "bits.",
+    why="Per-channel scales came with opset 13, FP16 scales and FP8 with 19, and 16-bit and 4-bit "
+    "integers with 21. In an older opset such a node is not valid, and what a runtime makes of it "
+    "is not defined.",
+    fix="Export with a newer opset: 17 for per-channel scales, 19 for FP16 scales and FP8, 21 for "
+    "4 and 16 bits.",
     source="ONNX operators, versions of QuantizeLinear (10, 13, 19, 21)",
     bad=Example(CANONICAL.body, opset=12),
     good=CANONICAL,
@@ -189,6 +189,8 @@ def _needs(node: ir.Node) -> Iterator[tuple[str, int]]:
             yield "a per-channel scale", 13
         if scale.dtype in (np.float16, ml_dtypes.bfloat16):
             yield f"a {scale.dtype.name} scale", 19
+    if kind is not None and kind.startswith("float8"):
+        yield f"{kind} values", 19
     if kind in {"int16", "uint16", "int4", "uint4"}:
         yield f"{kind} values", 21
 
