@@ -35,7 +35,7 @@ from sensitivity.runtimes.base import Runtime, Tensors
 from sensitivity.runtimes.onnxruntime import OnnxRuntime
 from sensitivity.signals.fisher import fisher
 from sensitivity.timing.environment import environment
-from sensitivity.timing.explain import not_in_int8
+from sensitivity.timing.explain import not_in
 from sensitivity.timing.profile import profile_file
 from sensitivity.timing.protocol import Variant, bench_files
 from sensitivity.units.placement import scale_groups, unified_scales
@@ -176,7 +176,7 @@ def _precisions(file: Path, runtime: Runtime, inputs: Tensors, threads: int) -> 
     """The number of convolutions and matrix products that are quantized in the file, and how many
     of them ran in INT8."""
     profile = profile_file(file, runtime, inputs, threads=threads, repeats=PROFILED)
-    missed = not_in_int8(profile.runs, profile.kept)
+    missed = not_in("int8", profile.runs, profile.kept)
     return {"quantized_layers": len(profile.kept), "ran_in_int8": len(profile.kept) - len(missed)}
 
 

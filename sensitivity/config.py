@@ -321,13 +321,15 @@ class PlanChoices:
         "Formats that a unit may have. The default is int8,float, where int8 stands for the "
         "formats that the model came with. With int8,int16,float a unit may also have 16-bit "
         "activations, at an eighth of the cost of leaving it out, as NPUs and ONNX Runtime "
-        "support them.",
+        "support them; with int8,fp8,float FP8 weights and activations, at a sixteenth, as GPUs "
+        "from compute capability 8.9 on do. Both may be given.",
     )
     planner: str = registered(
         "greedy",
         "greedy: the fewest layers along the ranking; cost: the lowest cost, by integer "
-        "programs; exhaustive: every set, for up to 12 layers, or 6 with int16; rule: what people "
-        "leave out by hand, for comparison (detection heads, else the first and the last layers).",
+        "programs; exhaustive: every set, for up to 12 layers, or 6 with one more format; rule: "
+        "what people leave out by hand, for comparison (detection heads, else the first and the "
+        "last layers).",
         family="planners",
     )
     cost: CostName | None = setting(
@@ -653,13 +655,14 @@ def target_of(settings: PlanChoices, full_scale: float) -> Target:
     return Target(relative=value / 100, confidence=settings.confidence)
 
 
-FORMATS = ("int8", "int16", "float")
+FORMATS = ("int8", "int16", "fp8", "float")
 """Formats that --formats may name. int8 stands for the formats that the model came with, int16 for
 the same with 16-bit activations."""
 
 
 def formats_of(settings: PlanChoices) -> tuple[str, ...]:
-    """Return the formats that a plan chooses from. Raises SensitivityError for other names.
+    """Return the formats that a plan chooses from. Raises SensitivityError for other names, and if
+    int8 or float is missing.
 
     >>> formats_of(PlanSettings(directory=Path("."), formats="int8, int16, float"))
     ('int8', 'int16', 'float')
@@ -669,9 +672,9 @@ def formats_of(settings: PlanChoices) -> tuple[str, ...]:
     if settings.formats is None:
         return ("int8", "float")
     formats = tuple(word.strip().lower() for word in settings.formats.split(","))
-    if set(formats) not in ({"int8", "float"}, set(FORMATS)):
+    if not {"int8", "float"} <= set(formats) <= set(FORMATS):
         raise SensitivityError(
-            "Expected --formats to be int8,float or int8,int16,float, got "
+            "Expected --formats to be int8,float, with int16, fp8 or both between them, got "
             f"{settings.formats!r}; int8 stands for what the model came with, whatever that is."
         )
     return formats

@@ -8,7 +8,7 @@ from sensitivity.errors import RuntimeUnavailable
 from sensitivity.records import Estimate, Timing
 from sensitivity.runtimes.base import LayerRun, Port
 from sensitivity.runtimes.onnxruntime import OnnxRuntime
-from sensitivity.timing.explain import explain, mixed_adds, not_in_int8, reformats
+from sensitivity.timing.explain import explain, mixed_adds, not_in, reformats
 from sensitivity.timing.profile import FileProfile, layer_rows, profile_file, quantized_nodes
 from sensitivity.timing.sentences import bench_sentences
 
@@ -38,7 +38,7 @@ FLOAT = step("pool", "fp16", ["a16:fp16"], "b16:fp16")
 
 def test_a_quantized_layer_that_ran_in_float_is_named_with_its_precision() -> None:
     runs = [CONV, step("conv2", "fp16", ["a:int8"], "b:fp16")]
-    assert not_in_int8(runs, ("conv1", "conv2", "conv3")) == {"conv2": "fp16", "conv3": "?"}
+    assert not_in("int8", runs, ("conv1", "conv2", "conv3")) == {"conv2": "fp16", "conv3": "?"}
     words = explain(runs, ("conv1", "conv2", "conv3"))
     assert words[0].startswith(
         "2 of 3 quantized layers did not run in INT8: conv2 (fp16), conv3 (?)"
@@ -51,7 +51,7 @@ def test_when_all_quantized_layers_ran_in_int8_it_says_so() -> None:
 
 def test_a_step_that_only_quantizes_does_not_count_as_running_the_layer() -> None:
     quantize = step("conv1", "int8", ["x:fp32"], "y:int8", origin="qdq")
-    assert not_in_int8([quantize], ("conv1",)) == {"conv1": "?"}
+    assert not_in("int8", [quantize], ("conv1",)) == {"conv1": "?"}
 
 
 @pytest.mark.parametrize(

@@ -272,7 +272,7 @@ class Strided(nn.Module):
 def test_openvino_quantizes_a_value_once_and_computes_a_strided_shortcut_in_int8(tmp_path):
     pytest.importorskip("openvino")
     from sensitivity.runtimes.openvino import OpenVino
-    from sensitivity.timing.explain import not_in_int8
+    from sensitivity.timing.explain import not_in
     from sensitivity.timing.profile import profile_file
 
     inputs = models.batch(8, 32)
@@ -290,7 +290,7 @@ def test_openvino_quantizes_a_value_once_and_computes_a_strided_shortcut_in_int8
     assert len(quantized) == len(set(quantized))
     profile = profile_file(file, OpenVino(), BATCH, threads=1, repeats=1)
     assert "shortcut" in profile.kept
-    assert not_in_int8(profile.runs, profile.kept) == {}
+    assert not_in("int8", profile.runs, profile.kept) == {}
 
 
 class Cuts(nn.Module):
@@ -328,14 +328,14 @@ def cuts(tmp_path_factory):
 def test_openvino_moves_integers_that_convolutions_wrote(cuts, tmp_path):
     pytest.importorskip("openvino")
     from sensitivity.runtimes.openvino import OpenVino
-    from sensitivity.timing.explain import not_in_int8
+    from sensitivity.timing.explain import not_in
     from sensitivity.timing.profile import profile_file
 
     lowered = lower_file(cuts["int8"], "openvino", tmp_path / "lowered.onnx")
     assert check_lowering(cuts["int8"], lowered, cuts["float"], Example(BATCH)).rms < 1e-6
     profile = profile_file(lowered, OpenVino(), BATCH, threads=1, repeats=1)
     assert len(profile.kept) == 4
-    assert not_in_int8(profile.runs, profile.kept) == {}
+    assert not_in("int8", profile.runs, profile.kept) == {}
     moving = [run for run in profile.runs if run.op in {"Concatenation", "Pooling", "Interpolate"}]
     assert [run.precision for run in moving] == ["int8"] * 4
     assert run_lint(lowered, "openvino") == []

@@ -311,7 +311,7 @@ def test_layers_with_16_bits_between_equalized_ones_compute_exactly_what_was_sim
         by_unit = wide_ranges(source, units)
         wide = [*by_unit["Conv_c1"], *by_unit["Conv_plain"], *by_unit["Conv_limited"]]
         assert [each.bits for each in wide] == [16, 16, 16]
-        files = export_onnx(source, units, left_out, tmp_path, fingerprint="x", wide=wide)
+        files = export_onnx(source, units, left_out, tmp_path, fingerprint="x", formats=wide)
         disabled = disabled_by_variant(source, units, left_out)["partial"]
         with source.with_ranges(wide):
             simulator = onnx_simulator(source, inputs)

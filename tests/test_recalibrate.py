@@ -559,7 +559,7 @@ def test_the_cheapest_plan_meets_its_target_and_its_engine_is_measured() -> None
     def plan(skip: str, metric: float, *, met: bool = True) -> Any:
         confirm = SimpleNamespace(value=metric)
         return SimpleNamespace(
-            names=tuple(skip), widened=(), met=met, metric=SimpleNamespace(confirm=confirm)
+            names=tuple(skip), format_ranges=(), met=met, metric=SimpleNamespace(confirm=confirm)
         )
 
     cost = CostModel("table", "ms", 1.0, {"a": 0.5, "b": 0.2, "c": 0.2})

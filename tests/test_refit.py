@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from sensitivity.records import wide_name
+from sensitivity.planners.formats import set_of_steps
+from sensitivity.records import fp8_name, wide_name
 from sensitivity.steps import refit
 
 
@@ -25,8 +26,17 @@ def test_the_fewest_steps_that_are_enough_are_found(enough: int) -> None:
     assert not {0, 6} & set(asked), "both are known"
 
 
-def test_the_first_steps_give_16_bits_and_the_last_ones_take_a_unit_to_float() -> None:
-    plan: Any = SimpleNamespace(skip=("fixed", "a", "float only"), wide=("b", "c"))
-    study: Any = SimpleNamespace(wide=dict.fromkeys(["a", "b", "c", "d"], ()))
-    first = [*map(wide_name, "a"), "float only", *map(wide_name, "bc")]
-    assert refit._steps(plan, study, ("fixed",)) == [*first, "a"]
+def test_the_first_steps_give_a_format_and_the_last_ones_take_a_unit_to_float() -> None:
+    plan: Any = SimpleNamespace(
+        skip=("fixed", "a", "float only", "fp8 only"),
+        wide=("b", "c"),
+        fp8=("e",),
+        names=(*map(wide_name, "bc"), fp8_name("e")),
+    )
+    formats = [*map(wide_name, "abcd"), *map(fp8_name, ["a", "b", "e", "fp8 only"])]
+    study: Any = SimpleNamespace(formats=dict.fromkeys(formats, ()))
+    chains = refit._chains(plan, study)
+    first = [wide_name("a"), "float only", fp8_name("fp8 only"), *map(wide_name, "bc")]
+    steps = refit._steps(plan, chains, ("fixed",))
+    assert steps == [*first, fp8_name("e"), "a", "fp8 only"]
+    assert set(set_of_steps(steps, chains)) == {*plan.names, *plan.skip} - {"fixed"}

@@ -31,7 +31,7 @@ from sensitivity.quantizers.torch.modelopt import ModelOptModel
 from sensitivity.records import Quantizer, Range, Unit
 from sensitivity.reporting.number_formats import plan_formats
 from sensitivity.reporting.verdict import words_of
-from sensitivity.rules.widths import WIDTHS
+from sensitivity.rules.formats import WIDE
 from sensitivity.run_dir import RunDir
 from sensitivity.search.wide import WIDE_BITS, wide_range, with_plain_weights
 from sensitivity.simulators.onnx.replay import OnnxReplay
@@ -121,7 +121,7 @@ def test_a_search_offers_weights_without_corrections_beside_16_bits(
 def test_the_format_of_weights_is_their_own_beside_16_bits() -> None:
     quantizers = [Quantizer("a.x", "a", "input", 8, None), Quantizer("a.w", "a", "weight", 8, 0)]
     ranges = (Range("a.x", "own", (1.0,), bits=16), Range("a.w", "without corrections", (0.5,)))
-    plan = SimpleNamespace(wide_ranges=ranges, skip=())
+    plan = SimpleNamespace(format_ranges=ranges, skip=())
     formats = plan_formats([Unit("a", ("a.x", "a.w"))], quantizers, plan)
     assert formats == {"a": "INT8 with INT16 activations"}
 
@@ -233,7 +233,7 @@ def test_a_plan_gives_the_users_own_model_16_bits_for_a_while_and_for_good(done:
 
 def test_the_page_of_formats_has_the_table_of_targets() -> None:
     page = (Path(__file__).parents[1] / "docs" / "formats.md").read_text()
-    for target, width in WIDTHS.items():
+    for target, width in WIDE.items():
         takes = "yes" if width.takes else "no"
         assert f"| {target} | {takes} | {width.why} | {width.source} |" in page
 
@@ -248,4 +248,4 @@ def test_a_target_without_16_bits_is_refused_before_the_work(done: Path, capsys:
     assert verb("plan", done, "--planner", "exhaustive", *FORMATS) == 1
     assert "got 7, 7 of them with the choice of 16 bits" in capsys.readouterr().err
     assert verb("plan", done, "--formats", "int8,int4") == 1
-    assert "int8,float or int8,int16,float" in capsys.readouterr().err
+    assert "int8,float, with int16, fp8 or both" in capsys.readouterr().err

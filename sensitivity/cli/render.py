@@ -11,7 +11,7 @@ from rich.table import Table
 
 from sensitivity.records import FrontierPoint, Plan
 from sensitivity.reporting.data import ReportData
-from sensitivity.reporting.formats import MetricFormat, milliseconds, ratio, wide_words
+from sensitivity.reporting.formats import MetricFormat, format_words, milliseconds, ratio
 from sensitivity.reporting.kinds import kind_of
 from sensitivity.reporting.number_formats import in_format
 from sensitivity.reporting.verdict import words_of
@@ -98,7 +98,7 @@ def frontier_rows(
         chosen = "chosen" if plan and plan.is_of(point.names) else ""
         level = (metric.level(point.confirm.value), metric.interval(point.confirm))
         row = (
-            f"{len(point.skip)}{wide_words(point)}",
+            f"{len(point.skip)}{format_words(point)}",
             *level,
             metric.change(point.drop.value, sign=False),
             held,

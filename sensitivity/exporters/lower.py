@@ -13,6 +13,7 @@ from sensitivity.exporters.writing import save
 from sensitivity.onnx_graph import qdq
 from sensitivity.onnx_graph.load import load_model
 from sensitivity.onnx_graph.uses import format_of
+from sensitivity.records import FP8
 
 LowerTarget = Literal["tensorrt", "openvino", "onnxruntime"]
 TARGETS: dict[str, str] = {
@@ -53,9 +54,10 @@ def lower_file(canonical: Path, target: LowerTarget, out: Path) -> Path:
 
 
 def _check_formats(model: ir.Model, name: str, target: str) -> None:
-    """Raise ExportError if a pair has another type than INT8: the passes are made for kernels of
-    8-bit integers."""
-    formats = {format_of(pair) for pair in qdq.pairs(model.graph)} - {"INT8"}
+    """Raise ExportError if a pair has another type than INT8, or for TensorRT FP8: the passes are
+    made for kernels of 8 bits."""
+    taken = {"INT8", FP8} if target == "tensorrt" else {"INT8"}
+    formats = {format_of(pair) for pair in qdq.pairs(model.graph)} - taken
     if formats:
         raise ExportError(
             f"Expected a file in INT8 to lower for {target}, got {' and '.join(sorted(formats))} "

@@ -41,8 +41,8 @@ from sensitivity.onnx_graph.passes.skip_uses import (
     MICROSOFT,
     PER_CHANNEL_FROM,
     SUFFIX,
+    domain_of,
     original_name,
-    wide_domain,
 )
 from sensitivity.onnx_graph.uses import paths, uses
 from sensitivity.quantizers.base import QuantizedModel
@@ -63,17 +63,17 @@ def export_onnx(
     out: Path,
     *,
     fingerprint: str,
-    wide: Collection[Range] = (),
+    formats: Collection[Range] = (),
 ) -> dict[str, Path]:
     """Write model.float.onnx, model.int8.onnx and model.partial.onnx, and return variant -> file.
 
-    wide: 16-bit ranges of uses, in force in the partial file only.
+    formats: ranges that give uses 16 bits or FP8, in force in the partial file only.
     Raises WriteError.
     """
     model: OnnxModel = source.model
     files = {}
     for variant, disabled in disabled_by_variant(source, units, skip).items():
-        with in_variant(source, variant, wide):
+        with in_variant(source, variant, formats):
             made = model.without(disabled | model.skipped)
         if not _is_users_own(model, variant):
             FoldChannelScales()(made)
@@ -108,9 +108,9 @@ def verify_onnx(
     simulator: Simulator,
     *,
     scoring: Scoring | None = None,
-    wide: Collection[Range] = (),
+    formats: Collection[Range] = (),
 ) -> Verification:
-    """Check the files that `export_onnx` wrote with the same `wide`, whose ranges the simulator
+    """Check the files that `export_onnx` wrote with the same `formats`, whose ranges the simulator
     offers.
 
     Kept uses of pairs must be there and skipped ones gone, scales must be finite and positive,
@@ -122,14 +122,14 @@ def verify_onnx(
     Raises ExportError with the file and the difference.
     """
     switched = dict(disabled)
-    switched["partial"] = disabled["partial"] | {wide_range.key for wide_range in wide}
+    switched["partial"] = disabled["partial"] | {of_format.key for of_format in formats}
     reference = {
         variant: _flat(_simulated(simulator, names, example_inputs))
         for variant, names in switched.items()
     }
     checks = []
     for variant, file in files.items():
-        with in_variant(source, variant, wide):
+        with in_variant(source, variant, formats):
             kept = _check_graph(source, file, variant, disabled[variant])
         outputs = _flat(_of_file(file, example_inputs))
         rms = relative_rms(outputs, reference[variant], reference["float"])
@@ -161,13 +161,14 @@ def _check_graph(source: QuantizedModel, file: Path, variant: str, disabled: fro
     qdq.check_scales(model, file.name)
     left_out = disabled | _left_out_besides(source.model, variant)
     kept = _check_placement(source, model, left_out, file.name)
-    wide = any(grid.is_wide for name, grid in source.model.grids.items() if name not in left_out)
+    kept_grids = [grid for name, grid in source.model.grids.items() if name not in left_out]
+    domains = {domain_of(grid, source.model.graph) for grid in kept_grids if grid.has_own_type}
     _check_rest(
         source.model.graph,
         model,
         file.name,
         opset=_opset(source.model, left_out),
-        own_pairs=wide and wide_domain(source.model.graph) == MICROSOFT,
+        own_pairs=MICROSOFT in domains,
     )
     return kept
 

@@ -49,7 +49,7 @@ def export_files(
     *,
     fingerprint: str,
     calibration: Iterable[Any] | None = None,
-    wide: Collection[Range] = (),
+    formats: Collection[Range] = (),
 ) -> dict[str, Path]:
     """Write model.float.onnx, model.int8.onnx and model.partial.onnx into `out`, and return them by
     variant.
@@ -61,16 +61,20 @@ def export_files(
     skip: names of units left unquantized in the partial file.
     fingerprint: fingerprint of the run, stored in the files.
     calibration: batches of inputs for the ranges that lowerings need; None takes the example batch.
-    wide: 16-bit ranges of activations, used in the partial file only.
+    formats: ranges that give quantizers 16 bits or FP8, used in the partial file only.
     Raises NamesError for a name in `skip` that is not a unit, ExportError if the model cannot be
     exported, and WriteError if a file cannot be written.
     """
     disabled = disabled_by_variant(source, units, skip)
-    weights, _ = quantized_weights(source, example_inputs)
+    own_weights, _ = quantized_weights(source, example_inputs)
+    weights = dict.fromkeys(FILES, own_weights)
     grids = {}
     for variant in FILES:
-        with in_variant(source, variant, wide):
+        with in_variant(source, variant, formats):
             grids[variant] = file_grids(source)
+    if any(of_format.fp8 for of_format in formats):
+        with in_variant(source, "partial", formats):
+            weights["partial"], _ = quantized_weights(source, example_inputs)
     opset = max(map(needed_opset, grids.values()))
     traced = _traced(source, example_inputs, disabled, opset)
     layers = {quantizer.name: quantizer.layer for quantizer in source.quantizers}
@@ -81,7 +85,7 @@ def export_files(
             for quantizer, grid in grids[variant].items()
             if quantizer not in disabled[variant]
         }
-        models[variant] = canonical(traced[variant], kept, weights, layers)
+        models[variant] = canonical(traced[variant], kept, weights[variant], layers)
         models[variant].metadata_props.update(
             file_facts(variant, units, disabled[variant], fingerprint)
         )
@@ -124,15 +128,15 @@ def _traced(
 
 
 def in_variant(
-    source: QuantizedModel, variant: str, wide: Collection[Range]
+    source: QuantizedModel, variant: str, formats: Collection[Range]
 ) -> AbstractContextManager[None]:
     """Put the model into the state of this variant's file, inside the `with`.
 
-    wide: as for `export_files`.
+    formats: as for `export_files`.
     """
-    if variant != "partial" or not wide:
+    if variant != "partial" or not formats:
         return nullcontext()
-    return cast("Recalibratable", source).with_ranges(wide)
+    return cast("Recalibratable", source).with_ranges(formats)
 
 
 def file_grids(source: QuantizedModel) -> dict[str, Grid]:

@@ -77,7 +77,7 @@ def verify(
     skip: Sequence[str],
     *,
     scoring: Scoring | None = None,
-    wide: Collection[Range] = (),
+    formats: Collection[Range] = (),
     example: Example | None = None,
 ) -> Verification:
     """Check the files that `export_files` wrote with the same arguments.
@@ -94,7 +94,7 @@ def verify(
     example = example or Example(named_arrays(example_inputs))
     reference, reached = {}, set[str]()
     for variant in dict.fromkeys(("float", *files)):
-        with in_variant(source, variant, wide), reached_quantizers(source) as now_reached:
+        with in_variant(source, variant, formats), reached_quantizers(source) as now_reached:
             reference[variant] = flat(outputs_of(source, example_inputs, disabled[variant]))
         reached |= now_reached
     digests = {variant: digest(file) for variant, file in files.items()}
@@ -111,7 +111,7 @@ def verify(
             example,
         )
         twin = next((c for c in checks if digests[c.variant] == digests[variant]), None)
-        with in_variant(source, variant, wide):
+        with in_variant(source, variant, formats):
             model = load_model(file)
             qdq.check_scales(model, file.name)
             kept = reached - disabled[variant]

@@ -55,6 +55,7 @@ class RangeTried(msgspec.Struct, frozen=True, tag_field="op", tag="range"):
     bias: tuple[float, ...] | None = None
     bits: int | None = None
     rounding: str | None = None
+    fp8: bool = False
 
 
 class VariantMade(msgspec.Struct, frozen=True, tag_field="op", tag="variant", omit_defaults=True):

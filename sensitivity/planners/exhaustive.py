@@ -9,7 +9,8 @@ from sensitivity.errors import SensitivityError
 from sensitivity.planners.base import Choice, Goal, Judge, Search
 
 LARGEST = 12
-"""Largest number of choices, which is 4,096 sets. A unit is one, or two with 16-bit activations."""
+"""Largest number of choices, which is 4,096 sets. A unit is one, plus one for each format that it
+may have instead of float."""
 
 
 class ExhaustivePlanner:
@@ -34,17 +35,22 @@ class ExhaustivePlanner:
         return search.best_missed(ranking)
 
 
-def check_number(units: int, wide: int = 0) -> None:
+def check_number(units: int, wide: int = 0, fp8: int = 0) -> None:
     """Raise SensitivityError if there are too many sets.
 
     units: number of units up for choice.
     wide: number of them that may have 16-bit activations.
+    fp8: number of them that may be in FP8.
     """
-    if units + wide <= LARGEST:
+    choices = units + wide + fp8
+    if choices <= LARGEST:
         return
-    of_which = f", {wide} of them with the choice of 16 bits" if wide else ""
+    more = {"16 bits": wide, "FP8": fp8}
+    of_which = "".join(
+        f", {number} of them with the choice of {name}" for name, number in more.items() if number
+    )
     raise SensitivityError(
-        f"Expected at most {LARGEST} units for --planner exhaustive, or {LARGEST // 2} with "
-        f"--formats int8,int16,float, got {units}{of_which} ({2 ** (units + wide):,} skip-sets); "
-        "use --planner cost, or larger units."
+        f"Expected at most {LARGEST} units for --planner exhaustive, or {LARGEST // 2} with one "
+        f"more format in --formats, got {units}{of_which} ({2**choices:,} skip-sets); use "
+        "--planner cost, or larger units."
     )

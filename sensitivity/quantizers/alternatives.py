@@ -75,9 +75,8 @@ class Alternatives:
             return self.own.grid(own)
 
     def file_grid(self, name: str) -> Grid:
-        if name in self.ranges:
-            return self.grid(name)
-        return file_grid(self.own, name)
+        with self._in_use(name) as own:
+            return file_grid(self.own, own)
 
     def amax(self, name: str) -> Any:
         """Return what the adapter gives; None for models that are quantized another way."""
@@ -155,6 +154,4 @@ def in_use(
 
 def _as_quantizer(quantizer: Quantizer, new_range: Range) -> Quantizer:
     offered = replace(quantizer, name=new_range.key, axis=new_range.axis, replaces=quantizer.name)
-    if new_range.bits is None:
-        return offered
-    return replace(offered, bits=new_range.bits, format=f"INT{new_range.bits}")
+    return new_range.given_to(offered)

@@ -143,6 +143,16 @@ class Recalibratable(Protocol):
 
 
 @runtime_checkable
+class TakesFp8(Recalibratable, Protocol):
+    """A calibrated model whose quantizers can also quantize to FP8 E4M3, by ranges with `fp8`."""
+
+    def no_fp8(self) -> str | None:
+        """Return why this model cannot, and what to do, as the end of a sentence after "got"; None
+        if it can."""
+        ...
+
+
+@runtime_checkable
 class Changeable(Protocol):
     """A calibrated model that can be changed to a plan for good."""
 

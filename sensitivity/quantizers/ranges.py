@@ -38,6 +38,9 @@ first batch and add bins for larger values, 86 GB of them after a first batch th
 TRANSPOSED = {"ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d"}
 """Classes of layers whose weight has its output channels along axis 1."""
 
+E4M3, E4M3_HIGH = (4, 3), 448
+"""FP8 E4M3 as the toolkits name it, (exponent bits, mantissa bits), and its largest value."""
+
 Amax = tuple[float, ...]
 State = tuple[Any, Any, Any]
 """The amax, axis and bits of a quantizer module."""
@@ -62,7 +65,9 @@ def range_set(module: Any, wanted: Range, *, dimensions: int) -> Iterator[None]:
         module._buffers["_amax"] = amax
         if wanted.axis != first_axis(module._axis):
             vars(module)["_axis"] = wanted.axis
-        if wanted.bits is not None:
+        if wanted.fp8:
+            vars(module)["_num_bits"] = E4M3
+        elif wanted.bits is not None:
             vars(module)["_num_bits"] = wanted.bits
         yield
     finally:

@@ -6,6 +6,7 @@ exported and timed.
 """
 
 from sensitivity.records.bench import (
+    PLANNED,
     BenchResult,
     BuiltLayer,
     EngineStructure,
@@ -26,6 +27,7 @@ from sensitivity.records.measurements import (
     speed_from_ratio,
 )
 from sensitivity.records.model import (
+    FP8,
     NOTHING,
     Distribution,
     Distributions,
@@ -48,6 +50,7 @@ from sensitivity.records.plan import (
     Action,
     Advice,
     FrontierPoint,
+    InFp8,
     Plan,
     PlanMetric,
     PlanStep,
@@ -60,21 +63,27 @@ from sensitivity.records.plan import (
     Widened,
 )
 from sensitivity.records.skip_sets import (
-    IN_16_BITS,
+    FP8_SHARE,
     WIDE_SHARE,
     Border,
     CostModel,
+    SetParts,
     cost_of,
+    fp8_name,
     names_of_set,
     parts_of_set,
     predicted_ms,
+    share_of,
     unit_cost,
+    unit_of,
     wide_name,
 )
 
 __all__ = [
-    "IN_16_BITS",
+    "FP8",
+    "FP8_SHARE",
     "NOTHING",
+    "PLANNED",
     "SPLITS",
     "WIDE_SHARE",
     "AccuracyStatus",
@@ -93,6 +102,7 @@ __all__ = [
     "FrontierPoint",
     "GraphNode",
     "Grid",
+    "InFp8",
     "Mode",
     "ModelGraph",
     "Named",
@@ -107,6 +117,7 @@ __all__ = [
     "Role",
     "RuntimeAccuracy",
     "Scores",
+    "SetParts",
     "Severity",
     "SpeedRatio",
     "SpeedStatus",
@@ -121,12 +132,15 @@ __all__ = [
     "Verdict",
     "Widened",
     "cost_of",
+    "fp8_name",
     "names_of",
     "names_of_set",
     "parts_of_set",
     "predicted_ms",
+    "share_of",
     "speed_from_ratio",
     "timing_of",
     "unit_cost",
+    "unit_of",
     "wide_name",
 ]

@@ -93,11 +93,15 @@ class BenchResult:
     keeps_form: bool = False
 
 
+PLANNED = {"int8": "INT8", "fp8": "FP8"}
+"""Precision that a plan may keep a layer in, other than float -> its name in sentences."""
+
+
 @dataclass(frozen=True)
 class BuiltLayer:
     """A weighted layer of a file, as planned and as built.
 
-    planned: "int8" or "float".
+    planned: "int8", "fp8" or "float".
     built: precision in the engine ("int8", "fp32", ...); None if no layer of the engine names it.
     """
 
@@ -107,8 +111,9 @@ class BuiltLayer:
 
     @property
     def as_planned(self) -> bool:
-        """Whether the layer is in INT8 exactly if the plan wants it to be."""
-        return self.built is not None and (self.built == "int8") == (self.planned == "int8")
+        """Whether the layer is in INT8 or FP8 exactly if the plan wants it to be."""
+        in_float = None if self.built is None else self.built not in PLANNED
+        return self.built == self.planned or (self.planned == "float" and in_float is True)
 
 
 @dataclass(frozen=True)
@@ -137,9 +142,10 @@ class EngineStructure:
 
     @property
     def kept_plans(self) -> dict[str, tuple[int, int]]:
-        """Planned precision ("INT8" or "float") -> (layers built as planned, all such layers)."""
+        """Planned precision ("INT8", "FP8" or "float") -> (layers built as planned, all such
+        layers)."""
         found = {}
-        for planned, words in (("int8", "INT8"), ("float", "float")):
+        for planned, words in (*PLANNED.items(), ("float", "float")):
             layers = [layer for layer in self.layers if layer.planned == planned]
             if layers:
                 found[words] = sum(layer.as_planned for layer in layers), len(layers)

@@ -20,6 +20,10 @@ UnitKind = Literal[
 NodeKind = Literal["layer", "join", "input", "output"]
 
 
+FP8 = "FP8 E4M3"
+"""Format of quantizers to 8-bit floating-point numbers with 4 exponent and 3 mantissa bits."""
+
+
 @dataclass(frozen=True)
 class Quantizer:
     """One fake-quantization point of a calibrated model.
@@ -61,6 +65,7 @@ class Range:
     bits: width of the integers with this range; None keeps the quantizer's own.
     rounding: by how many levels each weight is rounded away from its nearest level, packed as in
         `quantizers.rounding`; None rounds every value to the nearest.
+    fp8: whether the levels are those of FP8 E4M3, the largest of which, 448, stands for `amax`.
     """
 
     quantizer: str
@@ -71,6 +76,7 @@ class Range:
     bias: tuple[float, ...] | None = None
     bits: int | None = None
     rounding: str | None = None
+    fp8: bool = False
 
     @cached_property
     def key(self) -> str:
@@ -80,8 +86,18 @@ class Range:
         parts += () if self.bias is None else (self.bias,)
         parts += () if self.bits is None else (f"{self.bits} bits",)
         parts += () if self.rounding is None else (self.rounding,)
+        parts += ("FP8",) if self.fp8 else ()
         digest = hashlib.sha256(repr(parts).encode()).hexdigest()[:8]
         return f"{self.quantizer}@{self.method}#{digest}"
+
+    def given_to(self, quantizer: Quantizer) -> Quantizer:
+        """Return the quantizer with the number of bits and the format that it has with this
+        range."""
+        if self.fp8:
+            return replace(quantizer, bits=8, format=FP8)
+        if self.bits is None:
+            return quantizer
+        return replace(quantizer, bits=self.bits, format=f"INT{self.bits}")
 
 
 @dataclass(frozen=True, eq=False)

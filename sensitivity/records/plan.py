@@ -53,6 +53,7 @@ class PlanStep:
     met: whether it met the target.
     n: number of samples after which the answer was settled.
     wide: units that stayed quantized with 16-bit activations.
+    fp8: units that were in FP8.
     """
 
     skip: tuple[str, ...]
@@ -60,11 +61,12 @@ class PlanStep:
     met: bool
     n: int
     wide: tuple[str, ...] = ()
+    fp8: tuple[str, ...] = ()
 
     @property
     def names(self) -> tuple[str, ...]:
         """The set in the notation of planners, see `names_of_set`."""
-        return names_of_set(self.skip, self.wide)
+        return names_of_set(self.skip, self.wide, self.fp8)
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,18 @@ class Widened:
 
     ranges: 16-bit ranges of all its activations, and ranges without corrections of those weights
         that repairs had fitted to activations in 8 bits.
+    """
+
+    unit: str
+    ranges: tuple[Range, ...]
+
+
+@dataclass(frozen=True)
+class InFp8:
+    """A unit whose weights and activations are in FP8 E4M3.
+
+    ranges: FP8 ranges of all its quantizers: one for each activation, and one for each output
+        channel of its weights.
     """
 
     unit: str
@@ -237,6 +251,7 @@ class Plan:
         activations", "float" for those in `skip`); empty in plans written by versions that did not
         record it.
     widened: units with 16-bit activations.
+    in_fp8: units in FP8 that the model had in INT8.
     tuning: what fine-tuning gave; None if it was not tried.
     """
 
@@ -259,6 +274,7 @@ class Plan:
     formats: dict[str, str] = field(default_factory=dict)
     widened: tuple[Widened, ...] = ()
     tuning: Tuning | None = None
+    in_fp8: tuple[InFp8, ...] = ()
 
     @property
     def wide(self) -> tuple[str, ...]:
@@ -266,23 +282,32 @@ class Plan:
         return tuple(widened.unit for widened in self.widened)
 
     @property
+    def fp8(self) -> tuple[str, ...]:
+        """Units in FP8 that the model had in INT8, as `PlanStep` names them."""
+        return tuple(unit.unit for unit in self.in_fp8)
+
+    @property
     def outside(self) -> tuple[str, ...]:
-        """Units that do not run in their own format: those in float or with 16-bit activations."""
-        return (*self.skip, *self.wide)
+        """Units that do not run in their own format: those in float, with 16-bit activations, or in
+        FP8."""
+        return (*self.skip, *self.wide, *self.fp8)
 
     @property
     def names(self) -> tuple[str, ...]:
         """The set in the notation of planners, see `names_of_set`."""
-        return names_of_set(self.skip, self.wide)
+        return names_of_set(self.skip, self.wide, self.fp8)
 
     def is_of(self, names: Iterable[str]) -> bool:
         """Return whether the plan is this set, given in the notation of planners."""
         return set(names) == set(self.names)
 
     @property
-    def wide_ranges(self) -> tuple[Range, ...]:
-        """Ranges of all units with 16-bit activations."""
-        return tuple(wide_range for unit in self.widened for wide_range in unit.ranges)
+    def format_ranges(self) -> tuple[Range, ...]:
+        """Ranges of all units in another format than their own: those with 16-bit activations and
+        those in FP8."""
+        wide = (wide_range for unit in self.widened for wide_range in unit.ranges)
+        fp8 = (fp8_range for unit in self.in_fp8 for fp8_range in unit.ranges)
+        return (*wide, *fp8)
 
     @property
     def ranges(self) -> tuple[Range, ...]:
@@ -292,7 +317,7 @@ class Plan:
     @property
     def every_range(self) -> tuple[Range, ...]:
         """All ranges of the plan that replace those of its quantizers."""
-        return (*self.ranges, *self.wide_ranges)
+        return (*self.ranges, *self.format_ranges)
 
 
 @dataclass(frozen=True)
@@ -304,7 +329,7 @@ class FrontierPoint:
     holdout, holdout_drop: the same on `holdout`; None if it was not measured there.
     predicted_ms, measured_ms: as in `Plan`.
     true_drop: as in `PlanMetric`, but without `holdout`, which chooses nothing.
-    wide: as in `PlanStep`.
+    wide, fp8: as in `PlanStep`.
     """
 
     skip: tuple[str, ...]
@@ -316,11 +341,12 @@ class FrontierPoint:
     measured_ms: float | None = None
     true_drop: TrueDrop | None = None
     wide: tuple[str, ...] = ()
+    fp8: tuple[str, ...] = ()
 
     @property
     def names(self) -> tuple[str, ...]:
         """The set in the notation of planners, see `names_of_set`."""
-        return names_of_set(self.skip, self.wide)
+        return names_of_set(self.skip, self.wide, self.fp8)
 
     @property
     def best_drop(self) -> Estimate:

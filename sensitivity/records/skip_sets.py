@@ -1,21 +1,44 @@
 """Skip-sets in the notation of planners, and what they cost.
 
-Planners name a set by strings: the name of a unit means that it is left unquantized, and its
-`wide_name` means that it has 16-bit activations.
+Planners name a set by strings: the name of a unit means that it is left unquantized, its
+`wide_name` that it has 16-bit activations, and its `fp8_name` that it is in FP8.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 WIDE_SHARE = 128 / 1024
 """Bit operations of a multiplication of 8-bit weights with 16-bit activations, as a fraction of
 those in float. It is the relative cost of widening a unit instead of leaving it in float."""
 
+FP8_SHARE = 64 / 1024
+"""The same fraction for a multiplication of 8-bit weights with 8-bit activations. One in FP8 is as
+wide as one in INT8; the cost keeps units in INT8 that FP8 does not help."""
+
 IN_16_BITS = " in 16 bits"
 """Suffix that planners add to a unit's name to mean its 16-bit activations."""
+
+IN_FP8 = " in FP8"
+"""Suffix that planners add to a unit's name to mean the unit in FP8."""
+
+SHARES = {IN_FP8: FP8_SHARE, IN_16_BITS: WIDE_SHARE}
+"""Suffix -> cost of that format as a fraction of float's, in ascending order."""
+
+
+class SetParts(NamedTuple):
+    """The units of a set by what they run in.
+
+    skip: units left out.
+    wide: units with 16-bit activations.
+    fp8: units in FP8.
+    """
+
+    skip: tuple[str, ...]
+    wide: tuple[str, ...]
+    fp8: tuple[str, ...]
 
 
 def wide_name(unit: str) -> str:
@@ -26,26 +49,56 @@ def wide_name(unit: str) -> str:
     return unit + IN_16_BITS
 
 
-def names_of_set(skip: Iterable[str], wide: Iterable[str]) -> tuple[str, ...]:
-    """Return a set in the notation of planners: names of units left out, and `wide_name`s of units
-    with 16-bit activations."""
-    return (*skip, *map(wide_name, wide))
+def fp8_name(unit: str) -> str:
+    """Return the name that planners use for a unit in FP8."""
+    return unit + IN_FP8
 
 
-def parts_of_set(names: Iterable[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Split a set in the notation of planners into units left out and units with 16-bit
-    activations.
+def unit_of(name: str) -> str:
+    """Return the unit that a name in the notation of planners is about.
 
-    >>> parts_of_set(["fc", wide_name("conv1")])
-    (('fc',), ('conv1',))
+    >>> unit_of(wide_name("conv1")), unit_of(fp8_name("conv1")), unit_of("conv1")
+    ('conv1', 'conv1', 'conv1')
     """
-    skip, wide = list[str](), list[str]()
+    for suffix in SHARES:
+        if name.endswith(suffix):
+            return name.removesuffix(suffix)
+    return name
+
+
+def share_of(name: str) -> float:
+    """Return the cost of a name in the notation of planners, as a fraction of the cost of leaving
+    its unit out.
+
+    >>> share_of(fp8_name("conv1")), share_of(wide_name("conv1")), share_of("conv1")
+    (0.0625, 0.125, 1.0)
+    """
+    return next((share for suffix, share in SHARES.items() if name.endswith(suffix)), 1.0)
+
+
+def names_of_set(
+    skip: Iterable[str], wide: Iterable[str] = (), fp8: Iterable[str] = ()
+) -> tuple[str, ...]:
+    """Return a set in the notation of planners: names of units left out, `wide_name`s of units with
+    16-bit activations, and `fp8_name`s of units in FP8."""
+    return (*skip, *map(wide_name, wide), *map(fp8_name, fp8))
+
+
+def parts_of_set(names: Iterable[str]) -> SetParts:
+    """Split a set in the notation of planners by what its units run in.
+
+    >>> parts_of_set(["fc", wide_name("conv1"), fp8_name("conv2")])
+    SetParts(skip=('fc',), wide=('conv1',), fp8=('conv2',))
+    """
+    skip, wide, fp8 = list[str](), list[str](), list[str]()
     for name in names:
         if name.endswith(IN_16_BITS):
-            wide.append(name.removesuffix(IN_16_BITS))
+            wide.append(unit_of(name))
+        elif name.endswith(IN_FP8):
+            fp8.append(unit_of(name))
         else:
             skip.append(name)
-    return tuple(skip), tuple(wide)
+    return SetParts(tuple(skip), tuple(wide), tuple(fp8))
 
 
 @dataclass(frozen=True)
@@ -68,9 +121,9 @@ class CostModel:
     kind: where the numbers come from ("macs", "operations", "table", "engine").
     unit: "ms" for measured times; "work" is not a time and only good for comparisons.
     base: cost of everything in INT8, without borders.
-    units: unit -> cost added by leaving it out; negative if it is faster in float. With 16-bit
-        activations a unit adds `WIDE_SHARE` of that, unless its `wide_name` has an entry of its
-        own.
+    units: unit -> cost added by leaving it out; negative if it is faster in float. In another
+        format a unit adds its share of that (`SHARES`), unless the name of the unit in that format
+        has an entry of its own.
     borders: costs of conversions between units.
     note: a reason not to trust the numbers; "" if there is none.
     error: standard deviation of the measured time of a skip-set around the prediction; 0 if it was
@@ -88,7 +141,7 @@ class CostModel:
     def of(self, names: Iterable[str]) -> float:
         """Return the cost of a set, given in the notation of planners."""
         names = set(names)
-        outside = {*names, *parts_of_set(names)[1], ""}
+        outside = {*names, *map(unit_of, names), ""}
         cut = sum(
             border.cost for border in self.borders if (border.a in outside) != (border.b in outside)
         )
@@ -97,7 +150,7 @@ class CostModel:
     def _own(self, name: str) -> float:
         if name in self.units:
             return self.units[name]
-        return WIDE_SHARE * self.units[name.removesuffix(IN_16_BITS)]
+        return share_of(name) * self.units[unit_of(name)]
 
 
 def cost_of(names: Collection[str], cost: CostModel | None) -> float:
@@ -108,8 +161,7 @@ def cost_of(names: Collection[str], cost: CostModel | None) -> float:
     """
     if cost is not None:
         return cost.of(names)
-    skip, wide = parts_of_set(names)
-    return len(skip) + WIDE_SHARE * len(wide)
+    return sum(map(share_of, names))
 
 
 def unit_cost(units: Iterable[str]) -> CostModel:
@@ -122,9 +174,11 @@ def predicted_ms(names: Collection[str], cost: CostModel | None) -> float | None
     """Return the predicted time of the whole engine in milliseconds.
 
     names: a set in the notation of planners.
-    Returns None if the cost model holds no times, or if the set has 16-bit activations, for which
-    no time was measured.
+    Returns None if the cost model holds no times, or if units of the set have 16-bit activations or
+    are in FP8, for which no time was measured.
     """
-    if cost is None or cost.unit != "ms" or parts_of_set(names)[1]:
+    names = tuple(names)
+    is_timed = all(share_of(name) == 1 for name in names)
+    if cost is None or cost.unit != "ms" or not is_timed:
         return None
     return cost.of(names)

@@ -42,7 +42,8 @@ def learned_in_file(
     Returns nothing for a file that cannot be run in parts.
     """
     known = {changed.quantizer: changed for changed in ranges}
-    weights = weights_in_force(source, known, left_out)
+    in_force = weights_in_force(source, known, left_out)
+    weights = {name: new_range for name, new_range in in_force.items() if not new_range.fp8}
     off = frozenset(left_out) | source.model.skipped
     with source.with_ranges({**known, **weights}.values()):
         try:

@@ -82,7 +82,8 @@ def learned_roundings(
     corrected layers before it. A layer that is called several times in one forward is left
     unchanged. A layer whose rounding cannot be learned gets only a bias correction: transposed
     convolutions, convolutions over images with a padding other than zeros, layers with more than
-    `MOST_INPUTS` inputs, and in a file also weights of which only the levels are known.
+    `MOST_INPUTS` inputs, and in a file also weights of which only the levels are known. A layer
+    with its weight in FP8 gets nothing.
 
     source: a model for which `takes_rounding` holds.
     inputs: one batch as the model takes it, or `Parts`, which are seen as one.
@@ -108,7 +109,8 @@ def _learned_in_module(
     source: Any, parts: Parts, ranges: Sequence[Range], left_out: Collection[str]
 ) -> dict[str, Range]:
     """Return weight quantizer -> the new range of a layer of a torch model."""
-    layers = sorted(source.biases.layers.keys() - set(left_out))
+    in_fp8 = {changed.quantizer for changed in ranges if changed.fp8}
+    layers = sorted(source.biases.layers.keys() - set(left_out) - in_fp8)
     names = [name for name in layers if bias.has_range(source, name)]
     with optional.torch.no_grad():
         with source.disabled(names_of(source.quantizers)):

@@ -76,7 +76,7 @@ def _partial(plan: Plan, times: dict[str, Timing], layers: int, metric: MetricFo
 
 
 def outside_words(plan: Plan, layers: int) -> str:
-    """Return what a plan leaves out, and what has 16 bits, with names.
+    """Return what a plan leaves out, and what has 16 bits or is in FP8, with names.
 
     layers: number of layers in the model.
     """
@@ -87,6 +87,8 @@ def outside_words(plan: Plan, layers: int) -> str:
     if plan.wide:
         number = f"{len(plan.wide)} of {every}"
         words.append(f"{number} with activations of 16 bits ({listing(plan.wide)})")
+    if plan.fp8:
+        words.append(f"{len(plan.fp8)} of {every} in FP8 ({listing(plan.fp8)})")
     return " and ".join(words)
 
 

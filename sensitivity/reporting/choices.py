@@ -14,7 +14,7 @@ import numpy as np
 from sensitivity.records import Estimate, FrontierPoint, Plan, cost_of
 from sensitivity.reporting.axes import Axis, axis_around
 from sensitivity.reporting.data import Choice, ReportData
-from sensitivity.reporting.formats import MetricFormat, count, joined, milliseconds, wide_words
+from sensitivity.reporting.formats import MetricFormat, count, format_words, joined, milliseconds
 from sensitivity.reporting.outcome import parts_words
 from sensitivity.reporting.verdict import chance_words, verdict_in
 
@@ -24,20 +24,14 @@ Across = Literal["ms", "work", "layers"]
 ACROSS: dict[Across, str] = {
     "ms": "latency, ms (left is faster)",
     "work": "estimated work, of no unit (left is less)",
-    "layers": "layers left out of INT8 (in order, not to scale)",
 }
-
-
-MIXED = (
-    "layers left out of INT8, one with activations of 16 bits as an eighth (in order, not to scale)"
-)
 
 
 @dataclass(frozen=True)
 class Option:
     """A set that some target chooses, in words.
 
-    names: units that it leaves out, and units with 16 bits in it.
+    names: units that it leaves out, and units that it gives another format.
     cost: its latency or work; "" if neither is known.
     holdout: its metric there; "" if it was not measured.
     command: command that makes it the plan; "" if it is the plan or no target chooses it.
@@ -175,10 +169,14 @@ class _Sets:
     @property
     def across_words(self) -> str:
         """The title of the horizontal axis."""
-        has_wide = any(choice.point.wide for choice in self.choices)
-        if has_wide and self.across == "layers":
-            return MIXED
-        return ACROSS[self.across]
+        if self.across != "layers":
+            return ACROSS[self.across]
+        counted = ["layers left out of INT8"]
+        if any(choice.point.wide for choice in self.choices):
+            counted.append("one with activations of 16 bits as an eighth")
+        if any(choice.point.fp8 for choice in self.choices):
+            counted.append("one in FP8 as a sixteenth")
+        return f"{', '.join(counted)} (in order, not to scale)"
 
     def chart(self, whole: bool) -> ChoiceChart:
         """Return the picture of the sets.
@@ -265,7 +263,7 @@ class _Sets:
         every = count(max(self.data.layers, len(point.names)), "layer")
         return Option(
             names=point.names,
-            layers=f"{len(point.skip)} of {every}{wide_words(point)}",
+            layers=f"{len(point.skip)} of {every}{format_words(point)}",
             accuracy=f"{metric.level(level.value)} {metric.interval(level)}".rstrip(),
             drop=f"{metric.change(drop.value, sign=False)} {metric.interval(drop)}".rstrip(),
             cost=self.cost_words(choice),
@@ -295,7 +293,7 @@ class _Sets:
     def place(self, choice: Choice) -> _Place:
         """Return the position of a set in the picture."""
         point, level = choice.point, self.level(choice.point)
-        left_out = f"{count(len(point.skip), 'layer')} left out{wide_words(point)}"
+        left_out = f"{count(len(point.skip), 'layer')} left out{format_words(point)}"
         accuracy = f"{left_out}: {self.metric.level(level.value)}"
         title = joined(accuracy, self.cost_words(choice))
         across = self.cost(choice)
@@ -362,5 +360,6 @@ def _of_plan(plan: Plan) -> Choice:
             measured.holdout_drop,
             true_drop=measured.true_drop,
             wide=plan.wide,
+            fp8=plan.fp8,
         )
     )

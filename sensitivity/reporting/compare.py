@@ -200,6 +200,10 @@ def _widened(run: ComparedRun) -> Cell:
     return Cell(count(len(run.plan.wide), "layer"), listing(run.plan.wide))
 
 
+def _in_fp8(run: ComparedRun) -> Cell:
+    return Cell(count(len(run.plan.fp8), "layer"), listing(run.plan.fp8))
+
+
 LEVELS: dict[str, Callable[[PlanMetric], Estimate | None]] = {
     "Float, confirm": lambda found: found.float,
     "All INT8, confirm": lambda found: found.quantized,
@@ -221,6 +225,7 @@ RESULTS: dict[str, Reader] = {
     "Target": lambda run: Cell(run.metric.target(run.plan.target)),
     "Left out of INT8": _left_out,
     "With activations of 16 bits": _widened,
+    "In FP8": _in_fp8,
     "Repaired to stay in INT8": lambda run: Cell(count(len(run.plan.recalibrated), "layer")),
     **{title: _level_of(read) for title, read in LEVELS.items()},
     "Drop on holdout": lambda run: _change(run, run.plan.metric.holdout_drop),
@@ -232,6 +237,7 @@ USUAL_CELLS = {
     "Same metric": Cell("yes"),
     "What INT8 stands for": Cell(USUAL),
     "With activations of 16 bits": Cell("0 layers"),
+    "In FP8": Cell("0 layers"),
 }
 """Cells that most runs have. A fact is left out if every run has the usual cell."""
 
@@ -276,7 +282,8 @@ def _run_row(run: ComparedRun, first: ComparedRun, runtimes: Sequence[str]) -> d
         "layers": max(run.data.layers, len(plan.skip)),
         "layers_left_out": len(plan.skip),
         "left_out": SEPARATOR.join(plan.skip),
-        "layers_in_16_bits": len(plan.widened),
+        "layers_in_16_bits": len(plan.wide),
+        "layers_in_fp8": len(plan.fp8),
         "layers_repaired": len(plan.recalibrated),
     }
     estimates = {title.lower().replace(", ", "_"): read(measured) for title, read in LEVELS.items()}

@@ -64,7 +64,8 @@ def _accuracy(plan: Plan) -> dict[str, float | None]:
     }
     metrics: dict[str, float | None] = {
         "layers_out": len(plan.skip),
-        "layers_in_16_bits": len(plan.widened),
+        "layers_in_16_bits": len(plan.wide),
+        "layers_in_fp8": len(plan.fp8),
         "met": plan.met,
     }
     for name, estimate in estimates.items():

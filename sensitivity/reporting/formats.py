@@ -253,15 +253,18 @@ def joined(*parts: str) -> str:
     return ", ".join(filter(None, parts))
 
 
-def wide_words(tried: PlanStep | FrontierPoint) -> str:
-    """Return the number of layers with activations of 16 bits, to follow the number of those left
-    out.
+def format_words(tried: PlanStep | FrontierPoint) -> str:
+    """Return the number of layers with activations of 16 bits and of those in FP8, to follow the
+    number of those left out.
 
     Returns "" if there are none.
     """
-    if not tried.wide:
-        return ""
-    return f", {len(tried.wide)} in 16 bits"
+    words = ""
+    if tried.wide:
+        words += f", {len(tried.wide)} in 16 bits"
+    if tried.fp8:
+        words += f", {len(tried.fp8)} in FP8"
+    return words
 
 
 def count(n: int, noun: str) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Container, Iterable
-from dataclasses import replace
 
 from sensitivity.records import Plan, Quantizer, Unit
 
@@ -59,19 +58,17 @@ def unit_formats(
 def plan_formats(
     units: Iterable[Unit], quantizers: Iterable[Quantizer], plan: Plan
 ) -> dict[str, str]:
-    """Return the formats of a plan's units, as `unit_formats` does, with the plan's own bits."""
+    """Return the formats of a plan's units, as `unit_formats` does, in the plan's own formats."""
     return unit_formats(units, planned_quantizers(quantizers, plan), plan.skip)
 
 
 def planned_quantizers(quantizers: Iterable[Quantizer], plan: Plan | None) -> list[Quantizer]:
-    """Return the quantizers with the bits that a plan gives them; unchanged without a plan."""
+    """Return the quantizers with the formats that a plan gives them; unchanged without a plan."""
     if plan is None:
         return list(quantizers)
     by_name = {quantizer.name: quantizer for quantizer in quantizers}
-    for wide in plan.wide_ranges:
-        own = by_name[wide.quantizer]
-        if wide.bits is not None:
-            by_name[own.name] = replace(own, bits=wide.bits, format=f"INT{wide.bits}")
+    for of_format in plan.format_ranges:
+        by_name[of_format.quantizer] = of_format.given_to(by_name[of_format.quantizer])
     return list(by_name.values())
 
 

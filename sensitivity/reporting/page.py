@@ -147,7 +147,7 @@ def _templates() -> jinja2.Environment:
         "silent": formats.includes_zero,
         "capability": lambda sm: f"{sm // 10}.{sm % 10}",
         "memory": formats.memory,
-        "wide_words": formats.wide_words,
+        "format_words": formats.format_words,
         "value": lambda value: f"{value:.4g}" if isinstance(value, float) else value,
     }
     return environment

@@ -40,7 +40,7 @@ class Reference:
 
 @dataclass(frozen=True)
 class PathChart:
-    """Accuracy on `confirm` against the number of layers that are left out or have 16 bits.
+    """Accuracy on `confirm` against the number of layers that are left out or in another format.
 
     counts: every number of layers tried, ascending, one slot each. The horizontal axis is an order,
         not a scale.

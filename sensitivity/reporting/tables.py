@@ -92,6 +92,7 @@ def frontier_table(
     predicted_ms, measured_ms: milliseconds; empty if nothing was timed.
     skip: exact names, joined with ";".
     wide: exact names of units with activations of 16 bits, joined with ";".
+    fp8: exact names of units in FP8, joined with ";".
     """
     rows = [
         {
@@ -110,6 +111,7 @@ def frontier_table(
             "measured_ms": point.measured_ms,
             "skip": SEPARATOR.join(point.skip),
             "wide": SEPARATOR.join(point.wide),
+            "fp8": SEPARATOR.join(point.fp8),
         }
         for point in sorted(points, key=lambda point: cost_of(point.names, cost))
     ]
@@ -124,7 +126,8 @@ def frontier_table(
         "predicted_ms",
         "measured_ms",
     ]
-    columns = ["layers", *numbers[:4], "met", "chosen", "best", *numbers[4:], "skip", "wide"]
+    last = ["skip", "wide", "fp8"]
+    columns = ["layers", *numbers[:4], "met", "chosen", "best", *numbers[4:], *last]
     return _floats(pd.DataFrame(rows, columns=columns), numbers)
 
 

@@ -198,10 +198,11 @@ def _plan_headline(plan: Plan, accuracy: AccuracyStatus, layers: int, metric: Me
     if plan.met:
         brings = f"brings {metric.name} from {before} to {after} on confirm"
         ending = _ending(plan, accuracy, metric)
-        wide = count(len(plan.widened), "layer")
+        wide, fp8 = count(len(plan.wide), "layer"), count(len(plan.fp8), "layer")
         possible: tuple[tuple[Sequence[Any], str], ...] = (
             (plan.skip, f"leaving {left_out} out of INT8"),
-            (plan.widened, f"giving {wide} activations of 16 bits"),
+            (plan.wide, f"giving {wide} activations of 16 bits"),
+            (plan.fp8, f"putting {fp8} into FP8"),
             (plan.recalibrated, f"giving {others} {_repair_words(plan)}"),
         )
         changes = [words for units, words in possible if units]
@@ -280,6 +281,8 @@ def _plan_sentences(plan: Plan, verdict: Verdict, metric: MetricFormat) -> Itera
         yield f"Left out: {listing(plan.skip)}."
     if plan.wide:
         yield f"With activations of 16 bits and weights as they are: {listing(plan.wide)}."
+    if plan.fp8:
+        yield f"In FP8, weights and activations: {listing(plan.fp8)}."
     if plan.recalibrated:
         yield f"In INT8 with {_repair_words(plan)}: {_by_method(plan.recalibrated)}."
     yield from _tuned(plan, metric)
@@ -335,8 +338,7 @@ def _behind_int8(plan: Plan, metric: MetricFormat) -> Iterator[str]:
     """Yield a warning if the plan does worse than everything in INT8 on `holdout`."""
     found = plan.metric
     whole = found.holdout_quantized
-    is_int8 = not plan.skip and not plan.wide
-    if whole is None or is_int8 or whole.value <= found.holdout.value:
+    if whole is None or not plan.outside or whole.value <= found.holdout.value:
         return
     there = metric.change(found.holdout.value - whole.value)
     before = metric.change(found.confirm.value - found.quantized.value)

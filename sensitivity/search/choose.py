@@ -23,7 +23,7 @@ from sensitivity.planners.base import (
 )
 from sensitivity.planners.cost import CostPlanner
 from sensitivity.planners.culprits import CulpritPlanner
-from sensitivity.planners.formats import FormatsPlanner
+from sensitivity.planners.formats import Chains, FormatsPlanner
 from sensitivity.planners.greedy import GreedyPlanner
 from sensitivity.planners.interpolated import InterpolatedPlanner
 from sensitivity.planners.pinned import PinnedPlanner
@@ -38,9 +38,14 @@ from sensitivity.records import (
     Target,
     parts_of_set,
     predicted_ms,
-    wide_name,
 )
 from sensitivity.registry import load
+from sensitivity.search.formats import (
+    chains_of,
+    cheaper_by_steps,
+    order_of_steps,
+    spared_fraction,
+)
 from sensitivity.search.judge import float_scores_of, judge_of
 from sensitivity.search.part import grow_part
 from sensitivity.search.rerank import (
@@ -52,7 +57,6 @@ from sensitivity.search.rerank import (
     reranked,
 )
 from sensitivity.search.soft_judge import SoftJudge
-from sensitivity.search.wide import cheaper_by_steps, order_of_steps, spared_fraction
 from sensitivity.signals.base import Signal
 from sensitivity.tasks.base import Task, mean
 from sensitivity.units.units import Pins
@@ -92,8 +96,8 @@ def choose_plan(
     """Return the cheapest skip-set found that meets the target, with its evidence.
 
     After a raced scan the search is guided by the scan's signal, and it stops measuring a set once
-    the answer is clear. If units of the study may have 16 bits and there is a plan without them, a
-    second search tries them, and the cheaper plan is taken.
+    the answer is clear. If units of the study may have other formats and there is a plan without
+    them, a second search tries them, and the cheaper plan is taken.
 
     scanned: effects of the units, from which the ranking comes.
     target: accuracy that the plan has to reach.
@@ -108,12 +112,12 @@ def choose_plan(
             break
         found = search.run()
     choice, notes = found.choice, found.notes
-    variant, widened = study.skip_variant(choice.skip), study.widened(choice.skip)
+    variant, parts = study.skip_variant(choice.skip), parts_of_set(choice.skip)
     metric = _metric_of(study, found.judge, found.float_scores, choice.skip)
-    if found.tries_16_bits and not widened:
-        notes = (*notes, NOTHING_WIDE)
+    if found.tries_formats and not (parts.wide or parts.fp8):
+        notes = (*notes, _nothing_in_formats(study))
     return Plan(
-        skip=parts_of_set(choice.skip)[0],
+        skip=parts.skip,
         quantizers=tuple(q.name for q in study.quantizers if q.name in variant.disabled),
         met=choice.met,
         target=target,
@@ -130,7 +134,8 @@ def choose_plan(
         ),
         predicted_ms=predicted_ms(choice.skip, options.cost),
         measured_ms=choice.ms.get(choice.skip),
-        widened=widened,
+        widened=study.widened(choice.skip),
+        in_fp8=study.in_fp8(choice.skip),
     )
 
 
@@ -139,7 +144,7 @@ class _Result:
     """The result of a search on the part of `confirm` in use.
 
     float_scores: scores of the float model on that part.
-    tries_16_bits: whether sets with 16-bit activations were tried too.
+    tries_formats: whether sets with other formats than float were tried too.
     notes: what is unusual about the order of the units, one sentence each.
     """
 
@@ -148,7 +153,7 @@ class _Result:
     planner: Planner
     goal: Goal
     float_scores: Scores
-    tries_16_bits: bool
+    tries_formats: bool
     notes: tuple[str, ...]
 
     def wants_more(self, units: int, has_grown: bool) -> bool:
@@ -201,21 +206,33 @@ class _Search:
         choice = planner.choose(order.units, judge, goal)
         outside = set(choice.skip) - set(fixed.skip)
         may_cost_less = bool(choice.met and planner.searches and outside)
-        tries_16_bits = may_cost_less and bool(study.wide)
-        if tries_16_bits or (may_cost_less and _ignores_cost(options)):
-            order = order_of_steps(order, spared_fraction(study, options.signal), options.cost)
-            steps = _planner_of_steps(study, self.scanned, options, fixed, order)
+        tries_formats = may_cost_less and bool(study.formats)
+        if tries_formats or (may_cost_less and _ignores_cost(options)):
+            spared = spared_fraction(study, options.signal)
+            chains = chains_of(spared)
+            order = order_of_steps(order, chains, spared, options.cost)
+            steps = self._planner_of_steps(chains, order)
             choice = cheaper_by_steps(choice, order, steps, judge, goal)
         # A probe has compared whole engines, and its choice stands.
         if isinstance(judge, SoftJudge) and options.probe is None and planner.searches:
             choice = judged_again(choice, judge, goal)
-        return _Result(choice, judge, planner, goal, float_scores, tries_16_bits, notes)
+        return _Result(choice, judge, planner, goal, float_scores, tries_formats, notes)
+
+    def _planner_of_steps(self, chains: Chains, order: Order) -> FormatsPlanner:
+        """Return the same planner for steps, see `planners.formats`.
+
+        order: order of the steps.
+        """
+        ends = [[chains.get(unit, (unit,))[0] for unit in end] for end in self.options.ends]
+        options = replace(self.options, ends=ends)
+        planner = _planner(options, order, self.scanned, self.study.measurer.task)
+        return FormatsPlanner(PinnedPlanner(planner, self.fixed.skip, self.fixed.keep), chains)
 
 
 def _by_precision(step: PlanStep) -> PlanStep:
-    """Return the step with its float units and its 16-bit units apart."""
-    skip, wide = parts_of_set(step.skip)
-    return replace(step, skip=skip, wide=wide)
+    """Return the step with its units apart by what they run in."""
+    parts = parts_of_set(step.skip)
+    return replace(step, skip=parts.skip, wide=parts.wide, fp8=parts.fp8)
 
 
 def _metric_of(
@@ -285,19 +302,6 @@ def _ignores_cost(options: SearchOptions) -> bool:
     return options.cost is not None and not wants_cost(options.planner)
 
 
-def _planner_of_steps(
-    study: Study, scanned: Scan, options: SearchOptions, fixed: Pins, order: Order
-) -> FormatsPlanner:
-    """Return the same planner for steps, see `planners.formats`.
-
-    order: order of the steps.
-    """
-    first = {unit: wide_name(unit) for unit in study.wide}
-    ends = [[first.get(unit, unit) for unit in end] for end in options.ends]
-    planner = _planner(replace(options, ends=ends), order, scanned, study.measurer.task)
-    return FormatsPlanner(PinnedPlanner(planner, fixed.skip, fixed.keep), study.wide)
-
-
 def _enough(
     study: Study, scanned: Scan, options: SearchOptions, judge: Judge, fixed: Pins
 ) -> Enough | None:
@@ -306,7 +310,7 @@ def _enough(
 
     Only the prefixes that the greedy planner begins with are judged: none, 1, 2, 4, ... units.
     """
-    if options.planner != GreedyPlanner.name or study.wide or scanned.collapsed:
+    if options.planner != GreedyPlanner.name or study.formats or scanned.collapsed:
         return None
     pinned = {*fixed.skip, *fixed.keep}
 
@@ -350,9 +354,17 @@ def _ranked(scanned: Scan) -> Order:
     return Order(tuple(gains), scanned.signal or gains)
 
 
-NOTHING_WIDE = (
-    "16-bit activations were tried in place of float, but no plan with them that meets the "
-    "target costs less."
+def _nothing_in_formats(study: Study) -> str:
+    """Return the note that no plan with the study's other formats costs less."""
+    if study.wide and study.fp8:
+        return NOTHING_IN_FORMATS.format("FP8 and 16-bit activations were", "them")
+    if study.fp8:
+        return NOTHING_IN_FORMATS.format("FP8 was", "it")
+    return NOTHING_IN_FORMATS.format("16-bit activations were", "them")
+
+
+NOTHING_IN_FORMATS = (
+    "{} tried in place of float, but no plan with {} that meets the target costs less."
 )
 
 COLLAPSED = (

@@ -18,6 +18,7 @@ from sensitivity.records import (
     CostModel,
     Estimate,
     FrontierPoint,
+    InFp8,
     Plan,
     PlanStep,
     Quantizer,
@@ -47,13 +48,14 @@ class Frontier:
     points: the sets, in the order tried.
     search: settings of the search; another target with the same settings may be answered from it.
     cost: cost model of skip-sets; None if units were counted.
-    wide: as in `Study`.
+    wide, fp8: as in `Study`.
     """
 
     points: tuple[FrontierPoint, ...]
     search: dict[str, str]
     cost: CostModel | None
     wide: dict[str, tuple[Range, ...]] = field(default_factory=dict)
+    fp8: dict[str, tuple[Range, ...]] = field(default_factory=dict)
 
 
 def measured_frontier(
@@ -70,7 +72,8 @@ def measured_frontier(
             drop = gain(scores, float_scores, aggregate)
             level = estimate(scores, aggregate)
             ms = predicted_ms(step.names, cost)
-            points.append(FrontierPoint(step.skip, level, drop, predicted_ms=ms, wide=step.wide))
+            point = FrontierPoint(step.skip, level, drop, predicted_ms=ms)
+            points.append(replace(point, wide=step.wide, fp8=step.fp8))
     points = _with_true_drops(study, plan, points, float_scores)
     return _held_out(study, points, cost, plan.names)
 
@@ -225,6 +228,7 @@ def replanned(
         earlier,
         skip=chosen.skip,
         widened=tuple(Widened(unit, frontier.wide[unit]) for unit in chosen.wide),
+        in_fp8=tuple(InFp8(unit, frontier.fp8[unit]) for unit in chosen.fp8),
         quantizers=tuple(name for name in names_of(quantizers) if name in disabled),
         met=True,
         target=target,
@@ -237,6 +241,7 @@ def replanned(
                 _meets(point, floor, allowed, target),
                 point.confirm.n,
                 point.wide,
+                point.fp8,
             )
             for point in frontier.points
         ),

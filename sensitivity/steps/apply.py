@@ -11,7 +11,7 @@ from sensitivity.opened import quantized_model
 from sensitivity.quantizers.base import Changeable, QuantizedModel, Recalibratable
 from sensitivity.records import Plan, Range, names_of
 from sensitivity.run_dir import RunInfo
-from sensitivity.steps.recalibrate import plan_ranges, wide_plan_ranges
+from sensitivity.steps.recalibrate import format_plan_ranges, plan_ranges
 from sensitivity.units.placement import unified_scales
 
 
@@ -48,7 +48,7 @@ def apply_for_good(model: Any, plan: Plan, info: RunInfo) -> None:
         if isinstance(source, Recalibratable):
             ranges = [source.range(name) for name in sorted(changed)]
     # If a quantizer has two ranges, the last one counts.
-    source.change(plan.quantizers, [*ranges, *plan.wide_ranges])
+    source.change(plan.quantizers, [*ranges, *plan.format_ranges])
 
 
 @contextmanager
@@ -57,7 +57,7 @@ def _ranges(source: QuantizedModel, plan: Plan, info: RunInfo) -> Iterator[None]
         if info.scales:
             stack.enter_context(unified_scales(source, info.scales))
         stack.enter_context(plan_ranges(plan, source))
-        stack.enter_context(wide_plan_ranges(plan, source))
+        stack.enter_context(format_plan_ranges(plan, source))
         yield
 
 

@@ -29,6 +29,7 @@ from sensitivity.reporting.csv import write_csv
 from sensitivity.reporting.formats import MetricFormat, listing
 from sensitivity.reporting.tables import bench_table
 from sensitivity.rules.catalog import RULES
+from sensitivity.rules.formats import target_of_runtime
 from sensitivity.rules.lint import run_lint
 from sensitivity.rules.targets import TARGETS
 from sensitivity.run_dir import EXPORTED, Exported, RunDir
@@ -165,7 +166,7 @@ def bench_run(
         exported.skip,
         judged,
         in_int8(timings, profiles),
-        form_of(load("quantizers", run_dir.info().source)) == "onnx",
+        _keeps_form(run_dir, runtime),
     )
     run_dir.write("bench.json", result)
     with_timings(run_dir, result)
@@ -178,6 +179,17 @@ def bench_run(
     ]
     write_csv(pd.DataFrame(layers), run_dir.file("layers.csv"))
     return result
+
+
+def _keeps_form(run_dir: RunDir, runtime: Runtime) -> bool:
+    """Return whether no file is lowered for the runtime: those of a Q/DQ source, and those of a
+    plan in formats that the lowering does not take."""
+    if form_of(load("quantizers", run_dir.info().source)) == "onnx":
+        return True
+    plan = run_dir.read_if_there("plan.json", Plan)
+    if plan is None:
+        return False
+    return bool(plan.wide or (plan.fp8 and target_of_runtime(runtime.name) != "tensorrt"))
 
 
 def _others(variant: str, same: Mapping[Exported, Exported]) -> tuple[str, ...]:

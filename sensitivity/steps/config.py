@@ -60,10 +60,12 @@ def named_plan(run_dir: RunDir, writer: ConfigWriter) -> NamedPlan:
     quantizers = tuple(planned_quantizers(info.quantizers, plan))
     if writer.reads == "modules":
         _check_has_modules(info, writer)
-        wide = {
-            new_range.quantizer: new_range.bits for new_range in plan.wide_ranges if new_range.bits
+        formats = {
+            of_format.quantizer: of_format
+            for of_format in plan.format_ranges
+            if of_format.bits or of_format.fp8
         }
-        return NamedPlan((), quantizers, left_out, wide)
+        return NamedPlan((), quantizers, left_out, formats)
     operations = operations_of({str(name): file for name, file in run_dir.canonical().items()})
     return NamedPlan(operations, quantizers, left_out)
 

@@ -28,7 +28,7 @@ from sensitivity.quantizers.onnx.float_model import sample_sizes
 from sensitivity.quantizers.torch.half import in_float32
 from sensitivity.records import EngineStructure, Plan, Scores
 from sensitivity.rules.base import PlanNames
-from sensitivity.rules.widths import refuse_wide
+from sensitivity.rules.formats import check_takes
 from sensitivity.runtimes.tensorrt_rtx_build import unavailable
 from sensitivity.session import Session
 from sensitivity.simulators.choose import simulator_for
@@ -87,9 +87,9 @@ def export_plan(
             "inputs to the EvaluateTask."
         )
     source, run_dir = session.source, session.run_dir
-    if chosen.widened and not forgiving:
+    if not forgiving:
         for target in targets:
-            refuse_wide(target, f"the plan with 16 bits in {chosen.widened[0].unit}")
+            check_takes(target, chosen)
     # Measured with the original ranges in force, as everything in the journal is.
     scoring = _scoring(session, chosen, judged_later=judged_later)
     collect_and_trim()
@@ -204,7 +204,7 @@ def _exported_torch(
             session.run_dir.folder,
             fingerprint=str(session.measurer.journal.head["model"]),
             calibration=session.inputs(),
-            wide=chosen.wide_ranges,
+            formats=chosen.format_ranges,
         )
         advance(1, 0)
         verification = verify(
@@ -214,7 +214,7 @@ def _exported_torch(
             units,
             chosen.skip,
             scoring=scoring,
-            wide=chosen.wide_ranges,
+            formats=chosen.format_ranges,
             example=outputs,
         )
         advance(1, 0)
@@ -250,15 +250,20 @@ def _exported_onnx(
     source, units = session.source, session.units
     with session.measurer.progress("export, verify", 2) as advance:
         fingerprint = str(session.measurer.journal.head["model"])
-        wide = chosen.wide_ranges
+        formats = chosen.format_ranges
         files = export_onnx(
-            source, units, chosen.skip, session.run_dir.folder, fingerprint=fingerprint, wide=wide
+            source,
+            units,
+            chosen.skip,
+            session.run_dir.folder,
+            fingerprint=fingerprint,
+            formats=formats,
         )
         advance(1, 0)
-        simulator = simulator_for(with_alternatives(source, wide), session.example)
+        simulator = simulator_for(with_alternatives(source, formats), session.example)
         disabled = disabled_by_variant(source, units, chosen.skip)
         verification = verify_onnx(
-            source, files, disabled, session.example, simulator, scoring=scoring, wide=wide
+            source, files, disabled, session.example, simulator, scoring=scoring, formats=formats
         )
         copies = faithful_copies(files, session.example, scoring=scoring, left_out=refused)
         advance(1, 0)

@@ -74,9 +74,7 @@ def check_name(run_dir: RunDir, target: Target) -> None:
 
 
 def _same(one: Plan, other: Plan) -> bool:
-    return (one.target, one.planner, one.skip, one.widened) == (
-        other.target,
-        other.planner,
-        other.skip,
-        other.widened,
-    )
+    def identity(plan: Plan) -> tuple[object, ...]:
+        return plan.target, plan.planner, plan.skip, plan.widened, plan.in_fp8
+
+    return identity(one) == identity(other)

@@ -21,12 +21,29 @@ from sensitivity.planners.base import wants_cost
 from sensitivity.planners.exhaustive import ExhaustivePlanner, check_number
 from sensitivity.preflight.check import sentence
 from sensitivity.preflight.metric import impossible_findings
-from sensitivity.quantizers.base import QuantizedModel, Recalibratable, form_of, name_in_words
-from sensitivity.records import CostModel, Estimate, FrontierPoint, Plan, Range, Target, cost_of
-from sensitivity.rules.widths import refuse_wide
+from sensitivity.quantizers.base import (
+    QuantizedModel,
+    Recalibratable,
+    TakesFp8,
+    form_of,
+    name_in_words,
+)
+from sensitivity.records import (
+    CostModel,
+    Estimate,
+    FrontierPoint,
+    Plan,
+    Range,
+    Target,
+    Unit,
+    cost_of,
+)
+from sensitivity.reporting.number_formats import format_of
+from sensitivity.rules.formats import FORMATS, refuse, target_of_runtime
 from sensitivity.runtimes.base import Runtime
 from sensitivity.search import rerank
 from sensitivity.search.choose import SearchOptions, choose_plan
+from sensitivity.search.fp8 import fp8_ranges, slow_in_tensorrt
 from sensitivity.search.frontier import (
     HOLDOUT_SAMPLES,
     Frontier,
@@ -149,7 +166,9 @@ def search_plan(
                 session.run_dir.write(RECALIBRATION, refit)
         chosen = _finished_plan(session, attempts, best, cost)
         note = part.note or part_note(chosen, session.measurer)
-    frontier = Frontier(best.points, search_choices(settings), cost, dict(best.wide))
+    frontier = Frontier(
+        best.points, search_choices(settings), cost, dict(best.wide), dict(study.fp8)
+    )
     chosen = replace(chosen, notes=(*chosen.notes, *([note] if note else [])))
     write_search(session.run_dir, chosen, frontier, best.values)
     return write_plan(session.run_dir, chosen)
@@ -205,33 +224,79 @@ def _finished_plan(
 
 
 def _study(session: Session, settings: SearchSettings, fixed: Pins) -> Study:
-    """Return the study of the session, with 16-bit activations for units that are up for choice if
-    these were asked for."""
-    if "int16" not in formats_of(settings):
-        return session.study
+    """Return the study of the session, with the formats that were asked for, for units that are up
+    for choice.
+
+    Raises SensitivityError if no unit can have FP8 and it was asked for.
+    """
+    asked = formats_of(settings)
     pinned = {*fixed.skip, *fixed.keep}
     source: Any = session.source
     free = [unit for unit in session.study.units if unit.name not in pinned]
-    wide = wide_ranges(source, free)
-    if settings.planner == ExhaustivePlanner.name:  # before it searches without 16 bits
-        check_number(len(free), len(wide))
-    return replace(session.study, wide=wide)
+    study = session.study
+    if "int16" in asked:
+        study = replace(study, wide=wide_ranges(source, free))
+    if "fp8" in asked:
+        study = replace(study, fp8=_fp8_of(settings, source, free))
+    if settings.planner == ExhaustivePlanner.name:  # before it searches without other formats
+        check_number(len(free), len(study.wide), len(study.fp8))
+    return study
+
+
+def _fp8_of(
+    settings: SearchSettings, source: Any, free: Sequence[Unit]
+) -> dict[str, tuple[Range, ...]]:
+    """Return the FP8 ranges of the units that can have them, by unit.
+
+    free: units that are up for choice.
+    """
+    found = fp8_ranges(source, free)
+    if free and not found:
+        raise SensitivityError(
+            "Expected units on integer grids of 8 bits for --formats fp8, got "
+            f"{format_of(source.quantizers)}; leave fp8 out."
+        )
+    if "tensorrt" in map(target_of_runtime, _targets(settings)):
+        slow = slow_in_tensorrt(source, free)
+        found = {unit: ranges for unit, ranges in found.items() if unit not in slow}
+    return found
+
+
+def _targets(settings: PlanChoices) -> tuple[str | None, str | None]:
+    """Return the target and the runtime that a plan is made for, None for what is not given."""
+    return getattr(settings, "for_", None), getattr(settings, "runtime", None)
 
 
 def check_formats(settings: PlanChoices, source: QuantizedModel | None = None) -> None:
-    """Raise SensitivityError if --formats asks for 16 bits that the target or the model's
+    """Raise SensitivityError if --formats asks for a format that the target or the model's
     quantizers cannot take.
 
     source: None if it is not open yet.
     """
-    if "int16" not in formats_of(settings):
+    asked = [name for name in formats_of(settings) if name in FORMATS]
+    for name in asked:
+        for target in _targets(settings):
+            refuse(name, target, f"--formats {name}")
+    if source is None or not asked:
         return
-    for target in (getattr(settings, "for_", None), getattr(settings, "runtime", None)):
-        refuse_wide(target, "--formats int16")
-    if source is not None and not isinstance(source, Recalibratable):
+    if not isinstance(source, Recalibratable):
         raise SensitivityError(
-            "Expected a model whose quantizers can take other ranges for --formats int16, got "
-            f"{name_in_words(source)}; leave int16 out, or scan its Q/DQ file."
+            f"Expected a model whose quantizers can take other ranges for --formats {asked[0]}, "
+            f"got {name_in_words(source)}; leave {asked[0]} out, or scan its Q/DQ file."
+        )
+    if "fp8" in asked:
+        _check_takes_fp8(source)
+
+
+def _check_takes_fp8(source: QuantizedModel) -> None:
+    """Raise SensitivityError for a model whose quantizers cannot take FP8."""
+    if isinstance(source, TakesFp8):
+        problem = source.no_fp8()
+    else:
+        problem = f"{name_in_words(source)}; leave fp8 out, or scan its Q/DQ file"
+    if problem:
+        raise SensitivityError(
+            f"Expected a model whose quantizers can take FP8 for --formats fp8, got {problem}."
         )
 
 
@@ -261,9 +326,9 @@ def cheapest(plans: Sequence[Plan], cost: CostModel | None, probe: Probe | None)
     sets = [plans[at].names for at in met]
     if len(set(map(frozenset, sets))) == 1:
         return met[0]
-    # A search does not build engines with 16-bit activations.
-    in_float = not any(plans[at].widened for at in met)
-    costs = probe(sets) if probe and in_float else [cost_of(names, cost) for names in sets]
+    # A search does not build engines with other formats.
+    has_formats = any(plans[at].format_ranges for at in met)
+    costs = probe(sets) if probe and not has_formats else [cost_of(names, cost) for names in sets]
     return met[int(np.argmin(costs))]
 
 
@@ -279,7 +344,9 @@ def _attempt(
     wide = with_plain_weights(wide, units, ranges.ranges) | fitted_wide
     question = replace(question, study=replace(question.study, wide=wide))
     with session.measurer.with_ranges(ranges.ranges):
-        session.measurer.offer((*ranges.ranges, *chain.from_iterable(wide.values())))
+        session.measurer.offer(
+            (*ranges.ranges, *chain.from_iterable(question.study.formats.values()))
+        )
         plan = _choose(session, question, ranges.scan, may_grow=ranges is first)
         points, values = _frontier(question.study, plan, question.cost)
     return Attempt(ranges, wide, plan, points, values)

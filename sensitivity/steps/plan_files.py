@@ -186,6 +186,6 @@ def _settings_of(search: Mapping[str, str]) -> dict[str, Any]:
 
 
 def still_recalibrated(ranges: Recalibration, plan: Plan) -> tuple[Recalibrated, ...]:
-    """Return the units with other ranges in 8 bits that are at least partly used in the plan."""
-    wide = {wide_range.quantizer for wide_range in plan.wide_ranges}
-    return without_ranges(kept(ranges.units, plan.quantizers), wide)
+    """Return the units with other ranges in INT8 that are at least partly used in the plan."""
+    elsewhere = {of_format.quantizer for of_format in plan.format_ranges}
+    return without_ranges(kept(ranges.units, plan.quantizers), elsewhere)

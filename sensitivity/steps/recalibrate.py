@@ -229,14 +229,14 @@ def in_force(run_dir: RunDir, plan: Plan) -> Recalibration | None:
 
 
 def plan_ranges(plan: Plan, source: QuantizedModel) -> AbstractContextManager[None]:
-    """Apply the ranges of the plan, inside the `with`, with the number of bits that the model came
-    with."""
+    """Apply the ranges of the plan, inside the `with`, in the formats that the model came with."""
     return _with_ranges(plan.ranges, source)
 
 
-def wide_plan_ranges(plan: Plan, source: QuantizedModel) -> AbstractContextManager[None]:
-    """Apply the 16-bit ranges of the plan to its activations, inside the `with`."""
-    return _with_ranges(plan.wide_ranges, source)
+def format_plan_ranges(plan: Plan, source: QuantizedModel) -> AbstractContextManager[None]:
+    """Give the plan's units with 16-bit activations and those in FP8 their formats, inside the
+    `with`."""
+    return _with_ranges(plan.format_ranges, source)
 
 
 def _with_ranges(ranges: tuple[Range, ...], source: QuantizedModel) -> AbstractContextManager[None]:
@@ -367,7 +367,7 @@ def with_repairs(
     """Return the units with these ranges if they help, see `search.repairs.repaired`.
 
     known: the units as they are without the ranges.
-    study: whose units may have 16-bit activations; None for the session's own, without these.
+    study: whose units may have other formats; None for the session's own, without these.
     """
     source, study = session.source, study or session.study
     assert isinstance(source, Recalibratable)

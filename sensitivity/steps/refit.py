@@ -1,4 +1,4 @@
-"""Learns the rounding of weights for the formats of a plan, so that fewer units need 16 bits.
+"""Learns the rounding of weights for the formats of a plan, so that fewer units need others.
 
 A rounding compensates for the errors of the layers before it. One that was learned with everything
 in INT8 does so for errors that a plan takes away, too. So roundings are learned again with the
@@ -16,8 +16,15 @@ from typing import Any, TypeVar
 
 from sensitivity.measure.study import Study
 from sensitivity.planners.base import Skip
-from sensitivity.planners.formats import set_of_steps
-from sensitivity.records import Plan, Target, parts_of_set, wide_name
+from sensitivity.planners.formats import Chains, set_of_steps
+from sensitivity.records import (
+    Plan,
+    Target,
+    fp8_name,
+    parts_of_set,
+    unit_of,
+    wide_name,
+)
 from sensitivity.repairs.rounding import learned_roundings, takes_rounding
 from sensitivity.session import Session
 from sensitivity.steps.recalibrate import Recalibration, fitted, meets, with_repairs
@@ -31,17 +38,18 @@ def refitted(
     """Return the ranges with roundings for the smallest part of the plan that meets its target with
     them; None if no part is smaller than the plan, or if no rounding can be learned.
 
-    study: whose units may have 16-bit activations.
+    study: whose units may have other formats.
     found: ranges that the plan was searched for with.
     fixed: units that every plan leaves out.
     """
     can_learn = takes_rounding(session.source) and session.has_samples
-    if not (plan.met and study.wide and found.units and can_learn):
+    if not (plan.met and study.formats and found.units and can_learn):
         return None
-    steps = _steps(plan, study, fixed)
+    chains = _chains(plan, study)
+    steps = _steps(plan, chains, fixed)
 
     def tried(number: int) -> Recalibration | None:
-        names = (*fixed, *set_of_steps(steps[:number], study.wide))
+        names = (*fixed, *set_of_steps(steps[:number], chains))
         ranges = _for_set(session, study, found, names)
         if ranges is None or not _is_met(session, study, ranges, plan.target, names):
             return None
@@ -70,12 +78,23 @@ def _of_fewest(number: int, tried: Callable[[int], Found | None]) -> Found | Non
     return best
 
 
-def _steps(plan: Plan, study: Study, fixed: Skip) -> list[str]:
-    """Return the steps of a plan, see `planners.formats`: first those that give a unit 16 bits, in
-    the plan's order, then those from 16 bits to float."""
+def _chains(plan: Plan, study: Study) -> Chains:
+    """Return the units outside INT8 in a plan -> a format between INT8 and what they have: for a
+    unit in float the most precise one that it may have, and for any other its own."""
+    chains = {unit_of(name): (name,) for name in plan.names if name in study.formats}
+    for unit in plan.skip:
+        names = [name for name in (wide_name(unit), fp8_name(unit)) if name in study.formats]
+        if names:
+            chains[unit] = (names[0],)
+    return chains
+
+
+def _steps(plan: Plan, chains: Chains, fixed: Skip) -> list[str]:
+    """Return the steps of a plan, see `planners.formats`: first those that give a unit its first
+    format, in the plan's order, then those from there to float."""
     skip = [unit for unit in plan.skip if unit not in fixed]
-    first = [wide_name(unit) if unit in study.wide else unit for unit in (*skip, *plan.wide)]
-    return [*first, *(unit for unit in skip if unit in study.wide)]
+    first = [chains.get(unit, (unit,))[0] for unit in (*skip, *plan.wide, *plan.fp8)]
+    return [*first, *(unit for unit in skip if unit in chains)]
 
 
 def _for_set(
@@ -87,7 +106,6 @@ def _for_set(
     names: a set in the notation of planners.
     """
     source: Any = session.source
-    _, wide = parts_of_set(names)
     variant = study.skip_variant(names)
     in_force = {kept.quantizer: kept for kept in (*found.ranges, *variant.ranges)}
     learn = partial(learned_roundings, source, ranges=in_force.values(), left_out=variant.disabled)
@@ -95,7 +113,7 @@ def _for_set(
     if units == found.units:
         return None
     basis = hashlib.sha256(repr((found.basis, sorted(names))).encode()).hexdigest()[:16]
-    return replace(found, basis=basis, units=units, fitted_wide=wide)
+    return replace(found, basis=basis, units=units, fitted_wide=parts_of_set(names).wide)
 
 
 def _is_met(

@@ -23,7 +23,7 @@ from sensitivity.rules.targets import RTX
 from sensitivity.runtimes.onnx_names import WEIGHTED, OnnxNames, onnx_names
 from sensitivity.runtimes.tensorrt_rtx_build import SM, Build, build
 from sensitivity.runtimes.tensorrt_rtx_log import Layer
-from sensitivity.timing.profile import quantized_nodes
+from sensitivity.timing.profile import is_in_fp8, quantized_nodes
 
 GENERATED = "kgen"
 """The builder's word for a kernel that it composes of elementwise operations and moves; its name
@@ -90,10 +90,13 @@ def structure_of(
         file's own Q/DQ says.
     """
     kernels = [layer for layer in built.layers if layer.outputs]
-    in_int8 = set(quantized_nodes(file)) - set(in_float or ())
+    kept = set(quantized_nodes(file)) - set(in_float or ())
     layers = []
-    for name in map(name_of, weighted_nodes(load_model(file).graph)):
-        planned = "int8" if name in in_int8 else "float"
+    for node in weighted_nodes(load_model(file).graph):
+        name = name_of(node)
+        planned = "float"
+        if name in kept:
+            planned = "fp8" if is_in_fp8(node) else "int8"
         layers.append(BuiltLayer(name, planned, _built(name, kernels)))
     requantizes = partial(only_requantizes, names=onnx_names(file))
     activations = chain.from_iterable(map(attrgetter("outputs"), kernels))

@@ -14,7 +14,7 @@ from itertools import chain
 from operator import attrgetter
 
 from sensitivity.errors import listed
-from sensitivity.records import Timing, timing_of
+from sensitivity.records import PLANNED, Timing, timing_of
 from sensitivity.runtimes.base import LayerRun, Port
 from sensitivity.timing.profile import FileProfile
 
@@ -61,12 +61,14 @@ class Reformat:
     beside: tuple[str, ...]
 
 
-def not_in_int8(runs: Sequence[LayerRun], kept: Iterable[str]) -> dict[str, str]:
-    """Return ONNX node -> precision, for each node of `kept` that did not run in INT8.
+def not_in(wanted: str, runs: Sequence[LayerRun], kept: Iterable[str]) -> dict[str, str]:
+    """Return ONNX node -> precision, for each node of `kept` that did not run in the wanted
+    precision.
 
     The precision is "?" if no step says that it computed the node.
 
-    kept: nodes that are quantized in the file.
+    wanted: "int8" or "fp8".
+    kept: nodes that are in this precision in the file.
     """
     ran = dict[str, str]()
     for run in runs:
@@ -75,7 +77,7 @@ def not_in_int8(runs: Sequence[LayerRun], kept: Iterable[str]) -> dict[str, str]
     missed = {}
     for node in kept:
         precision = ran.get(node, "?")
-        if precision != "int8":
+        if precision != wanted:
             missed[node] = precision
     return missed
 
@@ -83,7 +85,7 @@ def not_in_int8(runs: Sequence[LayerRun], kept: Iterable[str]) -> dict[str, str]
 def in_int8(
     timings: Iterable[Timing], profiles: Mapping[str, FileProfile]
 ) -> tuple[int, int] | None:
-    """Return how many layers of the plan's file ran in INT8, and how many it quantizes.
+    """Return how many layers of the plan's file ran in INT8, and how many it has in INT8.
 
     Returns None if there is no profile of it.
     """
@@ -92,7 +94,7 @@ def in_int8(
     if profile is None or not profile.kept:
         return None
     kept = len(profile.kept)
-    return kept - len(not_in_int8(profile.runs, profile.kept)), kept
+    return kept - len(not_in("int8", profile.runs, profile.kept)), kept
 
 
 def mixed_adds(runs: Sequence[LayerRun]) -> tuple[LayerRun, ...]:
@@ -114,15 +116,19 @@ def reformats(runs: Sequence[LayerRun]) -> tuple[Reformat, ...]:
     return tuple(_cause(run, graph) for run in runs if run.origin is not None)
 
 
-def explain(runs: Sequence[LayerRun], kept: Collection[str] = ()) -> list[str]:
+def explain(
+    runs: Sequence[LayerRun], kept: Collection[str] = (), fp8: Collection[str] = ()
+) -> list[str]:
     """Return the sentences about one profiled engine.
 
-    They say what did not run in INT8, what the reformats cost, where they come from and what to
-    change.
+    They say what did not run in INT8 or FP8, what the reformats cost, where they come from and what
+    to change.
 
-    kept: names of the ONNX nodes that are quantized in the file.
+    kept: names of the ONNX nodes that are quantized to integers in the file.
+    fp8: names of those that are in FP8 in it.
     """
-    sentences = _precision_sentences(runs, kept)
+    sentences = _precision_sentences("int8", runs, kept)
+    sentences += _precision_sentences("fp8", runs, fp8)
     if mixed := mixed_adds(runs):
         sentences.append(
             f"{len(mixed)} residual add{_s(mixed)} {_are(mixed)} unquantized: "
@@ -132,15 +138,16 @@ def explain(runs: Sequence[LayerRun], kept: Collection[str] = ()) -> list[str]:
     return sentences + _reformat_sentences(runs)
 
 
-def _precision_sentences(runs: Sequence[LayerRun], kept: Collection[str]) -> list[str]:
-    missed = not_in_int8(runs, kept)
+def _precision_sentences(wanted: str, runs: Sequence[LayerRun], kept: Collection[str]) -> list[str]:
+    missed, name = not_in(wanted, runs, kept), PLANNED[wanted]
+    layers = "quantized layers" if wanted == "int8" else f"layers in {name}"
     if not kept:
         return []
     if not missed:
-        return [f"All {len(kept)} quantized layers ran in INT8."]
+        return [f"All {len(kept)} {layers} ran in {name}."]
     shown = _shown([f"{node} ({precision})" for node, precision in missed.items()])
     return [
-        f"{len(missed)} of {len(kept)} quantized layers did not run in INT8: {shown}; "
+        f"{len(missed)} of {len(kept)} {layers} did not run in {name}: {shown}; "
         "see 'sensitivity lint' for what keeps each from it."
     ]
 

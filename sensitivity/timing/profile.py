@@ -18,8 +18,9 @@ from sensitivity.onnx_graph.qdq import (
     weight,
     weighted_nodes,
 )
+from sensitivity.onnx_graph.uses import format_of
 from sensitivity.onnx_graph.walk import name_of
-from sensitivity.records import EngineStructure
+from sensitivity.records import FP8, EngineStructure
 from sensitivity.runtimes.base import LayerRun, Port, Runtime, Tensors
 from sensitivity.timing.protocol import Variant
 
@@ -29,11 +30,13 @@ class FileProfile:
     """The steps of one inference of a file.
 
     runs: in order of execution.
-    kept: the ONNX nodes that are quantized in the file.
+    kept: the ONNX nodes that are quantized to integers in the file.
+    fp8: those that are in FP8 in it.
     """
 
     runs: tuple[LayerRun, ...]
     kept: tuple[str, ...]
+    fp8: tuple[str, ...] = ()
 
 
 def profile_file(
@@ -50,7 +53,7 @@ def profile_file(
             raise RuntimeUnavailable(
                 f"Expected a runtime with a profiler, got {runtime.name}, which has none."
             )
-        return FileProfile(profile(inputs, repeats), quantized_nodes(file))
+        return FileProfile(profile(inputs, repeats), *_by_format(file))
     finally:
         engine.close()
 
@@ -70,9 +73,8 @@ def profile_files(
     try:
         for variant, file in files.items():
             profile = profile_file(file, runtime, inputs)
-            profiles[str(variant)] = replace(
-                profile, kept=quantized_nodes(canonical.get(variant, file))
-            )
+            kept, fp8 = _by_format(canonical.get(variant, file))
+            profiles[str(variant)] = replace(profile, kept=kept, fp8=fp8)
     except RuntimeUnavailable:
         return {}
     return profiles
@@ -86,6 +88,19 @@ def quantized_nodes(file: Path) -> tuple[str, ...]:
     """
     nodes = weighted_nodes(load_model(file).graph)
     return tuple(name_of(node) for node in nodes if _is_quantized(node))
+
+
+def _by_format(file: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the quantized nodes that are not in FP8, and those that are."""
+    nodes = [node for node in weighted_nodes(load_model(file).graph) if _is_quantized(node)]
+    fp8 = tuple(name_of(node) for node in nodes if is_in_fp8(node))
+    return tuple(name for name in map(name_of, nodes) if name not in fp8), fp8
+
+
+def is_in_fp8(node: ir.Node) -> bool:
+    """Return whether the weight of this node is in FP8."""
+    pair = through_transpose(weight(node))
+    return pair is not None and format_of(pair) == FP8
 
 
 def _is_quantized(node: ir.Node) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from sensitivity.records import NOTHING, Estimate, Timing, speed_from_ratio
-from sensitivity.timing.explain import explain, not_in_int8
+from sensitivity.timing.explain import explain, not_in
 from sensitivity.timing.profile import FileProfile
 
 NAMES = {
@@ -55,7 +55,8 @@ def bench_sentences(
     if _may_be_written_wrongly(timings, profiles) and base.runtime in WHY_SLOW:
         sentences.append(WHY_SLOW[base.runtime])
     for variant, profile in profiles.items():
-        sentences += [f"{NAMES[variant]}: {text}" for text in explain(profile.runs, profile.kept)]
+        explained = explain(profile.runs, profile.kept, profile.fp8)
+        sentences += [f"{NAMES[variant]}: {text}" for text in explained]
     threads = f"{base.threads} thread{'s' if base.threads > 1 else ''}"
     sentences.append(
         f"Float takes {base.median_ms:.3g} ms. Measured in {base.runtime} ({threads}, "
@@ -92,7 +93,7 @@ def _ran_in_int8(profile: FileProfile) -> bool:
     """
     if not profile.kept:
         return False
-    return not not_in_int8(profile.runs, profile.kept)
+    return not not_in("int8", profile.runs, profile.kept)
 
 
 SAME = "{} are the same file, timed once."

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from sensitivity.errors import ExportError, listed
-from sensitivity.records import Quantizer, names_of
+from sensitivity.records import Quantizer, Range, names_of
 
 BIAS = "INT32"
 """Format of a stored bias, which follows from its input and weight."""
@@ -57,13 +57,13 @@ class NamedPlan:
         PyTorch model.
     quantizers: quantizers of the scanned model, each with the name of its layer.
     left_out: names of the quantizers that the plan leaves out.
-    wide: name of a quantizer -> its larger number of bits in the plan.
+    formats: name of a quantizer that the plan gives more bits or FP8 -> its range there.
     """
 
     operations: tuple[Operation, ...]
     quantizers: tuple[Quantizer, ...]
     left_out: frozenset[str]
-    wide: Mapping[str, int] = field(default_factory=dict)
+    formats: Mapping[str, Range] = field(default_factory=dict)
 
     @property
     def kept(self) -> tuple[Operation, ...]:

@@ -14,11 +14,13 @@ from typing import Any, Literal
 
 from sensitivity.errors import ExportError, listed
 from sensitivity.exporters.configs.base import Config, NamedPlan, as_json
+from sensitivity.quantizers.ranges import E4M3
+from sensitivity.records import Range
 
 
 class ModelOptConfig:
-    """Writes one entry for each quantizer that is left out or given more bits. They belong after
-    the entries that the model was quantized with."""
+    """Writes one entry for each quantizer that is left out, or given more bits or FP8. They belong
+    after the entries that the model was quantized with."""
 
     name = "modelopt"
     file = "config.modelopt.json"
@@ -30,20 +32,27 @@ class ModelOptConfig:
         kept = [each.name for each in plan.quantizers if each.name not in plan.left_out]
         _check_patterns(patterns, kept)
         _check_patterns(
-            map(glob.escape, plan.wide), [name for name in kept if name not in plan.wide]
+            map(glob.escape, plan.formats), [name for name in kept if name not in plan.formats]
         )
         entries: list[dict[str, Any]] = [
             {"quantizer_name": pattern, "enable": False} for pattern in patterns
         ]
         entries += [
-            {"quantizer_name": glob.escape(name), "cfg": {"num_bits": bits}}
-            for name, bits in plan.wide.items()
+            {"quantizer_name": glob.escape(name), "cfg": _settings(of_format)}
+            for name, of_format in plan.formats.items()
         ]
         return Config(
             as_json(entries),
             f'config["quant_cfg"] += json.load(open("{self.file}")), then '
             "mtq.quantize(model, config, forward_loop)",
         )
+
+
+def _settings(of_format: Range) -> dict[str, Any]:
+    """Return ModelOpt's attributes of a quantizer with more bits or in FP8."""
+    if of_format.fp8:
+        return {"num_bits": E4M3, "axis": of_format.axis}
+    return {"num_bits": of_format.bits}
 
 
 def _check_patterns(patterns: Iterable[str], kept: Iterable[str]) -> None:

@@ -101,9 +101,15 @@ class NewGrid:
         return np.asarray(self.range.bias, np.float32)
 
     @property
-    def is_wide(self) -> bool:
-        """Whether the levels have another number of bits than the pair's."""
-        return self.range.bits is not None
+    def has_own_type(self) -> bool:
+        """Whether the levels have another type than the pair's: more bits, or FP8."""
+        return self.range.bits is not None or self.range.fp8
+
+    @property
+    def restores_clamps(self) -> bool:
+        """Whether the grid has both signs, so that an activation that only the pair stands for has
+        to be restored before it."""
+        return self.range.fp8
 
     @property
     def no_bias(self) -> NDArray[Any]:
@@ -202,9 +208,9 @@ class SkipUses(ir.passes.InPlacePass):
         if any(grid.axis is not None for grid in grids):
             _raise_opset(model)
         self._opset = model.opset_imports.get("", 0)
-        self._wide_domain = wide_domain(model)
-        if self._wide_domain and any(grid.is_wide for grid in grids):
-            model.opset_imports.setdefault(self._wide_domain, 1)
+        self._model = model
+        for domain in {domain_of(grid, model) for grid in grids if grid.has_own_type} - {""}:
+            model.opset_imports.setdefault(domain, 1)
 
     def _new_bias(self, path: Path) -> _NewBias:
         """Return the bias plus the addition from the grid of the weight. Raises NoMatch if there is
@@ -247,7 +253,10 @@ class SkipUses(ir.passes.InPlacePass):
         """
         if use.name in self._skip:
             return self._unquantized(graph, use, value)
-        return self._on_grid(graph, use.pair, self._new_pairs[use.name], value)
+        grid = self._new_pairs[use.name]
+        if grid.restores_clamps and value_name(use.pair.source) in self._clamps:
+            value = self._activated(graph, use, value)
+        return self._on_grid(graph, use.pair, grid, value)
 
     def _unquantized(self, graph: ir.Graph, use: Use, value: ir.Value) -> ir.Value:
         """Return the replacement for the output of a pair that is left out."""
@@ -289,7 +298,7 @@ class SkipUses(ir.passes.InPlacePass):
         for node in pair.nodes:
             if node is not pair.clip:
                 value = self._copy(node, value, stored)
-            elif not grid.is_wide:  # a wide grid uses all levels of its type
+            elif not grid.has_own_type:  # such a grid uses all levels of its type
                 value = self._copy(node, value)
         return value
 
@@ -333,9 +342,9 @@ class SkipUses(ir.passes.InPlacePass):
     def _change_grid(self, node: ir.Node, grid: NewGrid) -> None:
         """Give a new Q or DQ the axis, the domain and the type of the grid."""
         _set_axis(node.attributes, grid.axis)
-        if not grid.is_wide:
+        if not grid.has_own_type:
             return
-        node.domain = self._wide_domain
+        node.domain = domain_of(grid, self._model)
         node.attributes.pop("output_dtype", None)
         if node.op_type == "QuantizeLinear":
             levels = ir.DataType.from_numpy(grid.zero_point.dtype)
@@ -377,6 +386,14 @@ def wide_domain(model: ir.Model) -> str:
     ONNX's own take them from opset 21 on, ONNX Runtime's in every opset.
     """
     return "" if model.opset_imports.get("", 0) >= WIDE_FROM else MICROSOFT
+
+
+def domain_of(grid: NewGrid, model: ir.Model) -> str:
+    """Return the domain of the Q and DQ of a grid whose levels have another type than the pair's.
+
+    ONNX's own take FP8 in every model that can have it (`levels.FIRST_OPSET`).
+    """
+    return "" if grid.range.fp8 else wide_domain(model)
 
 
 def can_be_per_channel(model: ir.Model) -> bool:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from sensitivity.errors import ModelError
 from sensitivity.onnx_graph.clamps import UNLIMITED
 from sensitivity.onnx_graph.connections import connections
+from sensitivity.onnx_graph.levels import E4M3, FIRST_OPSET
 from sensitivity.onnx_graph.qdq_groups import belonging, meeting_uses
 from sensitivity.onnx_graph.reach import (
     nearest_outputs,
@@ -123,10 +124,14 @@ class OnnxQdqModel:
             )
         limits = integer_limits(pair)
         new = self.model.grids.get(name)
+        if new is not None and new.range.fp8:
+            raise ModelError(
+                f"Expected {name} to quantize to one integer grid, got one whose levels are FP8."
+            )
         if new is None:
             scale = np.asarray(pair.scale, np.float32).reshape(-1)
             return Grid(scale, int(pair.zero_points[0]), *limits, axis=pair.axis)
-        if new.is_wide:
+        if new.has_own_type:
             whole = np.iinfo(new.zero_point.dtype)
             limits = int(whole.min), int(whole.max)
         scale = np.asarray(new.scale, np.float32).reshape(-1)
@@ -155,6 +160,16 @@ class OnnxQdqModel:
 
     def other_ranges(self, names: Iterable[str], forward: Callable[[], None]) -> tuple[Range, ...]:
         return other_ranges(self.model, self._uses, names, forward)
+
+    def no_fp8(self) -> str | None:
+        opset = self.model.graph.opset_imports.get("", 0)
+        if opset >= FIRST_OPSET[E4M3]:
+            return None
+        return (
+            f"opset {opset} in {self.model.path.name}, and QuantizeLinear has FP8 from opset "
+            f"{FIRST_OPSET[E4M3]} on; convert the float model with "
+            "onnx.version_converter.convert_version and quantize it again, or leave fp8 out"
+        )
 
     def weights(self) -> Iterator[tuple[str, NDArray[np.floating], int | None]]:
         weights, _ = weights_and_activations(self._uses.values())

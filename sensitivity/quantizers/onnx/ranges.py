@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from sensitivity.errors import ModelError
 from sensitivity.onnx_graph import groups, qdq
 from sensitivity.onnx_graph.clamps import UNLIMITED, Limits
-from sensitivity.onnx_graph.levels import along
+from sensitivity.onnx_graph.levels import E4M3, along, limits_of, nearest_levels, numpy_type
 from sensitivity.onnx_graph.passes.insert_qdq import to_levels
 from sensitivity.onnx_graph.passes.skip_uses import NewGrid, can_be_per_channel, float_constant
 from sensitivity.onnx_graph.qdq import PAIR
@@ -103,6 +103,8 @@ def _check_can_have(model: OnnxModel, use: Use, wanted: Range) -> None:
 
 def _new_grid(model: OnnxModel, use: Use, wanted: Range) -> NewGrid:
     """Return the grid for this range."""
+    if wanted.fp8:
+        return _fp8_grid(model, use, wanted)
     pair, own_scale = use.pair, qdq.known(use.pair.dequantize.inputs[1])
     is_weight = use.role == "weight"
     whole, (low, high) = _levels(pair, wanted.bits)
@@ -125,6 +127,28 @@ def _new_grid(model: OnnxModel, use: Use, wanted: Range) -> NewGrid:
     if is_weight:
         return replace(grid, constant=_requantized(model, use, grid))
     return grid
+
+
+def _fp8_grid(model: OnnxModel, use: Use, wanted: Range) -> NewGrid:
+    """Return the FP8 grid for this range, whose zero points have the type of its levels."""
+    _, high = limits_of(E4M3)
+    is_weight = use.role == "weight"
+    shape = () if wanted.axis is None else (len(wanted.amax),)
+    own_scale = qdq.known(use.pair.dequantize.inputs[1])
+    steps = scales_of(np.asarray(wanted.amax, np.float32), high, is_weight=is_weight)
+    scale = steps.reshape(shape).astype(own_scale.dtype)
+    grid = NewGrid(wanted, scale, np.zeros(shape, numpy_type(E4M3)), wanted.axis)
+    if not is_weight:
+        return grid
+    values = _known_weight(model, use)
+    if use.pair.is_compact:
+        return replace(grid, constant=_fp8_levels(values, grid).astype(numpy_type(E4M3)))
+    return replace(grid, constant=values.astype(qdq.known(use.pair.source).dtype))
+
+
+def _fp8_levels(values: NDArray[Any], grid: NewGrid) -> NDArray[np.float32]:
+    """Return the FP8 levels nearest to values, as float32."""
+    return nearest_levels(values / along(grid.scale, grid.axis, values.ndim), E4M3)
 
 
 def _levels(pair: qdq.Pair, bits: int | None) -> tuple[np.dtype[Any], tuple[int, int]]:
@@ -171,6 +195,10 @@ def weight_on_grid(use: Use, grid: NewGrid) -> NDArray[Any]:
     """Return the float values that the pair of a weight gives on another grid."""
     pair, stored, limits = use.pair, grid.constant, integer_limits(use.pair)
     assert stored is not None
+    if grid.range.fp8:
+        levels = stored.astype(np.float32) if pair.is_compact else _fp8_levels(stored, grid)
+        scale = along(grid.scale, grid.axis, stored.ndim).astype(np.float32)
+        return np.asarray(levels * scale).astype(grid.scale.dtype)
     zero_point = grid.zero_point.astype(np.int64)
     if pair.is_compact:
         levels = np.clip(stored, *limits)

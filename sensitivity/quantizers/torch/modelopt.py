@@ -6,11 +6,9 @@ from typing import Any
 
 from sensitivity.errors import ModelError
 from sensitivity.quantizers.base import first_fault
+from sensitivity.quantizers.ranges import E4M3, E4M3_HIGH
 from sensitivity.quantizers.torch.tensor_quantizer import TensorQuantizerModel, is_a
 from sensitivity.records import Grid
-
-E4M3, E4M3_HIGH = (4, 3), 448
-"""FP8 E4M3 as ModelOpt names it, (exponent bits, mantissa bits), and its largest value."""
 
 FLAGS = (
     "_disabled",
@@ -66,6 +64,9 @@ class ModelOptModel(TensorQuantizerModel):
     )
     flags = FLAGS
     settings = SETTINGS
+
+    def no_fp8(self) -> str | None:
+        return None
 
     def _is_container(self, module: Any) -> bool:
         return any(is_a(module, container, self.package) for container in CONTAINERS)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sensitivity.errors import ModelError
-from sensitivity.quantizers.base import known_names, weights_and_activations
+from sensitivity.quantizers.base import first_fault, known_names, weights_and_activations
 from sensitivity.quantizers.proofs import left_quantized
 from sensitivity.quantizers.torch.biases import Biases
 from sensitivity.quantizers.torch.calls import with_forward
@@ -90,9 +90,11 @@ class Pt2eModel:
         known_names([name], self._placed)
         module = self._placed[name].module
         zero_points = np.unique(_array(module.zero_point))
-        reason = _problem(module)
-        if len(zero_points) > 1:
-            reason = f"its channels have {len(zero_points)} different zero points"
+        faults = {
+            "its levels are those of FP8": module.fp8,
+            f"its channels have {len(zero_points)} different zero points": len(zero_points) > 1,
+        }
+        reason = first_fault(faults) or _problem(module)
         if reason:
             raise ModelError(
                 f"Expected {name} to quantize to one integer grid, got a pair that does not: "
@@ -100,6 +102,17 @@ class Pt2eModel:
             )
         scale = _array(module.scale).astype(np.float32)
         return Grid(scale, int(zero_points[0]), module.low, module.high, module.axis)
+
+    def file_grid(self, name: str) -> Grid:
+        known_names([name], self._placed)
+        module = self._placed[name].module
+        if not module.fp8:
+            return self.grid(name)
+        scale = _array(module.scale).astype(np.float32)
+        return Grid(scale, 0, module.low, module.high, module.axis, is_float=True)
+
+    def no_fp8(self) -> str | None:
+        return None
 
     def range(self, name: str) -> Range:
         """Return the present range of a quantizer, as `with_ranges` takes it. Raises ModelError for

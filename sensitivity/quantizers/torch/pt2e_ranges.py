@@ -15,6 +15,7 @@ from sensitivity import optional
 from sensitivity.errors import ModelError
 from sensitivity.quantizers.base import QuantizedModel, Watchable, weights_and_activations
 from sensitivity.quantizers.histogram import Ends, Histogram
+from sensitivity.quantizers.ranges import E4M3_HIGH
 from sensitivity.records import Grid, Quantizer, Range
 
 if TYPE_CHECKING:
@@ -80,7 +81,11 @@ def _set(module: PairQuantizer, wanted: Range) -> None:
     """Give the module the grid of this range."""
     low, high = _levels(module, wanted.bits)
     amax = np.asarray(wanted.amax, np.float64)
-    if wanted.low is None:
+    module.fp8 = wanted.fp8
+    if wanted.fp8:
+        low, high, zero_point = -E4M3_HIGH, E4M3_HIGH, 0
+        scale = amax / high
+    elif wanted.low is None:
         zero_point = int(np.asarray(module.zero_point).reshape(-1)[0])
         scale = amax / (high - zero_point)
     else:

@@ -55,12 +55,14 @@ class PairQuantizer(nn.Module):
     scale: a float64 number as the op has it, or float32[channels].
     zero_point: an integer, or integers[channels].
     low, high: the smallest and the largest level.
+    fp8: whether the levels are those of FP8 E4M3 instead of integers.
     """
 
     def __init__(self, scale: Any, zero_point: Any, axis: int | None, low: int, high: int) -> None:
         super().__init__()
         self.axis, self.low, self.high = axis, low, high
         self.scale, self.zero_point = scale, zero_point
+        self.fp8 = False
         self._disabled = False
         self.training = False
 
@@ -68,9 +70,10 @@ class PairQuantizer(nn.Module):
         if self._disabled:
             return x
         scale, zero_point = self._along(self.scale, x), self._along(self.zero_point, x)
-        levels = (
-            torch.mul(x.float(), 1.0 / scale).round_().add_(zero_point).clamp_(self.low, self.high)
-        )
+        steps = torch.mul(x.float(), 1.0 / scale)
+        if self.fp8:
+            return steps.clamp_(self.low, self.high).to(torch.float8_e4m3fn).float().mul_(scale)
+        levels = steps.round_().add_(zero_point).clamp_(self.low, self.high)
         return levels.sub_(zero_point).mul_(scale)
 
     def _along(self, value: Any, x: Tensor) -> Any:

@@ -57,6 +57,12 @@ class PytorchQuantizationModel(TensorQuantizerModel):
     flags = FLAGS
     settings = SETTINGS
 
+    def no_fp8(self) -> str | None:
+        return (
+            "a pytorch-quantization model, whose FP8 is for GPUs alone and is not simulated here; "
+            "leave fp8 out, quantize with ModelOpt, or scan the exported Q/DQ file"
+        )
+
     @contextmanager
     def _more_restored(self) -> Iterator[None]:
         with ExitStack() as stack:

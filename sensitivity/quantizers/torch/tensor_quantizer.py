@@ -422,7 +422,7 @@ def array(tensor: Any) -> NDArray[np.float32]:
     return np.asarray(tensor.detach().float().cpu().numpy(), dtype=np.float32)
 
 
-def scales_of(amax: NDArray[np.float32], high: int, *, is_weight: bool) -> NDArray[np.float32]:
+def scales_of(amax: NDArray[np.float32], high: float, *, is_weight: bool) -> NDArray[np.float32]:
     """Return the scales of channels, float32[channels], all above 0: amax divided by the largest
     level, or for a dead channel a scale that keeps its values 0.
 

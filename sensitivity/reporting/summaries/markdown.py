@@ -38,6 +38,7 @@ def render(data: ReportData) -> str:
     if plan is not None:
         blocks += _units("Left out of INT8, the most sensitive first", plan.skip)
         blocks += _units("With activations of 16 bits", plan.wide)
+        blocks += _units("In FP8, weights and activations", plan.fp8)
     blocks += _resume_hint(data)
     return in_format("\n\n".join(blocks) + "\n", data.format)
 

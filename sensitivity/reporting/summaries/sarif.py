@@ -18,6 +18,7 @@ LEVELS: dict[Outcome, str] = {"fail": "error", "open": "warning"}
 LAYERS = {
     "left-out": "This layer is left out of INT8, so that the accuracy target holds.",
     "wide": "This layer has activations of 16 bits, so that the accuracy target holds.",
+    "fp8": "This layer is in FP8, so that the accuracy target holds.",
     "repaired": "This layer stays in INT8 with other ranges, biases or rounding than it had.",
 }
 RULE_IDS = [*RULES, *LAYERS]
@@ -50,8 +51,8 @@ def _failed(data: ReportData) -> Iterator[dict[str, Any]]:
 
 def _of_layers(data: ReportData, plan: Plan) -> Iterator[dict[str, Any]]:
     repaired = [unit.unit for unit in plan.recalibrated]
-    wide = [unit.unit for unit in plan.widened]
-    for rule, names in (("left-out", plan.skip), ("wide", wide), ("repaired", repaired)):
+    by_rule = {"left-out": plan.skip, "wide": plan.wide, "fp8": plan.fp8, "repaired": repaired}
+    for rule, names in by_rule.items():
         words = in_format(LAYERS[rule], data.format)
         for name in names:
             result = _result(data, rule, "note", f"{name}: {words}")

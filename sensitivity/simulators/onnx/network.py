@@ -20,7 +20,7 @@ from sensitivity.onnx_graph.passes.skip_uses import (
     NewGrid,
     corrected,
     corrected_bias,
-    wide_domain,
+    domain_of,
 )
 from sensitivity.onnx_graph.uses import BIAS_INPUT, Link, Path, Use
 from sensitivity.onnx_graph.walk import bodies, first_input, input_at, inputs, value_name
@@ -110,7 +110,6 @@ class _Splitter:
     def __init__(self, source: OnnxModel, bits: dict[str, int], offered: Offered) -> None:
         self._source, self._bits, self._offered = source, bits, offered
         self._model = source.graph
-        self._wide_domain = wide_domain(source.graph)
         self._deps: list[tuple[int, ...]] = []
         self._switch: list[int] = []
         self._recipes: list[Recipe] = []
@@ -286,7 +285,10 @@ class _Splitter:
         self._twins[at] = self._of_pair.setdefault((pair.dequantize, source, grid), at)
         for key, other in self._offered.get(use.name, {}).items():
             offered = self._pair_recipe(use, other, 1, stored_otherwise)
-            at = self._add((at, source), offered, fixed=fixed, switch=self._bits[key])
+            given = source
+            if other.restores_clamps and not stored_otherwise:
+                (given,) = self._clamped(use, source) or [source]
+            at = self._add((at, given), offered, fixed=fixed, switch=self._bits[key])
         return at
 
     def _alone(self, place: Place) -> int:
@@ -310,7 +312,7 @@ class _Splitter:
             that the file stores in another form.
         """
         if grid is not None and not grid.keeps_pair:
-            return _on_grid(use, grid, dep, self._wide_domain)
+            return _on_grid(use, grid, dep, domain_of(grid, self._model))
         reads = {} if stored_otherwise else {value_name(use.pair.source): (dep, 0)}
         return _recipe(use.pair.nodes, reads, {})
 
@@ -345,13 +347,13 @@ class _Splitter:
         return self._add((), Recipe(value=array), fixed=True)
 
 
-def _on_grid(use: Use, grid: NewGrid, source: int, wide_domain: str) -> Recipe:
+def _on_grid(use: Use, grid: NewGrid, source: int, domain: str) -> Recipe:
     """Return the recipe of a pair on another grid.
 
     A weight's values are computed here, because older opsets have no scales per channel.
 
     source: index of the dep that gives the value to quantize.
-    wide_domain: domain of 16-bit Q and DQ.
+    domain: domain of Q and DQ if the levels have another type than the pair's.
     """
     if grid.constant is not None:
         return _kept(f"{grid.key}.values", weight_on_grid(use, grid))
@@ -360,8 +362,8 @@ def _on_grid(use: Use, grid: NewGrid, source: int, wide_domain: str) -> Recipe:
         scale: onnx.numpy_helper.from_array(grid.scale, scale),
         zero_point: onnx.numpy_helper.from_array(grid.zero_point, zero_point),
     }
-    if grid.is_wide:
-        nodes = _pair_of(list(parameters), wide_domain, grid.axis)
+    if grid.has_own_type:
+        nodes = _pair_of(list(parameters), domain, grid.axis)
         return Recipe(nodes, {"x": (source, 0)}, constants=parameters)
     recipe = _recipe(use.pair.nodes, {value_name(use.pair.source): (source, 0)}, {})
     for node in recipe.nodes:

@@ -1,0 +1,144 @@
+"""Targets that take 16-bit activations with 8-bit weights, and FP8, and the sources.
+
+This module does not import ONNX, since plans need it before any file exists. `lint` finds such
+pairs in files (SQ104, SQ308, SQ309, SQ603).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from sensitivity.errors import SensitivityError
+
+if TYPE_CHECKING:
+    from sensitivity.records import Plan
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What one target does with a format.
+
+    takes: whether it computes with it.
+    why: what it has or does.
+    source: where that is stated.
+    """
+
+    takes: bool
+    why: str
+    source: str
+
+
+WIDE = {
+    "onnxruntime": Taken(
+        True,
+        "it takes int16 and uint16 pairs from opset 21 on, and its own ones before; its CPU "
+        "kernels compute between them in float",
+        "ONNX Runtime docs, Quantize ONNX Models; measured here on each exported file",
+    ),
+    "qnn": Taken(
+        True,
+        "it takes uint16 activations beside 8-bit weights; where formats meet, a pair of one "
+        "format stands after a pair of the other",
+        "ONNX Runtime docs, QNN Execution Provider > Mixed precision support",
+    ),
+    "tensorrt": Taken(
+        False,
+        "its formats are INT8, FP8, FP4, INT4 for weights, and float",
+        "TensorRT docs, Working with Quantized Types > Supported Data Types",
+    ),
+    "openvino": Taken(
+        False,
+        "its CPU plug-in removes pairs of 16 bits and computes in float",
+        "measured: OpenVINO CPU, rules SQ602 and SQ603",
+    ),
+}
+"""Target -> what it does with 16-bit activations. Targets that are not listed are not known to
+refuse any format."""
+
+FP8 = {
+    "onnxruntime": Taken(
+        True,
+        "it takes FP8 pairs from opset 19 on; its CPU kernels compute between them in float, and "
+        "it has to be loaded with session.disable_quant_qdq=1, so that INT8 layers beside them "
+        "compute in float too",
+        "measured: ONNX Runtime 1.31.1 CPU",
+    ),
+    "qnn": Taken(
+        False,
+        "its 8-bit formats are integers",
+        "ONNX Runtime docs, QNN Execution Provider > Generating a quantized model",
+    ),
+    "tensorrt": Taken(
+        True,
+        "it takes FP8 from version 10 on, and GPUs from compute capability 8.9 on compute in it; "
+        "transposed convolutions, and kernels of more than 32 values, run in float",
+        "TensorRT docs, Working with Quantized Types > Supported Data Types; measured: "
+        "TensorRT-RTX 1.7.1 for SM 7.5, 8.6, 8.9 and 12.0",
+    ),
+    "openvino": Taken(
+        False,
+        "its CPU plug-in rounds values to FP8 and back one by one and computes in float",
+        "measured: OpenVINO 2026.4 CPU, precisions of the compiled model",
+    ),
+}
+"""Target -> what it does with FP8."""
+
+OTHER_NAMES = {"tensorrt_rtx": "tensorrt", "trtexec": "tensorrt"}
+"""Runtime -> the target whose formats it has."""
+
+
+@dataclass(frozen=True)
+class _Format:
+    """What a refusal says about a format.
+
+    name: as --formats has it.
+    words: the format in words.
+    instead: targets to plan for instead.
+    """
+
+    name: str
+    words: str
+    instead: str
+    targets: dict[str, Taken]
+
+
+FORMATS = {
+    "int16": _Format("int16", "activations of 16 bits", "onnxruntime or an NPU", WIDE),
+    "fp8": _Format("fp8", "FP8", "tensorrt", FP8),
+}
+"""Format that --formats may name -> its targets."""
+
+
+def target_of_runtime(name: str | None) -> str:
+    """Return the target whose formats a runtime has; the name itself if it is a target.
+
+    >>> target_of_runtime("tensorrt_rtx"), target_of_runtime("openvino"), target_of_runtime(None)
+    ('tensorrt', 'openvino', '')
+    """
+    return OTHER_NAMES.get(name or "", name or "")
+
+
+def refuse(format_name: str, target: str | None, what: str) -> None:
+    """Raise SensitivityError if a target does not take a format.
+
+    format_name: a key of `FORMATS`.
+    target: a target or the name of a runtime; None and unknown names refuse nothing.
+    what: what asks for the format, as the message names it.
+    """
+    asked = FORMATS[format_name]
+    taken = asked.targets.get(target_of_runtime(target))
+    if taken is None or taken.takes:
+        return
+    raise SensitivityError(
+        f"Expected a target that takes {asked.words} for {what}, got {target}: {taken.why}; leave "
+        f"{asked.name} out of --formats, or plan for {asked.instead}."
+    )
+
+
+def check_takes(target: str, plan: Plan) -> None:
+    """Raise SensitivityError if a target does not take a format of the plan's units."""
+    if plan.wide:
+        refuse("int16", target, f"the plan with 16 bits in {plan.wide[0]}")
+    if plan.fp8:
+        refuse("fp8", target, f"the plan with FP8 in {plan.fp8[0]}")
