@@ -17,7 +17,7 @@ from sensitivity.timing import protocol
 from sensitivity.timing.environment import _cpu_info, environment
 from sensitivity.timing.protocol import LEAST_ROUNDS, bench_files, interleaved, spread_of
 from sensitivity.timing.ratio import median_ratio
-from sensitivity.timing.sentences import bench_sentences
+from sensitivity.timing.sentences import bench_sentences, saturation_sentences
 
 
 class FakeEngine:
@@ -399,3 +399,17 @@ def test_three_real_files_are_timed_in_onnx_runtime(tmp_path: Path) -> None:
     assert timings[0].ratio.value == 1.0
     assert all(np.isfinite([each.median_ms, each.p99_ms, each.ratio.low]).all() for each in timings)
     assert len(bench_sentences(timings)) >= 3
+
+
+@pytest.mark.parametrize(
+    ("flags", "instructions", "warned"),
+    [("avx2", "no", True), ("avx2 avx512_vnni", "yes", False), ("asimd", "no", False)],
+)
+def test_a_processor_whose_int8_sums_saturate_is_named(
+    flags: str, instructions: str, warned: bool
+) -> None:
+    machine = {"cpu flags": flags, "int8 instructions": instructions}
+    for name in ("onnxruntime", "openvino"):
+        said = saturation_sentences(name, machine)
+        assert [("saturate at 16 bits" in sentence) for sentence in said] == [True] * warned
+    assert saturation_sentences("tensorrt", machine) == []

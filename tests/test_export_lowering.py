@@ -9,6 +9,7 @@ import pytest
 import torch
 from support import models
 from support.blocks import Blocks
+from support.processors import exact_int8
 from torch import nn
 
 from sensitivity.errors import ExportError, OnnxFileError
@@ -82,6 +83,7 @@ def test_openvino_gets_unsigned_activations_on_the_same_grid(files, tmp_path):
     )
 
 
+@exact_int8
 def test_openvino_itself_computes_the_lowered_file_right(files, tmp_path):
     pytest.importorskip("openvino", reason="OpenVINO is not installed")
     from sensitivity.runtimes.openvino import OpenVino
@@ -325,6 +327,7 @@ def cuts(tmp_path_factory):
         )
 
 
+@exact_int8
 def test_openvino_moves_integers_that_convolutions_wrote(cuts, tmp_path):
     pytest.importorskip("openvino")
     from sensitivity.runtimes.openvino import OpenVino

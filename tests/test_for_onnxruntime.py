@@ -13,6 +13,7 @@ import onnx_ir as ir
 import onnxruntime
 import pytest
 from support.commands import verb
+from support.processors import exact_int8
 
 from sensitivity.errors import ExportError
 from sensitivity.exporters import for_onnxruntime
@@ -112,6 +113,7 @@ LOST = {
 }  # fmt: skip
 
 
+@exact_int8
 @pytest.mark.parametrize("name", LOST)
 def test_a_bias_that_does_not_fit_int32_gets_room(name: str) -> None:
     model = LOST[name].clone()

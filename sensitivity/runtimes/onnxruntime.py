@@ -139,22 +139,41 @@ def _options(threads: int | None, optimize: bool) -> Any:
     # Files are timed in turn. Idle threads of one session must not spin on the cores of the next
     # one.
     options.add_session_config_entry("session.force_spinning_stop", "1")
+    options.add_session_config_entry(*EXACT_PRODUCTS)
     return options
+
+
+EXACT_PRODUCTS = ("session.x64quantprecision", "1")
+"""The setting that adds INT8 products exactly on processors with AVX2 or AVX-512 but without VNNI
+instructions. By default their sums saturate at 16 bits there, which is faster and wrong. It changes
+nothing on other processors."""
 
 
 NO_FUSED_PAIRS = ("session.disable_quant_qdq", "1")
 """The setting that keeps Q/DQ pairs as they are."""
 
+WAYS_OUT = {
+    # ONNX Runtime 1.31 fuses a MatMul and its FP8 pairs into an integer kernel, and then refuses
+    # that kernel.
+    "float8": NO_FUSED_PAIRS,
+    # It cannot convert a weight or zero point that several layers share.
+    "Attempt to replace the existing tensor": (EXACT_PRODUCTS[0], "0"),
+}
+"""Words of an error while a session is made -> a setting with which it can be made."""
 
-def _session(file: Path, options: Any, *, fuses_pairs: bool = True) -> Any:
+
+def _session(file: Path, options: Any, tried: tuple[str, ...] = ()) -> Any:
+    """Return a session.
+
+    tried: keys of WAYS_OUT whose settings are among the options.
+    """
     try:
         return _package().InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its exceptions share no public base class
-        if fuses_pairs and "float8" in str(error):
-            # ONNX Runtime 1.31 fuses a MatMul and its FP8 pairs into an integer kernel, and then
-            # refuses that kernel.
-            options.add_session_config_entry(*NO_FUSED_PAIRS)
-            return _session(file, options, fuses_pairs=False)
+        for words, setting in WAYS_OUT.items():
+            if words in str(error) and words not in tried:
+                options.add_session_config_entry(*setting)
+                return _session(file, options, (*tried, words))
         raise refused(file, "ONNX Runtime", error) from error
 
 

@@ -45,7 +45,7 @@ from sensitivity.timing.inputs import check_files, random_inputs
 from sensitivity.timing.profile import layer_rows, profile_files
 from sensitivity.timing.protocol import bench_files
 from sensitivity.timing.same_files import same_files
-from sensitivity.timing.sentences import bench_sentences
+from sensitivity.timing.sentences import bench_sentences, saturation_sentences
 
 WARMUP_ROUNDS = 10
 
@@ -152,8 +152,10 @@ def bench_run(
     files = {timing.variant: files[timing.variant] for timing in timings}
     profiles = profile_files(files, run_dir.canonical(), runtime, inputs)
     accuracy, judged, unmeasured = _accuracy(timings, runtime, held, settings)
+    machine = environment()
     sentences = [
         *bench_sentences(timings, profiles),
+        *saturation_sentences(runtime.name, machine),
         *accuracy_sentences(accuracy, runtime.name, run_dir),
         *unmeasured,
     ]
@@ -161,7 +163,7 @@ def bench_run(
     result = BenchResult(
         timings,
         tuple(sentences),
-        environment(),
+        machine,
         accuracy,
         exported.skip,
         judged,

@@ -7,6 +7,7 @@ import os
 import platform
 import shutil
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 
 FLAGS = (
@@ -22,6 +23,7 @@ FLAGS = (
 )
 UNKNOWN = "not readable"
 INT8_FLAGS = {"avx512_vnni", "avx_vnni", "amx_int8", "asimddp"}
+WIDE_FLAGS = {"avx2", "avx512f"}
 ARM_FLAGS = ("asimd", "asimddp", "i8mm", "bf16", "fphp", "sve")
 PACKAGES = (
     "numpy",
@@ -50,6 +52,16 @@ GPU_FIELDS = (
 def environment() -> dict[str, str]:
     """Return name -> value, for a report; a value that cannot be read is "not readable"."""
     return _machine() | _cpu() | _clocks() | _threads() | _gpu() | _versions()
+
+
+def saturates(environment: Mapping[str, str]) -> bool:
+    """Return whether sums of INT8 products may saturate at 16 bits on this processor: one with AVX2
+    or AVX-512, but without instructions for INT8 dot products.
+
+    environment: as `environment` returns it.
+    """
+    has_wide = bool(WIDE_FLAGS & set(environment.get("cpu flags", "").split()))
+    return has_wide and environment.get("int8 instructions") == "no"
 
 
 def usable_cores() -> int:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from sensitivity.records import NOTHING, Estimate, Timing, speed_from_ratio
+from sensitivity.timing.environment import saturates
 from sensitivity.timing.explain import explain, not_in
 from sensitivity.timing.profile import FileProfile
 
@@ -32,6 +33,29 @@ WHY_SLOW = {
     "tensorrt_rtx": SEE_PROFILE,
     "trtexec": SEE_PROFILE,
 }
+
+
+SATURATES = {
+    "onnxruntime": (
+        "This processor has no instructions for INT8 dot products (VNNI). ONNX Runtime lets their "
+        "sums saturate at 16 bits there, so the files ran with session.x64quantprecision=1, which "
+        "is exact and slower; set it in your application too."
+    ),
+    "openvino": (
+        "This processor has no instructions for INT8 dot products (VNNI). OpenVINO lets their sums "
+        "saturate at 16 bits there, so accuracy in INT8 may be lower than simulated; a processor "
+        "with them, or weights of 7 bits (overflow_fix in NNCF), avoids that."
+    ),
+}
+"""Runtime -> what to know about its accuracy on a processor whose INT8 sums saturate."""
+
+
+def saturation_sentences(runtime: str, environment: Mapping[str, str]) -> list[str]:
+    """Return what to know about INT8 accuracy on this processor; nothing if its sums are exact.
+
+    environment: as `timing.environment.environment` returns it.
+    """
+    return [SATURATES[runtime]] if runtime in SATURATES and saturates(environment) else []
 
 
 def bench_sentences(
