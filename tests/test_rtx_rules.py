@@ -18,7 +18,7 @@ from sensitivity.runtimes import tensorrt_rtx_build as rtx
 ROOT = Path(__file__).parents[1]
 OTHER_VALUES = {"SQ101", "SQ104", "SQ105", "SQ501", "SQ502"}
 """Errors for what the file computes, or for a plan that it does not follow: RTX builds it."""
-IN_FLOAT = {"SQ001", "SQ206", "SQ207", "SQ212", "SQ301", "SQ307"}
+IN_FLOAT = {"SQ001", "SQ206", "SQ207", "SQ212", "SQ301", "SQ307", "SQ308"}
 """Findings for layers that RTX runs in float."""
 
 
