@@ -479,7 +479,7 @@ def _detection(model: File, labels: LabelledImages, reading: Reading, exported: 
         )
         for split, part in splits.items()
     }
-    return Task(model, batches, score, score.aggregate, metric=score.metric)
+    return Task(model, batches, score, score.aggregate, metric=score.metric, soft=score.soft)
 
 
 def _with_more(

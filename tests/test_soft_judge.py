@@ -16,6 +16,7 @@ from support.studies import study_of
 from sensitivity.errors import TaskError
 from sensitivity.journal.journal import open_journal
 from sensitivity.measure.measurer import Measurer
+from sensitivity.measure.ranking import losses
 from sensitivity.measure.scan import scan
 from sensitivity.measure.soft import SoftMeasurer
 from sensitivity.measure.study import Study
@@ -28,6 +29,7 @@ from sensitivity.search.soft_judge import OPEN, Promise, SoftJudge
 from sensitivity.signals.soft import Labelled, ties_of
 from sensitivity.stats.proof import chance_below
 from sensitivity.stats.soft_drop import line_of, true_drop
+from sensitivity.stats.soft_ratio import ratio_of
 from sensitivity.tasks.base import Task
 from sensitivity.tasks.kept import KeptOutputs
 from sensitivity.testing.fakes import FakeModel, FakeSimulator
@@ -214,6 +216,66 @@ def test_a_set_is_judged_by_its_true_drop_with_what_all_sets_say(tmp_path: Path)
     assert 1.1 < judge.line.slope < 1.3, "float believes 0.8 of what is lost"
 
 
+def overall(scores: np.ndarray) -> float:
+    return float(scores.mean())
+
+
+@dataclass(frozen=True)
+class OfOverall:
+    """A soft drop for `overall`, which is no mean as far as anybody is told; its records hold both
+    outputs."""
+
+    def __call__(self, wanted: Any, got: Any) -> np.ndarray:
+        return np.stack([wanted, got], axis=1)
+
+    def stands_for(self, aggregate: Any) -> bool:
+        return aggregate is overall
+
+    def drops(self, records: np.ndarray) -> np.ndarray:
+        assert len(records) >= 50
+        return np.asarray(BELIEF * (records[:, 0] - records[:, 1]))
+
+
+def test_a_metric_that_is_no_mean_is_judged_by_the_ratio_of_all_sets(tmp_path: Path) -> None:
+    data = {**task_of().data, "unlabeled": batches(9)}
+    task = task_of(data=data, aggregate=overall, soft=OfOverall())
+    with study(task, tmp_path) as of:
+        start = float_scores(of)
+        judge = SoftJudge(of, Promise(0.035, 0.8, True), start)
+        lost: dict[tuple[str, ...], tuple[list[np.ndarray], list[np.ndarray]]] = {}
+        for skip in ((), ("stem", "head")):
+            found = judge(skip)
+            scores, soft = SoftMeasurer(of).values(of.skip_variant(skip), "confirm", "")
+            lost[skip] = [losses(start, scores, overall)], [soft]
+        for split in ("rank", "unlabeled", "holdout"):
+            scores, soft = SoftMeasurer(of).values(of.skip_variant(("stem", "head")), split, "")
+            lost["stem", "head"][1].append(soft)
+            if split != "unlabeled":
+                base = float_scores(of, split)
+                lost["stem", "head"][0].append(losses(base, scores, overall))
+        drop = judge.drop(("stem", "head"))
+        whole = judge.with_holdout(("stem", "head"))
+    counted, soft = map(list, zip(*lost.values(), strict=True))
+    labelled = [np.concatenate(each[:2]) for each in counted]
+    ratio = ratio_of(
+        labelled, [np.concatenate(each)[: len(n)] for each, n in zip(soft, labelled, strict=True)]
+    )
+    expected = true_drop(labelled[1], np.concatenate(soft[1][:3]), ratio)
+    assert (drop.value, drop.high) == pytest.approx((expected.value, expected.high))
+    assert (drop.n, drop.parts) == (800, ("rank", "confirm"))
+    assert found.metric == pytest.approx(start.mean() - drop.value)
+    assert whole is not None
+    assert (whole.n, whole.parts) == (1200, ("rank", "confirm", "holdout"))
+
+
+def test_a_metric_that_is_no_mean_is_looked_at_each_time_the_samples_have_doubled(
+    tmp_path: Path,
+) -> None:
+    with study(task_of(aggregate=overall, soft=OfOverall()), tmp_path) as of:
+        judge = SoftJudge(of, Promise(-1.0, 0.8, False), float_scores(of))
+        assert [len(lost.counted) for lost in judge._looks(())] == [50, 100, 200, 400]
+
+
 @dataclass(frozen=True)
 class Tied:
     """A soft drop that knows of every sample that a close answer loses 0.3 where it believes to
@@ -392,8 +454,9 @@ def test_a_target_that_no_set_is_sure_to_meet_says_so(tmp_path: Path) -> None:
         ({}, SoftJudge),
         ({"soft": None}, SplitJudge),
         ({"aggregate": lambda scores: float(np.median(scores))}, SplitJudge),
+        ({"aggregate": overall, "soft": OfOverall()}, SoftJudge),
     ],
-    ids=["a mean of what is lost", "nothing known", "no mean"],
+    ids=["a mean of what is lost", "nothing known", "no mean", "a soft drop of no mean"],
 )
 def test_without_a_soft_drop_the_counted_one_decides(
     changes: dict[str, Any], kind: type, tmp_path: Path

@@ -37,6 +37,25 @@ def gain(base: Scores, other: Scores, aggregate: Aggregate) -> Estimate:
     return centred(effect, aggregate(other) - aggregate(base), len(base))
 
 
+def losses(base: Scores, other: Scores, aggregate: Aggregate) -> Scores:
+    """Return what each sample loses by `other`, float[n]; the mean is how much lower its metric is.
+
+    For a metric that is not a mean these are differences of jackknife pseudo-values. If groups of
+    samples were left out in turn, samples of one group share a value, and its distance from the
+    mean is scaled so that the mean of n values has the same sampling error.
+
+    base, other: scores of the same samples.
+    """
+    if base.ndim == 1 and aggregate is mean:
+        return base - other
+    lost = per_sample(base, aggregate) - per_sample(other, aggregate)
+    n, groups = len(base), len(lost)
+    sizes = [len(group) for group in np.array_split(np.arange(n), groups)]
+    spread = np.repeat(lost - lost.mean(), sizes) * np.sqrt(n / groups)
+    drop = aggregate(base) - aggregate(other)
+    return np.asarray(drop + spread - spread.mean())
+
+
 def centred(interval: Estimate, value: float, n: int) -> Estimate:
     """Return the interval moved to a value that was computed directly, because jackknife means
     differ from it by their bias."""

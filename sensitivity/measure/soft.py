@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -14,15 +14,15 @@ from sensitivity.measure.reader import Reader
 from sensitivity.measure.study import Study
 from sensitivity.records import SPLITS, Scores, Variant
 from sensitivity.signals.soft import Labelled, has_soft_drop, soft_drop, soft_name, ties_of
-from sensitivity.tasks.base import Fittable, Soft, TellsTies
+from sensitivity.tasks.base import Fittable, Soft, StandsForMetric, TellsTies, mean
 from sensitivity.tasks.batches import batch_size
 
 FITTED = 1000
 """Number of labelled samples that a soft drop is fitted to, at most."""
 
 Pair = tuple[Scores, Scores]
-"""Scores float64[n] and soft drops float64[n] of the same samples; without labels the scores are
-empty."""
+"""Scores float64[n, ...] and soft drops float64[n] of the same samples; without labels the scores
+are empty. The soft drops of single batches may be records, see `SoftMeasurer.joined`."""
 
 
 @dataclass(frozen=True)
@@ -42,11 +42,15 @@ class Comparer:
     """Compares variants by the values that vary least by chance.
 
     If the task has a soft drop, labels take no part in the choice, and can measure it afterwards.
+
+    aggregate: the values of any number of samples -> what is compared.
     """
 
     def __init__(self, study: Study) -> None:
+        task = study.measurer.task
         self._measurer = study.measurer
-        self._soft = SoftMeasurer(study) if has_soft_drop(study.measurer.task) else None
+        self._soft = SoftMeasurer(study) if has_soft_drop(task) else None
+        self.aggregate = task.aggregate if self._soft is None else mean
 
     def __call__(self, variants: Sequence[Variant], split: str, what: str) -> list[Compared]:
         """Return the values of each variant on all of `split`."""
@@ -146,8 +150,17 @@ class SoftMeasurer:
 
     def values(self, variant: Variant, split: str, what: str) -> Pair:
         """Return the pair of the whole split."""
-        scores, soft = zip(*self.stream(variant, split, what), strict=True)
-        return np.concatenate(scores), np.concatenate(soft)
+        return self.joined(self.stream(variant, split, what))
+
+    def joined(self, pairs: Iterable[Pair]) -> Pair:
+        """Return the pair of all samples of some batches, at least one."""
+        scores, soft = map(np.concatenate, zip(*pairs, strict=True))
+        return scores, self._drops(soft)
+
+    def _drops(self, soft: Scores) -> Scores:
+        """Return soft drops, of their records if the task's soft drop has some."""
+        of_records: object = self._soft
+        return of_records.drops(soft) if isinstance(of_records, StandsForMetric) else soft
 
     def known(self, variant: Variant, split: str) -> Pair:
         """Return the pair of the first batches that were measured before; nothing is measured
@@ -157,9 +170,12 @@ class SoftMeasurer:
         most = measurer.count(split)
         while count < most and measurer.journal.scores(variant, key, count) is not None:
             count += 1
-        scores = [self._known(variant, split, batch) for batch in range(count)]
-        soft = [self._known(variant, key, batch) for batch in range(count)]
-        return np.concatenate([np.empty(0), *scores]), np.concatenate([np.empty(0), *soft])
+        if count == 0:
+            return np.empty(0), np.empty(0)
+        return self.joined(
+            (self._known(variant, split, batch), self._known(variant, key, batch))
+            for batch in range(count)
+        )
 
     def _known(self, variant: Variant, split: str, batch: int) -> Scores:
         scores = self._study.measurer.journal.scores(variant, split, batch)

@@ -58,6 +58,7 @@ from sensitivity.search.rerank import (
 )
 from sensitivity.search.soft_judge import SoftJudge
 from sensitivity.signals.base import Signal
+from sensitivity.signals.soft import has_soft_drop
 from sensitivity.tasks.base import Task, mean
 from sensitivity.units.units import Pins
 
@@ -283,7 +284,8 @@ def _planner(options: SearchOptions, order: Order, scanned: Scan, task: Task) ->
 
     If the model has collapsed with everything in INT8, it looks for the few units that cause this.
     Otherwise, greedy after a raced scan becomes a search for a prefix of the order, guided by the
-    signal, if the metric is a mean: how surely a set meets the target is not known of others.
+    signal, if the metric is a mean or has a soft drop: how surely a set meets the target is not
+    known of others.
     """
     if scanned.collapsed:
         culprits = CulpritPlanner(options.ends)
@@ -291,10 +293,14 @@ def _planner(options: SearchOptions, order: Order, scanned: Scan, task: Task) ->
             return culprits
         if options.planner == CostPlanner.name:
             return CostPlanner(culprits)
-    elif scanned.signal and options.planner == GreedyPlanner.name and task.aggregate is mean:
+    elif scanned.signal and options.planner == GreedyPlanner.name and _is_surely_judged(task):
         return InterpolatedPlanner(order.signal)
     planner: Planner = load("planners", options.planner)()
     return planner
+
+
+def _is_surely_judged(task: Task) -> bool:
+    return task.aggregate is mean or has_soft_drop(task)
 
 
 def _ignores_cost(options: SearchOptions) -> bool:

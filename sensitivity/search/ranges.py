@@ -404,8 +404,8 @@ class _Trials:
         rises = [self._rise(before, other) for other in others]
         best = max(range(len(others)), key=lambda index: rises[index].value)
         if rises[best].has_interval:
-            new = per_sample(others[best].values, self._aggregate)
-            old = per_sample(before.values, self._aggregate)
+            new = per_sample(others[best].values, self._compare.aggregate)
+            old = per_sample(before.values, self._compare.aggregate)
             is_better = is_above(new, old, ALPHA / len(choices))
         else:
             is_better = rises[best].value > 0
@@ -437,7 +437,7 @@ class _Trials:
         return self._compare(variants, "rank", f"recalibrate: {what}")
 
     def _rise(self, before: Compared, after: Compared) -> Estimate:
-        return gain(before.values, after.values, self._aggregate)
+        return gain(before.values, after.values, self._compare.aggregate)
 
     def _recalibrated(self, change: Change, before: Compared, after: Compared) -> Recalibrated:
         changed = set(map(attrgetter("quantizer"), change.choice))

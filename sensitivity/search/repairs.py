@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from operator import attrgetter
 
-from sensitivity.measure.ranking import gain, per_sample
+from sensitivity.measure.ranking import Aggregate, gain, per_sample
 from sensitivity.measure.soft import Comparer
 from sensitivity.measure.study import Study
 from sensitivity.records import Estimate, Range, Recalibrated, Scores, Unit, Variant
@@ -46,10 +46,12 @@ def repaired(
         return tuple(known)
     variants = [_variant(study, skip, pairs) for pairs in ({}, before, after)]
     study.measurer.offer(variants[1].ranges | variants[2].ranges)
-    original, before_repair, after_repair = Comparer(study)(variants, "rank", "repair: all units")
-    if not _is_better(study, (before_repair.values, after_repair.values), variants[1:], signal):
+    compare = Comparer(study)
+    original, *both = compare(variants, "rank", "repair: all units")
+    values = [compared.values for compared in both]
+    if not _is_better(study, values, compare.aggregate, variants[1:], signal):
         return tuple(known)
-    improvement = gain(original.scores, after_repair.scores, study.measurer.task.aggregate)
+    improvement = gain(original.scores, both[-1].scores, study.measurer.task.aggregate)
     changed = (_changed(unit, after, improvement) for unit in study.units)
     return tuple(filter(attrgetter("ranges"), changed))
 
@@ -76,11 +78,14 @@ def _changed(unit: Unit, pairs: Mapping[str, Pair], improvement: Estimate) -> Re
 
 
 def _is_better(
-    study: Study, values: Sequence[Scores], variants: Sequence[Variant], signal: Signal | None
+    study: Study,
+    values: Sequence[Scores],
+    aggregate: Aggregate,
+    variants: Sequence[Variant],
+    signal: Signal | None,
 ) -> bool:
     """Return whether the second of two variants is better than the first, as `repaired` defines
     it."""
-    aggregate = study.measurer.task.aggregate
     change = gain(values[0], values[1], aggregate)
     if not change.has_interval:  # one value for the whole split, so chance cannot be estimated
         return change.value > 0

@@ -11,12 +11,18 @@ from itertools import repeat
 import numpy as np
 from scipy.special import ndtr, ndtri
 
-from sensitivity.measure.soft import SoftMeasurer
+from sensitivity.measure.ranking import losses
+from sensitivity.measure.soft import Pair, SoftMeasurer
 from sensitivity.measure.study import Study
 from sensitivity.planners.base import Judged, Skip
 from sensitivity.records import Estimate, Scores, TrueDrop
 from sensitivity.stats.proof import NORMAL_95, chance_below
-from sensitivity.stats.soft_drop import Line, line_of, true_drop
+from sensitivity.stats.soft_drop import Belief, line_of, true_drop
+from sensitivity.stats.soft_ratio import ratio_of
+from sensitivity.tasks.base import mean
+
+FIRST_LOOK = 16
+"""Number of samples after which a set is looked at first if the metric is no mean."""
 
 LEAST = 0.1
 """Fraction of `confirm` that is measured before a set may be refused."""
@@ -41,6 +47,9 @@ MORE_SAMPLES = 500
 """Number of samples of `rank` and of unlabelled data that are measured for such a set, at most."""
 
 NOTHING = np.empty(0)
+
+Batch = tuple[Scores, Scores, Scores]
+"""Float's scores, a variant's scores and its soft drops or records of the same samples."""
 
 
 @dataclass(frozen=True)
@@ -137,11 +146,12 @@ class SoftJudge:
         float_scores: scores of the float model on all of `confirm`.
         """
         self._study, self._promise, self._float = study, promise, float_scores
+        self._start = study.measurer.aggregate(float_scores)
         self._measurer = SoftMeasurer(study)
         self._lost: dict[frozenset[str], Lost] = {}
 
     def __call__(self, skip: Skip) -> Judged:
-        start, whole = float(self._float.mean()), len(self._float)
+        start, whole = self._start, len(self._float)
         if self._is_float(skip):
             return Judged(start, self._promise.allowed >= 0, whole)
         for lost in self._looks(skip):
@@ -168,7 +178,7 @@ class SoftJudge:
         error = _error(drop)
         is_whole = part == 1
         return Judged(
-            float(self._float.mean()) - drop.value,
+            self._start - drop.value,
             met,
             len(self._float) if is_whole else drop.n,
             0.0 if is_whole else error,
@@ -218,17 +228,28 @@ class SoftJudge:
             [self._study.float_variant], "holdout", "plan: float on holdout"
         )
         scores, soft = self._measurer.values(variant, "holdout", "plan: holdout")
-        counted = np.concatenate([lost.every_counted, float_scores - scores])
+        counted = np.concatenate([lost.every_counted, self._losses(float_scores, scores)])
         softs = np.concatenate([lost.every_soft, soft])
         return self._drop(counted, softs, (*lost.parts, "holdout"))
 
     @property
-    def line(self) -> Line:
-        """Loss of a changed answer, from float's close answers and all sets judged so far."""
+    def line(self) -> Belief:
+        """What soft drops are worth, from float's close answers and all sets judged so far."""
         sets = [*self._ties, *self._own_ranges, *self._lost.values()]
         counted = [lost.every_counted for lost in sets]
         soft = [lost.every_soft[: len(lost.every_counted)] for lost in sets]
-        return line_of(counted, soft, full_scale=self._full_scale)
+        if self._is_mean:
+            return line_of(counted, soft, full_scale=self._full_scale)
+        scale = self._full_scale
+        return ratio_of([lost / scale for lost in counted], [moved / scale for moved in soft])
+
+    @property
+    def _is_mean(self) -> bool:
+        return self._study.measurer.task.aggregate is mean
+
+    def _losses(self, float_scores: Scores, scores: Scores) -> Scores:
+        """Return what each sample loses, float[n]."""
+        return losses(float_scores, scores, self._study.measurer.task.aggregate)
 
     @cached_property
     def _ties(self) -> list[Lost]:
@@ -252,8 +273,10 @@ class SoftJudge:
             return []
         with measurer.with_ranges(()):
             scores, soft = self._measurer.known(self._study.baselines["quantized"], "confirm")
-        counted = self._float[: len(scores)] - scores
-        return [Lost(counted, soft, NOTHING, NOTHING)] if len(scores) else []
+        if not len(scores):
+            return []
+        counted = self._losses(self._float[: len(scores)], scores)
+        return [Lost(counted, soft, NOTHING, NOTHING)]
 
     @property
     def _full_scale(self) -> float:
@@ -266,20 +289,24 @@ class SoftJudge:
         return self._study.skip_variant(skip).disabled == self._study.float_variant.disabled
 
     def _looks(self, skip: Skip) -> Iterable[Lost]:
-        """Yield what is known of a set after each batch of `confirm`."""
-        known = replace(self._lost.get(frozenset(skip), UNSEEN), counted=NOTHING, soft=NOTHING)
+        """Yield what is known of a set after each batch of `confirm`. If the metric is no mean,
+        this is only after FIRST_LOOK samples, each time their number has doubled, and at the
+        end."""
+        known = self._lost.get(frozenset(skip), UNSEEN)
         variant = self._study.skip_variant(skip)
-        for scores, moved in self._measurer.stream(
-            variant, "confirm", f"plan: {len(skip)} left out"
-        ):
-            seen = len(known.counted)
-            lost = self._float[seen : seen + len(scores)] - scores
-            known = replace(
-                known,
-                counted=np.concatenate([known.counted, lost]),
-                soft=np.concatenate([known.soft, moved]),
-            )
-            yield known
+        pairs, seen, look = list[Pair](), 0, 1 if self._is_mean else FIRST_LOOK
+        for pair in self._measurer.stream(variant, "confirm", f"plan: {len(skip)} left out"):
+            pairs.append(pair)
+            seen += len(pair[1])
+            if look <= seen < len(self._float):
+                yield self._with_confirm(known, pairs)
+                look = 1 if self._is_mean else 2 * seen
+        yield self._with_confirm(known, pairs)
+
+    def _with_confirm(self, known: Lost, pairs: Sequence[Pair]) -> Lost:
+        """Return what is known of a set with these pairs of the first batches of `confirm`."""
+        scores, soft = self._measurer.joined(pairs)
+        return replace(known, counted=self._losses(self._float[: len(scores)], scores), soft=soft)
 
     def _look_further(self, skip: Skip, *, whole: bool = False) -> None:
         """Add the losses of the set on `rank`, and the soft drops of unlabelled samples, as long as
@@ -320,8 +347,26 @@ class SoftJudge:
                 float_scores = self._study.measurer.stream(float_, split, "plan: float on rank")
             # `repeat` never ends, so the two are of different lengths. Float comes first, since
             # its outputs are kept for the other.
-            for (base,), (scores, soft) in zip(float_scores, pairs, strict=False):
-                yield base - scores, soft
+            measured = ((base, *pair) for (base,), pair in zip(float_scores, pairs, strict=False))
+            for part in self._parts(measured):
+                float_part = np.concatenate([base for base, _, _ in part])
+                scores, soft = self._measurer.joined((scores, moved) for _, scores, moved in part)
+                counted = self._losses(float_part, scores) if len(scores) else NOTHING
+                yield counted, soft
+
+    def _parts(self, batches: Iterable[Batch]) -> Iterator[Sequence[Batch]]:
+        """Yield the batches one by one. If the metric is no mean, yield all of them together, up to
+        MORE_SAMPLES samples."""
+        if self._is_mean:
+            yield from ([batch] for batch in batches)
+            return
+        part, samples = list[Batch](), 0
+        for batch in batches:
+            part.append(batch)
+            samples += len(batch[-1])
+            if samples >= MORE_SAMPLES:
+                break
+        yield part
 
 
 def _chance(drop: Estimate, allowed: float) -> float:

@@ -10,7 +10,7 @@ import numpy as np
 
 from sensitivity.errors import TaskError
 from sensitivity.records import Scores
-from sensitivity.tasks.base import Fittable, Soft, Task, TellsTies, mean
+from sensitivity.tasks.base import Fittable, Soft, StandsForMetric, Task, TellsTies, mean
 from sensitivity.tasks.batches import scores_of
 from sensitivity.tasks.fingerprint import function_digest
 
@@ -28,9 +28,11 @@ class Labelled:
 
 
 def has_soft_drop(task: Task) -> bool:
-    """Return whether the task says what float expects to lose, and its metric is a mean over single
-    samples."""
-    return task.soft is not None and task.aggregate is mean
+    """Return whether the task says what float expects to lose of its metric."""
+    soft: object = task.soft
+    if isinstance(soft, StandsForMetric):
+        return soft.stands_for(task.aggregate)
+    return soft is not None and task.aggregate is mean
 
 
 def soft_name(soft: Soft | Fittable) -> str:
@@ -39,7 +41,8 @@ def soft_name(soft: Soft | Fittable) -> str:
 
 
 def soft_drop(soft: Soft, float_outputs: Any, outputs: Any, size: int) -> Scores:
-    """Return the soft drops of these samples, float64[size].
+    """Return the soft drops of these samples, float64[size], or their records if the soft drop
+    `StandsForMetric`, float64[size, k].
 
     soft: the task's function.
 
@@ -52,7 +55,8 @@ def soft_drop(soft: Soft, float_outputs: Any, outputs: Any, size: int) -> Scores
             f"Expected task.soft to return one number for each sample, got {error!r}; it is given "
             "the outputs of the float model and those of a quantized one."
         ) from error
-    if drops.shape != (size,) or not np.isfinite(drops).all():
+    shape = (size, *drops.shape[1:]) if isinstance(soft, StandsForMetric) else (size,)
+    if drops.shape != shape or not np.isfinite(drops).all():
         raise TaskError(
             f"Expected task.soft to return one finite number for each of {size} samples, got an "
             f"array of shape {drops.shape}; return what is lost in the unit of the score, 0 where "

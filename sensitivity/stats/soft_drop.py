@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -72,6 +73,21 @@ def ramp(moved: Values) -> Values:
     return np.clip(moved / NEAR, -1.0, 1.0)
 
 
+class Belief(Protocol):
+    """What float's soft drops are worth. All values are fractions of the full scale, float[n]."""
+
+    @property
+    def slope(self) -> float: ...
+
+    def believed(self, moved: Values) -> Values: ...
+
+    def variance(self, moved: Values) -> float: ...
+
+    def error(self, moved: Values) -> float: ...
+
+    def counting_error(self, lost: Values) -> float: ...
+
+
 @dataclass(frozen=True)
 class Line:
     """Loss of a changed answer: `offset` * `ramp` of its soft drop + `slope` * its soft drop.
@@ -112,7 +128,15 @@ class Line:
         moved: float[n], soft drops.
         """
         unseen = max(self.offset + self.slope * FLIP, FLIP)
-        return _error(self.believed(moved), unseen)
+        return standard_error(self.believed(moved), unseen)
+
+    def counting_error(self, lost: Values) -> float:
+        """Return the sampling error of the mean of counted losses, as if one more sample had lost
+        everything.
+
+        lost: float[n], as fractions of the full scale.
+        """
+        return standard_error(lost, 1.0)
 
 
 def line_of(
@@ -134,7 +158,7 @@ def line_of(
     >>> line_of([], []) == Line()
     True
     """
-    sets = [_pair(lost, moved) for lost, moved in zip(counted, soft, strict=True)]
+    sets = [paired(lost, moved) for lost, moved in zip(counted, soft, strict=True)]
     answers = np.concatenate([np.empty((0, 3)), *(_changed(*pair, full_scale) for pair in sets)])
     if not len(answers):
         return Line()
@@ -198,13 +222,13 @@ def _coefficient(known: Values, left: Values, samples: NDArray[np.int_]) -> tupl
     sums = np.bincount(samples, weights=known * (left - slope * known))
     noise = (len(left) * float(sums @ sums) / spread + FAIR) / (len(left) + FAIR)
     error = noise / spread
-    doubt = _doubted(1.0, error, slope)
+    doubt = doubted(1.0, error, slope)
     trust = doubt / (doubt + error)
     return trust * slope, trust * error
 
 
 def true_drop(
-    counted: ArrayLike, soft: ArrayLike, line: Line = Line(), *, full_scale: float = 1.0
+    counted: ArrayLike, soft: ArrayLike, line: Belief = Line(), *, full_scale: float = 1.0
 ) -> Estimate:
     """Return the drop of one set in the population that the samples are from, with an interval that
     covers 95 %.
@@ -229,9 +253,9 @@ def true_drop(
     expected = float(line.believed(moved).mean())
     shared = line.variance(moved) + line.error(moved) ** 2
     own = (line.slope * float(moved.mean()) * OWN) ** 2
-    error = _error(lost, 1.0) ** 2
+    error = line.counting_error(lost) ** 2
     difference = float(lost.mean()) - expected
-    own = _doubted(shared + own, error, max(difference, 0.0)) - shared
+    own = doubted(shared + own, error, max(difference, 0.0)) - shared
     to_counted = own / (own + error)
     value = expected + to_counted * difference
     variance = (1 - to_counted) ** 2 * shared + to_counted * error
@@ -241,7 +265,7 @@ def true_drop(
     )
 
 
-def _doubted(doubt: float, error: float, difference: float) -> float:
+def doubted(doubt: float, error: float, difference: float) -> float:
     """Return the variance of a belief after something else was counted.
 
     If the two contradict each other, it grows by as much as they lie too far apart.
@@ -253,7 +277,7 @@ def _doubted(doubt: float, error: float, difference: float) -> float:
     return doubt + max(difference**2 - CONFLICT**2 * (doubt + error), 0.0)
 
 
-def _error(values: Values, unseen: float) -> float:
+def standard_error(values: Values, unseen: float) -> float:
     """Return the standard error of the mean, as if one sample more had lost `unseen`.
 
     Samples that all agree prove nothing without it.
@@ -263,7 +287,11 @@ def _error(values: Values, unseen: float) -> float:
     return math.sqrt(max(variance, 0.0) / n)
 
 
-def _pair(lost: ArrayLike, moved: ArrayLike) -> tuple[Values, Values]:
+def paired(lost: ArrayLike, moved: ArrayLike) -> tuple[Values, Values]:
+    """Return losses and soft drops of the same samples as arrays float[n].
+
+    Raises ValueError if they are not of the same samples, or a value is not finite.
+    """
     pair = _finite(lost), _finite(moved)
     if len(pair[0]) != len(pair[1]):
         raise ValueError(

@@ -58,6 +58,24 @@ class TellsTies(Protocol):
         ...
 
 
+@runtime_checkable
+class StandsForMetric(Protocol):
+    """A soft drop for a metric that is not a mean over samples, such as mAP. It is called like any
+    other, and returns one record for each sample, float[n, k]."""
+
+    def stands_for(self, aggregate: Callable[[Scores], float]) -> bool:
+        """Return whether the soft drops tell what this metric loses."""
+        ...
+
+    def drops(self, records: Scores) -> Scores:
+        """Return the soft drop of each sample, float[n]: their mean is the drop of all of them
+        together, and their spread is its sampling error.
+
+        records: of the samples, float[n, k].
+        """
+        ...
+
+
 def mean(scores: Scores) -> float:
     """Return the default aggregate: the mean of per-sample scores float[n]."""
     return float(np.mean(scores))
@@ -85,9 +103,10 @@ class Task:
         `model` with all quantizers disabled is shown to compute the same. None skips that proof.
     soft: (outputs of the float model, outputs of a variant) -> float[n], the loss that the float
         model itself expects from each sample's other answer, in the unit of the score and without
-        labels. Only for a metric that is the mean of one score for each sample. A `Fittable` one
-        is first fitted to the labelled samples of "rank" and "confirm", and one that `TellsTies`
-        shows on them how much more its close answers lose. None if no such estimate is known.
+        labels. Only for a metric that is the mean of one score for each sample, or that the soft
+        drop `StandsForMetric`. A `Fittable` one is first fitted to the labelled samples of "rank"
+        and "confirm", and one that `TellsTies` shows on them how much more its close answers lose.
+        None if no such estimate is known.
     loss: (outputs of the float model, outputs of the quantized one) -> a tensor of one value with
         its gradient, what fine-tuning makes small. None takes KL of the probabilities for logits
         [n, classes], and otherwise the squared error over the spread of each kind of output.

@@ -29,6 +29,7 @@ from sensitivity.tasks.detection_boxes import (
     Suppression,
     decode_ultralytics,
     detections,
+    pairwise_iou,
 )
 from sensitivity.tasks.detection_images import (
     Geometry,
@@ -56,6 +57,7 @@ from sensitivity.tasks.detection_parts import (
 )
 from sensitivity.tasks.detection_sizes import SIZES as OBJECT_SIZES
 from sensitivity.tasks.detection_sizes import rows_of_size, size_scores
+from sensitivity.tasks.detection_soft import BoxesLost
 from sensitivity.tasks.images import Size
 
 OLD_SCORES = (
@@ -119,7 +121,7 @@ def detection_task(
         for name, images in splits.items()
     }
     score = DetectionScore(tuple(names), decode, rule or Suppression(), part=part)
-    return Task(model, data, score, score.aggregate, metric=score.metric)
+    return Task(model, data, score, score.aggregate, metric=score.metric, soft=score.soft)
 
 
 def random_splits(
@@ -330,9 +332,23 @@ class DetectionScore:
 
     def detections(self, outputs: Any, targets: Mapping[str, Any]) -> Detections:
         """Return the detections of a batch, with boxes in pixels of the original images."""
-        found = detections(*self.decoded(outputs), self.rule)
+        found = self.reported(outputs)
         boxes = to_image(found.boxes, as_numpy(targets["geometry"]))
         return replace(found, boxes=boxes)
+
+    def reported(self, outputs: Any) -> Detections:
+        """Return the detections of a batch, with boxes in pixels of the input."""
+        return detections(*self.decoded(outputs), self.rule)
+
+    def overlaps(self, boxes: Floats, others: Floats) -> Floats:
+        """Return how far boxes [n, k, 4] overlap boxes [n, m, 4], float[n, k, m]."""
+        return pairwise_iou(boxes, others)
+
+    @property
+    def soft(self) -> BoxesLost | None:
+        """What the float model expects to lose; None for masks and key points, for which no such
+        estimate is known."""
+        return BoxesLost(self, len(self.names)) if self.part is None else None
 
     def decoded(self, outputs: Any) -> tuple[Floats, Floats]:
         """Return boxes and confidences as `decode` gives them.

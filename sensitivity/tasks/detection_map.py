@@ -119,6 +119,15 @@ def average_precision(scores: Scores, classes: int) -> NDArray[np.float64]:
     return precision
 
 
+def outcomes(scores: Scores, classes: int) -> tuple[Scores, Bools, Bools]:
+    """Return the confidence of each detection float[n, limit] (0 where there is none), and at each
+    overlap threshold whether it is a true positive and whether it is ignored, bool[10, n, limit]
+    each."""
+    confidences, encoded, _ = _columns(scores, classes)
+    numbers = encoded.astype(np.int64) % STATES
+    return confidences, _TRUE[:, numbers], _IGNORED[:, numbers]
+
+
 def outcomes_at_half(
     scores: Scores, classes: int
 ) -> tuple[Scores, NDArray[np.int64], Bools, Bools]:

@@ -229,8 +229,14 @@ class RotatedScore(DetectionScore):
 
     def detections(self, outputs: Any, targets: Mapping[str, Any]) -> Detections:
         """Return the detections of a batch, with boxes in pixels of the input."""
+        return self.reported(outputs)
+
+    def reported(self, outputs: Any) -> Detections:
         boxes, confidences = self.decoded(outputs)
         return detections(boxes, confidences, self.rule, suppress_rotated)
+
+    def overlaps(self, boxes: Floats, others: Floats) -> Floats:
+        return rotated_overlap(boxes[:, :, None], others[:, None])
 
     @property
     def metric(self) -> str:
