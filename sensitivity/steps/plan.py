@@ -19,7 +19,6 @@ from sensitivity.measure.scan import Scan
 from sensitivity.measure.study import Study
 from sensitivity.planners.base import wants_cost
 from sensitivity.planners.exhaustive import ExhaustivePlanner, check_number
-from sensitivity.preflight.check import sentence
 from sensitivity.preflight.metric import impossible_findings
 from sensitivity.quantizers.base import (
     QuantizedModel,
@@ -128,7 +127,7 @@ def refuse_impossible(target: Target, float_value: float, task: Task | EvaluateT
     float_value: metric of the float model.
     """
     for finding in impossible_findings(target, float_value, task):
-        raise SensitivityError(sentence(finding))
+        raise SensitivityError(f"{finding.message} {finding.fix}")
 
 
 def search_plan(
