@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 
 import pytest
+from support.processors import exact_int8
 
 pytest.importorskip("torch")
 pytest.importorskip("modelopt")
@@ -20,6 +21,7 @@ if "SENSITIVITY_ASSETS" not in os.environ:
     )
 
 
+@exact_int8
 def test_files_of_resnet20_have_the_accuracy_of_the_simulated_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from support.processors import exact_int8
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("modelopt")
@@ -84,6 +85,7 @@ def test_the_head_says_how_to_repeat_it(written):
     assert (head["rounds"], head["threads"]) == (3, 1)
 
 
+@exact_int8
 def test_float_files_agree_with_the_reference_and_int8_files_to_what_int8_changes(rows):
     for (_, file), row in rows.items():
         if file == "float":

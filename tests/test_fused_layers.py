@@ -6,6 +6,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 import pytest
+from support.processors import exact_int8
 
 from sensitivity.exporters.for_onnxruntime import faithful
 from sensitivity.exporters.lower_onnxruntime import lower
@@ -190,6 +191,7 @@ def test_a_fusion_that_loses_something_is_reported_and_avoided(name: str) -> Non
     assert faithful(made) is None
 
 
+@exact_int8
 @pytest.mark.parametrize("name", RIGHT)
 def test_a_layer_that_keeps_its_meaning_is_left_alone(name: str) -> None:
     model = RIGHT[name].model()

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.onnx_text import network_of
+from support.processors import exact_int8
 
 from sensitivity.onnx_graph import qdq
 from sensitivity.onnx_graph.passes.clip_by_range import ClipByRange
@@ -114,6 +115,7 @@ def kinds(lowered: ir.Model) -> Counter[str]:
     return Counter(node.op_type for node in lowered.graph)
 
 
+@exact_int8
 @settings(max_examples=15, deadline=None)
 @given(channels=st.integers(1, 9), outputs=st.integers(1, 6), side=st.sampled_from([1, 3]))
 def test_channels_of_zeros_change_no_value(channels: int, outputs: int, side: int) -> None:
@@ -165,6 +167,7 @@ def test_pixels_that_the_model_also_returns_stay_a_resize() -> None:
     assert not EnlargeByCopies()(whole).modified
 
 
+@exact_int8
 @settings(max_examples=15, deadline=None)
 @given(channels=st.integers(1, 70), outputs=st.integers(1, 9))
 def test_a_pointwise_convolution_is_a_product_of_matrices(channels: int, outputs: int) -> None:

@@ -501,7 +501,7 @@ def test_a_data_loader_of_tensors_serves_a_qdq_file(tmp_path: Path, items: str) 
         2,
     )
     checked = json.loads((out / "export.json").read_text())["files"]
-    assert [one["metric"]["n"] for one in checked if one["variant"] == "int8"] == [80]
+    assert [one["metric"]["n"] for one in checked if one["variant"] == "partial"] == [80]
 
 
 def test_a_detector_whose_float_finds_nothing_learns_how_its_output_was_read(

@@ -12,6 +12,7 @@ import onnx_ir as ir
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.processors import exact_int8
 
 from sensitivity.errors import OnnxFileError
 from sensitivity.rules.base import Finding, PlanNames, Rule, Subject
@@ -340,6 +341,7 @@ def test_the_concat_rule_fires_on_the_graphs_that_openvino_gets_wrong_only(case:
     assert bool(findings("SQ601", ON_OPENVINO[case], "openvino")) == (case in WRONG)
 
 
+@exact_int8
 @pytest.mark.parametrize("case", ON_OPENVINO)
 def test_openvino_itself_is_exact_where_the_concat_rule_is_silent(case: str) -> None:
     error = openvino_error(ON_OPENVINO[case])
