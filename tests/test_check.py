@@ -374,6 +374,14 @@ def test_a_coarser_type_of_weights_may_differ_by_more(kind: str, tolerance: floa
     assert tolerance_of(nn.Linear(2, 2), nn.Linear(2, 2).to(getattr(torch, kind))) == tolerance
 
 
+def test_a_target_that_no_model_can_meet_is_refused_with_force_too() -> None:
+    task = split_task(*[np.zeros(4)] * 3)
+    findings = list(target_findings(np.ones(4), 1.0, Target(metric=1.5), task))
+    with pytest.raises(CheckError, match="Give a smaller --target") as refused:
+        refuse_errors(findings, force=True)
+    assert "--force" not in str(refused.value)
+
+
 def test_a_task_whose_float_model_differs_is_refused_and_with_force_warned_about(
     tmp_path: Path,
 ) -> None:
@@ -510,7 +518,7 @@ class Unfitted:
 @pytest.mark.parametrize(
     ("soft", "message"),
     [
-        (answer_lost, "Expected the model to give one array [n, classes], got shape (32,);"),
+        (answer_lost, "got shape (32,); leave soft=answer_lost out of the task."),
         (lambda before, after: np.zeros(3), "one finite number for each of 32 samples"),
         (Unfitted(), "Expected fit of task.soft to return, got KeyError: 'temperature'"),
     ],

@@ -71,15 +71,19 @@ def by_severity(findings: Iterable[Finding]) -> tuple[Finding, ...]:
     return tuple(sorted(findings, key=lambda finding: order[finding.severity]))
 
 
+FINAL = {"metric-fails", "target-above-scale"}
+"""Errors with which --force does not go on: nothing can be measured, or no plan can be found."""
+
+
 def refuse_errors(findings: Sequence[Finding], *, force: bool = False) -> None:
     """Raise CheckError if there is an error among the findings.
 
-    force: whether to go on unless the metric fails, since nothing can be measured then.
+    force: whether to go on unless the error is one of FINAL.
     """
     errors = [finding for finding in findings if finding.severity == "error"]
     for finding in errors:
-        if finding.code == "metric-fails":
-            raise CheckError(finding.message)
+        if finding.code in FINAL:
+            raise CheckError(f"{finding.message} {finding.fix}".strip())
     if force or not errors:
         return
     first, *others = errors

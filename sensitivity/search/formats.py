@@ -62,6 +62,7 @@ def chains_of(spared: Mapping[str, float]) -> dict[str, tuple[str, ...]]:
 
     spared: fractions from `spared_fraction`.
 
+    >>> from sensitivity.records import wide_name
     >>> names = wide_name("a"), fp8_name("a"), wide_name("b"), fp8_name("b")
     >>> chains_of(dict(zip(names, (0.9, 0.5, 0.4, 0.5), strict=True)))
     {'a': ('a in FP8', 'a in 16 bits'), 'b': ('b in FP8',)}

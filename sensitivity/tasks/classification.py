@@ -270,7 +270,7 @@ class AnswerLost:
     temperature: float = 1.0
 
     def __call__(self, float_outputs: Any, outputs: Any) -> Scores:
-        wanted, got = _class_scores(float_outputs), _class_scores(outputs)
+        wanted, got = (_class_scores(each, WITHOUT_SOFT) for each in (float_outputs, outputs))
         belief = np.exp(_log_probabilities(_logits(wanted) / self.temperature))
         rows = np.arange(len(belief))
         lost = belief[rows, wanted.argmax(axis=1)] - belief[rows, got.argmax(axis=1)]
@@ -335,7 +335,7 @@ def _labelled(
 
     Raises TaskError if targets are anything else.
     """
-    logits = np.concatenate([_logits(_class_scores(batch)) for batch in outputs])
+    logits = np.concatenate([_logits(_class_scores(batch, WITHOUT_SOFT)) for batch in outputs])
     given = np.concatenate([np.ravel(as_numpy(batch)) for batch in targets])
     samples, classes = logits.shape
     is_number = np.issubdtype(given.dtype, np.number)
@@ -437,7 +437,12 @@ def _count_of(size: float, n: int) -> int:
     return int(n * size + 1e-9)
 
 
-def _class_scores(outputs: Any) -> NDArray[Any]:
+OWN_SCORE = "return a Task with your own score()"
+WITHOUT_SOFT = "leave soft=answer_lost out of the task"
+"""What to do about outputs that are not class scores, for a score and for a soft drop."""
+
+
+def _class_scores(outputs: Any, advice: str = OWN_SCORE) -> NDArray[Any]:
     """Return the model's outputs as an array [n, classes]. Raises TaskError for any other shape,
     and for NaN."""
     got = f"a {type(outputs).__name__}"
@@ -445,10 +450,7 @@ def _class_scores(outputs: Any) -> NDArray[Any]:
         got = f"shape {tuple(outputs.shape)}"
     is_matrix = len(getattr(outputs, "shape", ())) == 2
     if not is_matrix:
-        raise TaskError(
-            f"Expected the model to give one array [n, classes], got {got}; return a Task with "
-            "your own score()."
-        )
+        raise TaskError(f"Expected the model to give one array [n, classes], got {got}; {advice}.")
     scores = as_numpy(outputs)
     has_nan = np.isnan(scores).any(axis=1)
     if has_nan.any():

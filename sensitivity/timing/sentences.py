@@ -38,8 +38,9 @@ WHY_SLOW = {
 SATURATES = {
     "onnxruntime": (
         "This processor has no instructions for INT8 dot products (VNNI). ONNX Runtime lets their "
-        "sums saturate at 16 bits there, so the files ran with session.x64quantprecision=1, which "
-        "is exact and slower; set it in your application too."
+        "sums saturate at 16 bits there, so files run with session.x64quantprecision=1, which is "
+        "exact and slower; set it in your application too. A file that cannot be loaded with it, "
+        "since layers share a weight or a zero point, runs without it."
     ),
     "openvino": (
         "This processor has no instructions for INT8 dot products (VNNI). OpenVINO lets their sums "
