@@ -320,8 +320,8 @@ MOST_TAPS = 32
     "float.",
     fix="Keep the layer in INT8 if that is accurate enough, else leave it unquantized; plans for "
     "--runtime tensorrt do so by themselves.",
-    source="NVIDIA TensorRT 10.16 release notes, Limitations; measured with TensorRT-RTX "
-    "1.7.1.116, for SM 8.9 and 12.0",
+    source="NVIDIA TensorRT 10.16 release notes, Limitations, as quoted by others; measured with "
+    "TensorRT-RTX 1.7.1.116, for SM 8.9 and 12.0",
     bad=Example(
         pair("x", zero="f") + pair("k", "ws", "fz", axis=0) + conv(weight="kd", rest=LARGE_KERNEL),
         opset=19,
