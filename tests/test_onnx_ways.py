@@ -19,7 +19,9 @@ from support.yolo_models import NAMES, coco, yolo_folder
 from sensitivity.commands import command_line, settings_as_text
 from sensitivity.config import ScanSettings
 from sensitivity.errors import TaskError
-from sensitivity.onnx_task import Reading, reading_of, task_of, written_task
+from sensitivity.onnx_task.reading import Reading, reading_of
+from sensitivity.onnx_task.task import task_of
+from sensitivity.onnx_task.task_file import written_task
 from sensitivity.quantize.file import sized_file
 from sensitivity.tasks.load import load_evaluator
 from sensitivity.tasks.onnx_data import Calibration, as_model, boxes

@@ -10,7 +10,8 @@ import pytest
 from support.yolo_models import NAMES, coco, images, save, yolo, yolo_folder
 
 from sensitivity.errors import TaskError
-from sensitivity.onnx_task import Reading, task_of
+from sensitivity.onnx_task.reading import Reading
+from sensitivity.onnx_task.task import task_of
 from sensitivity.tasks.detection import ImageBatches
 from sensitivity.tasks.detection_labels import LabelForm
 from sensitivity.tasks.yolo_data import (

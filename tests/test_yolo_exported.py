@@ -11,7 +11,8 @@ import pytest
 import torch
 from support.yolo_models import coco, save, yolo
 
-from sensitivity.onnx_task import Reading, task_of
+from sensitivity.onnx_task.reading import Reading
+from sensitivity.onnx_task.task import task_of
 from sensitivity.workflows.yolo_weights import prepared, ultralytics
 
 

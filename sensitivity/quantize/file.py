@@ -18,15 +18,9 @@ from sensitivity.files import write_whole
 from sensitivity.journal.journal import is_used
 from sensitivity.measure.progress import Progress, silent
 from sensitivity.onnx_graph.digest import digest
-from sensitivity.onnx_task import (
-    CALIBRATION_SAMPLES,
-    data_of,
-    image_layout,
-    ports,
-    reading_of,
-    size_of,
-    task_of,
-)
+from sensitivity.onnx_task.inputs import image_layout, ports
+from sensitivity.onnx_task.reading import CALIBRATION_SAMPLES, data_of, reading_of, size_of
+from sensitivity.onnx_task.task import task_of
 from sensitivity.quantize.prepare import FloatFile, float_file, opset_of, prepared
 from sensitivity.quantize.ranges import ranges
 from sensitivity.quantize.rules import RULES, RUNTIMES

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 from sensitivity.first_use import importer
 
 if TYPE_CHECKING:
-    from sensitivity import onnx_task
     from sensitivity.exporters import torch_model
+    from sensitivity.onnx_task import reading as onnx_reading
+    from sensitivity.onnx_task import task_file
     from sensitivity.preflight import check as preflight
     from sensitivity.preflight import export as check_export
     from sensitivity.preflight import file as check_file
@@ -50,11 +51,12 @@ if TYPE_CHECKING:
         "html",
         "netron",
         "onnx_equalization",
-        "onnx_task",
+        "onnx_reading",
         "preflight",
         "quantize_file",
         "quantize_findings",
         "quantize_prepare",
+        "task_file",
         "tflite",
         "torch_model",
     ]
@@ -76,12 +78,13 @@ __getattr__ = importer(
         "html": "sensitivity.reporting.html",
         "netron": "sensitivity.steps.netron",
         "onnx_equalization": "sensitivity.repairs.onnx_equalization",
-        "onnx_task": "sensitivity.onnx_task",
+        "onnx_reading": "sensitivity.onnx_task.reading",
         "preflight": "sensitivity.preflight.check",
         "cost_model": "sensitivity.steps.cost_model",
         "quantize_file": "sensitivity.quantize.file",
         "quantize_findings": "sensitivity.quantize.findings",
         "quantize_prepare": "sensitivity.quantize.prepare",
+        "task_file": "sensitivity.onnx_task.task_file",
         "tflite": "sensitivity.tflite.convert",
         "torch_model": "sensitivity.exporters.torch_model",
     },

@@ -29,13 +29,13 @@ def task_reference(settings: TaskChoices, out: Path, progress: Progress = silent
     if not is_model_file(settings.task):
         refuse_needless(settings, OF_ONNX, "a task that is no ONNX file")
         return settings.task
-    lazy.onnx_task.data_of(settings)
+    lazy.onnx_reading.data_of(settings)  # raises if there is none
     settings = converted_to_onnx(settings, out)
     if lazy.quantize_prepare.is_float(Path(settings.task)):
         made = lazy.quantize_file.quantized_file(settings, out, progress)
-        return lazy.onnx_task.written_task(settings, out, made)
+        return lazy.task_file.written_task(settings, out, made)
     refuse_needless(settings, QUANTIZING, "a Q/DQ file, which is calibrated already")
-    return lazy.onnx_task.written_task(settings, out)
+    return lazy.task_file.written_task(settings, out)
 
 
 def converted_to_onnx(settings: Choices, out: Path) -> Choices:

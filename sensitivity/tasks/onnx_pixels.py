@@ -227,6 +227,22 @@ def channels(name: str, given: str | float | Sequence[float] | None) -> Channels
     return first, second, third
 
 
+SAY_OTHERWISE = "Where the model was trained with others: --colours, --top, --mean and --std."
+
+
+def pixels_in_words(colours: Colours, scale: Scale) -> str:
+    """Return a sentence on the pixels that a file is given.
+
+    >>> pixels_in_words("bgr", Scale(255.0))
+    'It was given pixels in BGR from 0 to 255.'
+    >>> pixels_in_words("rgb", IMAGENET)
+    'It was given pixels in RGB from 0 to 1, less mean 0.485,0.456,0.406, by std 0.229,0.224,0.225.'
+    """
+    mean, std = (",".join(map("{:g}".format, values)) for values in (scale.mean, scale.std))
+    moved = f", less mean {mean}, by std {std}" * scale.moves
+    return f"It was given pixels in {colours.upper()} from 0 to {scale.top:g}{moved}."
+
+
 def in_order(pixels: NDArray[Any], colours: Colours) -> NDArray[Any]:
     """Return RGB pixels [..., 3] with their colours in this order."""
     if colours == "rgb":
