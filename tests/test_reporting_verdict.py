@@ -324,8 +324,8 @@ def test_units_that_took_other_ranges_are_named_with_what_they_bring() -> None:
         sentence == "In INT8 with new ranges: stage2.0 (mse)." for sentence in found.sentences
     )
     assert words_of(recalibrated(complete(), ())).headline.startswith(
-        "Giving 1 layer new ranges brings top-1 from 30.1 % to 51.4 % on confirm with nothing left "
-        "out: the target"
+        "Giving 1 layer new ranges, with nothing left out, brings top-1 from 30.1 % to 51.4 % on "
+        "confirm: the target"
     )
 
 
@@ -354,7 +354,10 @@ def test_a_corrected_bias_is_reported_with_new_ranges_and_without() -> None:
     ):
         changed = replace(one, before=before, ranges=ranges)
         plan = replace(data.plan, recalibrated=(changed,))
-        assert f"Giving 1 layer {said} brings" in words_of(replace(data, plan=plan)).headline
+        assert (
+            f"Giving 1 layer {said}, with nothing left out, brings"
+            in words_of(replace(data, plan=plan)).headline
+        )
 
 
 def test_what_shared_ranges_cost_is_said() -> None:

@@ -209,8 +209,8 @@ def _plan_headline(plan: Plan, accuracy: AccuracyStatus, layers: int, metric: Me
         if not changes:
             return f"With nothing left out, {metric.name} is {after} on confirm{ending}."
         done = " and ".join(changes)
-        nothing = "" if plan.outside else " with nothing left out"
-        return f"{done[0].upper()}{done[1:]} {brings}{nothing}{ending}."
+        nothing = "" if plan.outside else ", with nothing left out,"
+        return f"{done[0].upper()}{done[1:]}{nothing} {brings}{ending}."
     if not plan.skip:
         return (
             f"The target of {target} is missed on confirm: {metric.name} is {before} in INT8, "
