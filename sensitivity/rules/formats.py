@@ -84,6 +84,9 @@ FP8 = {
 }
 """Target -> what it does with FP8."""
 
+MOST_TAPS = 32
+"""Largest number of values of a kernel that TensorRT convolves with in FP8: 7x7 runs in float."""
+
 OTHER_NAMES = {"tensorrt_rtx": "tensorrt", "trtexec": "tensorrt"}
 """Runtime -> the target whose formats it has."""
 

@@ -13,7 +13,14 @@ from sensitivity.onnx_graph.walk import name_of, producer
 from sensitivity.rules.base import Hit, Subject, rule
 from sensitivity.rules.examples import CANONICAL, FP8_CONV, WEIGHT, Example, conv
 from sensitivity.rules.examples import qdq as pair
-from sensitivity.rules.paths import QDQ, attribute, fp8_activations, grid_type, pair_before
+from sensitivity.rules.paths import (
+    QDQ,
+    activations_in,
+    attribute,
+    fp8_activations,
+    grid_type,
+    pair_before,
+)
 
 HALVES = "float[1,8,8,8] x, float[1,8,8,8] x2"
 CONCAT = "[concat] c = Concat <axis = 1> (x, x2)\n"
@@ -132,7 +139,7 @@ def _sixteen(zero: str, between: str = "") -> Example:
 )
 def clamp_of_16_bits(subject: Subject) -> Iterator[Hit]:
     """Find 16-bit pairs whose grid cuts off values that may occur in the graph."""
-    for wide_pair in _pairs_of_16_bits(subject):
+    for wide_pair in activations_in(subject, SIXTEEN):
         zero = wide_pair.zero_point
         if zero is None:
             continue
@@ -162,7 +169,7 @@ def clamp_of_16_bits(subject: Subject) -> Iterator[Hit]:
 )
 def sixteen_bits_removed(subject: Subject) -> Iterator[Hit]:
     """Find the first 16-bit pair on an activation, and count them."""
-    wide_pairs = list(_pairs_of_16_bits(subject))
+    wide_pairs = activations_in(subject, SIXTEEN)
     if wide_pairs:
         yield (
             wide_pairs[0].name,
@@ -184,14 +191,4 @@ def sixteen_bits_removed(subject: Subject) -> Iterator[Hit]:
 )
 def fp8_in_float(subject: Subject) -> Iterator[Hit]:
     """Find the first FP8 pair on an activation, and count them."""
-    found = fp8_activations(subject)
-    if found:
-        yield found[0].name, f"expected activations in INT8, got {len(found)} pairs in FP8"
-
-
-def _pairs_of_16_bits(subject: Subject) -> Iterator[qdq.Pair]:
-    """Yield the pairs of activations with a 16-bit grid."""
-    for qdq_pair in subject.pairs:
-        of_activation = qdq_pair.quantize is not None and not qdq_pair.of_weight
-        if of_activation and grid_type(qdq_pair.dequantize) in SIXTEEN:
-            yield qdq_pair
+    yield from fp8_activations(subject)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,7 +12,7 @@ from sensitivity.onnx_graph import qdq
 from sensitivity.onnx_graph.walk import input_at, made_by, source
 
 if TYPE_CHECKING:
-    from sensitivity.rules.base import Subject
+    from sensitivity.rules.base import Hit, Subject
 
 MOVES_VALUES = frozenset(
     {"Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Identity"}
@@ -87,14 +87,22 @@ FP8 = "float8_e4m3fn"
 """FP8 E4M3 as `grid_type` names it."""
 
 
-def fp8_activations(subject: Subject) -> list[qdq.Pair]:
-    """Return the pairs of activations in FP8."""
+def activations_in(subject: Subject, types: Collection[str]) -> list[qdq.Pair]:
+    """Return the pairs of activations whose grid has one of these types, as `grid_type` names
+    them."""
     found = []
     for pair in subject.pairs:
         of_activation = pair.quantize is not None and not pair.of_weight
-        if of_activation and grid_type(pair.dequantize) == FP8:
+        if of_activation and grid_type(pair.dequantize) in types:
             found.append(pair)
     return found
+
+
+def fp8_activations(subject: Subject) -> Iterator[Hit]:
+    """Yield the first FP8 pair on an activation, with the number of all."""
+    found = activations_in(subject, {FP8})
+    if found:
+        yield found[0].name, f"expected activations in INT8, got {len(found)} pairs in FP8"
 
 
 def _type_name(value: ir.Value | None) -> str | None:

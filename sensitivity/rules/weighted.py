@@ -23,6 +23,7 @@ from sensitivity.rules.examples import (
     weights,
 )
 from sensitivity.rules.examples import qdq as pair
+from sensitivity.rules.formats import MOST_TAPS
 from sensitivity.rules.paths import FP8, MOVES_VALUES, QDQ, attribute, grid_type, pair_before
 from sensitivity.rules.targets import RTX, TENSORRT
 
@@ -306,8 +307,6 @@ def transposed_conv_float(subject: Subject) -> Iterator[Hit]:
 
 
 LARGE_KERNEL = "pads = [3, 3, 3, 3]"
-MOST_TAPS = 32
-"""Largest number of values of a kernel that TensorRT convolves with in FP8."""
 
 
 @rule(

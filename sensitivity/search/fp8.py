@@ -13,6 +13,7 @@ from sensitivity.errors import ModelError
 from sensitivity.quantizers.base import QuantizedModel
 from sensitivity.quantizers.torch.tensor_quantizer import SMALLEST_AMAX
 from sensitivity.records import Quantizer, Range, Unit
+from sensitivity.rules.formats import MOST_TAPS
 
 METHOD = "fp8"
 """Method of FP8 ranges in records and reports."""
@@ -73,10 +74,6 @@ def _largest(own: Range) -> float:
     if largest <= SMALLEST_AMAX:
         raise ModelError(f"Expected {own.quantizer} to have a range above 0, got {largest}.")
     return largest
-
-
-MOST_TAPS = 32
-"""Largest number of values of a kernel that TensorRT runs in FP8: 7x7 runs in float."""
 
 
 def slow_in_tensorrt(source: Any, units: Iterable[Unit]) -> frozenset[str]:
