@@ -163,11 +163,19 @@ def shortfall(target: Target, float_: Estimate, level: Estimate, drop: Estimate)
 
 
 def corrected_level(level: Estimate, float_: Estimate, drop: Estimate) -> Estimate:
-    """Return the level of a plan, moved so that float minus level is `drop`.
+    """Return the level of a plan, corrected so that float minus level is `drop`.
 
-    The drop was corrected for choosing the plan, so the level moves by as much.
+    The drop was corrected for choosing the plan, so the level moves by as much. Above, its interval
+    is at least as long as the drop allows: that of a level at the end of its scale has no length
+    there, and may now extend beyond the end.
+
+    >>> all_right, drop = Estimate(1.0, 0.985, 1.0, 250), Estimate(0.002, -0.01, 0.014, 250)
+    >>> corrected_level(all_right, all_right, drop)
+    Estimate(value=0.998, low=0.983, high=1.01, n=250)
     """
-    return level.plus(float_.value - drop.value - level.value)
+    value = float_.value - drop.value
+    below, above = level.sides
+    return Estimate.between(value, value - below, value + max(above, drop.sides[0]), level.n)
 
 
 def less(level: Estimate, drop: Estimate) -> Estimate:
