@@ -24,7 +24,8 @@ from sensitivity.reporting.data import Choice, ReportData
 from sensitivity.reporting.formats import MetricFormat
 from sensitivity.reporting.page import level_table, render
 from sensitivity.reporting.path import changes
-from sensitivity.reporting.verdict import scan_sentences, words_of
+from sensitivity.reporting.scan_sentences import scan_sentences
+from sensitivity.reporting.verdict import words_of
 
 MINUS = "\N{MINUS SIGN}"
 

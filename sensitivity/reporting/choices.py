@@ -16,7 +16,8 @@ from sensitivity.reporting.axes import Axis, axis_around
 from sensitivity.reporting.data import Choice, ReportData
 from sensitivity.reporting.formats import MetricFormat, count, format_words, joined, milliseconds
 from sensitivity.reporting.outcome import parts_words
-from sensitivity.reporting.verdict import chance_words, verdict_in
+from sensitivity.reporting.plan_sentences import chance_words
+from sensitivity.reporting.verdict import verdict_in
 
 Kind = Literal["float", "int8", "option", "beaten"]
 Across = Literal["ms", "work", "layers"]

@@ -124,6 +124,15 @@ class MetricFormat:
             return "(no interval)"
         return ""
 
+    def level_of(self, estimate: Estimate) -> str:
+        """Return a value with its interval and samples."""
+        return f"{self.level(estimate.value)} {self.interval(estimate)} {samples(estimate)}"
+
+    def change_of(self, estimate: Estimate) -> str:
+        """Return a difference with its interval and samples, without a plus sign."""
+        change = self.change(estimate.value, sign=False)
+        return f"{change} {self.interval(estimate)} {samples(estimate)}"
+
     def as_given(self, value: float) -> str:
         """Return a number that the user gave, in the unit shown, with all its digits.
 
@@ -286,3 +295,12 @@ def rounded(n: int) -> int:
     """
     step: int = 10 ** max(len(str(n)) - 2, 0)
     return round(n / step) * step
+
+
+def sure(chance: float) -> str:
+    """Return a probability in words, never as certain.
+
+    >>> sure(0.784), sure(0.9999), sure(0.0)
+    ('78%', '99%', '1%')
+    """
+    return f"{min(max(chance, 0.01), 0.99):.0%}"

@@ -160,8 +160,17 @@ def evidence_of(plan: Plan, measured: RuntimeAccuracy | None = None) -> Evidence
         missing.append(shortfall(target, results.float, chosen, results.confirm_drop))
         corrected = " (corrected for the luck of the choice)" if len(plan.path) > 1 else ""
         where = f"{where} and confirm{corrected}"
-    shown = levels if target.metric is not None else drops
-    return Evidence(combined(shown), combined(missing), combined(drops), where)
+    shown = drop = combined(drops)
+    if target.metric is not None:
+        highest = max(results.confirm.ends[1], level.ends[1])
+        shown = _below(highest, combined(levels))
+    return Evidence(shown, combined(missing), drop, where)
+
+
+def _below(highest: float, level: Estimate) -> Estimate:
+    """Return the level with its interval cut off where counted levels end, e.g. at 1."""
+    low, high = level.ends
+    return Estimate.between(level.value, low, min(high, highest), level.n)
 
 
 def _float_evidence(results: PlanMetric, target: Target) -> Evidence:
@@ -361,7 +370,7 @@ def _speed_words(speed: SpeedStatus, partial: Timing | None, bench: BenchResult 
     if speed == "same file":
         return "The plan leaves everything out of INT8, so its file is float."
     if partial is None or bench is None:
-        return "No file was timed yet."
+        return "No file of this plan was timed."
     float_ = timing_of("float", bench.timings)
     assert float_ is not None, "every ratio is against it"
     if lacks_lowering(bench) and speed != "faster":

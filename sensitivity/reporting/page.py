@@ -36,7 +36,8 @@ from sensitivity.reporting.kinds import layer_words, range_words, weights_alone
 from sensitivity.reporting.next_step import next_step
 from sensitivity.reporting.outcome import evidence_of
 from sensitivity.reporting.path import PathChart, changes, path_chart
-from sensitivity.reporting.verdict import scan_sentences, words_of
+from sensitivity.reporting.scan_sentences import scan_sentences
+from sensitivity.reporting.verdict import words_of
 from sensitivity.reporting.why import reasons
 
 SPLIT_WORDS = {

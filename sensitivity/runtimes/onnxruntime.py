@@ -130,7 +130,7 @@ def _running(file: Path) -> Iterator[None]:
 def _options(threads: int | None, optimize: bool) -> Any:
     package = _package()
     options = package.SessionOptions()
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # its errors are raised
     options.inter_op_num_threads = 1
     if threads is not None:
         options.intra_op_num_threads = threads
