@@ -41,6 +41,11 @@ def _given(old: Range, new: Range) -> Iterator[str]:
 
 
 def plan_headline(plan: Plan, accuracy: AccuracyStatus, layers: int, metric: MetricFormat) -> str:
+    """Return what the plan does and what that brings, or by how much it misses the target.
+
+    accuracy: whether the target holds, by all evidence.
+    layers: number of layers that the scan measured.
+    """
     before, after = (
         metric.level(plan.metric.quantized.value),
         metric.level(plan.metric.confirm.value),
@@ -277,7 +282,7 @@ def _why_these(data: ReportData, plan: Plan, metric: MetricFormat) -> Iterator[s
 
     Either the target did not hold without them, or nothing shows that they are the right ones.
     """
-    needed = needed_units(plan)
+    needed = _needed_units(plan)
     if needed and len(plan.skip) > 1:
         yield _needed_words(data, plan, needed)
         return
@@ -311,7 +316,7 @@ def _needed_words(data: ReportData, plan: Plan, needed: tuple[str, ...]) -> str:
     return sentence
 
 
-def needed_units(plan: Plan) -> tuple[str, ...]:
+def _needed_units(plan: Plan) -> tuple[str, ...]:
     """Return the units left out without which a set that met the target no longer did."""
     met, missed = set[frozenset[str]](), set[frozenset[str]]()
     for step in plan.path:
