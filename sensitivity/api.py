@@ -346,12 +346,14 @@ def _export_files(
             f"toolkit gave it, got {settings.for_}; export without it and let {settings.for_} read "
             "these files."
         )
+    targets = lazy.export.targets_of(settings.for_)
+    lazy.export.check_targets(targets, chosen, info.quantizers)
     command = _command("export", settings, in_python=info.in_python)
     user_task = task or run_dir.reference()
     with open_session(user_task, settings.directory, resume=True, progress=progress) as session:
         session = replace(session, run_dir=run_dir)
         with recorded(session.run_dir, "export", command, session):
-            return lazy.export.export_plan(session, chosen, lazy.export.targets_of(settings.for_))
+            return lazy.export.export_plan(session, chosen, targets)
 
 
 @_one_at_a_time

@@ -322,7 +322,7 @@ class PlanChoices:
         "formats that the model came with. With int8,int16,float a unit may also have 16-bit "
         "activations, at an eighth of the cost of leaving it out, as NPUs and ONNX Runtime "
         "support them; with int8,fp8,float FP8 weights and activations, at a sixteenth, as GPUs "
-        "from compute capability 8.9 on do. Both may be given.",
+        "from compute capability 8.9 on do. Both may be given, in any order.",
     )
     planner: str = registered(
         "greedy",
@@ -655,14 +655,14 @@ def target_of(settings: PlanChoices, full_scale: float) -> Target:
     return Target(relative=value / 100, confidence=settings.confidence)
 
 
-FORMATS = ("int8", "int16", "fp8", "float")
-"""Formats that --formats may name. int8 stands for the formats that the model came with, int16 for
-the same with 16-bit activations."""
+BETWEEN = ("int16", "fp8")
+"""Formats that --formats may name between int8, which stands for the formats that the model came
+with, and float. int16 stands for those formats with 16-bit activations."""
 
 
 def formats_of(settings: PlanChoices) -> tuple[str, ...]:
-    """Return the formats that a plan chooses from. Raises SensitivityError for other names, and if
-    int8 or float is missing.
+    """Return the formats that a plan chooses from. Raises SensitivityError for other names, for a
+    name that is given twice, and if int8 is not the first or float not the last.
 
     >>> formats_of(PlanSettings(directory=Path("."), formats="int8, int16, float"))
     ('int8', 'int16', 'float')
@@ -672,10 +672,13 @@ def formats_of(settings: PlanChoices) -> tuple[str, ...]:
     if settings.formats is None:
         return ("int8", "float")
     formats = tuple(word.strip().lower() for word in settings.formats.split(","))
-    if not {"int8", "float"} <= set(formats) <= set(FORMATS):
+    between = formats[1:-1]
+    has_ends = (formats[0], formats[-1]) == ("int8", "float")
+    if not has_ends or set(between) - set(BETWEEN) or len(set(between)) < len(between):
         raise SensitivityError(
             "Expected --formats to be int8,float, with int16, fp8 or both between them, got "
-            f"{settings.formats!r}; int8 stands for what the model came with, whatever that is."
+            f"{settings.formats!r}; int8 stands for what the model came with, whatever that is, "
+            "and float is what a layer gets if no other format is enough."
         )
     return formats
 

@@ -12,9 +12,11 @@ from support.qdq_chain import chain, inputs
 
 from sensitivity.errors import OnnxFileError, SensitivityError
 from sensitivity.records import Estimate, Timing
+from sensitivity.runtimes.base import LayerRun
 from sensitivity.runtimes.onnxruntime import OnnxRuntime
 from sensitivity.timing import protocol
 from sensitivity.timing.environment import _cpu_info, environment
+from sensitivity.timing.profile import FileProfile
 from sensitivity.timing.protocol import LEAST_ROUNDS, bench_files, interleaved, spread_of
 from sensitivity.timing.ratio import median_ratio
 from sensitivity.timing.sentences import bench_sentences, saturation_sentences
@@ -243,6 +245,18 @@ def test_the_verdict_says_when_int8_is_slower_and_what_to_do() -> None:
     assert "sensitivity export --for onnxruntime" in words
 
 
+@pytest.mark.parametrize("formats", [(), ("FP8",)], ids=["INT4", "FP8"])
+def test_a_file_that_cannot_be_lowered_is_not_told_to_be(formats: tuple[str, ...]) -> None:
+    rows = [FLOAT, row("partial", Estimate(0.7, 0.68, 0.72, 50), 14.3)]
+    unfused = LayerRun("q", "QuantizeLinear", "int8", 1.0, ("conv1_Q",), origin="qdq")
+    profiles = {"partial": FileProfile((unfused,), ("conv1",), ("conv2",))}
+    words = " ".join(bench_sentences(rows, profiles, lowers=False, in_float=formats))
+    assert "--for" not in words
+    assert "'sensitivity lint' says what keeps them from being fused" in words
+    said = "computes FP8 in float: the plan's time says nothing about hardware with FP8" in words
+    assert said == bool(formats)
+
+
 def test_another_runtime_gets_no_advice_about_onnx_runtime() -> None:
     rows = [FLOAT, row("int8", Estimate(0.7, 0.68, 0.72, 50), 14.3)]
     for name, advice in (("trtexec", "The per-layer profile says"), ("mine", None)):
@@ -413,3 +427,12 @@ def test_a_processor_whose_int8_sums_saturate_is_named(
         said = saturation_sentences(name, machine)
         assert [("saturate at 16 bits" in sentence) for sentence in said] == [True] * warned
     assert saturation_sentences("tensorrt", machine) == []
+
+
+def test_a_plan_without_a_layer_in_int8_has_no_int8_sums_to_saturate() -> None:
+    machine = {"cpu flags": "avx2", "int8 instructions": "no"}
+    quantize = LayerRun("q", "QuantizeLinear", "int8", 1.0, ("conv1_Q",), origin="qdq")
+    for precision, warned in (("int8", True), ("fp32", False)):
+        conv = LayerRun("c", "Conv", precision, 1.0, ("conv1",))
+        profiles = {"partial": FileProfile((quantize, conv), ("conv1",))}
+        assert bool(saturation_sentences("onnxruntime", machine, profiles)) == warned

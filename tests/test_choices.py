@@ -170,6 +170,29 @@ def test_each_verdict_has_a_command_to_go_on_with() -> None:
     assert step.commands == ("sensitivity plan runs/a --max-drop 1pt",)
 
 
+@pytest.mark.parametrize(
+    ("name", "lowers", "commands"),
+    [
+        ("FP8 E4M3", True, ["export runs/a --for tensorrt", "bench runs/a --runtime tensorrt"]),
+        ("FP8 E4M3", False, ["bench runs/a --runtime tensorrt"]),
+        ("INT8 with INT16 activations", True, []),
+    ],
+    ids=["fp8-torch", "fp8-onnx", "int16"],
+)
+@pytest.mark.parametrize("action", ["bench", "use", "float"])
+def test_a_plan_is_timed_next_where_its_formats_are_computed(
+    name: str, lowers: bool, commands: list[str], action: Action
+) -> None:
+    data = replace(complete(), directory="runs/a", lowers=lowers)
+    assert data.plan
+    verdict = Verdict("met", "", "slower", "", action, "")
+    plan = replace(data.plan, verdict=verdict, formats={"conv1": name})
+    step = next_step(replace(data, plan=plan))
+    assert list(step.commands) == [f"sensitivity {command}" for command in commands]
+    assert step.sentence.endswith(":" if commands else ".")
+    assert step.sentence in render(replace(data, plan=plan))
+
+
 def test_more_certainty_is_asked_for_where_the_target_is_a_metric() -> None:
     plan = complete().plan
     assert plan

@@ -277,7 +277,22 @@ def test_words_say_fp8_where_it_is(done: Path, tmp_path: Path, capsys: Any) -> N
     assert "In FP8, weights and activations: - `conv2`" in " ".join(said.split())
     assert "conv2: This layer is in FP8, so that the accuracy target holds." in said
     assert verb("report", out) == 0
-    assert "2 in FP8" in (out / "report.html").read_text()
+    page = (out / "report.html").read_text()
+    assert "2 in FP8" in page
+    assert "ONNX Runtime computes FP8 in float" in page
+    assert "--for onnxruntime" not in page.replace("lint", "")
+
+
+def test_files_of_fp8_are_refused_for_onnx_runtime_before_anything_is_loaded(
+    done: Path, capsys: Any
+) -> None:
+    before = (done / "export.json").read_bytes()
+    assert verb("export", done, "--for", "onnxruntime") == 1
+    assert (
+        "Expected everything in INT8 to lower it for onnxruntime, got FP8 E4M3 in the plan; give "
+        "the runtime the canonical file, as 'sensitivity bench' does."
+    ) in " ".join(capsys.readouterr().err.split())
+    assert (done / "export.json").read_bytes() == before
 
 
 def test_a_plan_puts_the_users_own_model_into_fp8_for_a_while_and_for_good(done: Path) -> None:

@@ -85,6 +85,26 @@ def test_what_to_do_follows_from_accuracy_and_speed(
     assert (got.accuracy, got.speed, got.action, got.tone) == (accuracy, speed, action, tone)
 
 
+@pytest.mark.parametrize(
+    ("ratio", "accuracy", "action"),
+    [(0.8, "met", "bench"), (0.8, "missed", "train"), (1.8, "met", "use")],
+)
+def test_a_runtime_that_computes_fp8_in_float_does_not_judge_its_speed(
+    ratio: float, accuracy: str, action: str
+) -> None:
+    plan = planned(GOOD if accuracy == "met" else BAD)
+    layer, *others = UNITS
+    formats = {unit.name: "INT8" for unit in others} | {layer.name: "FP8 E4M3"}
+    got = found(replace(plan, formats=formats), bench(ratio))
+    assert (got.accuracy, got.action) == (accuracy, action)
+    assert "ONNX Runtime computes FP8 in float" in got.speed_sentence
+    assert "--for" not in got.speed_sentence + got.action_sentence
+    if action == "bench":
+        assert got.action_sentence == (
+            "Its speed is not known: time model.partial.onnx on hardware with FP8."
+        )
+
+
 def test_a_met_target_is_never_green_where_float_is_the_answer() -> None:
     data = complete()
     assert data.plan

@@ -17,7 +17,16 @@ from support.processors import exact_int8
 from sensitivity.errors import OnnxFileError
 from sensitivity.rules.base import Finding, PlanNames, Rule, Subject
 from sensitivity.rules.catalog import RULES, rule
-from sensitivity.rules.examples import CANONICAL, POINTWISE, WEIGHT, Example, conv, qdq, weights
+from sensitivity.rules.examples import (
+    CANONICAL,
+    IN_FP8,
+    POINTWISE,
+    WEIGHT,
+    Example,
+    conv,
+    qdq,
+    weights,
+)
 from sensitivity.rules.lint import lint_model, read_plan
 from sensitivity.rules.openvino import CONCAT, HALVES
 from sensitivity.rules.targets import TARGETS, TENSORRT
@@ -262,6 +271,20 @@ def test_thin_convolutions_are_those_that_modelopt_leaves_out(
                "x", outputs=f"float[1,{shape[0]},8,8] y", constants={"n": weights(*shape)},
     )  # fmt: skip
     assert bool(findings("SQ305", example, "tensorrt-10")) == thin
+
+
+def test_conditions_of_int8_kernels_name_no_layer_in_fp8() -> None:
+    """A thin convolution without a Q after it breaks SQ305 and SQ702 in INT8."""
+    for zero, codes in (("z", {"SQ305", "SQ702"}), ("f", set())):
+        example = Example(
+            qdq("x", zero=zero) + qdq("n", "s", zero) + conv(weight="nd"),
+            inputs="float[1,4,8,8] x",
+            outputs="float[1,4,8,8] y",
+            opset=19,
+            constants={**IN_FP8, "n": weights(4, 4, 3, 3)},
+        )
+        targets = {"SQ305": "tensorrt-10", "SQ702": "onnxruntime"}
+        assert {code for code in targets if findings(code, example, targets[code])} == codes
 
 
 def test_a_q_behind_the_relu_of_a_convolution_is_the_q_that_onnxruntime_needs() -> None:

@@ -263,6 +263,14 @@ def test_a_task_with_only_evaluate_is_served_and_learns_what_it_lacks(
             ("run", f"{TASK}:task", "--max-drop", "1pt", "--target", "0.5"),
             "Expected one of --target and --max-drop",
         ),
+        *(
+            (
+                ("run", f"{TASK}:task", "--formats", formats),
+                "Expected --formats to be int8,float, with int16, fp8 or both between them, got "
+                f"'{formats}'",
+            )
+            for formats in ("int8,float,fp8", "int16,int8,float", "int8,fp8,fp8,float", "fp8")
+        ),
         (("run", f"{TASK}:task", "--runtime", "onnxrt"), "Close names: onnxruntime"),
         (("run", f"{TASK}:task", "--runtime", "tensorrt"), "tensorrt"),
         (("plan", "nowhere"), "make it with: sensitivity scan TASK --out nowhere\n"),

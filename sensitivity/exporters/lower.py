@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
@@ -47,19 +48,36 @@ def lower_file(canonical: Path, target: LowerTarget, out: Path) -> Path:
             f"{before} already."
         )
     qdq.check_scales(model, canonical.name)
-    _check_formats(model, canonical.name, target)
+    check_formats(_formats(model), target, canonical.name)
     lowered = importlib.import_module(TARGETS[target]).lower(model)
     lowered.metadata_props["sensitivity.lowered"] = target
     return save(lowered, out)
 
 
-def _check_formats(model: ir.Model, name: str, target: str) -> None:
-    """Raise ExportError if a pair has another type than INT8, or for TensorRT FP8: the passes are
-    made for kernels of 8 bits."""
-    taken = {"INT8", FP8} if target == "tensorrt" else {"INT8"}
-    formats = {format_of(pair) for pair in qdq.pairs(model.graph)} - taken
-    if formats:
+def can_be_lowered(canonical: Path, target: str) -> bool:
+    """Return whether `lower_file` takes the formats of a canonical file for this runtime."""
+    return target in TARGETS and not _other_formats(_formats(load_model(canonical)), target)
+
+
+def check_formats(formats: Iterable[str], target: str, what: str) -> None:
+    """Raise ExportError for formats of quantizers that no file can be lowered with.
+
+    what: what has these formats, as the message names it.
+    """
+    others = _other_formats(formats, target)
+    if others:
         raise ExportError(
-            f"Expected a file in INT8 to lower for {target}, got {' and '.join(sorted(formats))} "
-            f"in {name}; give the runtime this file as it is."
+            f"Expected everything in INT8 to lower it for {target}, got {' and '.join(others)} in "
+            f"{what}; give the runtime the canonical file, as 'sensitivity bench' does."
         )
+
+
+def _other_formats(formats: Iterable[str], target: str) -> list[str]:
+    """Return the formats that are not INT8, or for TensorRT FP8, sorted: the passes are made for
+    kernels of 8 bits."""
+    taken = {"INT8", FP8} if target == "tensorrt" else {"INT8"}
+    return sorted(set(formats) - taken)
+
+
+def _formats(model: ir.Model) -> set[str]:
+    return {format_of(pair) for pair in qdq.pairs(model.graph)}

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from sensitivity.records import Advice, Plan, Timing
 from sensitivity.reporting.formats import MetricFormat, count, listing, milliseconds, ratio
+from sensitivity.rules.formats import computed_in_float
 
 WORTH = 0.5
 """Fraction of the time saved by INT8 that a partial plan must keep to be worth it."""
@@ -24,9 +25,11 @@ def advice(plan: Plan, timings: Sequence[Timing], layers: int, metric: MetricFor
     times = dict[str, Timing]()
     for timing in timings:
         times |= dict.fromkeys(timing.variants, timing)
+    for variant in _in_float(plan, times):
+        del times[variant]
     int8 = times.get("int8")
     if int8 is not None and int8.ratio.value <= 1:
-        return Advice("float", tuple(_stay_with_float(plan, int8, metric)))
+        return Advice("float", tuple(_stay_with_float(plan, int8, layers)))
     if not plan.met:
         return Advice("qat", (_missed(plan, metric), *_possible_gain(plan, times, metric)))
     if len(plan.skip) >= layers > 0:
@@ -36,11 +39,25 @@ def advice(plan: Plan, timings: Sequence[Timing], layers: int, metric: MetricFor
     return _partial(plan, times, layers, metric)
 
 
+def _in_float(plan: Plan, times: dict[str, Timing]) -> list[str]:
+    """Return the variants whose times say nothing, since the runtime computes their formats in
+    float."""
+    own = [name for unit, name in plan.formats.items() if unit not in plan.outside]
+    formats = {"int8": own, "partial": [*plan.formats.values()]}
+    return [
+        variant
+        for variant, timing in times.items()
+        if computed_in_float(timing.runtime, formats.get(variant, ()))
+    ]
+
+
 def _partial(plan: Plan, times: dict[str, Timing], layers: int, metric: MetricFormat) -> Advice:
     left_out = outside_words(plan, layers)
     partial, int8, float_, fp16 = (times.get(name) for name in ("partial", "int8", "float", "fp16"))
     if partial is None or int8 is None or float_ is None:
         price = "what it costs in speed was not measured: run sensitivity bench"
+        if float_ is not None:
+            price = f"{float_.runtime} does not show what it costs in speed"
         return Advice(
             "partial",
             (
@@ -92,16 +109,17 @@ def outside_words(plan: Plan, layers: int) -> str:
     return " and ".join(words)
 
 
-def _stay_with_float(plan: Plan, int8: Timing, metric: MetricFormat) -> Iterator[str]:
+def _stay_with_float(plan: Plan, int8: Timing, layers: int) -> Iterator[str]:
     yield (
         f"Stay with float in {int8.runtime} on this machine: everything in INT8 runs at "
         f"{ratio(int8.ratio)} the speed of float there, so neither a plan nor quantization-aware "
         "training has any speed to gain."
     )
     state = "holds" if plan.met else "misses"
+    left_out = outside_words(plan, layers) or "nothing left out"
     yield (
-        f"For another runtime the plan {state} the target with {count(len(plan.skip), 'layer')} "
-        "left out; time it there with sensitivity bench."
+        f"For another runtime the plan {state} the target with {left_out}; time it there with "
+        "sensitivity bench."
     )
 
 

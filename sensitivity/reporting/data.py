@@ -88,6 +88,7 @@ class ReportData:
     distributions: those of the quantizers' inputs on calibration data; None if they were not kept.
     judged: accuracy of the plan's file in the runtime; None if it was not measured there.
     resume_command: command line that continues the scan, and finds the graph if it can.
+    lowers: whether files of the model can be written for runtimes, by 'sensitivity export --for'.
     """
 
     title: str
@@ -121,6 +122,7 @@ class ReportData:
     distributions: Distributions | None = None
     judged: RuntimeAccuracy | None = None
     resume_command: str = "sensitivity scan TASK --out DIRECTORY --resume"
+    lowers: bool = True
 
     @property
     def plan_file(self) -> str:

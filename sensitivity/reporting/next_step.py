@@ -11,10 +11,12 @@ from sensitivity.reporting.data import ReportData, can_be_exported
 from sensitivity.reporting.formats import MetricFormat
 from sensitivity.reporting.outcome import (
     evidence_of,
+    formats_in_float,
     is_lowered_file,
     maker_name,
 )
 from sensitivity.reporting.verdict import verdict_in
+from sensitivity.rules.formats import takes
 from sensitivity.stats.proof import limit_held
 
 RULES = {"tensorrt": "tensorrt-10", "tensorrt_rtx": "tensorrt-rtx", "trtexec": "tensorrt-10"}
@@ -25,8 +27,8 @@ RULES = {"tensorrt": "tensorrt-10", "tensorrt_rtx": "tensorrt-rtx", "trtexec": "
 class NextStep:
     """What to do next.
 
-    sentence: what the commands are for, ending in a colon.
-    commands: one per line.
+    sentence: what the commands are for, ending in a colon; a whole sentence without commands.
+    commands: one per line; may be empty.
     """
 
     sentence: str
@@ -49,6 +51,8 @@ def _after(verdict: Verdict, data: ReportData, directory: str) -> NextStep:
     assert data.plan
     partial = timing_of("partial", data.timings)
     match verdict.action:
+        case "bench" if formats_in_float(data.plan, partial):
+            return _on_its_hardware(data, data.plan, partial)
         case "bench" if not can_be_exported(data.warnings):
             return NextStep(
                 "List the layers to leave out in your toolkit's own export:",
@@ -71,20 +75,17 @@ def _after(verdict: Verdict, data: ReportData, directory: str) -> NextStep:
         case "train" if not data.plan.met:
             return _looser(data.plan, data, directory)
         case "use":
-            return NextStep(
-                "Nothing is left to do here. To time it in another runtime:",
-                _elsewhere(partial, _of_plan(data)),
-            )
+            return _used(data, data.plan, partial)
         case "lower" if partial:
             return _lowered(partial, _of_plan(data))
         case _:
             still = (
                 "" if verdict.accuracy == "met" else f", with the target still {verdict.accuracy}"
             )
-            return NextStep(
-                f"Another runtime may be faster{still}. Time it there:",
-                _elsewhere(partial, _of_plan(data)),
-            )
+            others = _elsewhere(data, data.plan, partial)
+            if not others:
+                return NextStep(f"No other runtime here takes the formats of the plan{still}.", ())
+            return NextStep(f"Another runtime may be faster{still}. Time it there:", others)
 
 
 def _of_plan(data: ReportData) -> str:
@@ -171,13 +172,36 @@ def _lowered(partial: Timing, place: str) -> NextStep:
     )
 
 
-def _elsewhere(partial: Timing | None, place: str) -> tuple[str, ...]:
-    """Return the commands that time the plan in a runtime that it was not timed in."""
-    timed = "" if partial is None else partial.runtime
-    other = "tensorrt" if timed == "openvino" else "openvino"
+def _used(data: ReportData, plan: Plan, partial: Timing | None) -> NextStep:
+    commands = _elsewhere(data, plan, partial)
+    more = " To time it in another runtime:" if commands else ""
+    return NextStep(f"Nothing is left to do here.{more}", commands)
+
+
+def _on_its_hardware(data: ReportData, plan: Plan, partial: Timing | None) -> NextStep:
+    """Return the step that times a plan in formats that this runtime computes in float."""
+    commands = _elsewhere(data, plan, partial)
+    formats = " and ".join(formats_in_float(plan, partial))
+    if commands:
+        return NextStep(f"Time it on a machine with {formats}:", commands)
+    return NextStep(f"Time model.partial.onnx on hardware with {formats}.", ())
+
+
+def _elsewhere(data: ReportData, plan: Plan, partial: Timing | None) -> tuple[str, ...]:
+    """Return the commands that time the plan in a runtime that it was not timed in.
+
+    Returns none if no other one takes its formats.
+    """
+    timed, formats = "" if partial is None else partial.runtime, plan.formats.values()
+    others = [name for name in ("openvino", "tensorrt") if name != timed and takes(name, formats)]
+    if not others:
+        return ()
+    place, other = _of_plan(data), others[0]
     bench = f"sensitivity bench {place} --runtime {other}"
+    if partial is None or not data.lowers:
+        return (bench,)
     # The name of a file that was written for a runtime contains the runtime. It is of no use to
     # another one.
-    if partial is not None and is_lowered_file(partial):
+    if is_lowered_file(partial) or formats_in_float(plan, partial):
         return f"sensitivity export {place} --for {other}", bench
     return (bench,)

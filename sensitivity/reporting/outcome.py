@@ -31,6 +31,7 @@ from sensitivity.reporting.formats import (
     rounded,
     samples,
 )
+from sensitivity.rules.formats import computed_in_float, in_float_words
 from sensitivity.stats.power import spread_of
 from sensitivity.stats.proof import (
     chance_below,
@@ -113,14 +114,15 @@ def verdict_of(
         accuracy = "not proven"
     partial = None if bench is None else timing_of("partial", bench.timings)
     speed = "same file" if plan.metric.is_float else speed_of(partial)
-    action = _action(plan, accuracy, speed, bench)
+    in_float = formats_in_float(plan, partial)
+    action = _action(plan, accuracy, speed, bench, in_float)
     if action == "prove" and _cannot_be_proven(evidence, confidence):
         action = "risk"
     return Verdict(
         accuracy=accuracy,
         accuracy_sentence=" ".join(_accuracy_words(plan, accuracy, evidence, measured, metric)),
         speed=speed,
-        speed_sentence=_speed_words(speed, partial, bench),
+        speed_sentence=_speed_words(speed, partial, bench, in_float),
         action=action,
         action_sentence=(
             _action_words(plan, action, evidence, partial, metric)
@@ -218,11 +220,17 @@ def speed_of(partial: Timing | None) -> SpeedStatus:
 
 
 def _action(
-    plan: Plan, accuracy: AccuracyStatus, speed: SpeedStatus, bench: BenchResult | None
+    plan: Plan,
+    accuracy: AccuracyStatus,
+    speed: SpeedStatus,
+    bench: BenchResult | None,
+    in_float: Sequence[str],
 ) -> Action:
     choice = plan.advice.choice if plan.advice else "partial"
     if _is_broken(bench):
         return "repair"
+    if in_float and speed in NO_GAIN:
+        return "train" if accuracy == "missed" else "bench"
     if speed in NO_GAIN or choice == "float":
         return "lower" if lacks_lowering(bench) else "float"
     if accuracy == "missed" or choice == "qat":
@@ -366,14 +374,24 @@ def lacks_lowering(bench: BenchResult | None) -> bool:
     return can_be_lowered and not is_lowered_file(partial)
 
 
-def _speed_words(speed: SpeedStatus, partial: Timing | None, bench: BenchResult | None) -> str:
+def formats_in_float(plan: Plan, timing: Timing | None) -> tuple[str, ...]:
+    """Return the formats of a plan, in words, that the runtime of a timing computes in float; empty
+    without a timing."""
+    if timing is None:
+        return ()
+    return computed_in_float(timing.runtime, plan.formats.values())
+
+
+def _speed_words(
+    speed: SpeedStatus, partial: Timing | None, bench: BenchResult | None, in_float: Sequence[str]
+) -> str:
     if speed == "same file":
         return "The plan leaves everything out of INT8, so its file is float."
     if partial is None or bench is None:
         return "No file of this plan was timed."
     float_ = timing_of("float", bench.timings)
     assert float_ is not None, "every ratio is against it"
-    if lacks_lowering(bench) and speed != "faster":
+    if lacks_lowering(bench) and speed != "faster" and not in_float:
         return (
             f"{ratio(partial.ratio)} the speed of float, as far as is known: the file that was "
             f"timed is not written for {maker_name(partial.runtime)}."
@@ -383,7 +401,10 @@ def _speed_words(speed: SpeedStatus, partial: Timing | None, bench: BenchResult 
         f"{ratio(partial.ratio)} the speed of float in {maker_name(partial.runtime)} on this "
         f"machine ({times})."
     )
-    return sentence + _beside_int8(bench, partial) + _few_in_int8(bench, partial)
+    sentence += _beside_int8(bench, partial)
+    if in_float:
+        return f"{sentence} {in_float_words(maker_name(partial.runtime), in_float)}"
+    return sentence + _few_in_int8(bench, partial)
 
 
 def _beside_int8(bench: BenchResult, partial: Timing) -> str:
@@ -423,6 +444,8 @@ def _action_words(
     match action:
         case "use":
             return f"It is {file}."
+        case "bench" if in_float := formats_in_float(plan, partial):
+            return f"Its speed is not known: time {file} on hardware with {' and '.join(in_float)}."
         case "bench":
             return (
                 "Its speed is not known: sensitivity export makes the file and sensitivity "

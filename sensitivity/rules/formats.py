@@ -6,6 +6,7 @@ pairs in files (SQ104, SQ308, SQ309, SQ603).
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -19,14 +20,17 @@ if TYPE_CHECKING:
 class Taken:
     """What one target does with a format.
 
-    takes: whether it computes with it.
+    takes: whether files may have it for this target.
     why: what it has or does.
     source: where that is stated.
+    in_float: whether it computes such layers in float, so that their latency says nothing about
+        hardware that has the format.
     """
 
     takes: bool
     why: str
     source: str
+    in_float: bool = False
 
 
 WIDE = {
@@ -35,6 +39,7 @@ WIDE = {
         "it takes int16 and uint16 pairs from opset 21 on, and its own ones before; its CPU "
         "kernels compute between them in float",
         "ONNX Runtime docs, Quantize ONNX Models; measured here on each exported file",
+        in_float=True,
     ),
     "qnn": Taken(
         True,
@@ -51,6 +56,7 @@ WIDE = {
         False,
         "its CPU plug-in removes pairs of 16 bits and computes in float",
         "measured: OpenVINO CPU, rules SQ602 and SQ603",
+        in_float=True,
     ),
 }
 """Target -> what it does with 16-bit activations. Targets that are not listed are not known to
@@ -63,6 +69,7 @@ FP8 = {
         "it has to be loaded with session.disable_quant_qdq=1, so that INT8 layers beside them "
         "compute in float too",
         "measured: ONNX Runtime 1.31.1 CPU",
+        in_float=True,
     ),
     "qnn": Taken(
         False,
@@ -80,6 +87,7 @@ FP8 = {
         False,
         "its CPU plug-in rounds values to FP8 and back one by one and computes in float",
         "measured: OpenVINO 2026.4 CPU, precisions of the compiled model",
+        in_float=True,
     ),
 }
 """Target -> what it does with FP8."""
@@ -97,18 +105,20 @@ class _Format:
 
     name: as --formats has it.
     words: the format in words.
+    within: what the names of such formats contain in `Plan.formats`.
     instead: targets to plan for instead.
     """
 
     name: str
     words: str
+    within: str
     instead: str
     targets: dict[str, Taken]
 
 
 FORMATS = {
-    "int16": _Format("int16", "activations of 16 bits", "onnxruntime or an NPU", WIDE),
-    "fp8": _Format("fp8", "FP8", "tensorrt", FP8),
+    "int16": _Format("int16", "activations of 16 bits", "INT16", "onnxruntime or an NPU", WIDE),
+    "fp8": _Format("fp8", "FP8", "FP8", "tensorrt", FP8),
 }
 """Format that --formats may name -> its targets."""
 
@@ -120,6 +130,53 @@ def target_of_runtime(name: str | None) -> str:
     ('tensorrt', 'openvino', '')
     """
     return OTHER_NAMES.get(name or "", name or "")
+
+
+def takes(runtime: str, formats: Iterable[str]) -> bool:
+    """Return whether a runtime takes all formats of the units of a plan, as `Plan.formats` names
+    them.
+
+    >>> takes("tensorrt", ["FP8 E4M3"]), takes("openvino", ["FP8 E4M3"])
+    (True, False)
+    """
+    return all(taken.takes for _, taken in _treated(runtime, formats))
+
+
+def computed_in_float(runtime: str, formats: Iterable[str]) -> tuple[str, ...]:
+    """Return the names of the formats that a runtime computes in float, in words.
+
+    formats: as for `takes`.
+
+    >>> computed_in_float("onnxruntime", ["INT8", "FP8 E4M3", "INT8 with INT16 activations"])
+    ('activations of 16 bits', 'FP8')
+    >>> computed_in_float("tensorrt", ["FP8 E4M3"])
+    ()
+    """
+    treated = _treated(runtime, formats)
+    return tuple(asked.words for asked, taken in treated if taken.in_float)
+
+
+def _treated(runtime: str, formats: Iterable[str]) -> Iterator[tuple[_Format, Taken]]:
+    """Yield each format of `FORMATS` that is among these, with what a runtime does with it as far
+    as that is known."""
+    names = set(formats)
+    for asked in FORMATS.values():
+        taken = asked.targets.get(target_of_runtime(runtime))
+        if taken is not None and any(asked.within in name for name in names):
+            yield asked, taken
+
+
+def in_float_words(runtime: str, formats: Sequence[str]) -> str:
+    """Return what the latency of a plan is worth in a runtime that computes these formats in float.
+
+    >>> in_float_words("ONNX Runtime", ["FP8"])
+    "ONNX Runtime computes FP8 in float: the plan's time says nothing about hardware with FP8."
+    """
+    names = " and ".join(formats)
+    return (
+        f"{runtime} computes {names} in float: the plan's time says nothing about hardware with "
+        f"{names}."
+    )
 
 
 def refuse(format_name: str, target: str | None, what: str) -> None:

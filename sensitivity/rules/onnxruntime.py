@@ -46,8 +46,8 @@ def _relu(zero: str) -> Example:
     ORT,
     why="On x64, ONNX Runtime's fast kernels take uint8 activations with int8 weights; int8 "
     "activations run in slow ones.",
-    fix="Shift activations to uint8 ('sensitivity export --for onnxruntime'): with 128 added to "
-    "the zero point it is the same grid.",
+    fix="Shift activations to uint8: with 128 added to the zero point it is the same grid "
+    "('sensitivity export --for onnxruntime' does so if all layers are in INT8).",
     source="ONNX Runtime docs, Quantize ONNX Models > Method selection (U8S8 on x86-64); "
     + MEASURED,
     bad=S8,
@@ -70,7 +70,7 @@ def signed_activations(subject: Subject) -> Iterator[Hit]:
     "Q, a convolution dequantizes its inputs and runs in float (on a ResNet-18: 0.7 of float speed "
     "without it, 2.8 to 3.1 with it).",
     fix="Add a Q/DQ pair after the operation, or its ReLU ('sensitivity export --for "
-    "onnxruntime').",
+    "onnxruntime' does so if all layers are in INT8).",
     source=MEASURED + ", ResNet-18",
     bad=Example(pair("x", zero="u128") + WEIGHT + conv()),
     good=U8,
@@ -390,15 +390,21 @@ def fp8_without_kernels(subject: Subject) -> Iterator[Hit]:
 
 
 def _quantized_convs(subject: Subject) -> Iterator[ir.Node]:
-    """Yield the convolutions with both inputs quantized.
+    """Yield the convolutions with both inputs quantized to 8-bit integers, the only ones that have
+    INT8 kernels.
 
     Gemm and MatMul are not included, since they run in INT8 without a Q after them too.
     """
     for node in subject.nodes:
         if node.op_type != "Conv":
             continue
-        if pair_before(qdq.weight(node)) and pair_before(qdq.activation(node)):
+        before = pair_before(qdq.weight(node)), pair_before(qdq.activation(node))
+        if all(pair is not None and _is_int8(pair) for pair in before):
             yield node
+
+
+def _is_int8(pair: qdq.Pair) -> bool:
+    return grid_type(pair.dequantize) in {"int8", "uint8"}
 
 
 def _behind(node: ir.Node) -> Iterator[ir.Node]:

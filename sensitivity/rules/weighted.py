@@ -209,10 +209,12 @@ def _quantized_transposed(subject: Subject) -> Iterator[ir.Node]:
     good=CANONICAL,
 )
 def thin_conv(subject: Subject) -> Iterator[Hit]:
-    """Find quantized convolutions that ModelOpt leaves out because they have few channels."""
+    """Find convolutions in INT8 that ModelOpt leaves out because they have few channels."""
     for node in qdq.weighted_nodes(subject.graph):
         weight_pair = pair_before(qdq.weight(node)) if node.op_type == "Conv" else None
-        weight = None if weight_pair is None else qdq.constant(weight_pair.source)
+        if weight_pair is None or grid_type(weight_pair.dequantize) == FP8:
+            continue
+        weight = qdq.constant(weight_pair.source)
         if weight is not None and thin(node, weight.shape):
             out, into = weight.shape[:2]
             yield (

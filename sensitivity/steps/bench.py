@@ -12,6 +12,7 @@ from sensitivity.allocator import collect_and_trim
 from sensitivity.config import BenchChoices
 from sensitivity.errors import RunDirError, RuntimeUnavailable, SensitivityError, TaskError
 from sensitivity.exporters.evaluate import evaluate_file
+from sensitivity.exporters.lower import can_be_lowered
 from sensitivity.exporters.verification import METRIC_ALPHA, METRIC_TOLERANCE, Verification
 from sensitivity.measure.progress import Progress
 from sensitivity.measure.ranking import estimate, gain, per_sample
@@ -29,7 +30,7 @@ from sensitivity.reporting.csv import write_csv
 from sensitivity.reporting.formats import MetricFormat, listing
 from sensitivity.reporting.tables import bench_table
 from sensitivity.rules.catalog import RULES
-from sensitivity.rules.formats import target_of_runtime
+from sensitivity.rules.formats import computed_in_float, target_of_runtime
 from sensitivity.rules.lint import run_lint
 from sensitivity.rules.targets import TARGETS
 from sensitivity.run_dir import EXPORTED, Exported, RunDir
@@ -151,11 +152,13 @@ def bench_run(
     timings = tuple(replace(timing, same=_others(timing.variant, same)) for timing in timings)
     files = {timing.variant: files[timing.variant] for timing in timings}
     profiles = profile_files(files, run_dir.canonical(), runtime, inputs)
+    keeps_form = _keeps_form(run_dir, runtime)
+    in_float = computed_in_float(runtime.name, run_dir.plan().formats.values())
     accuracy, judged, unmeasured = _accuracy(timings, runtime, held, settings)
     machine = environment()
     sentences = [
-        *bench_sentences(timings, profiles),
-        *saturation_sentences(runtime.name, machine),
+        *bench_sentences(timings, profiles, lowers=not keeps_form, in_float=in_float),
+        *saturation_sentences(runtime.name, machine, profiles),
         *accuracy_sentences(accuracy, runtime.name, run_dir),
         *unmeasured,
     ]
@@ -168,7 +171,7 @@ def bench_run(
         exported.skip,
         judged,
         in_int8(timings, profiles),
-        _keeps_form(run_dir, runtime),
+        keeps_form,
     )
     run_dir.write("bench.json", result)
     with_timings(run_dir, result)
@@ -188,10 +191,7 @@ def _keeps_form(run_dir: RunDir, runtime: Runtime) -> bool:
     plan in formats that the lowering does not take."""
     if form_of(load("quantizers", run_dir.info().source)) == "onnx":
         return True
-    plan = run_dir.read_if_there("plan.json", Plan)
-    if plan is None:
-        return False
-    return bool(plan.wide or (plan.fp8 and target_of_runtime(runtime.name) != "tensorrt"))
+    return not can_be_lowered(run_dir.canonical()["partial"], target_of_runtime(runtime.name))
 
 
 def _others(variant: str, same: Mapping[Exported, Exported]) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from sensitivity.exporters.example import Example
 from sensitivity.exporters.for_onnxruntime import faithful_copies
 from sensitivity.exporters.half_baseline import NAME as HALF
 from sensitivity.exporters.half_baseline import half_baseline
-from sensitivity.exporters.lower import TARGETS
+from sensitivity.exporters.lower import TARGETS, check_formats
 from sensitivity.exporters.lowered import lower_files
 from sensitivity.exporters.onnx_file import export_onnx, verify_onnx
 from sensitivity.exporters.torch_model import disabled_by_variant, export_files
@@ -26,7 +26,8 @@ from sensitivity.quantizers.alternatives import with_alternatives
 from sensitivity.quantizers.base import form_of
 from sensitivity.quantizers.onnx.float_model import sample_sizes
 from sensitivity.quantizers.torch.half import in_float32
-from sensitivity.records import EngineStructure, Plan, Scores
+from sensitivity.records import EngineStructure, Plan, Quantizer, Scores
+from sensitivity.reporting.number_formats import planned_quantizers
 from sensitivity.rules.base import PlanNames
 from sensitivity.rules.formats import check_takes
 from sensitivity.runtimes.tensorrt_rtx_build import unavailable
@@ -67,6 +68,19 @@ def targets_of(wanted: str | None) -> tuple[LowerTarget, ...]:
     return tuple(cast("LowerTarget", name) for name in names)
 
 
+def check_targets(
+    targets: Sequence[LowerTarget], chosen: Plan, quantizers: Sequence[Quantizer]
+) -> None:
+    """Raise SensitivityError if files of the plan cannot be lowered for a target.
+
+    quantizers: of the model, in their own formats.
+    """
+    planned = (*quantizers, *planned_quantizers(quantizers, chosen))
+    for target in targets:
+        check_takes(target, chosen)
+        check_formats((each.format for each in planned), target, "the plan")
+
+
 def export_plan(
     session: Session,
     chosen: Plan,
@@ -87,9 +101,6 @@ def export_plan(
             "inputs to the EvaluateTask."
         )
     source, run_dir = session.source, session.run_dir
-    if not forgiving:
-        for target in targets:
-            check_takes(target, chosen)
     # Measured with the original ranges in force, as everything in the journal is.
     scoring = _scoring(session, chosen, judged_later=judged_later)
     collect_and_trim()

@@ -10,7 +10,9 @@ from sensitivity.errors import RunDirError
 from sensitivity.exporters.facts import facts
 from sensitivity.exporters.verification import Verification
 from sensitivity.measure.scan import Scan
+from sensitivity.quantizers.base import form_of
 from sensitivity.records import BenchResult, Distributions, ModelGraph, Plan, Recalibrated
+from sensitivity.registry import load
 from sensitivity.reporting.data import ReportData, can_be_exported
 from sensitivity.reporting.formats import MetricFormat
 from sensitivity.reporting.number_formats import format_of
@@ -84,6 +86,7 @@ def report_data(directory: Path, name: str | None = None) -> ReportData:
         graph=run_dir.read_if_there("graph.json", ModelGraph),
         quantizers=info.quantizers,
         resume_command=_command_to_continue(run_dir),
+        lowers=form_of(load("quantizers", info.source)) != "onnx",
         distributions=run_dir.read_if_there("distributions.json", Distributions),
     )
 

@@ -36,6 +36,9 @@ ADVICE = {
     "or leave those layers unquantized",
     "unknown": "Look at the layers before and after them in layers.csv",
 }
+UNFUSED = "'sensitivity lint' says what keeps them from being fused"
+"""The advice on unfused pairs of a file that cannot be lowered for the runtime."""
+
 WORDS = {
     "residual": "On residual adds that are not quantized",
     "float neighbour": "Beside layers that run in float",
@@ -117,15 +120,20 @@ def reformats(runs: Sequence[LayerRun]) -> tuple[Reformat, ...]:
 
 
 def explain(
-    runs: Sequence[LayerRun], kept: Collection[str] = (), fp8: Collection[str] = ()
+    runs: Sequence[LayerRun],
+    kept: Collection[str] = (),
+    fp8: Collection[str] = (),
+    *,
+    lowers: bool = True,
 ) -> list[str]:
     """Return the sentences about one profiled engine.
 
     They say what did not run in INT8 or FP8, what the reformats cost, where they come from and what
     to change.
 
-    kept: names of the ONNX nodes that are quantized to integers in the file.
+    kept: names of the ONNX nodes that are in INT8 in the file.
     fp8: names of those that are in FP8 in it.
+    lowers: whether 'sensitivity export --for' takes the file for this runtime.
     """
     sentences = _precision_sentences("int8", runs, kept)
     sentences += _precision_sentences("fp8", runs, fp8)
@@ -135,7 +143,7 @@ def explain(
             f"{_shown(_shorts(mixed))}. Of each, one input is in INT8 and the other in float, so "
             "the sum is in float and must be quantized anew."
         )
-    return sentences + _reformat_sentences(runs)
+    return sentences + _reformat_sentences(runs, lowers=lowers)
 
 
 def _precision_sentences(wanted: str, runs: Sequence[LayerRun], kept: Collection[str]) -> list[str]:
@@ -152,7 +160,7 @@ def _precision_sentences(wanted: str, runs: Sequence[LayerRun], kept: Collection
     ]
 
 
-def _reformat_sentences(runs: Sequence[LayerRun]) -> list[str]:
+def _reformat_sentences(runs: Sequence[LayerRun], *, lowers: bool) -> list[str]:
     all_reformats = reformats(runs)
     if not all_reformats:
         return ["No step only converts or copies."]
@@ -167,17 +175,18 @@ def _reformat_sentences(runs: Sequence[LayerRun]) -> list[str]:
         by_cause[reformat.cause].append(reformat)
     costliest = sorted(by_cause.values(), key=_ms, reverse=True)
     whole = f"Conversions and copies: {len(all_reformats)} step{_s(all_reformats)}{cost}."
-    return [whole, *map(_cause_sentence, costliest)]
+    return [whole, *(_cause_sentence(alike, lowers=lowers) for alike in costliest)]
 
 
-def _cause_sentence(alike: Sequence[Reformat]) -> str:
+def _cause_sentence(alike: Sequence[Reformat], *, lowers: bool) -> str:
     """Return a sentence that says where the reformats of one cause are, what they cost and what to
     do."""
     beside = dict.fromkeys(chain.from_iterable(map(attrgetter("beside"), alike)))
     where = f" ({_shown(beside)})" if beside else ""
     cause = alike[0].cause
     steps = f"{len(alike)} step{_s(alike)}, {_ms(alike):.3g} ms{where}"
-    return f"{WORDS[cause]}: {steps}. {ADVICE[cause]}."
+    advice = UNFUSED if cause == "unfused" and not lowers else ADVICE[cause]
+    return f"{WORDS[cause]}: {steps}. {advice}."
 
 
 def _ms(group: Iterable[Reformat]) -> float:

@@ -13,6 +13,7 @@ from sensitivity.errors import RuntimeUnavailable
 from sensitivity.onnx_graph.load import load_model
 from sensitivity.onnx_graph.qdq import (
     activation,
+    pair_of,
     quantized,
     through_transpose,
     weight,
@@ -30,7 +31,7 @@ class FileProfile:
     """The steps of one inference of a file.
 
     runs: in order of execution.
-    kept: the ONNX nodes that are quantized to integers in the file.
+    kept: the ONNX nodes that are in INT8 in the file.
     fp8: those that are in FP8 in it.
     """
 
@@ -91,16 +92,29 @@ def quantized_nodes(file: Path) -> tuple[str, ...]:
 
 
 def _by_format(file: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the quantized nodes that are not in FP8, and those that are."""
-    nodes = [node for node in weighted_nodes(load_model(file).graph) if _is_quantized(node)]
-    fp8 = tuple(name_of(node) for node in nodes if is_in_fp8(node))
-    return tuple(name for name in map(name_of, nodes) if name not in fp8), fp8
+    """Return the quantized nodes that are in INT8, and those that are in FP8."""
+    int8, fp8 = list[str](), list[str]()
+    for node in weighted_nodes(load_model(file).graph):
+        if not _is_quantized(node):
+            continue
+        if is_in_fp8(node):
+            fp8.append(name_of(node))
+        elif _is_in_int8(node):
+            int8.append(name_of(node))
+    return tuple(int8), tuple(fp8)
 
 
 def is_in_fp8(node: ir.Node) -> bool:
     """Return whether the weight of this node is in FP8."""
     pair = through_transpose(weight(node))
     return pair is not None and format_of(pair) == FP8
+
+
+def _is_in_int8(node: ir.Node) -> bool:
+    """Return whether the pairs at a quantized node have 8-bit integers; a moved activation may have
+    its pair elsewhere."""
+    pairs = pair_of(activation(node)), through_transpose(weight(node))
+    return all(pair is None or format_of(pair) == "INT8" for pair in pairs)
 
 
 def _is_quantized(node: ir.Node) -> bool:

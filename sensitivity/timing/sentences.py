@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from sensitivity.records import NOTHING, Estimate, Timing, speed_from_ratio
+from sensitivity.rules.formats import in_float_words
 from sensitivity.timing.environment import saturates
 from sensitivity.timing.explain import explain, not_in
 from sensitivity.timing.profile import FileProfile
@@ -26,13 +27,17 @@ WHY_SLOW = {
     "onnxruntime": "ONNX Runtime fuses Q/DQ into integer kernels only where the output of a layer "
     "is quantized too: "
     "an unlowered Q/DQ file is often slower than float there, and says nothing about other "
-    "runtimes; 'sensitivity export --for onnxruntime' makes a file that it can fuse.",
-    "openvino": "'sensitivity export --for openvino' makes a file on the uint8 grid that "
-    "OpenVINO's kernels expect.",
+    "runtimes.",
     "tensorrt": SEE_PROFILE,
     "tensorrt_rtx": SEE_PROFILE,
     "trtexec": SEE_PROFILE,
 }
+LOWER = {
+    "onnxruntime": "'sensitivity export --for onnxruntime' makes a file that it can fuse.",
+    "openvino": "'sensitivity export --for openvino' makes a file on the uint8 grid that "
+    "OpenVINO's kernels expect.",
+}
+"""Runtime -> the command that may make a slow file fast, if its formats can be lowered."""
 
 
 SATURATES = {
@@ -51,22 +56,37 @@ SATURATES = {
 """Runtime -> what to know about its accuracy on a processor whose INT8 sums saturate."""
 
 
-def saturation_sentences(runtime: str, environment: Mapping[str, str]) -> list[str]:
-    """Return what to know about INT8 accuracy on this processor; nothing if its sums are exact.
+def saturation_sentences(
+    runtime: str, environment: Mapping[str, str], profiles: Mapping[str, FileProfile] = NOTHING
+) -> list[str]:
+    """Return what to know about INT8 accuracy on this processor; nothing if its sums are exact, or
+    if the plan's file computed nothing in INT8.
 
     environment: as `timing.environment.environment` returns it.
+    profiles: as for `bench_sentences`.
     """
-    return [SATURATES[runtime]] if runtime in SATURATES and saturates(environment) else []
+    if runtime not in SATURATES or not saturates(environment):
+        return []
+    profile = profiles.get("partial", profiles.get("int8"))
+    if profile is not None and not _some_in_int8(profile):
+        return []
+    return [SATURATES[runtime]]
 
 
 def bench_sentences(
-    timings: Sequence[Timing], profiles: Mapping[str, FileProfile] = NOTHING
+    timings: Sequence[Timing],
+    profiles: Mapping[str, FileProfile] = NOTHING,
+    *,
+    lowers: bool = True,
+    in_float: Sequence[str] = (),
 ) -> list[str]:
     """Return the sentences about one bench of one runtime, the most important first.
 
     timings: must include the float file.
     profiles: profiles of some of the files, by variant. Each adds sentences on what its layers ran
         in and what its reformats cost.
+    lowers: whether 'sensitivity export --for' takes the plan's file for this runtime.
+    in_float: formats of the plan that the runtime computes in float, in words.
     """
     by_variant: dict[str, Timing] = {timing.variant: timing for timing in timings}
     base = by_variant["float"]
@@ -77,10 +97,13 @@ def bench_sentences(
     compared_files = filter(None, map(compared.get, ("partial", "int8", "fp16")))
     sentences += map(_against_float, compared_files)
     sentences += _against_each_other(by_variant)
-    if _may_be_written_wrongly(timings, profiles) and base.runtime in WHY_SLOW:
-        sentences.append(WHY_SLOW[base.runtime])
+    if in_float:
+        sentences.append(in_float_words(base.runtime, in_float))
+    elif _may_be_written_wrongly(timings, profiles):
+        why, lower = WHY_SLOW.get(base.runtime, ""), LOWER.get(base.runtime, "")
+        sentences += filter(None, (why, lower if lowers else ""))
     for variant, profile in profiles.items():
-        explained = explain(profile.runs, profile.kept, profile.fp8)
+        explained = explain(profile.runs, profile.kept, profile.fp8, lowers=lowers)
         sentences += [f"{NAMES[variant]}: {text}" for text in explained]
     threads = f"{base.threads} thread{'s' if base.threads > 1 else ''}"
     sentences.append(
@@ -119,6 +142,10 @@ def _ran_in_int8(profile: FileProfile) -> bool:
     if not profile.kept:
         return False
     return not not_in("int8", profile.runs, profile.kept)
+
+
+def _some_in_int8(profile: FileProfile) -> bool:
+    return len(not_in("int8", profile.runs, profile.kept)) < len(profile.kept)
 
 
 SAME = "{} are the same file, timed once."

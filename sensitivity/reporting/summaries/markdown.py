@@ -104,6 +104,9 @@ def _table(rows: Iterator[Sequence[str]]) -> str:
 
 def _resume_hint(data: ReportData) -> Iterator[str]:
     step = next_step(data)
+    if not step.commands:
+        yield escaped(step.sentence)
+        return
     commands = "\n".join(step.commands)
     fence = "`" * max(3, 1 + _longest_run(commands))
     yield f"{escaped(step.sentence)}\n\n{fence}bash\n{commands}\n{fence}"
