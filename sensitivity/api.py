@@ -274,6 +274,11 @@ def plan(settings: PlanSettings, progress: Progress = silent, task: TaskLike | N
     info, scanned = run_dir.info(), run_dir.read("scan.json", Scan)
     check_name(run_dir, target_of(settings, info.full_scale))
     pins(settings.skip, settings.keep, info.units)
+    if settings.for_ and settings.formats is None:
+        raise SensitivityError(
+            "Expected --formats beside --for, which limits the formats of a plan, got "
+            f"{settings.for_} alone; add --formats, or leave --for out."
+        )
     check_formats(settings)
     command = _command("plan", settings, in_python=info.in_python)
     if not settings.search:

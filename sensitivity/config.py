@@ -18,6 +18,7 @@ from sensitivity.records import Mode, Target
 
 ExportTarget = Literal["all", "tensorrt", "openvino", "onnxruntime"]
 QuantizeFor = Literal["tensorrt", "openvino", "onnxruntime"]
+PlanFor = Literal["tensorrt", "openvino", "onnxruntime", "qnn"]
 CostName = Literal["macs", "operations", "table", "engine"]
 DecodeName = Literal[
     "yolo", "yolox", "yolov5", "corners", "end2end", "raw", "rtdetr", "ssd", "tensorflow"
@@ -124,10 +125,11 @@ class TaskChoices:
         "For a Q/DQ ONNX file: the float file it was made from. Operations that are left out use "
         "its weights.",
     )
-    for_: QuantizeFor | None = setting(
+    for_: PlanFor | None = setting(
         None,
-        "For a float ONNX file: the runtime whose rules it is quantized by; by default that of "
-        "--runtime, else onnxruntime.",
+        "The runtime that the result is for, which need not be installed. A float ONNX file is "
+        "quantized by its rules, and a plan with --formats has no format that it does not take. By "
+        "default that of --runtime, else onnxruntime.",
     )
     calib: Path | None = setting(
         None,
@@ -405,6 +407,11 @@ class PlanSettings(WorkerChoices, RuntimeChoices, PlanChoices, NamedSettings):
     search: bool = setting(
         False, "Search again, even if sets measured before answer for this target."
     )
+    for_: PlanFor | None = setting(
+        None,
+        "With --formats: the runtime that the plan is for, which need not be installed. No unit "
+        "gets a format that it does not take. By default that of --runtime.",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -607,7 +614,10 @@ def refuse_needless(settings: TaskChoices, names: Collection[str], what: str) ->
 
     what: the task, in words.
     """
+    limits_formats = getattr(settings, "formats", None) is not None
     for name in names:
+        if name == "for_" and limits_formats:
+            continue
         value = getattr(settings, name)
         if value not in (None, ()):
             raise SensitivityError(

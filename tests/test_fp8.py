@@ -49,6 +49,7 @@ from sensitivity.simulators.onnx.whole import WholeFile
 from sensitivity.simulators.torch.replay import ReplaySimulator
 from sensitivity.steps import plan as planning
 from sensitivity.steps.apply import applied, apply_for_good
+from sensitivity.steps.plan_files import search_choices
 from sensitivity.steps.report import report_data
 from sensitivity.tasks.load import load_task
 
@@ -295,6 +296,34 @@ def test_files_of_fp8_are_refused_for_onnx_runtime_before_anything_is_loaded(
     assert (done / "export.json").read_bytes() == before
 
 
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("int8,fp8,float", "--for", "qnn"), "takes FP8 for --formats fp8, got qnn: its 8-bit"),
+        (("int8,fp8,float", "--for", "openvino"), "takes FP8 for --formats fp8, got openvino"),
+        (("int8,int16,float", "--for", "tensorrt"), "16 bits for --formats int16, got tensorrt"),
+    ],
+    ids=lambda words: "-".join(words) if isinstance(words, tuple) else "",
+)
+def test_a_format_that_the_target_of_a_plan_does_not_take_is_refused(
+    words: tuple[str, ...], sentence: str, done: Path, capsys: Any
+) -> None:
+    assert verb("plan", done, "--target", "0.8", "--formats", *words) == 1
+    assert sentence in " ".join(capsys.readouterr().err.split())
+    run = ("run", f"{TASK}:far_too_wide", "--out", done.with_name("refused"), "--formats")
+    assert verb(*run, *words) == 1
+    assert sentence in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_target_of_a_plan_without_formats_to_limit_is_refused(done: Path, capsys: Any) -> None:
+    assert verb("plan", done, "--target", "0.8", "--for", "tensorrt") == 1
+    said = capsys.readouterr().err
+    assert "Expected --formats beside --for, which limits the formats of a plan" in said
+    out = done.with_name("refused")
+    assert verb("run", f"{TASK}:far_too_wide", "--out", out, "--for", "tensorrt") == 1
+    assert "Expected no --for with a task that is no ONNX file" in capsys.readouterr().err
+
+
 def test_a_plan_puts_the_users_own_model_into_fp8_for_a_while_and_for_good(done: Path) -> None:
     plan, info = RunDir(done).plan(), RunDir(done).info()
     model = load_task(f"{TASK}:far_too_wide").model
@@ -387,7 +416,10 @@ def test_layers_that_tensorrt_runs_in_float_or_slowly_get_no_fp8_for_it(
 ) -> None:
     units = layers(source.quantizers)
     assert slow_in_tensorrt(source, units) == {"shared", "up"}, "depthwise, and transposed"
-    settings = PlanSettings(directory=Path("."), formats="int8,fp8,float", runtime="tensorrt_rtx")
-    assert planning._fp8_of(settings, source, units).keys() == {
-        "stem.0", "left", "right", "box", "classes",
-    }  # fmt: skip
+    plain = PlanSettings(directory=Path("."), formats="int8,fp8,float")
+    settings, same = replace(plain, runtime="tensorrt_rtx"), replace(plain, for_="tensorrt")
+    for asked in (settings, same):
+        assert planning._fp8_of(asked, source, units).keys() == {
+            "stem.0", "left", "right", "box", "classes",
+        }  # fmt: skip
+    assert search_choices(settings) == search_choices(same) != search_choices(plain)

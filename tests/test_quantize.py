@@ -302,6 +302,8 @@ def test_the_runtime_of_the_bench_says_whose_rules_where_nobody_does(
     told = RunSettings(**ramp, runtime="openvino", for_="onnxruntime")
     assert quantize_file.target_of(told) == "onnxruntime"
     assert quantize_file.target_of(ScanSettings(**ramp)) == "onnxruntime"
+    with pytest.raises(SensitivityError, match="to quantize a float file, got qnn; quantize it"):
+        quantize_file.target_of(ScanSettings(**ramp, for_="qnn"))
 
 
 @pytest.mark.parametrize("method", ["max", "percentile", "entropy", "mse"])

@@ -172,7 +172,13 @@ def samples_of(settings: TaskChoices) -> int:
 
 
 def target_of(settings: TaskChoices) -> QuantizeFor:
-    """Return the runtime by whose rules a float file is quantized."""
+    """Return the runtime by whose rules a float file is quantized. Raises SensitivityError for one
+    without rules."""
+    if settings.for_ == "qnn":
+        raise SensitivityError(
+            "Expected --for tensorrt, openvino or onnxruntime to quantize a float file, got qnn; "
+            "quantize it with get_qnn_qdq_config of ONNX Runtime, and scan that Q/DQ file."
+        )
     runtime = getattr(settings, "runtime", None)
     return settings.for_ or RUNTIMES.get(str(runtime), "onnxruntime")
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sensitivity.config import CostName, PlanChoices, formats_of, target_of
+from sensitivity.config import CostName, formats_of, target_of
 from sensitivity.errors import SensitivityError
 from sensitivity.measure.raced import COSTLY_SAMPLES
 from sensitivity.measure.ranking import estimate
@@ -38,7 +38,7 @@ from sensitivity.records import (
     cost_of,
 )
 from sensitivity.reporting.number_formats import format_of
-from sensitivity.rules.formats import FORMATS, refuse, target_of_runtime
+from sensitivity.rules.formats import FORMATS, refuse
 from sensitivity.runtimes.base import Runtime
 from sensitivity.search import rerank
 from sensitivity.search.choose import SearchOptions, choose_plan
@@ -58,6 +58,7 @@ from sensitivity.steps import lazy
 from sensitivity.steps.fine_tune import with_tuning
 from sensitivity.steps.plan_files import (
     SearchSettings,
+    plan_targets,
     search_choices,
     still_recalibrated,
     write_plan,
@@ -255,18 +256,13 @@ def _fp8_of(
             "Expected units on integer grids of 8 bits for --formats fp8, got "
             f"{format_of(source.quantizers)}; leave fp8 out."
         )
-    if "tensorrt" in map(target_of_runtime, _targets(settings)):
+    if "tensorrt" in plan_targets(settings):
         slow = slow_in_tensorrt(source, free)
         found = {unit: ranges for unit, ranges in found.items() if unit not in slow}
     return found
 
 
-def _targets(settings: PlanChoices) -> tuple[str | None, str | None]:
-    """Return the target and the runtime that a plan is made for, None for what is not given."""
-    return getattr(settings, "for_", None), getattr(settings, "runtime", None)
-
-
-def check_formats(settings: PlanChoices, source: QuantizedModel | None = None) -> None:
+def check_formats(settings: SearchSettings, source: QuantizedModel | None = None) -> None:
     """Raise SensitivityError if --formats asks for a format that the target or the model's
     quantizers cannot take.
 
@@ -274,7 +270,7 @@ def check_formats(settings: PlanChoices, source: QuantizedModel | None = None) -
     """
     asked = [name for name in formats_of(settings) if name in FORMATS]
     for name in asked:
-        for target in _targets(settings):
+        for target in plan_targets(settings):
             refuse(name, target, f"--formats {name}")
     if source is None or not asked:
         return

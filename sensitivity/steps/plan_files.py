@@ -11,7 +11,13 @@ from typing import Any
 import numpy as np
 
 from sensitivity.commands import command_line
-from sensitivity.config import PlanChoices, PlanSettings, RunSettings, RuntimeChoices
+from sensitivity.config import (
+    PlanChoices,
+    PlanSettings,
+    RunSettings,
+    RuntimeChoices,
+    formats_of,
+)
 from sensitivity.files import write_whole
 from sensitivity.planners.base import wants_cost
 from sensitivity.records import BenchResult, CostModel, FrontierPoint, Plan, Recalibrated, cost_of
@@ -22,6 +28,7 @@ from sensitivity.reporting.formats import MetricFormat
 from sensitivity.reporting.number_formats import format_of, in_format, plan_formats
 from sensitivity.reporting.outcome import verdict_of
 from sensitivity.reporting.tables import frontier_table
+from sensitivity.rules.formats import target_of_runtime
 from sensitivity.run_dir import RunDir, RunInfo
 from sensitivity.search.frontier import Frontier, best_points
 from sensitivity.search.target_settings import target_settings
@@ -171,7 +178,18 @@ def search_choices(settings: SearchSettings) -> dict[str, str]:
     # Searches made before a setting existed stay compatible.
     names -= {"formats"} if settings.formats is None else set()
     names -= {"fine_tune"} if settings.fine_tune == "auto" else set()
-    return {name: str(getattr(settings, name)) for name in sorted(names)}
+    choices = {name: str(getattr(settings, name)) for name in sorted(names)}
+    # For TensorRT some units get no FP8 (`steps.plan`).
+    if "fp8" in formats_of(settings) and "tensorrt" in plan_targets(settings):
+        choices["for_"] = "tensorrt"
+    return choices
+
+
+def plan_targets(settings: SearchSettings) -> tuple[str, ...]:
+    """Return the targets whose formats limit a plan: the one that it is for, and that of its
+    runtime."""
+    given = getattr(settings, "for_", None), settings.runtime
+    return tuple(target_of_runtime(name) for name in given if name is not None)
 
 
 def _settings_of(search: Mapping[str, str]) -> dict[str, Any]:
