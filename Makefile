@@ -6,9 +6,10 @@ BIN := $(VENV)/bin
 
 setup: $(VENV)/.done
 
+# Python compiles what is imported; pip would compile everything, which takes half of the time.
 $(VENV)/.done: pyproject.toml requirements.lock
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint requirements.lock --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --no-compile --constraint requirements.lock --editable '.[dev]'
 	touch $@
 
 demo: setup

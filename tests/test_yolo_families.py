@@ -3,6 +3,8 @@ supported."""
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -31,11 +33,17 @@ HEADS = {
 }
 END2END = ("yolov10n", "yolo26n", "yolo26n-pose", "yolo26n-obb")
 CHOOSES = (*END2END, "yolov8n-rtdetr")
+ALIKE = ("yolov5n", "yolov8n", "yolov9t", "yolo12n")
+"""Networks of which each part is also part of another one. They take a minute of a core each."""
+
+WITH_ALIKE = "SENSITIVITY_ALL_TESTS" in os.environ
 SIZE = {"imgsz": 64, "batch": 2, "calib_images": 4}
 
 
 @pytest.mark.parametrize("family", [*FAMILIES, *HEADS])
 def test_a_family_goes_the_whole_way_from_weights_to_verified_files(family, tmp_path):
+    if family in ALIKE and not WITH_ALIKE:
+        pytest.skip("its parts are tested in others; SENSITIVITY_ALL_TESTS=1 runs it")
     weights, data = (
         save(
             yolo(f"{family}.yaml", HEADS.get(family, "DetectionModel")), tmp_path / f"{family}.pt"
