@@ -85,3 +85,25 @@ def test_a_profile_that_a_full_disk_took_in_part_is_one_sentence(
         pytest.raises(RuntimeUnavailable, match=said),
     ):
         engine.profile(inputs(), 1)
+
+
+@pytest.mark.parametrize("clamp", ["Relu (xd)", "Clip (xd, zero)"])
+@pytest.mark.parametrize("pair", ["s, z", "s"])
+def test_a_clamp_in_front_of_an_fp8_pair_stays(clamp: str, pair: str, tmp_path: Path) -> None:
+    kind = " <output_dtype = 17>" if pair == "s" else ""
+    model = onnx.parser.parse_model(
+        f"""<ir_version: 10, opset_import: ["": 21]>
+        net (float[1, 4] x) => (float[1, 4] y) <float s = {{0.05}}, float zero = {{0}},
+            float8e4m3fn z = {{0}}>
+        {{
+            xq = QuantizeLinear (x, s, z)
+            xd = DequantizeLinear (xq, s, z)
+            r = {clamp}
+            rq = QuantizeLinear{kind} (r, {pair})
+            y = DequantizeLinear (rq, s)
+        }}"""
+    )
+    onnx.save(model, tmp_path / "fp8.onnx")
+    x = np.array([[-2, -0.5, 0.5, 2]], np.float32)
+    with OnnxRuntime().build(tmp_path / "fp8.onnx", threads=1) as engine:
+        np.testing.assert_allclose(engine.run({"x": x})["y"], np.maximum(x, 0), atol=0.05)

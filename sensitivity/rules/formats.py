@@ -67,7 +67,7 @@ FP8 = {
         True,
         "it takes FP8 pairs from opset 19 on; its CPU kernels compute between them in float, and "
         "it has to be loaded with session.disable_quant_qdq=1, so that INT8 layers beside them "
-        "compute in float too",
+        "compute in float too, and without the optimizers ReluQuantRewrite and ClipQuantRewrite",
         "measured: ONNX Runtime 1.31.1 CPU",
         in_float=True,
     ),

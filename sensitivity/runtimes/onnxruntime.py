@@ -7,14 +7,18 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
+import onnx_ir as ir
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
 from sensitivity.errors import RuntimeUnavailable
+from sensitivity.onnx_graph.qdq import PAIR
 from sensitivity.runtimes.base import (
     Closing,
     LayerRun,
@@ -149,32 +153,73 @@ instructions. By default their sums saturate at 16 bits there, which is faster a
 nothing on other processors."""
 
 
-NO_FUSED_PAIRS = ("session.disable_quant_qdq", "1")
-"""The setting that keeps Q/DQ pairs as they are."""
-
-WAYS_OUT = {
-    # ONNX Runtime 1.31 fuses a MatMul and its FP8 pairs into an integer kernel, and then refuses
-    # that kernel.
-    "float8": NO_FUSED_PAIRS,
-    # It cannot convert a weight or zero point that several layers share.
-    "Attempt to replace the existing tensor": (EXACT_PRODUCTS[0], "0"),
+FP8 = {
+    ir.DataType.FLOAT8E4M3FN,
+    ir.DataType.FLOAT8E4M3FNUZ,
+    ir.DataType.FLOAT8E5M2,
+    ir.DataType.FLOAT8E5M2FNUZ,
 }
-"""Words of an error while a session is made -> a setting with which it can be made."""
+"""Types whose pairs ONNX Runtime's optimizations spoil."""
+
+NO_FUSED_PAIRS = ("session.disable_quant_qdq", "1")
+"""The setting that keeps Q/DQ pairs as they are. ONNX Runtime 1.31 fuses an operator and its FP8
+pairs into an integer operator, which does not take FP8."""
+
+NO_REWRITES = ("ReluQuantRewrite", "ClipQuantRewrite")
+"""Optimizations that take the zero of an FP8 pair for the lowest level of an integer pair. The
+first removes a Relu in front, so that negative values pass; the second fails."""
+
+INEXACT_PRODUCTS = (EXACT_PRODUCTS[0], "0")
+CANNOT_CONVERT = "Attempt to replace the existing tensor"
+"""Words of the error if ONNX Runtime cannot convert a weight or zero point that several layers
+share, which it only tries with EXACT_PRODUCTS."""
 
 
-def _session(file: Path, options: Any, tried: tuple[str, ...] = ()) -> Any:
-    """Return a session.
-
-    tried: keys of WAYS_OUT whose settings are among the options.
-    """
+def _session(file: Path, options: Any) -> Any:
+    """Return a session, with the settings that the file's pairs need."""
+    without: tuple[str, ...] = ()
+    if _holds_fp8(file):
+        options.add_session_config_entry(*NO_FUSED_PAIRS)
+        without = NO_REWRITES
+    make = partial(
+        _package().InferenceSession,
+        str(file),
+        options,
+        providers=["CPUExecutionProvider"],
+        disabled_optimizers=without,
+    )
     try:
-        return _package().InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+        return make()
     except Exception as error:  # its exceptions share no public base class
-        for words, setting in WAYS_OUT.items():
-            if words in str(error) and words not in tried:
-                options.add_session_config_entry(*setting)
-                return _session(file, options, (*tried, words))
+        if CANNOT_CONVERT not in str(error):
+            raise refused(file, "ONNX Runtime", error) from error
+    options.add_session_config_entry(*INEXACT_PRODUCTS)
+    try:
+        return make()
+    except Exception as error:
         raise refused(file, "ONNX Runtime", error) from error
+
+
+def _holds_fp8(file: Path) -> bool:
+    """Return whether a file has a Q/DQ pair of an FP8 type; False if it is damaged, which ONNX
+    Runtime then says."""
+    try:
+        nodes = ir.load(file).graph.all_nodes()
+        return any(kind in FP8 for node in nodes for kind in _levels(node))
+    except (DecodeError, RuntimeError, ValueError):
+        return False
+
+
+def _levels(node: ir.Node) -> Iterator[ir.DataType | None]:
+    """Yield the types of the constants of a Q or DQ, one of which stores its levels, and the type
+    that it names; nothing for another node."""
+    if node.op_type not in PAIR:
+        return
+    for value in filter(None, node.inputs):
+        constant = ir.convenience.get_const_tensor(value)
+        yield None if constant is None else constant.dtype
+    if "output_dtype" in node.attributes:
+        yield ir.DataType(node.attributes["output_dtype"].as_int())
 
 
 def _feed(session: Any, inputs: Tensors) -> dict[str, NDArray[np.generic]]:
