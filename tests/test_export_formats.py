@@ -75,15 +75,8 @@ def with_16_bit_activations() -> dict[str, Any]:
 
 
 def source_in(config: dict[str, Any]) -> ModelOptModel:
-    """Of the three layers, the convolution is in the format only where it can be calibrated."""
     x = images()
     return ModelOptModel(mtq.quantize(seeded(Net), config, lambda model: model(x)))
-
-
-def linear_only(config: dict[str, Any]) -> dict[str, Any]:
-    config = copy.deepcopy(config)
-    config["quant_cfg"].append({"quantizer_name": "*conv*", "enable": False})
-    return config
 
 
 CASES = {
@@ -93,11 +86,7 @@ CASES = {
     "FP8": (mtq.FP8_DEFAULT_CFG, {"FP8 E4M3"}, 19),
     "INT4 blocks": (mtq.INT4_BLOCKWISE_WEIGHT_ONLY_CFG, {"INT4 in blocks of 128"}, 21),
     "INT4 AWQ": (mtq.INT4_AWQ_CFG, {"INT4 in blocks of 128"}, 21),
-    "INT4 in FP8, AWQ": (
-        linear_only(mtq.W4A8_AWQ_BETA_CFG),
-        {"INT4 in blocks of 128", "FP8 E4M3"},
-        21,
-    ),
+    "INT4 in FP8, AWQ": (mtq.W4A8_AWQ_BETA_CFG, {"INT4 in blocks of 128", "FP8 E4M3"}, 21),
 }
 
 
@@ -124,6 +113,20 @@ def test_the_page_of_formats_says_what_is_exported() -> None:
         assert told[case].startswith(f"opset {opset}")
 
 
+def test_a_weight_that_was_left_without_its_second_range_keeps_the_one_of_each_forward() -> None:
+    """ModelOpt calibrates the FP8 of an AWQ weight in Linear layers only."""
+    source = source_in(mtq.W4A8_AWQ_BETA_CFG)
+    first, second = source.model.conv.weight_quantizer
+    assert second.amax is None
+    values = first(source.model.conv.weight).detach()
+    amax = source.amax("conv.weight_quantizer.1")
+    assert amax == values.abs().max()
+    x, before = images(), source.model(images())
+    assert second.amax is None, "the model is as it came"
+    second.amax = amax
+    assert torch.equal(source.model(x), before)
+
+
 @pytest.mark.parametrize("case", ["INT8 SmoothQuant", "INT4 AWQ"])
 def test_a_pre_quantization_scale_is_a_mul_in_every_file(case: str, tmp_path: Path) -> None:
     source, x = source_in(CASES[case][0]), images()
@@ -142,7 +145,7 @@ def test_a_pre_quantization_scale_is_a_mul_in_every_file(case: str, tmp_path: Pa
 def test_a_file_in_another_format_is_not_lowered(tmp_path: Path) -> None:
     source = source_in(mtq.FP8_DEFAULT_CFG)
     files = export_files(source, images(), layers(source.quantizers), [], tmp_path, fingerprint="")
-    with pytest.raises(ExportError, match="in INT8 to lower for openvino, got FP8 E4M3 in model"):
+    with pytest.raises(ExportError, match="INT8 to lower it for openvino, got FP8 E4M3 in model"):
         lower_file(files["int8"], "openvino", tmp_path / "lowered.onnx")
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
+from sensitivity import optional
 from sensitivity.errors import ModelError
 from sensitivity.quantizers.base import first_fault
 from sensitivity.quantizers.ranges import E4M3, E4M3_HIGH
+from sensitivity.quantizers.torch.modules import named_modules
 from sensitivity.quantizers.torch.tensor_quantizer import TensorQuantizerModel, is_a
 from sensitivity.records import Grid
 
@@ -64,6 +67,18 @@ class ModelOptModel(TensorQuantizerModel):
     )
     flags = FLAGS
     settings = SETTINGS
+
+    def __init__(self, model: Any) -> None:
+        self._of_each_forward = {
+            module: amax
+            for layer in named_modules(model).values()
+            for module, amax in _ranges_of_each_forward(layer)
+        }
+        super().__init__(model)
+
+    def _amax(self, module: Any) -> Any:
+        stored = super()._amax(module)
+        return self._of_each_forward.get(module) if stored is None else stored
 
     def no_fp8(self) -> str | None:
         return None
@@ -126,6 +141,27 @@ class ModelOptModel(TensorQuantizerModel):
             "it has more than one channel axis": not has_blocks and _has_several_axes(module),
         }
         return first_fault(faults) or _unusual(module)
+
+
+def _ranges_of_each_forward(layer: Any) -> Iterator[tuple[Any, Any]]:
+    """Yield each later quantizer of a layer's weight that was left without a range, with the range
+    that it takes in each forward: the largest value that the quantizers before it give.
+
+    ModelOpt calibrates the second quantizer of an AWQ weight in Linear layers only. The range does
+    not change, since the weight does not.
+    """
+    weight = getattr(layer, "weight", None)
+    quantizers: Any = getattr(layer, "weight_quantizer", None)
+    if weight is None or not is_a(quantizers, "SequentialQuantizer", ModelOptModel.package):
+        return
+    first, *later = quantizers
+    with optional.torch.no_grad():
+        values = first(weight)
+        for module in later:
+            is_open = getattr(module, "_amax", None) is None and not module._dynamic
+            if is_open and module._axis is None and not _has_blocks(module):
+                yield module, values.abs().amax()
+            values = module(values)
 
 
 def _is_float(module: Any) -> bool:
