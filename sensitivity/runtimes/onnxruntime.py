@@ -18,7 +18,6 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
 from sensitivity.errors import RuntimeUnavailable
-from sensitivity.onnx_graph.qdq import PAIR
 from sensitivity.runtimes.base import (
     Closing,
     LayerRun,
@@ -153,21 +152,23 @@ instructions. By default their sums saturate at 16 bits there, which is faster a
 nothing on other processors."""
 
 
-FP8 = {
-    ir.DataType.FLOAT8E4M3FN,
-    ir.DataType.FLOAT8E4M3FNUZ,
-    ir.DataType.FLOAT8E5M2,
-    ir.DataType.FLOAT8E5M2FNUZ,
+FUSED = {
+    None,
+    ir.DataType.INT8,
+    ir.DataType.UINT8,
+    ir.DataType.INT16,
+    ir.DataType.UINT16,
 }
-"""Types whose pairs ONNX Runtime's optimizations spoil."""
+"""Types of pairs on activations with which ONNX Runtime's optimizations are right. None stands for
+the default, UINT8."""
 
 NO_FUSED_PAIRS = ("session.disable_quant_qdq", "1")
-"""The setting that keeps Q/DQ pairs as they are. ONNX Runtime 1.31 fuses an operator and its FP8
-pairs into an integer operator, which does not take FP8."""
+"""The setting that keeps Q/DQ pairs as they are. ONNX Runtime 1.31 fuses operators and their FP8 or
+4-bit pairs into integer operators, which do not take these types."""
 
 NO_REWRITES = ("ReluQuantRewrite", "ClipQuantRewrite")
-"""Optimizations that take the zero of an FP8 pair for the lowest level of an integer pair. The
-first removes a Relu in front, so that negative values pass; the second fails."""
+"""Optimizations that are wrong in front of an FP8 or 4-bit pair. The first removes a Relu there, so
+that negative values pass; the second fails."""
 
 INEXACT_PRODUCTS = (EXACT_PRODUCTS[0], "0")
 CANNOT_CONVERT = "Attempt to replace the existing tensor"
@@ -178,7 +179,7 @@ share, which it only tries with EXACT_PRODUCTS."""
 def _session(file: Path, options: Any) -> Any:
     """Return a session, with the settings that the file's pairs need."""
     without: tuple[str, ...] = ()
-    if _holds_fp8(file):
+    if not _fuses_rightly(file):
         options.add_session_config_entry(*NO_FUSED_PAIRS)
         without = NO_REWRITES
     make = partial(
@@ -200,26 +201,31 @@ def _session(file: Path, options: Any) -> Any:
         raise refused(file, "ONNX Runtime", error) from error
 
 
-def _holds_fp8(file: Path) -> bool:
-    """Return whether a file has a Q/DQ pair of an FP8 type; False if it is damaged, which ONNX
-    Runtime then says."""
+def _fuses_rightly(file: Path) -> bool:
+    """Return whether all pairs on activations are of FUSED types; True for a damaged file, which
+    ONNX Runtime then refuses."""
     try:
         nodes = ir.load(file).graph.all_nodes()
-        return any(kind in FP8 for node in nodes for kind in _levels(node))
+        return all(_level_type(node) in FUSED for node in nodes if _quantizes_activation(node))
     except (DecodeError, RuntimeError, ValueError):
+        return True
+
+
+def _quantizes_activation(node: ir.Node) -> bool:
+    if node.op_type != "QuantizeLinear" or node.inputs[0] is None:
         return False
+    return ir.convenience.get_const_tensor(node.inputs[0]) is None
 
 
-def _levels(node: ir.Node) -> Iterator[ir.DataType | None]:
-    """Yield the types of the constants of a Q or DQ, one of which stores its levels, and the type
-    that it names; nothing for another node."""
-    if node.op_type not in PAIR:
-        return
-    for value in filter(None, node.inputs):
-        constant = ir.convenience.get_const_tensor(value)
-        yield None if constant is None else constant.dtype
-    if "output_dtype" in node.attributes:
-        yield ir.DataType(node.attributes["output_dtype"].as_int())
+def _level_type(quantize: ir.Node) -> ir.DataType | None:
+    """Return the type of a Q's levels, from its zero point or its attribute; None without both."""
+    zero_point = quantize.inputs[2] if len(quantize.inputs) > 2 else None
+    constant = zero_point and ir.convenience.get_const_tensor(zero_point)
+    if constant is not None:
+        return constant.dtype
+    if "output_dtype" in quantize.attributes:
+        return ir.DataType(quantize.attributes["output_dtype"].as_int())
+    return None
 
 
 def _feed(session: Any, inputs: Tensors) -> dict[str, NDArray[np.generic]]:
