@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from support.commands import verb
 from support.models import quantized, seeded
 from support.onnx_models import qdq_file
 from torch import nn
@@ -269,19 +270,25 @@ def test_formats_are_named(config: str, said: str) -> None:
     assert format_of(quantized_model(in_config(config)).quantizers) == said
 
 
+PRINTED = ("markdown", "sarif", "junit")
+
+
 def test_an_fp8_run_ends_with_a_plan_and_a_report_that_never_say_int8(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "task.py").write_text("from test_check import fp8_task as task\n")
     out = tmp_path / "out"
-    with pytest.raises(SystemExit) as stop:
-        main(["run", f"{tmp_path / 'task.py'}:task", "--out", str(out), "--rounds", "2", "--exact"])
-    assert not stop.value.code
+    task = f"{tmp_path / 'task.py'}:task"
+    assert not verb("run", task, "--out", str(out), "--rounds", "2", "--exact")
     said = capsys.readouterr().out
     assert "FP8 E4M3" in said
     verified = json.loads((out / "export.json").read_text())["files"]
     assert [check["variant"] for check in verified] == ["float", "int8", "partial"]
-    for text in (said, (out / "report.html").read_text(), (out / "plan.json").read_text()):
+    for words in (["bench", "--rounds", "2"], *(["report", "--format", form] for form in PRINTED)):
+        assert not verb(words[0], str(out), *words[1:])
+    texts = [said, capsys.readouterr().out]
+    texts += [(out / name).read_text() for name in ("report.html", "plan.json", "bench.json")]
+    for text in texts:
         assert "INT8" not in text
     plan = json.loads((out / "plan.json").read_text())
     assert plan["formats"] == {

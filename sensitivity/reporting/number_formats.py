@@ -81,9 +81,13 @@ def _most_common(formats: Iterable[str]) -> str:
 def in_format(text: str, name: str) -> str:
     """Return a text that is written for INT8, with the name of another format in its place.
 
+    A text that has the name already is returned as it is.
+
     >>> in_format("Everything in INT8 meets the target: see model.int8.onnx.", "FP8 E4M3")
     'Everything in FP8 E4M3 meets the target: see model.int8.onnx.'
+    >>> in_format("INT8 with INT16 activations", "INT8 with INT16 activations")
+    'INT8 with INT16 activations'
     """
     if name == USUAL:
         return text
-    return re.sub(rf"\b{USUAL}\b", name, text)
+    return re.sub(rf"{re.escape(name)}|\b{USUAL}\b", name, text)

@@ -28,6 +28,7 @@ from sensitivity.records import (
 from sensitivity.registry import load
 from sensitivity.reporting.csv import write_csv
 from sensitivity.reporting.formats import MetricFormat, listing
+from sensitivity.reporting.number_formats import format_of, in_format
 from sensitivity.reporting.tables import bench_table
 from sensitivity.rules.catalog import RULES
 from sensitivity.rules.formats import computed_in_float, target_of_runtime
@@ -163,9 +164,10 @@ def bench_run(
         *unmeasured,
     ]
     sentences += refused
+    format_name = format_of(run_dir.info().quantizers)
     result = BenchResult(
         timings,
-        tuple(sentences),
+        tuple(in_format(sentence, format_name) for sentence in sentences),
         machine,
         accuracy,
         exported.skip,

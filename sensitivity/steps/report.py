@@ -56,7 +56,7 @@ def report_data(directory: Path, name: str | None = None) -> ReportData:
     if unfinished:
         warnings.append(unfinished)
     return ReportData(
-        title=_title(run_dir),
+        title=_title(run_dir, format_of(info.quantizers)),
         metric=info.metric,
         full_scale=info.full_scale,
         mode=info.mode,
@@ -111,9 +111,9 @@ def _info_of_plan(run_dir: RunDir) -> RunInfo:
     )
 
 
-def _title(run_dir: RunDir) -> str:
+def _title(run_dir: RunDir, format_name: str) -> str:
     plan = "" if run_dir.name is None else f", plan {run_dir.name},"
-    return f"{run_dir.path.resolve().name}{plan} in INT8"
+    return f"{run_dir.path.resolve().name}{plan} in {format_name}"
 
 
 def _is_stale(

@@ -33,7 +33,7 @@ class RknnConfig:
         head = "custom_quantize_layers:" + ("" if lines else " {}")
         return Config(
             "\n".join([head, *lines]) + "\n",
-            "putting it in the place of custom_quantize_layers in the cfg of "
-            "hybrid_quantization_step1, then hybrid_quantization_step2",
+            "hybrid_quantization_step2, after putting it in the place of custom_quantize_layers in "
+            "the cfg of hybrid_quantization_step1",
             (NOTE,),
         )
