@@ -194,7 +194,7 @@ def scanned_s(job: Job, workers: int, images: int) -> float:
             return cluster.clock.tick()
 
 
-def _no_simulator(offered: Any) -> Any:
+def _no_simulator(candidates: Any) -> Any:
     raise AssertionError("the leading process forwards nothing")
 
 

@@ -76,15 +76,15 @@ class OpenModel:
         return optional.torch.get_num_threads() if self.in_torch else None
 
     def simulators(self, memory: int | None) -> Callable[[tuple[Range, ...]], Simulator]:
-        """Return a function that makes a simulator which offers the given ranges.
+        """Return a function that makes a simulator that has the given candidate ranges.
 
         memory: bytes that a simulator may hold besides the weights; None takes a quarter of the
             free memory.
         """
         cache = TraceCache()
 
-        def simulator(offered: tuple[Range, ...]) -> Simulator:
-            source = with_alternatives(self.source, offered)
+        def simulator(candidates: tuple[Range, ...]) -> Simulator:
+            source = with_alternatives(self.source, candidates)
             if isinstance(self.loaded, EvaluateTask):
                 return EvaluateSimulator(source)
             return simulator_for(source, self.example, memory=memory, cache=cache)

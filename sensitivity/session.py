@@ -303,7 +303,7 @@ def open_session(
                 pool = worker_pool(workers, user_task, measures)
                 stack.enter_context(pool)
                 measurer = ParallelMeasurer(task, simulators, journal, pool, progress)
-            measurer.offer(own_ranges)  # so that the cost of sharing them can be measured
+            measurer.use_candidates(own_ranges)  # so that the cost of sharing them can be measured
             study = Study(measurer, placed.units, source.quantizers)
             if has_soft_drop(task):
                 quantized = study.baselines["quantized"]

@@ -119,7 +119,7 @@ def measurer(tmp_path: Path) -> Iterator[Measurer]:
     task = Task(model, data, lambda outputs, _: outputs[:, 0])
     with open_journal(tmp_path / "j", {"model": "fake"}, resume=False) as journal:
         yield Measurer(
-            task, lambda offered: FakeSimulator(with_alternatives(model, offered)), journal
+            task, lambda candidates: FakeSimulator(with_alternatives(model, candidates)), journal
         )
 
 

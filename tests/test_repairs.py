@@ -279,7 +279,7 @@ def test_a_repair_of_all_is_kept_where_the_metric_does_not_fall_and_something_is
     task = Task(source.model, data, lambda outputs, _: outputs)
     repairs = bias_corrections(source, models.batch())[:2]
     with open_journal(tmp_path / "j", {"model": "told"}, resume=False) as journal:
-        measurer = Told(task, lambda offered: ToggleSimulator(source), journal)
+        measurer = Told(task, lambda candidates: ToggleSimulator(source), journal)
         measurer.levels, measurer.moved = levels, moved
         study = Study(measurer, layers(source.quantizers), source.quantizers)
         pairs = [(source.range(one.quantizer), one) for one in repairs]
@@ -300,7 +300,7 @@ def test_a_metric_that_is_no_mean_may_fall_by_chance_where_outputs_are_nearer(
     task = Task(source.model, data, lambda outputs, _: outputs, lambda scores: scores.mean())
     repairs = bias_corrections(source, models.batch())[:2]
     with open_journal(tmp_path / "j", {"model": "told"}, resume=False) as journal:
-        measurer = Told(task, lambda offered: ToggleSimulator(source), journal)
+        measurer = Told(task, lambda candidates: ToggleSimulator(source), journal)
         measurer.levels, measurer.moved = {0: 0.5, 2: level}, {0: 0.2, 2: 0.1}
         study = Study(measurer, layers(source.quantizers), source.quantizers)
         pairs = [(source.range(one.quantizer), one) for one in repairs]

@@ -54,7 +54,7 @@ SIGNAL = Signal("moved", moved)
 def test_units_are_ordered_by_what_they_take_once_the_first_are_out(tmp_path: Path) -> None:
     journal, task, simulator, model = measurer_of(tmp_path / "j")
     with journal:
-        measurer = Measurer(task, lambda offered: simulator, journal)
+        measurer = Measurer(task, lambda candidates: simulator, journal)
         order = reranked(study_of(measurer, model), SIGNAL)
     assert order.units[:3] == ("mask", "second", "third")
     assert set(order.units) == set(HARM)
@@ -76,7 +76,7 @@ def test_a_plan_needs_fewer_units_with_re_ranking_than_with_the_order_of_the_sca
     found = {}
     for name, signal in (("scan", None), ("anew", SIGNAL)):
         with open_journal(tmp_path / name, {}, resume=True) as journal:
-            measurer = Measurer(task, lambda offered: FakeSimulator(model), journal)
+            measurer = Measurer(task, lambda candidates: FakeSimulator(model), journal)
             study = study_of(measurer, model)
             scanned = scan(study, "disable")
             found[name] = choose_plan(
@@ -92,7 +92,7 @@ def test_the_same_order_comes_from_the_journal_without_a_new_sample(tmp_path: Pa
     for _ in range(2):
         journal, task, simulator, model = measurer_of(tmp_path / "j")
         with journal:
-            measurer = Measurer(task, lambda offered, simulator=simulator: simulator, journal)
+            measurer = Measurer(task, lambda candidates, simulator=simulator: simulator, journal)
             orders.append(reranked(study_of(measurer, model), SIGNAL))
         calls.append(simulator.calls)
     assert orders[0] == orders[1]
@@ -121,7 +121,7 @@ def test_a_model_that_has_collapsed_is_left_out_in_the_order_of_what_each_layer_
         lambda outputs, _: outputs,
     )
     with open_journal(tmp_path / "j", {}, resume=True) as journal:
-        measurer = Measurer(task, lambda offered: FakeSimulator(model), journal)
+        measurer = Measurer(task, lambda candidates: FakeSimulator(model), journal)
         study = study_of(measurer, model)
         mode = usual_mode(study)
         scanned = scan(study, mode)
@@ -154,7 +154,7 @@ def test_a_collapsed_model_of_many_layers_that_harm_gets_no_more_than_it_needs(
         lambda outputs, _: outputs,
     )
     with open_journal(tmp_path / "j", {}, resume=True) as journal:
-        measurer = Measurer(task, lambda offered: FakeSimulator(model), journal)
+        measurer = Measurer(task, lambda candidates: FakeSimulator(model), journal)
         study = study_of(measurer, model)
         scanned = raced_scan(study, "enable", harm, Budget(2000))
         plan = choose_plan(study, scanned, Target(drop=0.1), SearchOptions(signal=SIGNAL))
@@ -166,7 +166,7 @@ def test_a_collapsed_model_of_many_layers_that_harm_gets_no_more_than_it_needs(
 def test_a_model_that_still_works_in_int8_is_scanned_by_leaving_layers_out(tmp_path: Path) -> None:
     journal, task, simulator, model = measurer_of(tmp_path / "j")
     with journal:
-        measurer = Measurer(task, lambda offered: simulator, journal)
+        measurer = Measurer(task, lambda candidates: simulator, journal)
         assert usual_mode(study_of(measurer, model)) == "disable"
 
 
@@ -179,7 +179,7 @@ def test_no_unit_is_ranked_that_the_target_does_not_need(tmp_path: Path) -> None
 
     journal, task, simulator, model = measurer_of(tmp_path / "j")
     with journal:
-        measurer = Measurer(task, lambda offered: simulator, journal)
+        measurer = Measurer(task, lambda candidates: simulator, journal)
         order = reranked(study_of(measurer, model), SIGNAL, enough=enough)
     assert asked == [(), ("mask",), ("mask", "second")]
     assert order.units[:3] == ("mask", "second", "third"), "by its latest signal"
@@ -196,7 +196,7 @@ def test_the_signal_is_only_measured_for_a_plan_that_leaves_anything_out(tmp_pat
 
     options = SearchOptions(signal=Signal("moved", counted))
     with journal:
-        measurer = Measurer(task, lambda offered: FakeSimulator(model), journal)
+        measurer = Measurer(task, lambda candidates: FakeSimulator(model), journal)
         study = study_of(measurer, model)
         scanned = scan(study, "disable")
         met = choose_plan(study, scanned, Target(drop=0.9), options)

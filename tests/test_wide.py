@@ -102,7 +102,7 @@ def test_a_search_offers_weights_without_corrections_beside_16_bits(
     repaired = Range("a.w", "bias correction", (0.5,), bias=(0.1,))
     plain = Range("a.w", "without corrections", (0.5,))
     offered: list[Range] = []
-    measurer = SimpleNamespace(offer=offered.extend, with_ranges=nullcontext)
+    measurer = SimpleNamespace(use_candidates=offered.extend, with_ranges=nullcontext)
     session = SimpleNamespace(measurer=measurer)
     study = Study(None, (Unit("a", ("a.x", "a.w")),), (), wide)
     question = planning.Question(study, "greedy", None, Pins(), None, None)

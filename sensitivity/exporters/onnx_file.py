@@ -111,7 +111,7 @@ def verify_onnx(
     formats: Collection[Range] = (),
 ) -> Verification:
     """Check the files that `export_onnx` wrote with the same `formats`, whose ranges the simulator
-    offers.
+    has.
 
     Kept uses of pairs must be there and skipped ones gone, scales must be finite and positive,
     everything else must be as in the user's file, and outputs and metric in ONNX Runtime must agree

@@ -82,7 +82,7 @@ class Forwarder:
     def __init__(self, task: Task, simulator: MakeSimulator) -> None:
         """Set the task and its simulator.
 
-        simulator: makes a simulator that offers the given ranges. It is called when the first
+        simulator: makes a simulator that has these candidate ranges. It is called when the first
             sample has to be forwarded, and again when other ranges are needed.
         """
         self.task = task
@@ -91,16 +91,16 @@ class Forwarder:
         self.keeps: dict[str, str] = {}
         self._make_simulator = simulator
         self._simulator: Simulator | None = None
-        self._offered: tuple[Range, ...] = ()
+        self._candidates: tuple[Range, ...] = ()
         self._distances: dict[Fit, Distance] = {}
         self._fits: dict[Fit, int] = {}
 
-    def offer(self, ranges: Iterable[Range]) -> None:
+    def use_candidates(self, ranges: Iterable[Range]) -> None:
         """Set the ranges that variants will use from now on, so that one simulator serves them
         all."""
         wanted = tuple(dict.fromkeys(ranges))
-        if not set(wanted) <= set(self._offered):
-            self._offered = wanted
+        if not set(wanted) <= set(self._candidates):
+            self._candidates = wanted
             self.drop_simulator()
             trim_heap()
 
@@ -119,18 +119,18 @@ class Forwarder:
     def simulator(self) -> Simulator:
         """The simulator in use, made if there is none."""
         if self._simulator is None:
-            self._simulator = self._make_simulator(self._offered)
+            self._simulator = self._make_simulator(self._candidates)
         return self._simulator
 
-    def offered_to(self, variants: Iterable[Variant]) -> tuple[Range, ...]:
+    def candidates_for(self, variants: Iterable[Variant]) -> tuple[Range, ...]:
         """Return the candidate ranges, after adding those of these variants."""
         needed = frozenset[Range]().union(*(variant.ranges for variant in variants))
-        if not needed.issubset(self._offered):
-            self.offer([*self._offered, *sorted(needed, key=attrgetter("key"))])
-        return self._offered
+        if not needed.issubset(self._candidates):
+            self.use_candidates([*self._candidates, *sorted(needed, key=attrgetter("key"))])
+        return self._candidates
 
     def _simulator_for(self, variants: Iterable[Variant]) -> Simulator:
-        self.offered_to(variants)
+        self.candidates_for(variants)
         return self.simulator
 
     def simulator_used(self) -> Used | None:

@@ -91,8 +91,8 @@ class ParallelMeasurer(Measurer):
     def _submit(self, variants: Sequence[Variant], split: str, batch: int, parts: int) -> Pending:
         """Hand out the missing variants of a batch."""
         chunks = _chunks(self._missing(distinct(variants), split, batch), parts)
-        offered = self.offered_to(variants)
-        works = [Work(split, batch, tuple(chunk), offered) for chunk in chunks]
+        candidates = self.candidates_for(variants)
+        works = [Work(split, batch, tuple(chunk), candidates) for chunk in chunks]
         return Pending(split, batch, chunks, [self._pool.submit(work) for work in works])
 
     def _collect(self, pending: Pending, advance: Advance) -> None:
@@ -135,11 +135,11 @@ class ParallelMeasurer(Measurer):
     ) -> int:
         split, batch = comparison.split, comparison.batch
         chunks = _chunks(variants, self._pool.count)
-        offered = self.offered_to(variants)
+        candidates = self.candidates_for(variants)
         compared = Compared(
             comparison.signal.name, comparison.reference, comparison.samples, wanted
         )
-        works = [Work("rank", batch, tuple(chunk), offered, compared) for chunk in chunks]
+        works = [Work("rank", batch, tuple(chunk), candidates, compared) for chunk in chunks]
         pending = Pending(split, batch, chunks, [self._pool.submit(work) for work in works])
         answers = self._answers(pending)
         for variant, values in _scores(pending, answers):

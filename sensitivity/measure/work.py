@@ -33,14 +33,14 @@ class Work:
 
     split, batch: the split and the number of the batch.
     variants: the variants.
-    offered: ranges that any variant will use.
+    candidates: ranges that any variant will use.
     compared: how to compare their outputs; None to score them.
     """
 
     split: str
     batch: int
     variants: tuple[Variant, ...]
-    offered: tuple[Range, ...]
+    candidates: tuple[Range, ...]
     compared: Compared | None = None
 
 
@@ -72,7 +72,7 @@ class Hand:
     def __call__(self, work: Work) -> Measured:
         """Measure one job. Raises what scoring and forwarding raise."""
         forwarder, compared = self._forwarder, work.compared
-        forwarder.offer(work.offered)
+        forwarder.use_candidates(work.candidates)
         inputs, targets = self._read(work.split, work.batch)
         size, fitted = batch_size(inputs), 0
         if compared is None:

@@ -22,7 +22,7 @@ from sensitivity.records import Finding, Grid, Quantizer, Range, names_of
 
 
 class Alternatives:
-    """A `QuantizedModel` with one more quantizer, off by default, for each range that is offered.
+    """A `QuantizedModel` with one more quantizer, off by default, for each candidate range.
     Its name is the range's key.
 
     The names that `disabled` takes are switches: the name of a quantizer turns it off, and the key
@@ -40,12 +40,13 @@ class Alternatives:
         self.warnings = source.warnings
         self.own: QuantizedModel = source
         self._set = source.with_ranges
-        self.ranges = {offered.key: offered for offered in ranges}
+        self.ranges = {candidate.key: candidate for candidate in ranges}
         by_name = dict(zip(names_of(source.quantizers), source.quantizers, strict=True))
-        on_offer = [
-            _as_quantizer(by_name[offered.quantizer], offered) for offered in self.ranges.values()
+        candidates = [
+            _as_quantizer(by_name[candidate.quantizer], candidate)
+            for candidate in self.ranges.values()
         ]
-        self.quantizers = (*source.quantizers, *on_offer)
+        self.quantizers = (*source.quantizers, *candidates)
 
     @contextmanager
     def disabled(self, names: Iterable[str]) -> Iterator[None]:
@@ -63,12 +64,12 @@ class Alternatives:
 
         For the name of a quantizer nothing changes.
         """
-        offered = self.ranges.get(name)
-        if offered is None:
+        candidate = self.ranges.get(name)
+        if candidate is None:
             yield name
             return
-        with self._set([offered]):
-            yield offered.quantizer
+        with self._set([candidate]):
+            yield candidate.quantizer
 
     def grid(self, name: str) -> Grid:
         with self._in_use(name) as own:
@@ -84,7 +85,7 @@ class Alternatives:
             return amax_of(self.own, own)
 
     def module(self, name: str) -> Any:
-        """Return the user's own module; for the key of an offered range, a copy that has the
+        """Return the user's own module; for the key of a candidate range, a copy that has the
         range."""
         if name not in self.ranges:
             return self.model.get_submodule(name)
@@ -98,11 +99,11 @@ class Alternatives:
         return self.own.remaining()
 
     def executed(self, inputs: Any) -> frozenset[str]:
-        """Return the names that a forward executes; an offered range is executed if its quantizer
+        """Return the names that a forward executes; a candidate range is executed if its quantizer
         is."""
         own = self.own.executed(inputs)
-        offered = (key for key, offered in self.ranges.items() if offered.quantizer in own)
-        return own.union(offered)
+        candidates = (key for key, one in self.ranges.items() if one.quantizer in own)
+        return own.union(candidates)
 
 
 def with_alternatives(source: QuantizedModel, ranges: Iterable[Range]) -> QuantizedModel:
@@ -124,8 +125,8 @@ of its own."""
 def candidate_ranges(source: QuantizedModel) -> list[Range]:
     """Return the range that each quantizer of a model stands for, in their order: `OWN`, except for
     those that `Alternatives` adds."""
-    offered = source.ranges if isinstance(source, Alternatives) else {}
-    return [offered.get(name, OWN) for name in names_of(source.quantizers)]
+    candidates = source.ranges if isinstance(source, Alternatives) else {}
+    return [candidates.get(name, OWN) for name in names_of(source.quantizers)]
 
 
 def replacing(quantizers: Iterable[Quantizer], switched: Iterable[str]) -> dict[str, str]:
@@ -147,11 +148,11 @@ def in_use(
 ) -> list[Range]:
     """Return the ranges that replace those of quantizers when these names are switched.
 
-    ranges: offered ranges by their key.
+    ranges: candidate ranges by their key.
     """
     return [ranges[key] for key in replacing(quantizers, switched).values()]
 
 
 def _as_quantizer(quantizer: Quantizer, new_range: Range) -> Quantizer:
-    offered = replace(quantizer, name=new_range.key, axis=new_range.axis, replaces=quantizer.name)
-    return new_range.given_to(offered)
+    candidate = replace(quantizer, name=new_range.key, axis=new_range.axis, replaces=quantizer.name)
+    return new_range.given_to(candidate)

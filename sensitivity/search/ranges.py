@@ -134,7 +134,7 @@ def recalibrate_together(
     if not taken:
         return ()
     tries = list(accumulate(taken, initial=Ranges()))
-    measurer.offer(tries[-1])
+    measurer.use_candidates(tries[-1])
     scores = measurer.scores(
         [Variant("recalibrated", left_out, frozenset(ranges)) for ranges in tries],
         "rank",
@@ -177,7 +177,7 @@ def _nearest(study: Study, base: Variant, choices: Mapping[str, Ranges], signal:
     if not choices:
         return ()
     tried = list(choices.values())
-    study.measurer.offer(chain.from_iterable(tried))
+    study.measurer.use_candidates(chain.from_iterable(tried))
     variants = [replace(base, ranges=frozenset(choice)) for choice in ((), *tried)]
     own, *others = study.measurer.distortion(
         signal, variants, study.float_variant, TOGETHER_SAMPLES
@@ -247,7 +247,7 @@ def recalibrate(
     """
     if not places:
         return ()  # no quantizer of the model has a range that can be changed
-    study.measurer.offer(chain.from_iterable(_choices_of(places)))
+    study.measurer.use_candidates(chain.from_iterable(_choices_of(places)))
     trials, by_unit = _Trials(study, skip), places_by_unit(order, study.units, places)
     if signal is None:
         for name, of_unit in by_unit.items():

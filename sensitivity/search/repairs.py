@@ -45,7 +45,7 @@ def repaired(
     if after == before:
         return tuple(known)
     variants = [_variant(study, skip, pairs) for pairs in ({}, before, after)]
-    study.measurer.offer(variants[1].ranges | variants[2].ranges)
+    study.measurer.use_candidates(variants[1].ranges | variants[2].ranges)
     compare = Comparer(study)
     original, *both = compare(variants, "rank", "repair: all units")
     values = [compared.values for compared in both]

@@ -30,7 +30,7 @@ class Simulator(Protocol):
         """Yield the index of each variant, and the outputs of the model on `inputs` with exactly
         its quantizers disabled.
 
-        A variant may also hold keys of ranges, if the model offers any (`quantizers.alternatives`).
+        A variant may also hold keys of ranges, if the model has any (`quantizers.alternatives`).
         Each index comes once, in the order that is cheapest. Outputs are valid until the next ones
         are asked for. The model is as it was found whenever the iterator is exhausted, closed, or
         raises.

@@ -17,7 +17,7 @@ class Switches:
 
     def __init__(self, quantizers: Sequence[Quantizer]) -> None:
         self._quantizers = quantizers
-        self._offered = {each.name for each in quantizers if each.replaces}
+        self._candidates = {each.name for each in quantizers if each.replaces}
         self.bits = bits_by_name(names_of(quantizers))
 
     @property
@@ -39,7 +39,7 @@ class Switches:
         Raises NamesError for an unknown name.
         """
         replaced = replacing(self._quantizers, known_names(variant, self.bits))
-        left_out = (variant | self._offered).difference(replaced.values()).union(replaced)
+        left_out = (variant | self._candidates).difference(replaced.values()).union(replaced)
         others = self.bits.keys() & set(map(together.get, replaced))
         return self.bits_of(left_out | others)
 

@@ -79,7 +79,7 @@ def with_tuning(
 
 def is_enough(session: Session, found: Recalibration, target: Target, skip: Sequence[str]) -> bool:
     """Return whether the target is met without fine-tuning."""
-    session.measurer.offer(found.ranges)
+    session.measurer.use_candidates(found.ranges)
     with session.measurer.with_ranges(found.ranges):
         return meets(session.study, found.scan, target, skip)
 

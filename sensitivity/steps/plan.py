@@ -339,7 +339,7 @@ def _attempt(
     wide = with_plain_weights(wide, units, ranges.ranges) | fitted_wide
     question = replace(question, study=replace(question.study, wide=wide))
     with session.measurer.with_ranges(ranges.ranges):
-        session.measurer.offer(
+        session.measurer.use_candidates(
             (*ranges.ranges, *chain.from_iterable(question.study.formats.values()))
         )
         plan = _choose(session, question, ranges.scan, may_grow=ranges is first)

@@ -120,6 +120,6 @@ def _is_met(
     session: Session, study: Study, ranges: Recalibration, target: Target, names: Sequence[str]
 ) -> bool:
     """Return whether a set meets the target with these ranges."""
-    session.measurer.offer(ranges.ranges)
+    session.measurer.use_candidates(ranges.ranges)
     with session.measurer.with_ranges(ranges.ranges):
         return meets(study, ranges.scan, target, names)

@@ -82,4 +82,4 @@ class FakeTask:
 @contextmanager
 def fake(told: FakeTask) -> Iterator[Callable[[Any], Any]]:
     task = told.task()
-    yield Hand(task, lambda offered: FakeSimulator(task.model))
+    yield Hand(task, lambda candidates: FakeSimulator(task.model))

@@ -52,8 +52,8 @@ def marked_copy(source: QuantizedModel, biased: Sequence[str] = ()) -> nn.Module
 
     Weights and buffers are shared with the user's model, so the copy costs no memory and must not
     be changed. A quantizer that has several names is replaced under all of them. The other ranges
-    for a quantizer (`alternatives`) have no node here: `simulators.torch.offers` adds their nodes
-    to the graph.
+    for a quantizer (`alternatives`) have no node here: `simulators.torch.candidates` adds their
+    nodes to the graph.
     """
     model = source.model
     marked = model_copy(model, shared=(*model.parameters(), *model.buffers()))
@@ -88,9 +88,9 @@ def bias_changes(source: QuantizedModel) -> list[tuple[int, Delta]]:
     """Return (index into `source.quantizers`, values added to the layer's bias) for each candidate
     range that changes a bias."""
     changes = []
-    for index, offered in enumerate(candidate_ranges(source)):
-        if offered.bias is not None:
-            changes.append((index, offered.bias))
+    for index, candidate in enumerate(candidate_ranges(source)):
+        if candidate.bias is not None:
+            changes.append((index, candidate.bias))
     return changes
 
 
@@ -250,10 +250,10 @@ def native_quantizers(source: QuantizedModel, *, own: bool = False) -> list[Nati
     make = OwnQuantizer if own else _native
     quantizers: list[NativeQuantizer] = []
     names = names_of(source.quantizers)
-    for name, offered in zip(names, candidate_ranges(source), strict=True):
+    for name, candidate in zip(names, candidate_ranges(source), strict=True):
         quantizer: NativeQuantizer = make(source, name)
-        if offered.rounding is not None:
-            quantizer = RoundedWeight(quantizer, source.grid(name), offered.rounding)
+        if candidate.rounding is not None:
+            quantizer = RoundedWeight(quantizer, source.grid(name), candidate.rounding)
         quantizers.append(quantizer)
     return [*quantizers, *(BiasChange(delta) for _, delta in bias_changes(source))]
 

@@ -88,27 +88,27 @@ class Split:
 INPUT = "input_"
 """Name of an operation's input in its recipe, before the index."""
 
-Offered = Mapping[str, Mapping[str, NewGrid]]
+Candidates = Mapping[str, Mapping[str, NewGrid]]
 """Use -> key of a range -> grid that takes the place of the use's own."""
 
 
-def split(source: OnnxModel, bits: dict[str, int], offered: Offered = NOTHING) -> Split:
+def split(source: OnnxModel, bits: dict[str, int], candidates: Candidates = NOTHING) -> Split:
     """Return the network of a file.
 
     A use with candidate ranges is a chain of switches on one value, its own grid first. The last
     enabled switch gives the value that the operation reads.
 
     bits: name of a use or key of a range -> its bit; uses without a bit are always enabled.
-    offered: candidate ranges.
+    candidates: candidate ranges.
 
     Raises Unsplittable for a file that cannot be run operation by operation.
     """
-    return _Splitter(source, bits, offered).split()
+    return _Splitter(source, bits, candidates).split()
 
 
 class _Splitter:
-    def __init__(self, source: OnnxModel, bits: dict[str, int], offered: Offered) -> None:
-        self._source, self._bits, self._offered = source, bits, offered
+    def __init__(self, source: OnnxModel, bits: dict[str, int], candidates: Candidates) -> None:
+        self._source, self._bits, self._candidates = source, bits, candidates
         self._model = source.graph
         self._deps: list[tuple[int, ...]] = []
         self._switch: list[int] = []
@@ -198,7 +198,7 @@ class _Splitter:
         keys."""
         now = self._source.grids.get(name)
         own = {} if now is None else {name: now}
-        return own | dict(self._offered.get(name, {}))
+        return own | dict(self._candidates.get(name, {}))
 
     def _changed_bias(self, place: BiasPlace, before: Place | None) -> int:
         """Return a chain of switches on the bias that matches the chain on its weight."""
@@ -283,12 +283,12 @@ class _Splitter:
         recipe = self._pair_recipe(use, grid, len(deps) - 1, stored_otherwise)
         at = self._add(tuple(deps), recipe, fixed=fixed, switch=self._bits.get(use.name, 0))
         self._twins[at] = self._of_pair.setdefault((pair.dequantize, source, grid), at)
-        for key, other in self._offered.get(use.name, {}).items():
-            offered = self._pair_recipe(use, other, 1, stored_otherwise)
+        for key, other in self._candidates.get(use.name, {}).items():
+            candidate = self._pair_recipe(use, other, 1, stored_otherwise)
             given = source
             if other.restores_clamps and not stored_otherwise:
                 (given,) = self._clamped(use, source) or [source]
-            at = self._add((at, given), offered, fixed=fixed, switch=self._bits[key])
+            at = self._add((at, given), candidate, fixed=fixed, switch=self._bits[key])
         return at
 
     def _alone(self, place: Place) -> int:

@@ -35,7 +35,7 @@ from sensitivity.quantizers.onnx.batches import (
 from sensitivity.quantizers.onnx.model import OnnxModel
 from sensitivity.quantizers.recent import Recent
 from sensitivity.simulators.memory import budget_warnings
-from sensitivity.simulators.onnx.network import Offered, Unsplittable, split
+from sensitivity.simulators.onnx.network import Candidates, Unsplittable, split
 from sensitivity.simulators.onnx.program import (
     Action,
     Key,
@@ -86,7 +86,7 @@ class OnnxReplay:
         self._memory = memory
         self._threads = threads or len(os.sched_getaffinity(0))
         self._switches = Switches(source.quantizers)
-        self._split = split(self._model, self._switches.bits, offered_grids(source))
+        self._split = split(self._model, self._switches.bits, candidate_grids(source))
         self._batch = fixed_batch(self._model)
         self.smallest = self._batch  # None: a file that takes any size may mix samples
         self._constants: dict[Key, Values] = {}
@@ -254,15 +254,15 @@ class OnnxReplay:
         return found
 
 
-def offered_grids(source: QuantizedModel) -> Offered:
-    """Return the grids of the ranges that a model offers."""
+def candidate_grids(source: QuantizedModel) -> Candidates:
+    """Return the grids of the candidate ranges of a model."""
     if not isinstance(source, Alternatives):
         return {}
     own: Any = source.own
     found: defaultdict[str, dict[str, NewGrid]] = defaultdict(dict)
-    for key, offered in source.ranges.items():
-        grids = own.new_grids([offered])
-        found[offered.quantizer][key] = grids[offered.quantizer]
+    for key, candidate in source.ranges.items():
+        grids = own.new_grids([candidate])
+        found[candidate.quantizer][key] = grids[candidate.quantizer]
     return found
 
 

@@ -29,10 +29,10 @@ from sensitivity.simulators.memory import budget_warnings
 from sensitivity.simulators.switches import Switches
 from sensitivity.simulators.toggle import ToggleSimulator
 from sensitivity.simulators.torch.cache import CachedGraph, TraceCache
+from sensitivity.simulators.torch.candidates import chains_of, with_candidates
 from sensitivity.simulators.torch.graph import Graph, Runners
 from sensitivity.simulators.torch.lanes import WHOLE, Cut, most_lanes
 from sensitivity.simulators.torch.layouts import has_channels_last
-from sensitivity.simulators.torch.offers import chains_of, with_offers
 from sensitivity.simulators.torch.tracing import Traced, Untraceable, ordered_arguments, trace
 from sensitivity.tasks.batches import first_samples
 
@@ -396,13 +396,13 @@ class ReplaySimulator:
         if traced is None:
             args, kwargs = pytree.tree_unflatten(leaves, spec)
             traced = self._new_trace(kwargs or args)
-        offered = with_offers(traced, chains_of(self._source))
-        runners = None if cached is None else _renumbered(cached.runners, offered.origins)
-        graph = Graph(offered.traced, self._quantizers, self._node_bits, runners)
+        extended = with_candidates(traced, chains_of(self._source))
+        runners = None if cached is None else _renumbered(cached.runners, extended.origins)
+        graph = Graph(extended.traced, self._quantizers, self._node_bits, runners)
         with self._ready():
             graph.largest(self._sample(graph, leaves))
         if cached is None:
-            places = {origin: place for place, origin in offered.origins.items()}
+            places = {origin: place for place, origin in extended.origins.items()}
             self._cache.graphs.append(
                 CachedGraph(*kind, traced, _renumbered(graph.runners, places))
             )

@@ -15,7 +15,7 @@ Chains = Mapping[int, tuple[int, ...]]
 
 
 @dataclass(frozen=True)
-class Offered:
+class TracedCandidates:
     """A traced graph with candidate ranges.
 
     origins: position of each node that is not an added one -> its position in the traced graph.
@@ -43,7 +43,7 @@ def chains_of(source: QuantizedModel) -> dict[int, tuple[int, ...]]:
     return dict(chains)
 
 
-def with_offers(traced: Traced, chains: Chains) -> Offered:
+def with_candidates(traced: Traced, chains: Chains) -> TracedCandidates:
     """Return the graph with a chain of nodes in the place of each quantizer node, and with nothing
     in the place of a bias that no candidate range changes."""
     nodes: list[Node] = []
@@ -64,6 +64,6 @@ def with_offers(traced: Traced, chains: Chains) -> Offered:
     for output, is_constant in zip(traced.outputs, traced.constant, strict=True):
         outputs.append(output if is_constant else last[output])
     inputs = tuple(place if place is None else last[place] for place in traced.inputs)
-    return Offered(
+    return TracedCandidates(
         replace(traced, nodes=tuple(nodes), inputs=inputs, outputs=tuple(outputs)), origins
     )
