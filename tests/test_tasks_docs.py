@@ -34,6 +34,17 @@ def load_model():
 def load_segmenter():
     return nn.Conv2d(3, 1, 3, padding=1)
 
+class LanguageModel(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embedding, self.head = nn.Embedding(20, 8), nn.Linear(8, 20)
+
+    def forward(self, input_ids, attention_mask=None):
+        return {"logits": self.head(self.embedding(input_ids))}
+
+def load_language_model():
+    return LanguageModel()
+
 def some_inputs():
     return torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
@@ -57,6 +68,7 @@ def folder(user_folder: Path) -> Path:
     torch.save(
         {"x": torch.from_numpy(x), "y": torch.from_numpy(x[:, 0] > 0.5)}, user_folder / "masks.pt"
     )
+    torch.save(torch.from_numpy(random.integers(0, 20, (100, 6))), user_folder / "tokens.pt")
     return user_folder
 
 
@@ -65,6 +77,7 @@ def test_the_page_has_a_task_of_each_kind():
         "Images in class folders",
         "Arrays or tensors",
         "A metric of your own",
+        "Language models",
         "Only `evaluate(model)`",
     ]
 
@@ -80,7 +93,17 @@ def test_a_task_of_the_page_works(section, folder):
     for split in SPLITS:
         with torch.no_grad():
             scores = [
-                np.asarray(task.score(task.model(x), y), np.float64) for x, y in task.data[split]
+                np.asarray(task.score(called(task.model, x), y), np.float64)
+                for x, y in task.data[split]
             ]
         assert len(scores) == len(task.data[split])
-        assert 0 <= task.aggregate(np.concatenate(scores)) <= 1
+        metric = task.aggregate(np.concatenate(scores))
+        if task.metric == "log-likelihood per token":
+            assert 1 < np.exp(-metric) < 100, "the perplexity"
+        else:
+            assert 0 <= metric <= 1
+
+
+def called(model, inputs):
+    """Outputs for a batch, whose inputs may have names."""
+    return model(**inputs) if isinstance(inputs, dict) else model(inputs)
