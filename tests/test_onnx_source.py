@@ -427,13 +427,20 @@ def test_replay_is_compared_with_the_file_in_one_thread_as_it_runs_itself(
             9,
             "to be of opset 10 or later, got opset 9; convert the float model",
         ),
+        (
+            "h = CastLike (x, half) r = Relu (h) q = QuantizeLinear (r, s, z) d = DequantizeLinear "
+            "(q, s, z) y = Relu (d)",
+            23,
+            "to have a scale of its input's type, since ONNX Runtime fails to run others, got "
+            "FLOAT for FLOAT16 \\(QuantizeLinear at QuantizeLinear_q\\); write the scales in",
+        ),
     ],
-    ids=["no-qdq", "dynamic", "computed-scale", "qoperator", "custom-op", "opset-9"],
+    ids=["no-qdq", "dynamic", "computed-scale", "qoperator", "custom-op", "opset-9", "mixed-scale"],
 )
 def test_files_that_cannot_be_switched_are_refused_in_a_sentence(
     tmp_path: Path, body: str, opset: int, sentence: str
 ) -> None:
-    constants = GRID | {"w": np.eye(4, dtype=np.int8)}
+    constants = GRID | {"w": np.eye(4, dtype=np.int8), "half": np.float16(0)}
     with pytest.raises(OnnxFileError, match=sentence):
         OnnxModel(qdq_file(tmp_path / "bad.onnx", body, constants, opset=opset))
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 import onnx
 import onnx_ir as ir
+import onnx_ir.passes.common as common
 
 from sensitivity.errors import OnnxFileError
 from sensitivity.onnx_graph import qdq
@@ -28,8 +29,9 @@ STANDARD = {"", "ai.onnx", "ai.onnx.ml"}
 RUNTIME = {"com.microsoft", "com.microsoft.nchwc", "com.ms.internal.nhwc"}
 """Domains of ONNX Runtime's own operations."""
 
-FIRST_OPSET, FIRST_PER_AXIS = 10, 13
-"""Opsets that brought QuantizeLinear, and its channel axis."""
+FIRST_OPSET, FIRST_PER_AXIS, FIRST_MIXED = 10, 13, 23
+"""Opsets that brought QuantizeLinear, its channel axis, and scales of another type than its
+input."""
 
 
 def check_switchable(model: ir.Model, name: str, *, custom_ops: bool = False) -> None:
@@ -56,6 +58,7 @@ def check_switchable(model: ir.Model, name: str, *, custom_ops: bool = False) ->
             "quantize the float model again with quant_format=QuantFormat.QDQ."
         )
     _check_opset(model, nodes, name)
+    _check_scale_types(model, nodes, name)
     _check_pairs(model.graph, nodes, name)
     unknown = [] if custom_ops else [node for node in nodes if not _is_known(model, node)]
     if unknown:
@@ -140,7 +143,7 @@ def _computes_in_integers(node: ir.Node) -> bool:
 
 def _check_opset(model: ir.Model, nodes: Iterable[ir.Node], name: str) -> None:
     """Raise OnnxFileError if the file's opset is older than the Q/DQ operations in it."""
-    opset = model.opset_imports.get("", model.opset_imports.get("ai.onnx", 0))
+    opset = _opset(model)
     ours = [node for node in of_kind(nodes, *qdq.PAIR) if node.domain in STANDARD]
     per_axis = [node for node in ours if qdq.scales_of(node).size > 1]
     for needed, using, what in (
@@ -155,6 +158,36 @@ def _check_opset(model: ir.Model, nodes: Iterable[ir.Node], name: str) -> None:
                 f"onnx.version_converter.convert_version(model, {FIRST_PER_AXIS}) and quantize it "
                 "again."
             )
+
+
+def _check_scale_types(model: ir.Model, nodes: Iterable[ir.Node], name: str) -> None:
+    """Raise OnnxFileError if a Q has a scale of another type than its input.
+
+    ONNX Runtime 1.31 loads such a file and fails at its first run.
+    """
+    if _opset(model) < FIRST_MIXED:
+        return
+    common.ShapeInferencePass()(model)
+    mixed = list(filter(_is_mixed, of_kind(nodes, "QuantizeLinear")))
+    if mixed:
+        value, scale = mixed[0].inputs[:2]
+        assert value is not None
+        assert scale is not None
+        raise OnnxFileError(
+            f"Expected each QuantizeLinear of {name} to have a scale of its input's type, since "
+            f"ONNX Runtime fails to run others, got {scale.dtype} for {value.dtype} "
+            f"({_listed(mixed)}); write the scales in the type of the input, or quantize the float "
+            "model in FP32."
+        )
+
+
+def _is_mixed(quantize: ir.Node) -> bool:
+    types = {value.dtype for value in quantize.inputs[:2] if value is not None}
+    return len(types - {None}) > 1
+
+
+def _opset(model: ir.Model) -> int:
+    return model.opset_imports.get("", model.opset_imports.get("ai.onnx", 0))
 
 
 def _is_known(model: ir.Model, node: ir.Node) -> bool:
