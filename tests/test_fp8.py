@@ -244,6 +244,17 @@ def test_the_file_for_tensorrt_has_stored_levels_of_both_formats(done: Path) -> 
         assert built["conv1"] == ("int8", "int8")
 
 
+def test_a_fresh_run_takes_fp8_and_16_bits_together(tmp_path: Path) -> None:
+    """The own format of each unit is compared with both, and measured once."""
+    out = tmp_path / "tiny"
+    assert verb("scan", f"{TASK}:far_too_wide", "--out", out) == 0
+    formats = ("--formats", "int8,int16,fp8,float", "--no-recalibrate")
+    assert verb("plan", out, "--target", "0.8", *formats) == 0
+    plan = RunDir(out).plan()
+    assert (plan.met, plan.skip) == (True, ())
+    assert {*plan.fp8, *plan.wide} == {"conv2", "conv5"}
+
+
 def test_another_target_is_answered_from_sets_with_fp8_that_were_measured(
     done: Path, tmp_path: Path
 ) -> None:

@@ -148,7 +148,7 @@ class Measurer(Forwarder):
                 wanted = samples_now - seen
                 if wanted <= 0:
                     break
-                missing = self._missing(variants, split, batch)
+                missing = self._missing(distinct(variants), split, batch)
                 if missing:
                     size = self._compare(replace(whole, batch=batch), missing, reader, wanted)
                     advance(min(size, wanted), (len(missing) + 1) * size)
