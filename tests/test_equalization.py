@@ -16,6 +16,7 @@ from onnx import numpy_helper
 from support import models
 from support.commands import verb
 from support.onnx_models import run_file
+from support.shown import Shown
 from tasks.tiny import images
 from tasks.uneven import net, task
 from torch import nn
@@ -79,8 +80,10 @@ def test_links_are_where_a_depthwise_convolution_alone_reads_another_ones_homoge
 
 def test_ranges_from_parts_of_a_batch_are_those_of_the_whole(source: ModelOptModel) -> None:
     inputs = models.batch(8, 16, seed=3)
-    parts = Parts([inputs[:5], inputs[5:]])
+    shown = Shown()
+    parts = Parts([inputs[:5], inputs[5:]], shown)
     assert equalized_ranges(source, LINKS, parts) == equalized_ranges(source, LINKS, inputs)
+    assert shown == [[4, 4]], "both parts, twice"
 
 
 def test_each_channel_gets_the_part_of_its_largest_value_that_is_off_by_least(

@@ -18,6 +18,7 @@ from onnxruntime.quantization import QuantType
 from support.commands import verb
 from support.models import quantized
 from support.onnx_models import qdq_file, run_file, static_file
+from support.shown import Shown
 from tasks.coarse import COARSE
 from tasks.tiny import balanced, images
 
@@ -37,7 +38,7 @@ from sensitivity.records import Plan, Range
 from sensitivity.repairs.bias import bias_corrections
 from sensitivity.repairs.onnx_kernels import kernel_of
 from sensitivity.repairs.rounding import learned_roundings
-from sensitivity.repairs.samples import calibration_parts
+from sensitivity.repairs.samples import Parts, calibration_parts
 from sensitivity.run_dir import RunDir
 from sensitivity.simulators.onnx.replay import OnnxReplay
 from sensitivity.simulators.onnx.whole import WholeFile, onnx_simulator
@@ -204,7 +205,9 @@ def test_each_operation_gets_what_it_lacks_with_those_before_it_corrected(
     x = x.astype(np.float16) if kind == "float16" else x
     source = opened(files)
     before = source.fingerprint()
-    found = {layer_of(source, one): one for one in bias_corrections(source, x)}
+    shown = Shown()
+    found = {layer_of(source, one): one for one in bias_corrections(source, Parts([x], shown))}
+    assert shown == [[2 * len(found), 2 * len(found)]], "each layer in float, then in INT8"
     assert source.fingerprint() == before
     expected = by_hand(files, x)
     assert found.keys() == expected.keys() == LAYERS.keys()
@@ -300,7 +303,9 @@ def test_outputs_with_learned_rounding_are_nearer_to_float_than_with_corrected_b
 ) -> None:
     x, other = colours(24, seed=5), colours(24, seed=6)
     before = source.fingerprint()
-    found = learned_roundings(source, x)
+    shown = Shown()
+    found = learned_roundings(source, Parts([x], shown))
+    assert shown == [[2 * len(found), 2 * len(found)]], "each layer in float, then in INT8"
     assert source.fingerprint() == before
     assert {layer_of(source, one): one.method for one in found} == {
         layer: "bias correction" if "Transpose" in layer else "learned rounding, bias correction"

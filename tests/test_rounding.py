@@ -13,6 +13,7 @@ import pytest
 import torch
 from support import models
 from support.pq_models import quantized_by_pq
+from support.shown import Shown
 from torch import nn
 
 from sensitivity.errors import ModelError
@@ -120,10 +121,12 @@ def test_outputs_are_nearer_to_float_on_inputs_that_nothing_was_learned_from(sou
 def test_what_is_learned_from_parts_of_a_batch_is_what_the_whole_teaches(source) -> None:
     inputs = models.batch(16, 16, seed=5)
     whole = learned_roundings(source, inputs)
-    found = learned_roundings(source, Parts([inputs[:8], inputs[8:]]))
+    shown = Shown()
+    found = learned_roundings(source, Parts([inputs[:8], inputs[8:]], shown))
     assert [(one.quantizer, one.rounding) for one in found] == [
         (one.quantizer, one.rounding) for one in whole
     ]
+    assert shown == [[2, 2], [len(found), len(found)]], "parts in float, then layer after layer"
 
 
 def test_weights_of_pytorch_quantization_are_rounded_as_those_of_modelopt(source) -> None:

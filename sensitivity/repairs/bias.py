@@ -192,14 +192,16 @@ def watch_layers(
         for name in names:
             layer = source.biases.layers[name]
             stack.callback(layer.register_forward_hook(hook_for(name)).remove)
+        advance = stack.enter_context(parts.show(len(parts.batches)))
         for batch in parts.batches:
             forward(source, batch)
+            advance(1, 0)
     trim_heap()
 
 
 def visit_layers(
     source: Correctable,
-    names: Iterable[str],
+    names: Collection[str],
     parts: Parts,
     visit: Callable[[str, Sequence[Args]], Tensor],
 ) -> None:
@@ -213,6 +215,7 @@ def visit_layers(
 
     def meet(name: str, inputs: Sequence[Args]) -> None:
         added[name] = visit(name, inputs)
+        advance(1, 0)
 
     def stop_at(name: str) -> Any:
         def hook(module: Any, args: Any) -> None:
@@ -231,6 +234,7 @@ def visit_layers(
             layer = source.biases.layers[name]
             stack.callback(layer.register_forward_pre_hook(stop_at(name)).remove)
             stack.callback(layer.register_forward_hook(add_to(name)).remove)
+        advance = stack.enter_context(parts.show(len(names)))
         in_lockstep(partial(forward, source), parts.batches, meet)
 
 

@@ -13,7 +13,7 @@ the same for Q/DQ files.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +25,7 @@ from sensitivity.quantizers.ranges import Hook, hooked_in_float
 from sensitivity.records import Range
 from sensitivity.repairs.bias import forward
 from sensitivity.repairs.channel_ranges import BINS, METHOD, SMALLEST
-from sensitivity.repairs.samples import parts_of
+from sensitivity.repairs.samples import Parts, parts_of
 from sensitivity.repairs.slopes import values_and_weights
 from sensitivity.tasks.batches import batch_size
 
@@ -49,13 +49,12 @@ def equalized_ranges(source: Any, names: Collection[str], inputs: Any) -> tuple[
         from sensitivity.repairs.onnx_equalization import equalized_in_file  # imports ONNX
 
         return equalized_in_file(source, names, parts_of(inputs))
-    return _equalized_in_model(source, names, parts_of(inputs).batches)
+    return _equalized_in_model(source, names, parts_of(inputs))
 
 
-def _equalized_in_model(
-    source: Any, names: Collection[str], batches: Sequence[Any]
-) -> tuple[Range, ...]:
+def _equalized_in_model(source: Any, names: Collection[str], parts: Parts) -> tuple[Range, ...]:
     """Return the ranges for a torch model."""
+    batches = parts.batches
     peaks: dict[str, Tensor] = {}
     counts: dict[str, Tensor] = {}
 
@@ -67,14 +66,17 @@ def _equalized_in_model(
         return hook
 
     # A second pass takes less memory than the values of all samples.
-    with hooked_in_float(source, {name: widen(name) for name in names}):
-        for batch in batches:
-            forward(source, batch)
-    sizes = [batch_size(batch) for batch in batches]
-    for batch, first in zip(batches, accumulate(sizes, initial=0), strict=False):
-        for name, (values, weights) in values_and_weights(source, names, batch, first).items():
-            found = _counts(_rows(values), _rows(weights), _bounded(peaks[name]))
-            counts[name] = counts.get(name, 0) + found
+    with parts.show(2 * len(batches)) as advance:
+        with hooked_in_float(source, {name: widen(name) for name in names}):
+            for batch in batches:
+                forward(source, batch)
+                advance(1, 0)
+        sizes = [batch_size(batch) for batch in batches]
+        for batch, first in zip(batches, accumulate(sizes, initial=0), strict=False):
+            for name, (values, weights) in values_and_weights(source, names, batch, first).items():
+                found = _counts(_rows(values), _rows(weights), _bounded(peaks[name]))
+                counts[name] = counts.get(name, 0) + found
+            advance(1, 0)
     return tuple(_range(source, name, _bounded(peaks[name]), counts[name]) for name in counts)
 
 

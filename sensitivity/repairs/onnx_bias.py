@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from sensitivity.errors import ModelError
 from sensitivity.quantizers.onnx.qdq import OnnxQdqModel
 from sensitivity.records import Range
-from sensitivity.repairs.samples import Parts
+from sensitivity.repairs.samples import Advance, Parts
 from sensitivity.simulators.onnx.layers import Layers
 from sensitivity.simulators.onnx.network import Unsplittable
 
@@ -32,9 +32,11 @@ def corrections_in_file(
     off = frozenset(left_out) | source.model.skipped
     with source.with_ranges({**known, **weights}.values()):
         try:
-            layers, biases = Layers(source.model, parts.joined()), Biases(source, weights)
-            layers.run(layers.everything, biases.nodes, biases.keep)
-            layers.run(off, biases.nodes, biases.correct)
+            layers = Layers(source.model, parts.joined())
+            with parts.show(2 * len(weights)) as advance:
+                biases = Biases(source, weights, advance)
+                layers.run(layers.everything, biases.nodes, biases.keep)
+                layers.run(off, biases.nodes, biases.correct)
         except Unsplittable:
             return {}
     return {name: (weights[name], delta) for name, delta in biases.deltas.items()}
@@ -73,7 +75,8 @@ class Biases:
     deltas: weight quantizer -> correction per output channel.
     """
 
-    def __init__(self, source: OnnxQdqModel, weights: Collection[str]) -> None:
+    def __init__(self, source: OnnxQdqModel, weights: Collection[str], advance: Advance) -> None:
+        self._advance = advance
         self._places = {name: source.model.bias_places[name] for name in weights}
         self._expected: dict[str, NDArray[np.float64]] = {}
         self.nodes = {name: place.node for name, place in self._places.items()}
@@ -85,10 +88,12 @@ class Biases:
 
     def keep(self, name: str, output: list[NDArray[Any]]) -> None:
         """Keep the means of a float layer's output."""
+        self._advance(1, 0)
         self._expected[name] = _channel_means(output, self.axis(name))
 
     def correct(self, name: str, output: list[NDArray[Any]]) -> list[NDArray[Any]] | None:
         """Return the corrected output of a quantized layer, and remember the correction."""
+        self._advance(1, 0)
         axis = self.axis(name)
         error = (self._expected[name] - _channel_means(output, axis)).astype(output[0].dtype)
         if not np.isfinite(error).all():

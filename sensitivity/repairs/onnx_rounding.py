@@ -19,7 +19,7 @@ from sensitivity.records import Range
 from sensitivity.repairs.descent import MOST_INPUTS, OUTPUTS, learned_moves
 from sensitivity.repairs.onnx_bias import Biases, weights_in_force
 from sensitivity.repairs.onnx_kernels import Kernel, kernel_of
-from sensitivity.repairs.samples import Parts
+from sensitivity.repairs.samples import Advance, Parts
 from sensitivity.repairs.windows import Indices
 from sensitivity.seeds import generator
 from sensitivity.simulators.onnx.layers import Layers
@@ -48,10 +48,12 @@ def learned_in_file(
     with source.with_ranges({**known, **weights}.values()):
         try:
             layers = Layers(source.model, parts.joined())
-            learner = _Learner(source, weights)
-            layers.run(layers.everything, learner.biases.nodes, learner.keep)
-            operations = {name: layer.node for name, layer in learner.layers.items()}
-            layers.run(off, learner.biases.nodes, learner.biases.correct, operations, learner.learn)
+            with parts.show(2 * len(weights)) as advance:
+                learner = _Learner(source, weights, advance)
+                biases, learn = learner.biases, learner.learn
+                layers.run(layers.everything, biases.nodes, learner.keep)
+                operations = {name: layer.node for name, layer in learner.layers.items()}
+                layers.run(off, biases.nodes, biases.correct, operations, learn)
         except Unsplittable:
             return {}
     deltas, learned = learner.biases.deltas, {**weights, **learner.learned}
@@ -89,10 +91,12 @@ class _Target:
 class _Learner:
     """Learns the roundings and biases of a file, one layer after the other."""
 
-    def __init__(self, source: OnnxQdqModel, weights: Mapping[str, Range]) -> None:
+    def __init__(
+        self, source: OnnxQdqModel, weights: Mapping[str, Range], advance: Advance
+    ) -> None:
         self._source, self._weights = source, weights
         self._targets: dict[str, _Target] = {}
-        self.biases = Biases(source, weights)
+        self.biases = Biases(source, weights, advance)
         self.layers = _layers(source, weights)
         self.learned: dict[str, Range] = {}
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -23,14 +24,28 @@ PART_BYTES = 8 * 2**20
 holds ten to thirty times as much as its inputs."""
 
 
+Advance = Callable[[int, int], None]
+"""Function that is told how many steps were done, and how many samples were spent on them."""
+
+Show = Callable[[int], AbstractContextManager[Advance]]
+"""Function that opens a progress display of this number of steps."""
+
+
+def unseen(steps: int) -> AbstractContextManager[Advance]:
+    """Show nothing."""
+    return nullcontext(lambda done, samples: None)
+
+
 @dataclass(frozen=True, eq=False)
 class Parts:
     """Calibration inputs as several batches, which a repair sees as one.
 
     batches: as the model takes them; their samples have the same shapes.
+    show: shows the progress of the repair.
     """
 
     batches: Sequence[Any]
+    show: Show = unseen
 
     def joined(self) -> Any:
         """Return all samples as one batch."""

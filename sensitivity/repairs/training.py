@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -23,7 +23,7 @@ from sensitivity.records import Range, names_of
 from sensitivity.repairs import bias
 from sensitivity.repairs.checkpoint import Checkpoint
 from sensitivity.repairs.rounding import Roundable
-from sensitivity.repairs.samples import Parts
+from sensitivity.repairs.samples import Parts, Show, unseen
 from sensitivity.seeds import generator
 from sensitivity.tasks.batches import batch_size, map_arrays
 
@@ -52,16 +52,8 @@ FORWARDS_PER_STEP = 6
 Loss = Callable[[Any, Any], Any]
 """(Outputs of the float model, outputs of the quantized one) -> a tensor of one value."""
 
-Advance = Callable[[int, int], None]
-"""Function that is told how many steps were done, and how many samples were spent on them."""
-
 LossOf = Callable[[Sequence[Any]], Loss]
 """Outputs of the float model for each batch of the calibration inputs -> the loss of a batch."""
-
-
-def _unseen(steps: int) -> AbstractContextManager[Advance]:
-    """Show nothing."""
-    return nullcontext(lambda done, samples: None)
 
 
 @dataclass(frozen=True)
@@ -72,7 +64,7 @@ class Tracking:
     checkpoint: keeps the state between steps.
     """
 
-    show: Callable[[int], AbstractContextManager[Advance]] = _unseen
+    show: Show = unseen
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
 
 

@@ -108,7 +108,7 @@ def _tuned(
         limits=limits,
         tracking=tracking,
     )
-    return fitted(session, tune)
+    return fitted(session, "fine-tune", tune)
 
 
 def _loss_of(own: Loss | None, outputs: Sequence[Any]) -> Loss:

@@ -290,7 +290,7 @@ def _corrected(
     corrections."""
     if not is_correctable(session.source):
         return tuple(known)
-    return _repaired_by(bias_corrections, session, known, skip)
+    return _repaired_by(bias_corrections, "correct biases", session, known, skip)
 
 
 def _rounded(
@@ -299,11 +299,12 @@ def _rounded(
     """Learn the rounding of weights if that is better, and return the units with it."""
     if not takes_rounding(session.source) or not session.has_samples:
         return tuple(known)
-    return _repaired_by(learned_roundings, session, known, skip)
+    return _repaired_by(learned_roundings, "learn rounding", session, known, skip)
 
 
 def _repaired_by(
     fit: Callable[..., tuple[Range, ...]],
+    what: str,
     session: Session,
     known: Sequence[Recalibrated],
     skip: Sequence[str],
@@ -311,11 +312,12 @@ def _repaired_by(
     """Fit a repair on top of the ranges of these units, and return the units with it if it helps.
 
     fit: called with the model, calibration inputs, and `ranges` and `left_out` by name.
+    what: what the progress display calls it.
     """
     ranges = tuple(new_range for unit in known for new_range in unit.ranges)
     left_out = session.study.skip_variant(skip).disabled
     repair = partial(fit, session.source, ranges=ranges, left_out=left_out)
-    return with_repairs(session, known, fitted(session, repair), skip)
+    return with_repairs(session, known, fitted(session, what, repair), skip)
 
 
 def _equalized(
@@ -328,7 +330,7 @@ def _equalized(
     names = [name for name in _even_links(session) if name not in shared]
     if not names:
         return tuple(known)
-    ranges = fitted(session, partial(equalized_ranges, source, names))
+    ranges = fitted(session, "equalize", partial(equalized_ranges, source, names))
     return with_repairs(session, known, ranges, skip)
 
 
@@ -379,8 +381,13 @@ def with_repairs(
         return repaired(study, known, repairs, skip=skip)
 
 
-def fitted(session: Session, fit: Callable[[Any], tuple[Range, ...]]) -> tuple[Range, ...]:
-    """Return what `fit` finds on the calibration inputs; nothing if there are none."""
+def fitted(
+    session: Session, what: str, fit: Callable[[Any], tuple[Range, ...]]
+) -> tuple[Range, ...]:
+    """Return what `fit` finds on the calibration inputs; nothing if there are none.
+
+    what: what the progress display calls it.
+    """
     batches = session.calibration()
     if batches is None:
         return ()
@@ -388,7 +395,8 @@ def fitted(session: Session, fit: Callable[[Any], tuple[Range, ...]]) -> tuple[R
     collect_and_trim()
     first = next(batches)
     try:
-        return fit(calibration_parts(chain([first], batches)))
+        parts = calibration_parts(chain([first], batches))
+        return fit(replace(parts, show=partial(session.measurer.progress, what)))
     except TaskError:  # the model takes only one batch size, or memory is short
         return fit(first)
 

@@ -109,7 +109,9 @@ def _for_set(
     variant = study.skip_variant(names)
     in_force = {kept.quantizer: kept for kept in (*found.ranges, *variant.ranges)}
     learn = partial(learned_roundings, source, ranges=in_force.values(), left_out=variant.disabled)
-    units = with_repairs(session, found.units, fitted(session, learn), names, study)
+    units = with_repairs(
+        session, found.units, fitted(session, "learn rounding", learn), names, study
+    )
     if units == found.units:
         return None
     basis = hashlib.sha256(repr((found.basis, sorted(names))).encode()).hexdigest()[:16]
