@@ -23,7 +23,7 @@ from sensitivity.measure.study import Study
 from sensitivity.planners.base import Choice, Goal, Skip
 from sensitivity.records import Plan, PlanStep, Range, Target, TrueDrop
 from sensitivity.search.choose import choose_plan, judged_again
-from sensitivity.search.frontier import measured_frontier
+from sensitivity.search.frontier import Frontier, measured_frontier
 from sensitivity.search.judge import SequentialJudge, SplitJudge, judge_of
 from sensitivity.search.soft_judge import OPEN, Promise, SoftJudge
 from sensitivity.signals.soft import Labelled, ties_of
@@ -449,22 +449,43 @@ def test_a_target_that_no_set_is_sure_to_meet_says_so(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "kind"),
+    ("changes", "allowed", "kind"),
     [
-        ({}, SoftJudge),
-        ({"soft": None}, SplitJudge),
-        ({"aggregate": lambda scores: float(np.median(scores))}, SplitJudge),
-        ({"aggregate": overall, "soft": OfOverall()}, SoftJudge),
+        ({}, 0.001, SoftJudge),
+        ({"soft": None}, 0.1, SplitJudge),
+        ({"aggregate": lambda scores: float(np.median(scores))}, 0.1, SplitJudge),
+        ({"aggregate": overall, "soft": OfOverall()}, 0.01, SoftJudge),
+        ({"aggregate": overall, "soft": OfOverall()}, 0.009, SplitJudge),
     ],
-    ids=["a mean of what is lost", "nothing known", "no mean", "a soft drop of no mean"],
+    ids=["a mean", "nothing known", "no mean", "a soft drop of no mean", "too small a drop for it"],
 )
-def test_without_a_soft_drop_the_counted_one_decides(
-    changes: dict[str, Any], kind: type, tmp_path: Path
+def test_the_counted_drop_decides_without_a_soft_one_that_can_tell(
+    changes: dict[str, Any], allowed: float, kind: type, tmp_path: Path
 ) -> None:
     with study(task_of(**changes), tmp_path) as of:
-        judge = judge_of(of, Target(drop=0.1), float_scores(of), scan(of, "disable"))
+        judge = judge_of(of, Target(drop=allowed), float_scores(of), scan(of, "disable"))
     assert type(judge) is kind
     assert not isinstance(judge, SequentialJudge)
+
+
+@pytest.mark.parametrize(("allowed", "counts"), [(0.011, False), (0.009, True)])
+def test_a_plan_for_less_than_a_soft_drop_can_tell_says_so(
+    allowed: float, counts: bool, tmp_path: Path
+) -> None:
+    task = task_of(aggregate=overall, soft=OfOverall())
+    with study(task, tmp_path) as of:
+        plan = choose_plan(of, scan(of, "disable"), Target(drop=allowed))
+    assert (plan.metric.true_drop is None) is (counts or plan.metric.is_float)
+    told = [note for note in plan.notes if "from 1% of its full scale on" in note]
+    assert len(told) == counts
+
+
+def test_another_target_is_searched_for_anew_if_it_is_judged_otherwise() -> None:
+    frontier = Frontier((), {}, None, told_from=0.01)
+    assert frontier.judges_alike(0.02, 0.01)
+    assert frontier.judges_alike(0.002, 0.003)
+    assert not frontier.judges_alike(0.02, 0.003)
+    assert Frontier((), {}, None).judges_alike(0.02, 0.003)
 
 
 @dataclass(frozen=True)

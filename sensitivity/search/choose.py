@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from sensitivity.errors import ModelError
@@ -46,7 +46,7 @@ from sensitivity.search.formats import (
     order_of_steps,
     spared_fraction,
 )
-from sensitivity.search.judge import float_scores_of, judge_of
+from sensitivity.search.judge import float_scores_of, judge_of, told_from
 from sensitivity.search.part import grow_part
 from sensitivity.search.rerank import (
     SIGNAL_SAMPLES,
@@ -58,7 +58,6 @@ from sensitivity.search.rerank import (
 )
 from sensitivity.search.soft_judge import SoftJudge
 from sensitivity.signals.base import Signal
-from sensitivity.signals.soft import has_soft_drop
 from sensitivity.tasks.base import Task, mean
 from sensitivity.units.units import Pins
 
@@ -112,7 +111,7 @@ def choose_plan(
         if not has_grown:
             break
         found = search.run()
-    choice, notes = found.choice, found.notes
+    choice, notes = found.choice, (*found.notes, *_too_small(study, found))
     variant, parts = study.skip_variant(choice.skip), parts_of_set(choice.skip)
     metric = _metric_of(study, found.judge, found.float_scores, choice.skip)
     if found.tries_formats and not (parts.wide or parts.fp8):
@@ -138,6 +137,19 @@ def choose_plan(
         widened=study.widened(choice.skip),
         in_fp8=study.in_fp8(choice.skip),
     )
+
+
+def _too_small(study: Study, found: _Result) -> Iterator[str]:
+    """Yield why the counted drop chose the plan, if the target is all that kept the true drop from
+    it."""
+    task, allowed = study.measurer.task, found.goal.start - found.goal.floor
+    least = told_from(task)
+    if least is not None and 0 <= allowed < least:
+        yield (
+            f"The drop that was counted on confirm has chosen the plan: float's own answers tell "
+            f"drops of {task.metric} from {least / task.full_scale:.0%} of its full scale on, and "
+            "the target allows less."
+        )
 
 
 @dataclass(frozen=True)
@@ -192,9 +204,8 @@ class _Search:
         judge = judge_of(study, self.target, float_scores, self.scanned)
         enough = _enough(study, self.scanned, options, judge, fixed)
         order, distortion, notes = _order(study, self.scanned, options, enough)
-        planner = PinnedPlanner(
-            _planner(options, order, self.scanned, study.measurer.task), fixed.skip, fixed.keep
-        )
+        free = _planner(options, order, self.scanned, judge, study.measurer.task)
+        planner = PinnedPlanner(free, fixed.skip, fixed.keep)
         goal = Goal(
             self.target.floor(start),
             start,
@@ -212,21 +223,22 @@ class _Search:
             spared = spared_fraction(study, options.signal)
             chains = chains_of(spared)
             order = order_of_steps(order, chains, spared, options.cost)
-            steps = self._planner_of_steps(chains, order)
+            steps = self._planner_of_steps(chains, order, judge)
             choice = cheaper_by_steps(choice, order, steps, judge, goal)
         # A probe has compared whole engines, and its choice stands.
         if isinstance(judge, SoftJudge) and options.probe is None and planner.searches:
             choice = judged_again(choice, judge, goal)
         return _Result(choice, judge, planner, goal, float_scores, tries_formats, notes)
 
-    def _planner_of_steps(self, chains: Chains, order: Order) -> FormatsPlanner:
+    def _planner_of_steps(self, chains: Chains, order: Order, judge: Judge) -> FormatsPlanner:
         """Return the same planner for steps, see `planners.formats`.
 
         order: order of the steps.
+        judge: the judge of the search.
         """
         ends = [[chains.get(unit, (unit,))[0] for unit in end] for end in self.options.ends]
         options = replace(self.options, ends=ends)
-        planner = _planner(options, order, self.scanned, self.study.measurer.task)
+        planner = _planner(options, order, self.scanned, judge, self.study.measurer.task)
         return FormatsPlanner(PinnedPlanner(planner, self.fixed.skip, self.fixed.keep), chains)
 
 
@@ -279,13 +291,15 @@ def judged_again(choice: Choice, judge: SoftJudge, goal: Goal) -> Choice:
     return replace(choice, skip=best, met=True, path=path)
 
 
-def _planner(options: SearchOptions, order: Order, scanned: Scan, task: Task) -> Planner:
+def _planner(
+    options: SearchOptions, order: Order, scanned: Scan, judge: Judge, task: Task
+) -> Planner:
     """Return the planner of a search, as the scan suggests.
 
     If the model has collapsed with everything in INT8, it looks for the few units that cause this.
     Otherwise, greedy after a raced scan becomes a search for a prefix of the order, guided by the
-    signal, if the metric is a mean or has a soft drop: how surely a set meets the target is not
-    known of others.
+    signal, if the metric is a mean or the judge goes by the true drop: how surely a set meets the
+    target is not known of others.
     """
     if scanned.collapsed:
         culprits = CulpritPlanner(options.ends)
@@ -293,14 +307,12 @@ def _planner(options: SearchOptions, order: Order, scanned: Scan, task: Task) ->
             return culprits
         if options.planner == CostPlanner.name:
             return CostPlanner(culprits)
-    elif scanned.signal and options.planner == GreedyPlanner.name and _is_surely_judged(task):
+    is_sure = task.aggregate is mean or isinstance(judge, SoftJudge)
+    is_guided = bool(scanned.signal) and not scanned.collapsed and is_sure
+    if is_guided and options.planner == GreedyPlanner.name:
         return InterpolatedPlanner(order.signal)
     planner: Planner = load("planners", options.planner)()
     return planner
-
-
-def _is_surely_judged(task: Task) -> bool:
-    return task.aggregate is mean or has_soft_drop(task)
 
 
 def _ignores_cost(options: SearchOptions) -> bool:

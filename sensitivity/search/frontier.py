@@ -31,8 +31,8 @@ from sensitivity.records import (
     names_of,
     predicted_ms,
 )
+from sensitivity.search.judge import told_from
 from sensitivity.search.soft_judge import Promise, SoftJudge
-from sensitivity.signals.soft import has_soft_drop
 from sensitivity.stats.proof import chance_below, widened
 from sensitivity.stats.selection import corrected_drop
 
@@ -49,6 +49,7 @@ class Frontier:
     search: settings of the search; another target with the same settings may be answered from it.
     cost: cost model of skip-sets; None if units were counted.
     wide, fp8: as in `Study`.
+    told_from: see `search.judge.told_from`; None in files of earlier versions too.
     """
 
     points: tuple[FrontierPoint, ...]
@@ -56,6 +57,12 @@ class Frontier:
     cost: CostModel | None
     wide: dict[str, tuple[Range, ...]] = field(default_factory=dict)
     fp8: dict[str, tuple[Range, ...]] = field(default_factory=dict)
+    told_from: float | None = None
+
+    def judges_alike(self, allowed: float, other: float) -> bool:
+        """Return whether searches for these two allowed drops judge sets by the same drop."""
+        least = self.told_from
+        return least is None or (allowed >= least) == (other >= least)
 
 
 def measured_frontier(
@@ -86,7 +93,8 @@ def _with_true_drops(
     A plan that is float itself has none, but the sets that were tried before it have.
     """
     allowed = plan.metric.float.value - plan.floor
-    if not has_soft_drop(study.measurer.task) or allowed < 0:
+    least = told_from(study.measurer.task)
+    if least is None or allowed < least:
         return list(points)
     is_part = study.measurer.uses_part("confirm")
     promise = Promise(allowed, plan.target.confidence, True, is_part)
@@ -191,14 +199,16 @@ def replanned(
 ) -> Plan | None:
     """Return a plan for another target with the cheapest measured set that meets it.
 
-    Returns None if no set meets the target, if only float itself does, or if the set's holdout
-    accuracy is not known.
+    Returns None if no set meets the target, if only float itself does, if the set's holdout
+    accuracy is not known, or if a search for this target judges otherwise than the earlier one.
 
     earlier: plan of the same search, whose baselines and recalibrated units are kept.
     values: values of `confirm_values`.
     """
     floor = target.floor(earlier.metric.float.value)
     allowed = earlier.metric.float.value - floor
+    if not frontier.judges_alike(allowed, earlier.metric.float.value - earlier.floor):
+        return None
     order = sorted(frontier.points, key=lambda point: cost_of(point.names, frontier.cost))
     chosen = first_that_meets(order, target, earlier.metric.float.value)
     if chosen is None or chosen.holdout is None or chosen.holdout_drop is None:

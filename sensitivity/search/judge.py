@@ -14,6 +14,7 @@ from sensitivity.records import Scores, Target
 from sensitivity.search.soft_judge import Promise, SoftJudge
 from sensitivity.signals.soft import has_soft_drop
 from sensitivity.stats.sequential import is_at_least
+from sensitivity.tasks.base import Task, mean
 
 REJECT = 0.3
 """Largest probability of refusing a set that just meets the target (`docs/statistics.md`). It may
@@ -22,6 +23,11 @@ be large, because a wrong refusal only costs one unit more."""
 LEAST = 0.1
 """Fraction of the split that is measured before a set may be refused, because the search goes on
 from the measured loss."""
+
+TOLD = 0.01
+"""Least drop, as a fraction of the full scale, that the soft drop of a metric that is no mean can
+tell from none. It takes sets of a detector that lose 0.2 to 0.5 points for 0.2 to 0.4 worse
+(`docs/statistics.md`); for a smaller target it would leave out most layers."""
 
 FIRST_LOOK = 16
 """Number of samples that are measured before a rough judge may refuse a set."""
@@ -36,16 +42,17 @@ def float_scores_of(study: Study) -> Scores:
 def judge_of(study: Study, target: Target, float_scores: Scores, scanned: Scan) -> Judge:
     """Return the judge of skip-sets for a search.
 
-    It judges by the true drop if the task says what float expects to lose, otherwise by the counted
-    metric. After a raced scan, or on a part of `confirm`, it measures a set only until the answer
-    is clear.
+    It judges by the true drop if the task says what float expects to lose (`told_from`), otherwise
+    by the counted metric. After a raced scan, or on a part of `confirm`, it measures a set only
+    until the answer is clear.
 
     float_scores: scores of the float model on all of `confirm` that is in use.
     """
     task = study.measurer.task
     start = study.measurer.aggregate(float_scores)
     floor, raced = target.floor(start), bool(scanned.signal)
-    if has_soft_drop(task) and start >= floor:
+    least = told_from(task)
+    if least is not None and start - floor >= least:
         is_part = study.measurer.uses_part("confirm")
         whole = not raced and not is_part
         promise = Promise(start - floor, target.confidence, whole, is_part)
@@ -55,6 +62,15 @@ def judge_of(study: Study, target: Target, float_scores: Scores, scanned: Scan) 
     if scanned.collapsed and score_bound(task, float_scores) is None:
         return RoughJudge(study, floor, float_scores)
     return SequentialJudge(study, floor, float_scores)
+
+
+def told_from(task: Task) -> float | None:
+    """Return the least allowed drop for which sets are judged by their true drop, in the metric's
+    unit; None if the task does not say what float expects to lose."""
+    if not has_soft_drop(task):
+        return None
+    # A target of one point is not exactly one after a subtraction.
+    return 0.0 if task.aggregate is mean else TOLD * task.full_scale * (1 - 1e-9)
 
 
 class SplitJudge:

@@ -50,6 +50,7 @@ from sensitivity.search.frontier import (
     correction,
     measured_frontier,
 )
+from sensitivity.search.judge import told_from
 from sensitivity.search.part import ConfirmPart, first_part, part_note
 from sensitivity.search.wide import wide_ranges, with_plain_weights
 from sensitivity.session import Session
@@ -167,7 +168,12 @@ def search_plan(
         chosen = _finished_plan(session, attempts, best, cost)
         note = part.note or part_note(chosen, session.measurer)
     frontier = Frontier(
-        best.points, search_choices(settings), cost, dict(best.wide), dict(study.fp8)
+        best.points,
+        search_choices(settings),
+        cost,
+        dict(best.wide),
+        dict(study.fp8),
+        told_from(session.task),
     )
     chosen = replace(chosen, notes=(*chosen.notes, *([note] if note else [])))
     write_search(session.run_dir, chosen, frontier, best.values)
