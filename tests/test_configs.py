@@ -10,7 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
+import torch
 from support import models
 from support.blocks import Residual
 from support.commands import TASK, verb
@@ -18,12 +20,16 @@ from support.configs import (
     APPLY,
     Exported,
     aimet_rounds,
+    apply_as_printed,
     apply_config,
     exported,
     in_int8,
     problem_of,
+    widths,
 )
+from support.onnx_models import float_file, images, run_file, static_file
 from support.tflite_models import small_net
+from torch import nn
 
 import sensitivity
 from sensitivity.errors import ExportError
@@ -33,17 +39,21 @@ from sensitivity.exporters.configs.litert import LitertConfig
 from sensitivity.exporters.configs.modelopt import ModelOptConfig
 from sensitivity.exporters.configs.modelopt_onnx import ModelOptOnnxConfig
 from sensitivity.exporters.configs.nncf import NncfConfig
-from sensitivity.exporters.configs.operations import quantized_inputs
+from sensitivity.exporters.configs.operations import operations_of, quantized_inputs
 from sensitivity.exporters.configs.ort import OrtConfig
 from sensitivity.exporters.configs.polygraphy import PolygraphyConfig
 from sensitivity.exporters.configs.quark import QuarkConfig
 from sensitivity.exporters.configs.rknn import RknnConfig
 from sensitivity.exporters.configs.trtexec import TrtexecConfig
+from sensitivity.exporters.onnx_file import export_onnx
 from sensitivity.quantizers.base import layers
+from sensitivity.quantizers.onnx.model import OnnxModel
+from sensitivity.quantizers.onnx.qdq import OnnxQdqModel
 from sensitivity.quantizers.torch.modelopt import ModelOptModel
 from sensitivity.records import Quantizer
 from sensitivity.registry import FAMILIES, load
 from sensitivity.run_dir import RunDir
+from sensitivity.search.wide import wide_ranges
 from sensitivity.tflite.model import Graph, Operator
 from sensitivity.tflite.read import read_tflite
 
@@ -117,6 +127,110 @@ def test_the_tool_finds_the_same_layers_out(
     config = load("configs", tool)().write(plan)
     written = apply_config(residual, tool, config, tmp_path / "model.onnx")
     assert in_int8(written, plan) == {each.name for each in plan.kept}
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_onnx_runtime_gives_the_same_layers_16_bits(
+    seed: int, residual: Exported, tmp_path: Path
+) -> None:
+    need("ort")
+    draw = random.Random(seed)
+    names = [each.name for each in residual.plan.operations if each.int8]
+    wanted = {name: draw.choice(["float", "8 bits", "16 bits"]) for name in names}
+    skip, wide = ([name for name in names if wanted[name] == kind] for kind in ("float", "16 bits"))
+    config = OrtConfig().write(residual.without(skip, wide))
+    found = widths(apply_as_printed(residual.file, residual.inputs, config, tmp_path))
+    kinds = {None: "float", 8: "8 bits", 16: "16 bits"}
+    weights = {name: found.get(name, {}).get(1) for name in names}
+    assert weights == {name: None if wanted[name] == "float" else 8 for name in names}
+    kept = {name: kinds[found[name].get(0)] for name in names if weights[name]}
+    assert kept == {name: wanted[name] for name in names if wanted[name] != "float"}
+
+
+class Siblings(nn.Module):
+    """Three layers that read the same tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3)
+        self.a, self.b, self.c = (nn.Conv2d(8, 8, 1) for _ in "abc")
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x).relu()
+        return self.a(x) + self.b(x) + self.c(x)
+
+
+@pytest.mark.parametrize("wide", ["a", "ab"])
+def test_one_tensor_is_read_in_16_bits_in_8_and_in_float(wide: str, tmp_path: Path) -> None:
+    need("ort")
+    model = exported(tmp_path, Siblings, models.batch())
+    config = OrtConfig().write(model.without(["c"], [*wide]))
+    assert config.notes == ()
+    made = apply_as_printed(model.file, model.inputs, config, tmp_path / "made")
+    bits = {name: 16 if name in wide else 8 for name in ("stem", "a", "b")}
+    assert widths(made) == {name: {0: bits[name], 1: 8} for name in bits}
+    graph = onnx.load(made).graph
+    made_by = {node.output[0]: node for node in graph.node}
+    by_name = {node.name: node for node in graph.node}
+    quantize = made_by[made_by[by_name["a"].input[0]].input[0]]
+    assert quantize.input[0] == by_name["c"].input[0], "16 bits of what 8 bits left help nobody"
+    unquantized = run_file(model.file, model.inputs)
+    error = np.abs(run_file(made, model.inputs) - unquantized).max()
+    assert 0 < error < 0.1 * np.abs(unquantized).max()
+
+
+@pytest.mark.parametrize("opset", [13, 21])
+def test_a_file_s_operations_get_the_same_16_bits_from_onnx_runtime(
+    opset: int, tmp_path: Path
+) -> None:
+    """c1 is read by Sigmoid and Mul, and m1 by Conv and Add."""
+    need("ort")
+    unquantized = float_file(tmp_path / "net.onnx", opset)
+    source = OnnxQdqModel(OnnxModel(static_file(unquantized, tmp_path / "net.qdq.onnx")))
+    units = layers(source.quantizers)
+    wide, skip = wide_ranges(source, units), ["MaxPool_p1", "Gemm_y", "y"]
+    formats = [*wide["Sigmoid_s1"], *wide["Add_a1"], *wide["Concat_k1"]]
+    files = export_onnx(source, units, skip, tmp_path, fingerprint="test", formats=formats)
+    plan = NamedPlan(operations_of(files), source.quantizers, frozenset())
+    config = OrtConfig().write(plan)
+    assert config.notes == ()
+    made = apply_as_printed(files["float"], images(4, seed=0), config, tmp_path / "made")
+    assert widths(made) == widths(files["partial"])
+    assert set(widths(made)["Sigmoid_s1"].values()) == {16}
+    assert set(widths(made)["Mul_m1"].values()) == {8}
+
+
+def test_onnx_runtime_would_round_a_shared_tensor_beside_one_in_two_types() -> None:
+    wide = operation("wide", inputs=("x", "w"), weight="w", wide=frozenset({0}))
+    narrow = operation("narrow", inputs=("x", "v"), weight="v")
+    several = [operation(name, inputs=("y", name), weight=name) for name in "ab"]
+    out = operation("out", inputs=("y", "u"), weight="u", kept=False)
+    with pytest.raises(ExportError, match=r"^Expected float operations .* \(x\) .* got out; plan"):
+        OrtConfig().write(plan_of(wide, narrow, *several, out))
+    reads_both = replace(out, inputs=("x", "u"))
+    for fine in ([wide, *several, out], [wide, narrow, *several], [wide, narrow, reads_both]):
+        assert OrtConfig().write(plan_of(*fine)).notes == ()
+
+
+@pytest.mark.parametrize(
+    "operations",
+    [
+        [
+            operation("a", inputs=("x", "c"), wide=frozenset({1}), constants=frozenset({1})),
+            operation("b", inputs=("y", "c"), constants=frozenset({1})),
+        ],
+        [operation("a", inputs=("c", "c"), wide=frozenset({1}))],
+    ],
+    ids=["constant", "one reader"],
+)
+def test_a_tensor_that_onnx_runtime_cannot_convert_is_refused(operations: list[Operation]) -> None:
+    with pytest.raises(ExportError, match=r"^Expected each tensor that is .* got c; leave one of"):
+        OrtConfig().write(plan_of(*operations))
+
+
+def test_weights_in_16_bits_are_refused_for_onnx_runtime() -> None:
+    with pytest.raises(ExportError, match=r"^Expected weights in INT8, .* got a.weight in INT16;"):
+        OrtConfig().write(plan_of(operation("a"), number_format="INT16"))
 
 
 @pytest.mark.parametrize("seed", range(2))
@@ -355,7 +469,7 @@ def test_a_name_on_both_sides_of_the_plan_is_refused() -> None:
 
 
 def test_a_plan_in_another_format_is_refused() -> None:
-    with pytest.raises(ExportError, match=r"^Expected a plan in INT8, .* got one with FP8 E4M3;"):
+    with pytest.raises(ExportError, match=r"^Expected .* INT8 or INT16, .* got one with FP8 E4M3;"):
         OrtConfig().write(plan_of(operation("a"), number_format="FP8 E4M3"))
 
 

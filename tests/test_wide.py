@@ -16,9 +16,11 @@ import pytest
 import torch
 from support import models
 from support.commands import TASK, verb
+from support.configs import apply_as_printed, widths
 from support.onnx_models import float_file, images, static_file
 from support.replays import check
 
+from sensitivity.exporters.configs.ort import OrtConfig
 from sensitivity.journal.lines import RangeTried, made_range
 from sensitivity.measure.study import Study
 from sensitivity.onnx_graph import qdq
@@ -39,6 +41,7 @@ from sensitivity.simulators.onnx.whole import WholeFile
 from sensitivity.simulators.torch.replay import ReplaySimulator
 from sensitivity.steps import plan as planning
 from sensitivity.steps.apply import applied, apply_for_good
+from sensitivity.steps.config import write_tool_config
 from sensitivity.steps.report import report_data
 from sensitivity.tasks.load import load_task
 from sensitivity.units.units import Pins
@@ -195,6 +198,17 @@ def test_the_partial_file_alone_has_pairs_of_16_bits(done: Path) -> None:
     assert check["metric"]["file"] == pytest.approx(check["metric"]["simulated"], abs=0.05)
 
 
+def test_onnx_runtime_quantizes_the_float_file_with_16_bits_where_the_plan_has_them(
+    done: Path, tmp_path: Path
+) -> None:
+    config = write_tool_config(RunDir(done), OrtConfig()).config
+    ((x, _), *_) = load_task(f"{TASK}:far_too_wide").data["rank"]
+    made = apply_as_printed(done / "model.float.onnx", x.numpy(), config, tmp_path)
+    assert widths(made) == widths(done / "model.partial.onnx")
+    wide = {name for name, bits in widths(made).items() if 16 in bits.values()}
+    assert wide == {"conv2", "conv5"}
+
+
 def test_another_target_is_answered_from_sets_with_16_bits_that_were_measured(
     done: Path, tmp_path: Path
 ) -> None:
@@ -243,7 +257,7 @@ def test_a_target_without_16_bits_is_refused_before_the_work(done: Path, capsys:
     assert "Expected a target that takes activations of 16 bits" in capsys.readouterr().err
     assert verb("export", done, "--for", "tensorrt") == 1
     assert "got tensorrt: its formats are INT8, FP8" in capsys.readouterr().err
-    assert verb("export", done, "--config", "ort") == 1
+    assert verb("export", done, "--config", "nncf") == 1
     assert "got one with INT16" in capsys.readouterr().err
     assert verb("plan", done, "--planner", "exhaustive", *FORMATS) == 1
     assert "got 7, 7 of them with the choice of 16 bits" in capsys.readouterr().err

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import json
+import shutil
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,13 +32,23 @@ class Exported:
     file: Path
     inputs: np.ndarray
 
-    def without(self, skip: Collection[str]) -> NamedPlan:
-        """Another plan for the same model. skip: names of layers, each that of its operation."""
+    def without(self, skip: Collection[str], wide: Collection[str] = ()) -> NamedPlan:
+        """Another plan for the same model. skip, wide: names of the layers that it leaves out, and
+        of those with 16-bit activations, each that of its operation."""
         operations = tuple(
-            replace(each, plan=frozenset() if each.name in skip else each.int8)
+            replace(
+                each,
+                plan=frozenset() if each.name in skip else each.int8,
+                wide=each.int8 - each.constants if each.name in wide else frozenset(),
+            )
             for each in self.plan.operations
         )
-        quantizers = self.source.quantizers
+        quantizers = tuple(
+            replace(each, bits=16, format="INT16")
+            if each.layer in wide and each.role != "weight"
+            else each
+            for each in self.source.quantizers
+        )
         left_out = frozenset(each.name for each in quantizers if each.layer in skip)
         return NamedPlan(operations, quantizers, left_out)
 
@@ -65,6 +76,23 @@ def in_int8(file: Path, plan: NamedPlan) -> set[str]:
     }
 
 
+def widths(file: Path) -> dict[str, dict[int, int]]:
+    """Operation -> index of an input -> bits of the DequantizeLinear before it, without biases."""
+    graph = onnx.load(file).graph
+    made_by = {node.output[0]: node for node in graph.node}
+    constants = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    found: dict[str, dict[int, int]] = {}
+    for node in graph.node:
+        for index, name in enumerate(node.input):
+            before = made_by.get(name)
+            if before is None or before.op_type != "DequantizeLinear":
+                continue
+            bits = 8 * constants[before.input[2]].itemsize
+            if bits < 32 and node.op_type != "QuantizeLinear":
+                found.setdefault(node.name, {})[index] = bits
+    return found
+
+
 class Reader:
     """Calibration data for ONNX Runtime: one batch."""
 
@@ -89,6 +117,24 @@ def apply_ort(file: Path, inputs: np.ndarray, settings: dict[str, Any], out: Pat
 
     quantize_static(file, out, Reader(file, inputs), **settings)
     return out
+
+
+def apply_as_printed(file: Path, inputs: np.ndarray, config: Config, folder: Path) -> Path:
+    """What ONNX Runtime makes of the float file with the line that the command prints."""
+    from onnxruntime.quantization import QuantType, quantize_static
+
+    folder.mkdir(exist_ok=True)
+    shutil.copy(file, folder / "model.float.onnx")
+    (folder / "config.ort.json").write_text(config.text)
+    names = {
+        "quantize_static": quantize_static,
+        "QuantType": QuantType,
+        "json": json,
+        "reader": Reader(file, inputs),
+    }
+    with contextlib.chdir(folder):
+        exec(config.apply, names)
+    return folder / "model.ort.onnx"
 
 
 def apply_modelopt_onnx(

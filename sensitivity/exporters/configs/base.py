@@ -14,6 +14,9 @@ from sensitivity.records import Quantizer, Range, names_of
 BIAS = "INT32"
 """Format of a stored bias, which follows from its input and weight."""
 
+WIDE = "INT16"
+"""Format of a quantizer with 16 bits."""
+
 
 @dataclass(frozen=True)
 class Operation:
@@ -24,6 +27,8 @@ class Operation:
     weight: name of the initializer that is its weight; None if it has none.
     int8, plan: indices of the inputs that model.int8.onnx and model.partial.onnx quantize, without
         a bias.
+    wide: indices of those that model.partial.onnx quantizes to 16 bits.
+    constants: indices of the inputs that are constants of the file.
     weight_shape: shape of the weight in the file; () if it has none.
     groups: number of groups of a convolution.
     """
@@ -35,6 +40,8 @@ class Operation:
     weight: str | None
     int8: frozenset[int]
     plan: frozenset[int]
+    wide: frozenset[int] = frozenset()
+    constants: frozenset[int] = frozenset()
     weight_shape: tuple[int, ...] = ()
     groups: int = 1
 

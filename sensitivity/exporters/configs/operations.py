@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import onnx_ir as ir
 
 from sensitivity.errors import ExportError, listed
-from sensitivity.exporters.configs.base import Operation, split_layers
+from sensitivity.exporters.configs.base import WIDE, Operation, split_layers
 from sensitivity.onnx_graph import qdq
 from sensitivity.onnx_graph.load import load_model
-from sensitivity.onnx_graph.uses import paths
+from sensitivity.onnx_graph.uses import format_of, paths
 from sensitivity.onnx_graph.walk import input_at, producer, value_name
 from sensitivity.records import names_of
 
@@ -25,8 +25,9 @@ def operations_of(files: Mapping[str, Path]) -> tuple[Operation, ...]:
     of its inputs.
     """
     int8, plan = quantized_inputs(files["int8"]), quantized_inputs(files["partial"])
+    wide = wide_inputs(files["partial"])
     operations = tuple(
-        _operation(node, int8, plan)
+        _operation(node, int8, plan, wide)
         for node in load_model(files["float"]).graph
         if node.op_type != "Constant"
     )
@@ -50,11 +51,22 @@ def quantized_inputs(file: Path) -> dict[str, frozenset[int]]:
 
     Biases and outputs of the graph are not counted.
     """
+    return _inputs(file, lambda _: True)
+
+
+def wide_inputs(file: Path) -> dict[str, frozenset[int]]:
+    """Return the same as `quantized_inputs` for inputs that the nearest pair quantizes to 16
+    bits."""
+    return _inputs(file, lambda pair: format_of(pair) == WIDE)
+
+
+def _inputs(file: Path, counts: Callable[[qdq.Pair], bool]) -> dict[str, frozenset[int]]:
+    """Return operation -> indices of its inputs whose nearest pair counts."""
     indices_of: dict[str, set[int]] = {}
     graph = load_model(file).graph
     for path in paths(graph):
         user = path.user
-        if user is None or path.is_bias:
+        if user is None or path.is_bias or not counts(path.last_use.pair):
             continue
         # A unit has another name if an output of the graph has the operation's name.
         name = user.name if path.graph is graph else None
@@ -63,7 +75,10 @@ def quantized_inputs(file: Path) -> dict[str, frozenset[int]]:
 
 
 def _operation(
-    node: ir.Node, int8: Mapping[str, frozenset[int]], plan: Mapping[str, frozenset[int]]
+    node: ir.Node,
+    int8: Mapping[str, frozenset[int]],
+    plan: Mapping[str, frozenset[int]],
+    wide: Mapping[str, frozenset[int]],
 ) -> Operation:
     name, weight = node.name or "", _weight(node)
     array = qdq.constant(weight)
@@ -75,6 +90,10 @@ def _operation(
         weight=None if weight is None else weight.name,
         int8=int8.get(name, frozenset()),
         plan=plan.get(name, frozenset()),
+        wide=wide.get(name, frozenset()),
+        constants=frozenset(
+            index for index, value in enumerate(node.inputs) if qdq.constant(value) is not None
+        ),
         weight_shape=() if array is None else array.shape,
         groups=node.attributes.get_int("group", 1),
     )
