@@ -179,6 +179,38 @@ def test_one_tensor_is_read_in_16_bits_in_8_and_in_float(wide: str, tmp_path: Pa
     assert 0 < error < 0.1 * np.abs(unquantized).max()
 
 
+class Returned(Siblings):
+    """The tensor that they read is an output too."""
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        x = self.stem(x).relu()
+        return x, self.a(x) + self.b(x) + self.c(x)
+
+
+@pytest.mark.parametrize(
+    ("skip", "wide", "rounded"),
+    [("", "", False), ("", "a", True), ("c", "a", True), ("c", "ab", False), ("bc", "", True)],
+)
+def test_an_output_that_onnx_runtime_rounds_for_its_readers_is_reported(
+    skip: str, wide: str, rounded: bool, tmp_path: Path
+) -> None:
+    need("ort")
+    model = exported(tmp_path, Returned, models.batch())
+    config = OrtConfig().write(model.without([*skip], [*wide]))
+    made = apply_as_printed(model.file, model.inputs, config, tmp_path / "made")
+    graph = onnx.load(made).graph
+    (maker,) = (node for node in graph.node if graph.output[0].name in node.output)
+    assert (maker.op_type == "DequantizeLinear") == rounded
+    told = any(
+        note.startswith(f"ONNX Runtime rounds {graph.output[0].name},") for note in config.notes
+    )
+    assert told == rounded
+    assert (widths(made).keys() >= {*skip}) == (rounded or not skip)
+    assert any(note.startswith(f"{', '.join(skip)} stay") for note in config.notes) == (
+        rounded and bool(skip)
+    )
+
+
 @pytest.mark.parametrize("opset", [13, 21])
 def test_a_file_s_operations_get_the_same_16_bits_from_onnx_runtime(
     opset: int, tmp_path: Path
@@ -450,7 +482,7 @@ def test_onnx_runtime_rounds_a_tensor_for_its_only_quantized_reader_and_that_is_
     out = operation("out", inputs=("x", "v"), weight="v", kept=False)
     written = OrtConfig().write(plan_of(kept, out))
     assert written.notes == (
-        "out stay in float and read a tensor that ONNX Runtime rounds for the one quantized "
+        "out stay in float and read a tensor that ONNX Runtime rounds for a quantized "
         "operation that reads it too.",
     )
     other = operation("other", inputs=("x", "u"), weight="u")

@@ -29,6 +29,7 @@ class Operation:
         a bias.
     wide: indices of those that model.partial.onnx quantizes to 16 bits.
     constants: indices of the inputs that are constants of the file.
+    returned: indices of the outputs that are outputs of the graph.
     weight_shape: shape of the weight in the file; () if it has none.
     groups: number of groups of a convolution.
     """
@@ -42,6 +43,7 @@ class Operation:
     plan: frozenset[int]
     wide: frozenset[int] = frozenset()
     constants: frozenset[int] = frozenset()
+    returned: frozenset[int] = frozenset()
     weight_shape: tuple[int, ...] = ()
     groups: int = 1
 

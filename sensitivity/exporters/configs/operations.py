@@ -94,6 +94,9 @@ def _operation(
         constants=frozenset(
             index for index, value in enumerate(node.inputs) if qdq.constant(value) is not None
         ),
+        returned=frozenset(
+            index for index, value in enumerate(node.outputs) if value.is_graph_output()
+        ),
         weight_shape=() if array is None else array.shape,
         groups=node.attributes.get_int("group", 1),
     )

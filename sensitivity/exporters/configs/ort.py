@@ -77,7 +77,7 @@ class OrtConfig:
             as_json(settings),
             'quantize_static("model.float.onnx", "model.ort.onnx", reader, '
             f'**json.load(open("{self.file}"){with_types}))',
-            tuple(_notes(plan)),
+            tuple(_notes(plan, dedicated=not converted)),
         )
 
 
@@ -150,14 +150,25 @@ def _has_one_type(tensor: str, plan: NamedPlan) -> bool:
     return False
 
 
-def _notes(plan: NamedPlan) -> list[str]:
+def _notes(plan: NamedPlan, *, dedicated: bool) -> list[str]:
+    """Return where ONNX Runtime deviates from the plan.
+
+    dedicated: whether each of several readers of a tensor has a pair of its own.
+    """
     notes = []
-    once = {tensor for tensor, count in _quantized_readers(plan).items() if count == 1}
-    rounded = names_of(_float_readers(plan, once))
+    readers = _quantized_readers(plan)
+    once = {tensor for tensor, count in readers.items() if count == 1}
+    outputs = [tensor for tensor in _returned(plan) if tensor in (once if dedicated else readers)]
+    rounded = names_of(_float_readers(plan, once.union(outputs)))
     if rounded:
         notes.append(
-            f"{listed(rounded)} stay in float and read a tensor that ONNX Runtime rounds for the "
-            "one quantized operation that reads it too."
+            f"{listed(rounded)} stay in float and read a tensor that ONNX Runtime rounds for a "
+            "quantized operation that reads it too."
+        )
+    if outputs:
+        notes.append(
+            f"ONNX Runtime rounds {listed(outputs)}, also as output of the graph, for a quantized "
+            "operation that reads it."
         )
     unsure = [each.name for each in plan.kept if each.op_type in ONLY_BEHIND_QUANTIZED]
     if unsure:
@@ -166,6 +177,15 @@ def _notes(plan: NamedPlan) -> list[str]:
             "reads the same is quantized."
         )
     return notes
+
+
+def _returned(plan: NamedPlan) -> list[str]:
+    """Return the tensors of operations that are outputs of the graph."""
+    return [
+        operation.outputs[index]
+        for operation in plan.operations
+        for index in sorted(operation.returned)
+    ]
 
 
 def _quantized_readers(plan: NamedPlan) -> Counter[str]:
