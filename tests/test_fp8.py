@@ -11,6 +11,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
+import modelopt.torch.quantization as mtq
 import numpy as np
 import pytest
 import torch
@@ -43,6 +44,7 @@ from sensitivity.reporting.verdict import words_of
 from sensitivity.rules.formats import FP8
 from sensitivity.run_dir import RunDir
 from sensitivity.search.fp8 import fp8_ranges, slow_in_tensorrt
+from sensitivity.search.wide import wide_ranges
 from sensitivity.simulators.choose import simulator_for
 from sensitivity.simulators.onnx.replay import OnnxReplay
 from sensitivity.simulators.onnx.whole import WholeFile
@@ -82,6 +84,23 @@ def test_ranges_of_fp8_are_those_of_calibration_and_of_each_output_channel(
     assert (weight.axis, len(weight.amax)) == (1, 8), "of a transposed convolution"
     values = source.model.get_submodule("up").weight.detach().abs().amax((0, 2, 3))
     np.testing.assert_allclose(weight.amax, values)
+
+
+def test_layers_with_a_pre_quantization_scale_get_no_second_format() -> None:
+    x = models.batch()
+    smooth = mtq.quantize(
+        models.seeded(models.Branches), mtq.INT8_SMOOTHQUANT_CFG, lambda model: model(x)
+    )
+    source = ModelOptModel(smooth)
+    units = layers(source.quantizers)
+    scaled = {
+        quantizer.layer
+        for quantizer in source.quantizers
+        if smooth.get_submodule(quantizer.name).pre_quant_scale is not None
+    }
+    assert scaled == {"classes"}
+    for ranges in (fp8_ranges(source, units), wide_ranges(source, units)):
+        assert ranges.keys() == {unit.name for unit in units} - scaled
 
 
 def test_torch_quantizers_take_fp8_inside_the_with_only(source: ModelOptModel) -> None:
