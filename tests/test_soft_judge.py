@@ -476,7 +476,7 @@ def test_a_plan_for_less_than_a_soft_drop_can_tell_says_so(
     with study(task, tmp_path) as of:
         plan = choose_plan(of, scan(of, "disable"), Target(drop=allowed))
     assert (plan.metric.true_drop is None) is (counts or plan.metric.is_float)
-    told = [note for note in plan.notes if "from 1% of its full scale on" in note]
+    told = [note for note in plan.notes if "below 1% of its full scale" in note]
     assert len(told) == counts
 
 

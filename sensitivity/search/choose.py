@@ -146,9 +146,8 @@ def _too_small(study: Study, found: _Result) -> Iterator[str]:
     least = told_from(task)
     if least is not None and 0 <= allowed < least:
         yield (
-            f"The drop that was counted on confirm has chosen the plan: float's own answers tell "
-            f"drops of {task.metric} from {least / task.full_scale:.0%} of its full scale on, and "
-            "the target allows less."
+            "The plan was chosen by what was counted on confirm: float's own answers cannot tell "
+            f"drops of {task.metric} below {least / task.full_scale:.0%} of its full scale."
         )
 
 
