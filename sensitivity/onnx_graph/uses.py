@@ -231,17 +231,22 @@ def _fault(name: str, where: NDArray[np.bool_]) -> str:
 
 
 def stored_type(pair: qdq.Pair) -> ir.DataType:
-    """Return the type of the quantized values.
+    """Return the type of the quantized values."""
+    if pair.quantize is None:
+        return _type(pair.source) or ir.DataType.INT8
+    return quantized_type(pair.quantize)
+
+
+def quantized_type(quantize: ir.Node) -> ir.DataType:
+    """Return the type of the values that a Q gives.
 
     If the file leaves out the zero point and the Q has no `output_dtype`, the type is uint8, as
     ONNX defines.
     """
-    if pair.quantize is None:
-        return _type(pair.source) or ir.DataType.INT8
-    stored = _type(qdq.zero_point_value(pair.quantize))
+    stored = _type(qdq.zero_point_value(quantize))
     if stored is not None:
         return stored
-    declared = pair.quantize.attributes.get_int("output_dtype", 0)
+    declared = quantize.attributes.get_int("output_dtype", 0)
     return ir.DataType(declared or ir.DataType.UINT8)
 
 

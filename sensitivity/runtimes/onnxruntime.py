@@ -18,6 +18,9 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
 from sensitivity.errors import RuntimeUnavailable
+from sensitivity.onnx_graph import qdq
+from sensitivity.onnx_graph.uses import quantized_type
+from sensitivity.onnx_graph.walk import input_at, of_kind
 from sensitivity.runtimes.base import (
     Closing,
     LayerRun,
@@ -153,14 +156,12 @@ nothing on other processors."""
 
 
 FUSED = {
-    None,
     ir.DataType.INT8,
     ir.DataType.UINT8,
     ir.DataType.INT16,
     ir.DataType.UINT16,
 }
-"""Types of pairs on activations with which ONNX Runtime's optimizations are right. None stands for
-the default, UINT8."""
+"""Types of pairs on activations with which ONNX Runtime's optimizations are right."""
 
 NO_FUSED_PAIRS = ("session.disable_quant_qdq", "1")
 """The setting that keeps Q/DQ pairs as they are. ONNX Runtime 1.31 fuses operators and their FP8 or
@@ -179,7 +180,7 @@ share, which it only tries with EXACT_PRODUCTS."""
 def _session(file: Path, options: Any) -> Any:
     """Return a session, with the settings that the file's pairs need."""
     without: tuple[str, ...] = ()
-    if not _fuses_rightly(file):
+    if not _fuses_rightly(file, options):
         options.add_session_config_entry(*NO_FUSED_PAIRS)
         without = NO_REWRITES
     make = partial(
@@ -189,43 +190,27 @@ def _session(file: Path, options: Any) -> Any:
         providers=["CPUExecutionProvider"],
         disabled_optimizers=without,
     )
-    try:
+    with _running(file):
+        try:
+            return make()
+        except Exception as error:  # its exceptions share no public base class
+            if CANNOT_CONVERT not in str(error):
+                raise
+        options.add_session_config_entry(*INEXACT_PRODUCTS)
         return make()
-    except Exception as error:  # its exceptions share no public base class
-        if CANNOT_CONVERT not in str(error):
-            raise refused(file, "ONNX Runtime", error) from error
-    options.add_session_config_entry(*INEXACT_PRODUCTS)
-    try:
-        return make()
-    except Exception as error:
-        raise refused(file, "ONNX Runtime", error) from error
 
 
-def _fuses_rightly(file: Path) -> bool:
-    """Return whether all pairs on activations are of FUSED types; True for a damaged file, which
-    ONNX Runtime then refuses."""
+def _fuses_rightly(file: Path, options: Any) -> bool:
+    """Return whether all pairs on activations are of FUSED types, or nothing is optimized; True for
+    a damaged file, which ONNX Runtime then refuses."""
+    if options.graph_optimization_level == _package().GraphOptimizationLevel.ORT_DISABLE_ALL:
+        return True
     try:
-        nodes = ir.load(file).graph.all_nodes()
-        return all(_level_type(node) in FUSED for node in nodes if _quantizes_activation(node))
+        nodes = of_kind(ir.load(file).graph.all_nodes(), "QuantizeLinear")
+        on_activations = (node for node in nodes if qdq.constant(input_at(node, 0)) is None)
+        return all(quantized_type(node) in FUSED for node in on_activations)
     except (DecodeError, RuntimeError, ValueError):
         return True
-
-
-def _quantizes_activation(node: ir.Node) -> bool:
-    if node.op_type != "QuantizeLinear" or node.inputs[0] is None:
-        return False
-    return ir.convenience.get_const_tensor(node.inputs[0]) is None
-
-
-def _level_type(quantize: ir.Node) -> ir.DataType | None:
-    """Return the type of a Q's levels, from its zero point or its attribute; None without both."""
-    zero_point = quantize.inputs[2] if len(quantize.inputs) > 2 else None
-    constant = zero_point and ir.convenience.get_const_tensor(zero_point)
-    if constant is not None:
-        return constant.dtype
-    if "output_dtype" in quantize.attributes:
-        return ir.DataType(quantize.attributes["output_dtype"].as_int())
-    return None
 
 
 def _feed(session: Any, inputs: Tensors) -> dict[str, NDArray[np.generic]]:
