@@ -31,7 +31,7 @@ from sensitivity.records import (
     names_of,
     predicted_ms,
 )
-from sensitivity.search.judge import told_from
+from sensitivity.search.judge import can_tell, told_from
 from sensitivity.search.soft_judge import Promise, SoftJudge
 from sensitivity.stats.proof import chance_below, widened
 from sensitivity.stats.selection import corrected_drop
@@ -61,8 +61,7 @@ class Frontier:
 
     def judges_alike(self, allowed: float, other: float) -> bool:
         """Return whether searches for these two allowed drops judge sets by the same drop."""
-        least = self.told_from
-        return least is None or (allowed >= least) == (other >= least)
+        return can_tell(allowed, self.told_from) == can_tell(other, self.told_from)
 
 
 def measured_frontier(
@@ -93,8 +92,7 @@ def _with_true_drops(
     A plan that is float itself has none, but the sets that were tried before it have.
     """
     allowed = plan.metric.float.value - plan.floor
-    least = told_from(study.measurer.task)
-    if least is None or allowed < least:
+    if not can_tell(allowed, told_from(study.measurer.task)):
         return list(points)
     is_part = study.measurer.uses_part("confirm")
     promise = Promise(allowed, plan.target.confidence, True, is_part)

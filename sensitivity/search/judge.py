@@ -51,8 +51,7 @@ def judge_of(study: Study, target: Target, float_scores: Scores, scanned: Scan) 
     task = study.measurer.task
     start = study.measurer.aggregate(float_scores)
     floor, raced = target.floor(start), bool(scanned.signal)
-    least = told_from(task)
-    if least is not None and start - floor >= least:
+    if can_tell(start - floor, told_from(task)):
         is_part = study.measurer.uses_part("confirm")
         whole = not raced and not is_part
         promise = Promise(start - floor, target.confidence, whole, is_part)
@@ -62,6 +61,14 @@ def judge_of(study: Study, target: Target, float_scores: Scores, scanned: Scan) 
     if scanned.collapsed and score_bound(task, float_scores) is None:
         return RoughJudge(study, floor, float_scores)
     return SequentialJudge(study, floor, float_scores)
+
+
+def can_tell(allowed: float, least: float | None) -> bool:
+    """Return whether sets are judged by their true drop for a target that allows this drop.
+
+    least: from `told_from`.
+    """
+    return least is not None and allowed >= least
 
 
 def told_from(task: Task) -> float | None:

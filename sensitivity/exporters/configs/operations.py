@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Mapping
 from pathlib import Path
 
 import onnx_ir as ir
@@ -24,8 +24,8 @@ def operations_of(files: Mapping[str, Path]) -> tuple[Operation, ...]:
     Raises ExportError if a quantized operation cannot be named, or if the plan quantizes only some
     of its inputs.
     """
-    int8, plan = quantized_inputs(files["int8"]), quantized_inputs(files["partial"])
-    wide = wide_inputs(files["partial"])
+    int8, formats = quantized_inputs(files["int8"]), _formats_of_inputs(files["partial"])
+    plan, wide = _indices(formats), _indices(formats, WIDE)
     operations = tuple(
         _operation(node, int8, plan, wide)
         for node in load_model(files["float"]).graph
@@ -51,27 +51,31 @@ def quantized_inputs(file: Path) -> dict[str, frozenset[int]]:
 
     Biases and outputs of the graph are not counted.
     """
-    return _inputs(file, lambda _: True)
+    return _indices(_formats_of_inputs(file))
 
 
-def wide_inputs(file: Path) -> dict[str, frozenset[int]]:
-    """Return the same as `quantized_inputs` for inputs that the nearest pair quantizes to 16
-    bits."""
-    return _inputs(file, lambda pair: format_of(pair) == WIDE)
-
-
-def _inputs(file: Path, counts: Callable[[qdq.Pair], bool]) -> dict[str, frozenset[int]]:
-    """Return operation -> indices of its inputs whose nearest pair counts."""
-    indices_of: dict[str, set[int]] = {}
+def _formats_of_inputs(file: Path) -> dict[str, dict[int, str]]:
+    """Return operation -> index of each of these inputs -> format of its nearest pair."""
+    formats: defaultdict[str, dict[int, str]] = defaultdict(dict)
     graph = load_model(file).graph
     for path in paths(graph):
         user = path.user
-        if user is None or path.is_bias or not counts(path.last_use.pair):
+        if user is None or path.is_bias:
             continue
         # A unit has another name if an output of the graph has the operation's name.
         name = user.name if path.graph is graph else None
-        indices_of.setdefault(name or path.unit, set()).add(path.index)
-    return {name: frozenset(indices) for name, indices in indices_of.items()}
+        formats[name or path.unit][path.index] = format_of(path.last_use.pair)
+    return formats
+
+
+def _indices(
+    formats: Mapping[str, Mapping[int, str]], wanted: str | None = None
+) -> dict[str, frozenset[int]]:
+    """Return operation -> indices of its inputs in one format, or in any for None."""
+    return {
+        name: frozenset(index for index, each in of_input.items() if wanted in (None, each))
+        for name, of_input in formats.items()
+    }
 
 
 def _operation(
