@@ -111,9 +111,12 @@ def test_queries_of_rtdetr_are_decoded_to_the_boxes_that_its_own_head_chooses():
     expected = np.concatenate([centre - size / 2, centre + size / 2], axis=2)
     assert np.ptp(best[..., 4]) > 1e-3
     np.testing.assert_allclose(reported.confidences[:, :300], best[..., 4], rtol=1e-4)
-    some = slice(None), slice(0, 20)  # of those below some may be as sure as others
-    np.testing.assert_allclose(reported.boxes[some], expected[some], atol=1e-2)
-    np.testing.assert_array_equal(reported.classes[some], best[..., 5][some])
+    for image in range(2):  # boxes that are as sure as others come in any order
+        apart = np.abs(expected[image, :20, None] - reported.boxes[image, None]).max(axis=2)
+        alike = (apart < 1e-2) & (
+            best[image, :20, 5, None] == reported.classes[image, None].astype(float)
+        )
+        assert alike.any(axis=1).all()
 
 
 def test_raw_output_of_a_family_without_box_bins_is_decoded_too():
