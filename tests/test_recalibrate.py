@@ -34,6 +34,7 @@ from sensitivity.run_dir import RunDir
 from sensitivity.search.choose import choose_plan
 from sensitivity.search.frontier import correction
 from sensitivity.search.ranges import (
+    DROPPED_FROM,
     FIRST_SAMPLES,
     LOOKS,
     SIGNAL_SAMPLES,
@@ -150,8 +151,10 @@ def test_only_the_nearest_ranges_of_a_quantizer_are_compared_on_all_samples(meas
     worse = tried(INPUTS[2], mse=1.2, entropy=1.4)
     closer = closer_choices(study_of(measurer), [better, worse], MOVED)
     assert {place: choice[0].method for place, choice in closer.items()} == {better: "entropy"}
-    first = (1 + 5 + 3) * FIRST_SAMPLES  # float, and each place with its own range and the others
-    assert measurer.samples == first + (1 + 3) * (min(LOOKS) - FIRST_SAMPLES)
+    every = (1 + 5 + 3) * FIRST_SAMPLES  # float, and each place with its own range and the others
+    nearest = (1 + 3 + 3) * (min(LOOKS) - FIRST_SAMPLES)  # two choices of each
+    worse_one = 3 * (DROPPED_FROM - min(LOOKS)) + DROPPED_FROM - min(LOOKS)
+    assert measurer.samples == every + nearest + worse_one
 
 
 def test_a_range_that_is_not_clearly_better_at_the_first_look_is_compared_on_more(measurer):
