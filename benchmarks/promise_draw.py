@@ -2,7 +2,8 @@
 that are in no split.
 
 It runs in a separate process whose PYTHONPATH names the build. It uses only the public, stable API
-of the build, so that it can run with an old build too.
+of the build, so that it can run with an old build too. Builds before the API plan by their command
+line, and plans of ModelOpt models are then applied here.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import argparse
 import copy
 import importlib
 import json
+import shlex
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -161,19 +164,90 @@ def rows(model: str, draw: int, targets: Sequence[str], out: Path) -> Iterator[d
     start = time.perf_counter()
     drawn = MODELS[model](draw)
     float_scores = scores(drawn, drawn.float_model)
+    plans = by_api if hasattr(sv, "plan") else partial(by_commands, f"{model}:{draw}")
+    for target, (planned, facts) in zip(targets, plans(drawn, targets, out), strict=True):
+        plan_scores = scores(drawn, planned)
+        yield {
+            "draw": draw,
+            "target": target,
+            **facts,
+            "ms_vs_int8": None,
+            "lost": [a - b for a, b in zip(float_scores, plan_scores, strict=True)],
+            "seconds": round(time.perf_counter() - start, 1),
+        }
+
+
+def by_api(drawn: Drawn, targets: Sequence[str], out: Path) -> Iterator[tuple[Any, dict[str, Any]]]:
+    """The model as planned and the plan's own figures, for each target."""
+    import sensitivity as sv
+
     if not (out / "scan.json").exists():
         sv.scan(drawn.task, out=out)
     for target in targets:
         found = sv.plan(out, task=drawn.task, max_drop=target, search=True)
         with found.apply(drawn.task.model) as planned:
-            plan_scores = scores(drawn, planned)
-        yield {
-            "draw": draw,
-            "target": target,
-            **evidence(found),
-            "lost": [a - b for a, b in zip(float_scores, plan_scores, strict=True)],
-            "seconds": round(time.perf_counter() - start, 1),
-        }
+            yield planned, evidence(found)
+
+
+def by_commands(
+    name: str, drawn: Drawn, targets: Sequence[str], out: Path
+) -> Iterator[tuple[Any, dict[str, Any]]]:
+    """The same by the commands of a build that has no Python API.
+
+    name: of the model, a colon, and the number of the draw.
+    """
+    if not (out / "scan.json").exists():
+        model, draw = name.split(":")
+        out.mkdir(parents=True, exist_ok=True)
+        task = out.with_suffix(".py")
+        task.write_text(TASK.format(folder=str(Path(__file__).parent), model=model, draw=draw))
+        _command("scan", f"{task}:task", "--out", str(out))
+    for target in targets:
+        _command("plan", str(out), "--max-drop", target, "--search")
+        plan = json.loads((out / "plan.json").read_text())
+        yield with_plan(drawn.task.model, plan), evidence_of(plan)
+
+
+TASK = """
+import sys
+sys.path.insert(0, {folder!r})
+from promise_draw import MODELS
+def task():
+    return MODELS[{model!r}]({draw}).task
+"""
+
+
+def _command(*words: str) -> None:
+    """Run a command of the build. Its code is 2 if the target is missed."""
+    done = subprocess.run([sys.executable, "-P", "-m", "sensitivity", *words])  # noqa: S603
+    if done.returncode not in (0, 2):
+        raise RuntimeError(f"{shlex.join(words)} failed with code {done.returncode}.")
+
+
+def with_plan(model: Any, plan: dict[str, Any]) -> Any:
+    """A copy of a ModelOpt model with the ranges of a plan, and without its quantizers."""
+    import torch
+
+    planned = copy.deepcopy(model)
+    for unit in plan["recalibrated"]:
+        for new in unit["ranges"]:
+            quantizer = planned.get_submodule(new["quantizer"])
+            quantizer.amax = torch.tensor(new["amax"]).reshape(quantizer.amax.shape)
+    for name in plan["quantizers"]:
+        planned.get_submodule(name).disable()
+    return planned
+
+
+def evidence_of(plan: dict[str, Any]) -> dict[str, Any]:
+    """The same figures as `evidence` from plan.json of an old build, which has no verdict."""
+    metric = plan["metric"]
+    return {
+        "status": "met" if plan["met"] else "missed",
+        "skipped": len(plan["skip"]),
+        "skip": plan["skip"],
+        "repaired": len(plan["recalibrated"]),
+        "confirm_drop": metric["float"]["value"] - metric["confirm"]["value"],
+    }
 
 
 def evidence(found: Any) -> dict[str, Any]:
@@ -185,7 +259,6 @@ def evidence(found: Any) -> dict[str, Any]:
         "skip": list(found.skip),
         "repaired": len(record.recalibrated),
         "confirm_drop": record.metric.float.value - record.metric.confirm.value,
-        "ms_vs_int8": None,
     }
 
 

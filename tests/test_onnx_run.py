@@ -239,6 +239,14 @@ def test_an_onnx_file_without_data_learns_what_data_can_be(
     assert "images per class, or an .npz with inputs x and labels y" in said
 
 
+def test_a_model_that_does_not_exist_is_missed_before_its_data(
+    made: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = made / "other.onnx"
+    assert verb("run", file, "--out", made / "none") == 1
+    assert f"Expected a model at {file}, got no such file" in capsys.readouterr().err
+
+
 def test_folders_of_images_are_classified_as_the_file_takes_them(tmp_path: Path) -> None:
     from PIL import Image
 

@@ -14,6 +14,7 @@ from sensitivity.config import (
     is_model_file,
     refuse_needless,
 )
+from sensitivity.errors import TaskError
 from sensitivity.measure.progress import Progress, silent
 from sensitivity.steps import lazy
 
@@ -25,10 +26,14 @@ def task_reference(settings: TaskChoices, out: Path, progress: Progress = silent
     directory for an ONNX or a .tflite file.
 
     progress: is told how far the calibration of a float file is.
+    Raises TaskError for a model that does not exist or has no data.
     """
     if not is_model_file(settings.task):
         refuse_needless(settings, OF_ONNX, "a task that is no ONNX file")
         return settings.task
+    file = Path(settings.task)
+    if not file.is_file():
+        raise TaskError(f"Expected a model at {file}, got no such file (from {Path.cwd()}).")
     lazy.onnx_reading.data_of(settings)  # raises if there is none
     settings = converted_to_onnx(settings, out)
     if lazy.quantize_prepare.is_float(Path(settings.task)):
