@@ -45,7 +45,10 @@ def test_a_rule_is_silent_on_its_good_example(rule: Rule, target: str) -> None:
 @pytest.mark.parametrize(("rule", "target"), CASES)
 def test_a_good_example_breaks_no_other_rule_as_an_error(rule: Rule, target: str) -> None:
     findings = lint_model(rule.good.model(), target, plan_of(rule.good))
-    assert [finding for finding in findings if finding.severity == "error"] == []
+    errors = {finding.code for finding in findings if finding.severity == "error"}
+    # The form that TensorRT needs has no pair after a convolution.
+    allowed = {"SQ802"} if target == "qnn" and rule.code < "SQ8" else set()
+    assert errors <= allowed
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.code)

@@ -13,6 +13,7 @@ from sensitivity.rules import (
     onnxruntime,
     openvino,
     plan,
+    qnn,
     scales,
     weighted,
     whole_file,
@@ -29,6 +30,7 @@ TOPICS: dict[str, tuple[ModuleType, ...]] = {
     "File and plan": (plan,),
     "OpenVINO": (openvino,),
     "ONNX Runtime": (onnxruntime,),
+    "QNN": (qnn,),
 }
 """Heading in the docs -> modules that hold its rules."""
 

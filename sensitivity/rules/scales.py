@@ -40,6 +40,7 @@ SCALE_TYPES = {
     "tensorrt-rtx": {"float32", "float16", "bfloat16"},
     "openvino": {"float32", "float16"},
     "onnxruntime": {"float32", "float16"},
+    "qnn": {"float32", "float16"},
 }
 
 

@@ -7,4 +7,4 @@ TENSORRT = ("tensorrt-8.6", "tensorrt-10", "tensorrt-11")
 RTX = "tensorrt-rtx"
 RTX_SEEN = "TensorRT-RTX 1.7.1"
 """The version whose parser and builder were observed. Nothing was executed."""
-TARGETS = (*TENSORRT, RTX, "openvino", "onnxruntime")
+TARGETS = (*TENSORRT, RTX, "openvino", "onnxruntime", "qnn")
