@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# openvino 2026.4.1, CPU: a Conv whose float filters pass a pair of 4 bits does not compile if its
-# input passes a pair of int8, uint8 or int4 ("Cannot create ov::Output<ov::Node> from nullptr"). It
-# compiles, with the right values, with the filters stored as 4-bit integers in front of their DQ,
-# with an input pair of uint4, without an input pair, with filters of 8 bits, and as a MatMul or
-# Gemm.
+# openvino 2026.4.1, CPU: a 1x1 Conv whose float filters pass a pair of 4 bits does not compile if
+# its input passes a pair of int8, uint8 or int4 ("Cannot create ov::Output<ov::Node> from nullptr").
+# It compiles, with the right values, with filters of 3x3, with the filters stored as 4-bit integers
+# in front of their DQ, with an input pair of uint4, without an input pair, with filters of 8 bits,
+# and as a MatMul or Gemm.
 set -euo pipefail
 work=$(mktemp -d); trap 'rm -rf "$work"' EXIT
 python3 -m venv "$work/venv"

@@ -107,6 +107,34 @@ def test_each_relation_has_its_layers(residual):
     ]
 
 
+class Decoder(nn.Module):
+    """A block of a language model: q, k and v read one tensor, gate and up another."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norms = nn.ModuleList(nn.LayerNorm(8, bias=False) for _ in range(2))
+        self.q, self.k, self.v, self.o = (nn.Linear(8, 8, bias=False) for _ in range(4))
+        self.gate, self.up = nn.Linear(8, 16, bias=False), nn.Linear(8, 16, bias=False)
+        self.down = nn.Linear(16, 8, bias=False)
+
+    def forward(self, x):
+        read = self.norms[0](x)
+        heads = [
+            part(read).unflatten(-1, (2, 4)).transpose(1, 2) for part in (self.q, self.k, self.v)
+        ]
+        mixed = nn.functional.scaled_dot_product_attention(*heads, is_causal=True)
+        x = x + self.o(mixed.transpose(1, 2).flatten(2))
+        read = self.norms[1](x)
+        return x + self.down(nn.functional.silu(self.gate(read)) * self.up(read))
+
+
+def test_q_k_and_v_are_one_group_and_gate_and_up_another() -> None:
+    x = torch.randn(2, 5, 8, generator=torch.Generator().manual_seed(0))
+    units = placed(source_of(Decoder, x), x, choices(unit="group")).units
+    joined = {unit.name: unit.layers for unit in units if unit.layers}
+    assert joined == {"fan-out:q": ("q", "k", "v"), "fan-out:gate": ("gate", "up")}
+
+
 def test_a_pt2e_model_has_the_same_groups(residual):
     converted = quantized_by_pt2e(models.seeded(Residual), models.batch())
     units = placed(Pt2eModel(converted), models.batch(), choices(unit="group")).units

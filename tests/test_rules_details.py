@@ -668,3 +668,38 @@ def test_what_a_loop_hands_to_its_body_is_a_value_like_any_other() -> None:
     assert [(one.node, one.message) for one in found] == [
         ("h", "expected one scale for the users of h, got 0.05, 0.07")
     ]
+
+
+def test_onnxruntime_fails_at_a_scale_of_another_type_and_not_after_a_cast() -> None:
+    ort = pytest.importorskip("onnxruntime", reason="asks ONNX Runtime itself")
+    feed = {"x": np.ones((1, 16, 8, 8), np.float16)}
+    for example, fails in ((rule("SQ712").bad, True), (rule("SQ712").good, False)):
+        session = ort.InferenceSession(
+            example.proto().SerializeToString(), providers=["CPUExecutionProvider"]
+        )
+        with pytest.raises(Exception, match="QuantizeLinear") if fails else nullcontext():
+            session.run(None, feed)
+
+
+def test_openvino_does_not_compile_float_filters_behind_a_pair_of_4_bits(tmp_path: Path) -> None:
+    openvino = pytest.importorskip("openvino", reason="asks OpenVINO itself")
+    for example, fails in ((rule("SQ605").bad, True), (rule("SQ605").good, False)):
+        onnx.save(example.proto(), tmp_path / "net.onnx")
+        with pytest.raises(RuntimeError, match="nullptr") if fails else nullcontext():
+            openvino.Core().compile_model(tmp_path / "net.onnx", "CPU")
+
+
+@pytest.mark.parametrize(("before", "weight", "is_found"), [
+    (qdq("x", zero="u128"), qdq("v", "s", "z4", to="wd"), True),
+    (qdq("x", zero="z4"), qdq("v", "s", "z4", to="wd"), True),
+    ("xd = Identity (x)\n", qdq("v", "s", "z4", to="wd"), False),
+    (qdq("x", zero="u4"), qdq("v", "s", "z4", to="wd"), False),
+    (qdq("x", zero="u128"), qdq("w", "s", "z4", to="wd"), False),
+    (qdq("x", zero="u128"), qdq("v", "ws", "wz", axis=0, to="wd"), False),
+])  # fmt: skip
+def test_filters_of_4_bits_are_found_beside_inputs_of_other_types_than_uint4(
+    before: str, weight: str, is_found: bool
+) -> None:
+    four = {"z4": np.array(0, ml_dtypes.int4), "u4": np.array(0, ml_dtypes.uint4)}
+    example = Example(before + weight + conv(), opset=21, constants=four)
+    assert bool(findings("SQ605", example, "openvino")) == is_found

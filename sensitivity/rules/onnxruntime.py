@@ -391,6 +391,36 @@ def fp8_without_kernels(subject: Subject) -> Iterator[Hit]:
     yield from fp8_activations(subject)
 
 
+MIXED = Example(pair("x", zero="u128") + WEIGHT + conv(), inputs="float16[1,16,8,8] x", opset=23)
+
+
+@rule(
+    "SQ712",
+    "scale-of-another-type",
+    "error",
+    ORT,
+    why="From opset 23 on, the scale of a QuantizeLinear may have another type than its input, as "
+    "in FP16 networks with FP32 scales. ONNX Runtime loads such a file, and its first run fails.",
+    fix="Write the scale in the type of the input, or a Cast in front of the QuantizeLinear.",
+    source="measured: ONNX Runtime 1.31.1 CPU, "
+    "findings/ort_scale_of_another_type_fails_at_the_first_run.sh",
+    bad=MIXED,
+    good=Example(
+        "xf = Cast <to = 1> (x)\n" + pair("xf", zero="u128", to="xd") + WEIGHT + conv(),
+        inputs=MIXED.inputs,
+        opset=23,
+    ),
+)
+def scale_of_another_type(subject: Subject) -> Iterator[Hit]:
+    """Find QuantizeLinears whose input and scale are known to have different types."""
+    for node in subject.nodes:
+        if node.op_type != "QuantizeLinear" or node.domain:
+            continue
+        types = [value.dtype.name for value in node.inputs[:2] if value and value.dtype]
+        if len(types) == 2 and types[0] != types[1]:
+            yield name_of(node), f"expected a scale of type {types[0]} as the input, got {types[1]}"
+
+
 def _quantized_convs(subject: Subject) -> Iterator[ir.Node]:
     """Yield the convolutions with both inputs quantized to 8-bit integers, the only ones that have
     INT8 kernels.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 
@@ -11,7 +12,7 @@ from sensitivity.onnx_graph import qdq
 from sensitivity.onnx_graph.sign import non_negative
 from sensitivity.onnx_graph.walk import name_of, producer
 from sensitivity.rules.base import Hit, Subject, rule
-from sensitivity.rules.examples import CANONICAL, FP8_CONV, WEIGHT, Example, conv
+from sensitivity.rules.examples import CANONICAL, FP8_CONV, POINTWISE, WEIGHT, Example, conv
 from sensitivity.rules.examples import qdq as pair
 from sensitivity.rules.paths import (
     QDQ,
@@ -192,3 +193,51 @@ def sixteen_bits_removed(subject: Subject) -> Iterator[Hit]:
 def fp8_in_float(subject: Subject) -> Iterator[Hit]:
     """Find the first FP8 pair on an activation, and count them."""
     yield from fp8_activations(subject)
+
+
+FOUR = {"int4", "uint4"}
+IN_FOUR = Example(
+    pair("x", zero="u128") + pair("v", "s", "z4", to="wd") + conv(rest=POINTWISE),
+    opset=21,
+    constants={"z4": np.array(0, ml_dtypes.int4)},
+)
+
+
+@rule(
+    "SQ605",
+    "float-filters-in-4-bits",
+    "error",
+    ("openvino",),
+    why="OpenVINO does not compile a 1x1 Conv whose float filters pass a pair of 4 bits if its "
+    "input passes a pair of int8, uint8 or int4 ('Cannot create ov::Output<ov::Node> from "
+    "nullptr'). With larger filters, or filters stored as 4-bit integers, it compiles, "
+    "and so do MatMul and Gemm.",
+    fix="Store the filters' integers in front of their DequantizeLinear.",
+    source="measured: OpenVINO 2026.4.1 CPU, "
+    "findings/openvino_refuses_4_bit_filters_behind_a_pair.sh",
+    bad=IN_FOUR,
+    good=Example(
+        pair("x", zero="u128") + "wd = DequantizeLinear (v4, s, z4)\n" + conv(rest=POINTWISE),
+        opset=21,
+        constants={**IN_FOUR.constants, "v4": np.ones((16, 16, 1, 1), ml_dtypes.int4)},
+    ),
+)
+def float_filters_in_4_bits(subject: Subject) -> Iterator[Hit]:
+    """Find 1x1 convolutions of a quantized input with float filters behind a 4-bit pair."""
+    for node in subject.nodes:
+        if node.op_type != "Conv":
+            continue
+        weight, activation = qdq.pair_of(node.inputs[1]), qdq.pair_of(node.inputs[0])
+        if weight is None or activation is None:
+            continue
+        kind = grid_type(weight.dequantize)
+        if weight.quantize is None or kind not in FOUR or not _is_pointwise(weight.source):
+            continue
+        if grid_type(activation.dequantize) in {"int8", "uint8", "int4"}:
+            yield name_of(node), f"expected filters stored as {kind}, got float ones behind a pair"
+
+
+def _is_pointwise(filters: ir.Value | None) -> bool:
+    """Return whether a constant holds filters of 1x1."""
+    array = qdq.constant(filters)
+    return array is not None and set(array.shape[2:]) == {1}
