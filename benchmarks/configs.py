@@ -181,7 +181,8 @@ def write(out: Path, new: list[Any]) -> None:
             f"Command: python benchmarks/configs.py --out {out}, in one run or one for each row",
             "A plan leaves one to all but one layers out, drawn at random. `same layers out` "
             "counts plans for which the tool's own result has exactly those in float, by name. "
-            "Layers that a tool never quantizes, such as LayerNorm in Quark, are not drawn.",
+            "Layers that a tool never quantizes, such as LayerNorm in NNCF and Quark, are not "
+            "drawn.",
             "\n".join(f"| {' | '.join(cells)} |" for cells in lines),
         ]
     )
