@@ -18,8 +18,9 @@ from sensitivity.exporters.simulate import chunks
 from sensitivity.runtimes.onnxruntime import OnnxRuntime
 
 RANGES = "sensitivity.ranges"
-CHUNK = 4
-"""Samples in one forward. Few, since all activations of the model are held at once."""
+CHUNK = 2
+"""Samples in one forward. Few, since all activations of the model are held at once; not one, since
+some models squeeze a dimension of one."""
 
 
 def activation_ranges(
