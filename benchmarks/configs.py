@@ -123,13 +123,14 @@ def row(tool: str, model: Model, made: Exported, count: int) -> list[Any]:
     """The results of all plans with one tool, over the layers that it quantizes if all are kept."""
     layers = {each.name for each in made.plan.operations if each.int8}
     layers &= kept_by(tool, model, made, [])
-    others = []
+    others, taken = [], 0
     for skip in plans(sorted(layers), count):
         try:
             found = layers - kept_by(tool, model, made, skip)
-        except RuntimeError as error:  # what ModelOpt refuses
-            others.append(f"refused: {str(error).split('.')[0]}")
+        except RuntimeError as error:  # what ModelOpt says if no weight is left to quantize
+            print(tool, model.name, error, file=sys.stderr)
             continue
+        taken += 1
         if found != set(skip):
             others.append(", ".join(sorted(found ^ set(skip))))
         print(tool, model.name, len(others), file=sys.stderr)
@@ -138,8 +139,8 @@ def row(tool: str, model: Model, made: Exported, count: int) -> list[Any]:
         importlib.metadata.version(PACKAGES[tool]),
         model.name,
         len(layers),
-        count,
-        f"{count - len(others)} of {count}",
+        taken,
+        f"{taken - len(others)} of {taken}",
         others[0] if others else "",
     ]
 
@@ -182,7 +183,8 @@ def write(out: Path, new: list[Any]) -> None:
             "A plan leaves one to all but one layers out, drawn at random. `same layers out` "
             "counts plans for which the tool's own result has exactly those in float, by name. "
             "Layers that a tool never quantizes, such as LayerNorm in NNCF and Quark, are not "
-            "drawn.",
+            "drawn. `plans` counts those that the tool takes: ModelOpt refuses plans that keep no "
+            "layer with weights.",
             "\n".join(f"| {' | '.join(cells)} |" for cells in lines),
         ]
     )
