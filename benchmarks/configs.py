@@ -28,6 +28,7 @@ import numpy as np
 import torch
 
 from sensitivity.errors import SensitivityError
+from sensitivity.exporters.configs.aimet import rounded_for
 from sensitivity.files import write_whole
 from sensitivity.quantizers.torch.modelopt import ModelOptModel
 from sensitivity.registry import load
@@ -114,7 +115,7 @@ def kept_by(tool: str, model: Model, made: Exported, skip: Collection[str]) -> s
         return {
             each.name
             for each in plan.operations
-            if each.int8 and {each.inputs[0], each.weight} <= rounded
+            if each.int8 and rounded.issuperset(rounded_for(each, each.int8, plan))
         }
     return in_int8(apply_config(made, tool, config, made.file.with_name("made.onnx")), plan)
 

@@ -355,6 +355,17 @@ def test_aimet_gets_a_transposed_weight_by_the_name_of_its_initializer() -> None
     assert json.loads(AimetConfig().write(plan_of(linear)).text) == ["x", "w"]
 
 
+def test_aimet_rounds_what_was_only_moved_where_it_came_from() -> None:
+    moves = [
+        operation(
+            name, op_type=kind, inputs=(source,), outputs=(name,), kept=False, int8=frozenset()
+        )
+        for name, kind, source in (("turned", "Transpose", "x"), ("flat", "Reshape", "turned"))
+    ]
+    linear = operation("linear", op_type="MatMul", inputs=("flat", "w"), weight="w")
+    assert json.loads(AimetConfig().write(plan_of(*moves, linear)).text) == ["x", "w"]
+
+
 def test_aimet_rounds_a_tensor_for_all_its_readers_and_that_is_reported() -> None:
     kept, out = operation("kept", inputs=("x", "w")), operation("out", inputs=("x", "v"))
     notes = AimetConfig().write(plan_of(kept, replace(out, plan=frozenset()))).notes
