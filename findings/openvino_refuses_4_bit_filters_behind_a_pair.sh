@@ -21,9 +21,11 @@ NUMBERS = {"int4": TensorProto.INT4, "uint4": TensorProto.UINT4,
            "int8": TensorProto.INT8, "uint8": TensorProto.UINT8}
 
 
-def outcome(operator, activation, weight, stored=False):
+def outcome(operator, activation, weight, stored=False, side=1):
     """"compiles", if also the values are right, or "does not compile"."""
-    shape, size = ([1, 4, 4, 4], [4, 4, 1, 1]) if operator == "Conv" else ([3, 4], [4, 4])
+    is_conv = operator == "Conv"
+    shape, size = ([1, 4, 4, 4], [4, 4, side, side]) if is_conv else ([3, 4], [4, 4])
+    padding = {"pads": [side // 2] * 4} if is_conv else {}
     nodes, read = [], "x"
     constants = [
         numpy_helper.from_array(np.float32(0.5), "s"),
@@ -44,7 +46,7 @@ def outcome(operator, activation, weight, stored=False):
         nodes.append(node("QuantizeLinear", ["w", "s", "zw"], ["wq"]))
     nodes += [
         node("DequantizeLinear", ["wq", "s", "zw"], ["wd"]),
-        node(operator, [read, "wd"], ["y"]),
+        node(operator, [read, "wd"], ["y"], **padding),
     ]
     ports = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in "xy"]
     graph = helper.make_graph(nodes, "net", ports[:1], ports[1:], constants)
@@ -73,6 +75,7 @@ for activation in ("int8", "uint8", "int4"):
         print(f"Conv, {activation} input, {weight} filters: {said}")
         assert said == "does not compile", "that changed"
 right = {
+    "filters of 3x3": outcome("Conv", "int8", "int4", side=3),
     "filters stored as integers": outcome("Conv", "int8", "int4", stored=True),
     "uint4 input": outcome("Conv", "uint4", "int4"),
     "float input": outcome("Conv", None, "int4"),
