@@ -9,7 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from support.models import Fixed, quantized
 from support.scripts import load_script
+from torch.nn import functional
 
 from sensitivity.config import PlanSettings, check_numbers, target_of
 from sensitivity.errors import SensitivityError
@@ -115,3 +118,21 @@ def test_samples_of_a_metric_that_is_no_mean_have_values_whose_mean_is_the_metri
     assert found == pytest.approx(
         [3 * 0.75 - 2 * 5 / 6, 3 * 0.75 - 2 * 3 / 4, 3 * 0.75 - 2 * 4 / 6]
     )
+
+
+def test_a_plan_of_a_build_without_an_api_is_applied_to_a_copy() -> None:
+    draw = load_script("benchmarks/promise_draw.py")
+    inputs = torch.linspace(-1, 1, 12).reshape(4, 3)
+    model = quantized(Fixed(), inputs)
+    narrow = {"quantizer": "fc.input_quantizer", "amax": [0.25]}
+    by_channel = {"quantizer": "fc.weight_quantizer", "amax": [0.1, 0.2, 0.3]}
+    plan = {"recalibrated": [{"ranges": [narrow, by_channel]}], "quantizers": []}
+    planned = draw.with_plan(model, plan)
+    assert planned.fc.input_quantizer.amax.item() == 0.25
+    assert planned.fc.weight_quantizer.amax.flatten().tolist() == pytest.approx([0.1, 0.2, 0.3])
+    assert model.fc.input_quantizer.amax.item() == 1.0
+    names = ["fc.input_quantizer", "fc.weight_quantizer"]
+    in_float = draw.with_plan(model, plan | {"quantizers": names})
+    float_fc = functional.linear(inputs, model.fc.weight, model.fc.bias)
+    assert torch.equal(in_float.fc(inputs), float_fc)
+    assert not torch.equal(planned.fc(inputs), float_fc)
