@@ -168,7 +168,7 @@ def _check_scale_types(model: ir.Model, nodes: Iterable[ir.Node], name: str) -> 
     if _opset(model) < FIRST_MIXED:
         return
     common.ShapeInferencePass()(model)
-    mixed = list(filter(_is_mixed, of_kind(nodes, "QuantizeLinear")))
+    mixed = list(filter(has_mixed_types, of_kind(nodes, "QuantizeLinear")))
     if mixed:
         value, scale = mixed[0].inputs[:2]
         assert value is not None
@@ -181,7 +181,8 @@ def _check_scale_types(model: ir.Model, nodes: Iterable[ir.Node], name: str) -> 
         )
 
 
-def _is_mixed(quantize: ir.Node) -> bool:
+def has_mixed_types(quantize: ir.Node) -> bool:
+    """Return whether the input of a Q and its scale are known to have different types."""
     types = {value.dtype for value in quantize.inputs[:2] if value is not None}
     return len(types - {None}) > 1
 

@@ -17,6 +17,7 @@ from sensitivity.onnx_graph.fused_layers import (
     weights_of_another_axis,
 )
 from sensitivity.onnx_graph.integer_layers import integer_layers, moved_int8
+from sensitivity.onnx_graph.refusals import has_mixed_types
 from sensitivity.onnx_graph.walk import name_of, only_user
 from sensitivity.rules.base import Hit, Subject, rule
 from sensitivity.rules.examples import FP8_CONV, WEIGHT, Example, conv, weights
@@ -414,11 +415,9 @@ MIXED = Example(pair("x", zero="u128") + WEIGHT + conv(), inputs="float16[1,16,8
 def scale_of_another_type(subject: Subject) -> Iterator[Hit]:
     """Find QuantizeLinears whose input and scale are known to have different types."""
     for node in subject.nodes:
-        if node.op_type != "QuantizeLinear" or node.domain:
-            continue
-        types = [value.dtype.name for value in node.inputs[:2] if value and value.dtype]
-        if len(types) == 2 and types[0] != types[1]:
-            yield name_of(node), f"expected a scale of type {types[0]} as the input, got {types[1]}"
+        if node.op_type == "QuantizeLinear" and not node.domain and has_mixed_types(node):
+            kind, got = (value.dtype.name for value in node.inputs[:2] if value and value.dtype)
+            yield name_of(node), f"expected a scale of type {kind} as the input, got {got}"
 
 
 def _quantized_convs(subject: Subject) -> Iterator[ir.Node]:
