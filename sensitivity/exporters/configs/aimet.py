@@ -7,7 +7,7 @@ Source: aimet-onnx 2.42.0, `quantsim.py` (`qc_quantize_op_dict`: name of a tenso
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Literal
 
 from sensitivity.errors import listed
@@ -42,11 +42,12 @@ class AimetConfig:
     def write(self, plan: NamedPlan) -> Config:
         check_formats(plan, "AIMET")
         own_names(plan.kept, plan, "AIMET")
-        rounded = {name: None for each in plan.kept for name in rounded_for(each, each.plan, plan)}
+        moved = moved_from(plan)
+        rounded = {name: None for each in plan.kept for name in rounded_for(each, each.plan, moved)}
         others = [
             each.name
             for each in plan.operations
-            if each.left_out and not rounded.keys().isdisjoint(rounded_for(each, each.int8, plan))
+            if each.left_out and not rounded.keys().isdisjoint(rounded_for(each, each.int8, moved))
         ]
         notes = [
             f"{listed(others)} stay in float and read a tensor that AIMET rounds for an operation "
@@ -60,22 +61,27 @@ class AimetConfig:
         )
 
 
-def rounded_for(operation: Operation, indices: Iterable[int], plan: NamedPlan) -> list[str]:
+def moved_from(plan: NamedPlan) -> dict[str, str]:
+    """Return output of an operation that only moves values -> the tensor that they come from."""
+    moved: dict[str, str] = {}
+    for each in plan.operations:  # in the order of the graph
+        if each.op_type in MOVING:
+            read = each.inputs[0]
+            moved |= dict.fromkeys(each.outputs, moved.get(read, read))
+    return moved
+
+
+def rounded_for(
+    operation: Operation, indices: Iterable[int], moved: Mapping[str, str]
+) -> list[str]:
     """Return the names of the tensors whose quantizers round these inputs of an operation.
 
-    A weight is named by its initializer, even if it is transposed. What was only moved is named by
-    where it came from.
+    A weight is named by its initializer, even if it is transposed.
+
+    moved: from `moved_from`.
     """
-    moved = {
-        name: each.inputs[0]
-        for each in plan.operations
-        if each.op_type in MOVING
-        for name in each.outputs
-    }
-    names = []
-    for index in sorted(indices):
-        name = operation.inputs[index]
-        while name in moved:
-            name = moved[name]
-        names.append(operation.weight if index == WEIGHT_INDEX and operation.weight else name)
-    return names
+    weight, inputs = operation.weight, operation.inputs
+    return [
+        weight if index == WEIGHT_INDEX and weight else moved.get(inputs[index], inputs[index])
+        for index in sorted(indices)
+    ]
