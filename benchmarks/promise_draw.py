@@ -164,7 +164,7 @@ def rows(model: str, draw: int, targets: Sequence[str], out: Path) -> Iterator[d
     start = time.perf_counter()
     drawn = MODELS[model](draw)
     float_scores = scores(drawn, drawn.float_model)
-    plans = by_api if hasattr(sv, "plan") else partial(by_commands, f"{model}:{draw}")
+    plans = by_api if hasattr(sv, "plan") else partial(by_commands, model, draw)
     for target, (planned, facts) in zip(targets, plans(drawn, targets, out), strict=True):
         plan_scores = scores(drawn, planned)
         yield {
@@ -190,14 +190,10 @@ def by_api(drawn: Drawn, targets: Sequence[str], out: Path) -> Iterator[tuple[An
 
 
 def by_commands(
-    name: str, drawn: Drawn, targets: Sequence[str], out: Path
+    model: str, draw: int, drawn: Drawn, targets: Sequence[str], out: Path
 ) -> Iterator[tuple[Any, dict[str, Any]]]:
-    """The same by the commands of a build that has no Python API.
-
-    name: of the model, a colon, and the number of the draw.
-    """
+    """The same by the commands of a build that has no Python API, which draw the task again."""
     if not (out / "scan.json").exists():
-        model, draw = name.split(":")
         out.mkdir(parents=True, exist_ok=True)
         task = out.with_suffix(".py")
         task.write_text(TASK.format(folder=str(Path(__file__).parent), model=model, draw=draw))
