@@ -1,6 +1,7 @@
 """What each repair gives, one on top of the other, with MobileNetV1 x0.25 all in INT8.
 
     python benchmarks/fine_tuning.py
+    python benchmarks/fine_tuning.py --source pt2e
 
 Repairs are fitted on the 200 images of calibration and measured on the 800 others. The drop is
 counted on four views of each, as in `promise.py`: counted once it is known to 1.2 points only.
@@ -25,12 +26,13 @@ from promise_draw import VIEWS, seen_from
 from torch.nn import functional
 
 from sensitivity.exporters.torch_model import even_links
-from sensitivity.quantizers.torch.modelopt import ModelOptModel
+from sensitivity.opened import quantized_model
 from sensitivity.records import Range, names_of
 from sensitivity.repairs.bias import bias_corrections
 from sensitivity.repairs.equalization import equalized_ranges
 from sensitivity.repairs.rounding import learned_roundings
 from sensitivity.repairs.samples import calibration_parts
+from sensitivity.repairs.training import is_tunable
 from sensitivity.repairs.tuning import Limits, fine_tuned
 from sensitivity.signals.distillation import distillation_loss
 from sensitivity.stats.paired import paired_effect
@@ -42,11 +44,14 @@ from support.scripts import load_script
 
 Ranges = dict[str, Range]
 Row = dict[str, Any]
+TASKS = {
+    "modelopt": "examples/01_mobilenet/task.py",
+    "pt2e": "examples/01_mobilenet/task_pt2e.py",
+}
+"""Toolkit -> script that quantizes MobileNetV1 with it, on the same images."""
 
 
-def repairs(
-    source: ModelOptModel, batches: Sequence[Any], steps: int
-) -> Iterator[tuple[str, Ranges]]:
+def repairs(source: Any, batches: Sequence[Any], steps: int) -> Iterator[tuple[str, Ranges]]:
     """Yield each repair in words, with all ranges that replace those of the model."""
     parts = calibration_parts(batches)
     names = names_of(source.quantizers)
@@ -69,6 +74,8 @@ def repairs(
     )
     ranges = ranges | _by_name(learned_roundings(source, parts, ranges=ranges.values()))
     yield "and learned rounding (with biases)", ranges
+    if not is_tunable(source):
+        return
     yield (
         "and fine-tuning",
         ranges
@@ -121,7 +128,7 @@ def row(name: str, views: torch.Tensor, wanted: torch.Tensor, labels: torch.Tens
     }
 
 
-def rows(steps: int) -> Iterator[Row]:
+def rows(toolkit: str, steps: int) -> Iterator[Row]:
     """Yield float, and everything in INT8 after each repair."""
     mobilenet = load_script("examples/01_mobilenet/task.py")
     images = mobilenet.imagenet()
@@ -133,7 +140,7 @@ def rows(steps: int) -> Iterator[Row]:
     float_ = mobilenet.float_model()
     wanted = torch.stack([outputs(float_, view) for view in views])
     yield row("float", wanted, wanted, labels) | {"seconds": 0.0}
-    source = ModelOptModel(mobilenet.calibrated(calib))
+    source = quantized_model(load_script(TASKS[toolkit]).calibrated(calib))
     started = time.process_time()
     for name, ranges in repairs(source, [inputs for inputs, _ in calib], steps):
         seconds = time.process_time() - started
@@ -168,6 +175,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument(
         "--json", type=Path, help="file for all numbers; a table goes beside it, as .md"
     )
+    parser.add_argument("--source", choices=TASKS, default="modelopt", help="toolkit")
     parser.add_argument("--steps", type=int, default=Limits().steps, help="of fine-tuning")
     given = parser.parse_args(arguments)
     result: dict[str, Any] = {
@@ -175,7 +183,7 @@ def main(arguments: Sequence[str]) -> None:
         "environment": environment(),
         "rows": [],
     }
-    for one in rows(given.steps):
+    for one in rows(given.source, given.steps):
         print(json.dumps(one), flush=True)
         result["rows"].append(one)
     if given.json:

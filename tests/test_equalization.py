@@ -16,6 +16,7 @@ from onnx import numpy_helper
 from support import models
 from support.commands import verb
 from support.onnx_models import run_file
+from support.pt2e_models import quantized_by_pt2e
 from support.shown import Shown
 from tasks.tiny import images
 from tasks.uneven import net, task
@@ -30,6 +31,7 @@ from sensitivity.onnx_graph.load import load_model
 from sensitivity.quantizers.alternatives import with_alternatives
 from sensitivity.quantizers.base import layers
 from sensitivity.quantizers.torch.modelopt import ModelOptModel
+from sensitivity.quantizers.torch.pt2e import Pt2eModel
 from sensitivity.repairs import equalization, slopes
 from sensitivity.repairs.equalization import equalized_ranges
 from sensitivity.repairs.samples import Parts
@@ -63,13 +65,24 @@ class Depthwise(nn.Module):
         return self.fc(torch.relu(self.wide(x)).mean((2, 3)))
 
 
-@pytest.fixture
-def source() -> ModelOptModel:
+def uneven() -> nn.Module:
+    """The float model, with channels of other sizes."""
     model = models.seeded(Depthwise).eval()
     with torch.no_grad():
         for each in (model.norm.weight, model.norm.bias):
             each *= 4.0 ** torch.arange(-4, 4)
-    return ModelOptModel(models.quantized(model, models.batch(8, 16)))
+    return model
+
+
+@pytest.fixture
+def source() -> ModelOptModel:
+    return ModelOptModel(models.quantized(uneven(), models.batch(8, 16)))
+
+
+@pytest.fixture
+def graph() -> Pt2eModel:
+    """Calibrated on what it is compared on, since its lowest level is -127, and a file's -128."""
+    return Pt2eModel(quantized_by_pt2e(uneven(), models.batch(8, 16, seed=5)))
 
 
 def test_links_are_where_a_depthwise_convolution_alone_reads_another_ones_homogeneous_output(
@@ -166,9 +179,11 @@ def test_replay_computes_any_mix_of_even_ranges_as_the_model_does(source: ModelO
 
 
 @pytest.mark.parametrize("left_out", [[], ["first"], ["leaky"], ["plain", "rectified"]], ids=str)
+@pytest.mark.parametrize("kind", ["source", "graph"], ids=["modelopt", "pt2e"])
 def test_files_have_one_scale_per_tensor_and_compute_what_was_simulated(
-    source: ModelOptModel, tmp_path: Path, left_out: list[str]
+    request: pytest.FixtureRequest, tmp_path: Path, kind: str, left_out: list[str]
 ) -> None:
+    source = request.getfixturevalue(kind)
     inputs, units = models.batch(8, 16, seed=5), layers(source.quantizers)
     for folder in ("plain", "even"):
         (tmp_path / folder).mkdir()

@@ -36,30 +36,10 @@ from sensitivity.simulators.toggle import ToggleSimulator
 from sensitivity.simulators.torch.replay import ReplaySimulator
 
 
-class Kinds(nn.Module):
-    """Convolutions of all kinds, and linear layers of images and of vectors."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem = nn.Conv2d(3, 8, 3, stride=2, padding=1)
-        self.depthwise = nn.Conv2d(8, 8, 3, padding=2, dilation=2, groups=8)
-        self.grouped = nn.Conv2d(8, 12, (1, 3), padding=(0, 1), groups=4, bias=False)
-        self.up = nn.ConvTranspose2d(12, 6, 2, 2)
-        self.mixed = nn.Linear(6, 6)
-        self.again = nn.Linear(6, 6)
-        self.last = nn.Linear(6, 4)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = torch.relu(self.stem(x))
-        x = torch.relu(self.grouped(torch.relu(self.depthwise(x))))
-        x = self.mixed(self.up(x).movedim(1, -1)).mean((1, 2))
-        return self.last(self.again(self.again(x)))
-
-
 @pytest.fixture
 def source() -> ModelOptModel:
     """With weights on grids of about 4 bits, where rounding is what hurts."""
-    return coarse(ModelOptModel(models.quantized(models.seeded(Kinds), models.batch(8, 16))))
+    return coarse(ModelOptModel(models.quantized(models.seeded(models.Kinds), models.batch(8, 16))))
 
 
 def coarse(source: Any) -> Any:
@@ -131,7 +111,7 @@ def test_what_is_learned_from_parts_of_a_batch_is_what_the_whole_teaches(source)
 
 def test_weights_of_pytorch_quantization_are_rounded_as_those_of_modelopt(source) -> None:
     inputs = models.batch(32, 16, seed=5)
-    model = quantized_by_pq(Kinds, models.batch(8, 16), like=models.seeded(Kinds))
+    model = quantized_by_pq(models.Kinds, models.batch(8, 16), like=models.seeded(models.Kinds))
     other = coarse(PytorchQuantizationModel(model))
     one, two = (
         {each.quantizer.partition(".")[0]: each for each in learned_roundings(model, inputs)}

@@ -220,8 +220,9 @@ def _rounding(source: Roundable, name: str, inputs: Sequence[Args], target: Targ
 
 def _input_quantizers(source: Roundable, name: str) -> list[str]:
     """Return the quantizers of the inputs of the layer with this weight quantizer."""
-    layer = next(each.layer for each in source.quantizers if each.name == name)
-    return [each.name for each in source.quantizers if (each.layer, each.role) == (layer, "input")]
+    held = set(source.biases.layers[name].modules())
+    inputs = [each.name for each in source.quantizers if each.role == "input"]
+    return [name for name in inputs if source.model.get_submodule(name) in held]
 
 
 def _unchanged(values: Tensor) -> Tensor:

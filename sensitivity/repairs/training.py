@@ -9,14 +9,14 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, TypeGuard, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sensitivity import optional
 from sensitivity.errors import ModelError
-from sensitivity.quantizers.base import amax_of
+from sensitivity.quantizers.base import QuantizedModel, amax_of
 from sensitivity.quantizers.torch.calls import call, device_of, to_device
 from sensitivity.quantizers.torch.tensor_quantizer import SMALLEST_AMAX
 from sensitivity.records import Range, names_of
@@ -54,6 +54,21 @@ Loss = Callable[[Any, Any], Any]
 
 LossOf = Callable[[Sequence[Any]], Loss]
 """Outputs of the float model for each batch of the calibration inputs -> the loss of a batch."""
+
+
+@runtime_checkable
+class Tunable(Roundable, Protocol):
+    """A calibrated torch model whose biases and ranges can be trained."""
+
+    def amax(self, name: str) -> Any:
+        """Return the largest absolute value that a quantizer can give, as `amax_of` does."""
+        ...
+
+
+def is_tunable(source: QuantizedModel) -> TypeGuard[Tunable]:
+    """Return whether biases and ranges of this model can be trained. Those of a PT2E graph cannot,
+    since its quantizers have no amax, but a scale and a zero point."""
+    return isinstance(source, Tunable)
 
 
 @dataclass(frozen=True)
@@ -101,7 +116,7 @@ class TrainedLayer:
     def _bias(self) -> Tensor:
         return self.start + self.unit * self.moves
 
-    def range(self, source: Roundable, name: str) -> Range:
+    def range(self, source: Tunable, name: str) -> Range:
         """Return the range of the weight, with the bias that was learned.
 
         name: the weight quantizer.
@@ -129,7 +144,7 @@ class TrainedRange:
         return replace(self.start, amax=tuple(self.log.detach().exp().reshape(-1).tolist()))
 
 
-def trained_ranges(source: Roundable, kept: Collection[str]) -> dict[str, TrainedRange]:
+def trained_ranges(source: Tunable, kept: Collection[str]) -> dict[str, TrainedRange]:
     """Return the ranges of all activations that can be trained, by quantizer.
 
     kept: quantizers whose ranges are not trained.
@@ -178,7 +193,7 @@ class Teacher:
     loss: what the outputs of the quantized model lose.
     """
 
-    def __init__(self, source: Roundable, parts: Parts, loss_of: LossOf) -> None:
+    def __init__(self, source: Tunable, parts: Parts, loss_of: LossOf) -> None:
         self.source, self.every = source, names_of(source.quantizers)
         batches = [to_device(batch, device_of(source.model)) for batch in parts.batches]
         self.inputs = Parts(batches).joined()

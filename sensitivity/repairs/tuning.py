@@ -25,7 +25,6 @@ from sensitivity.quantizers.torch.calls import call, device_of, to_device
 from sensitivity.records import Range, names_of
 from sensitivity.repairs import bias
 from sensitivity.repairs.gradients import gradients_for
-from sensitivity.repairs.rounding import Roundable
 from sensitivity.repairs.samples import parts_of
 from sensitivity.repairs.training import (
     BATCH,
@@ -36,6 +35,7 @@ from sensitivity.repairs.training import (
     Teacher,
     Tracking,
     Training,
+    Tunable,
     restored_biases,
     trained_layer,
     trained_ranges,
@@ -78,7 +78,7 @@ class Limits:
 
 
 def fine_tuned(
-    source: Roundable,
+    source: Tunable,
     inputs: Any,
     *,
     ranges: Iterable[Range] = (),
@@ -94,7 +94,7 @@ def fine_tuned(
     Training starts from the ranges, biases and roundings that are given. The same inputs give the
     same result, because samples are drawn with the seed of the command.
 
-    source: a model for which `is_roundable` holds.
+    source: a model for which `is_tunable` holds.
     inputs: one batch as the model takes it, or `Parts`, which are seen as one.
     ranges: ranges that replace those of quantizers.
     left_out: quantizers that stay disabled; their layers are left unchanged.
@@ -130,7 +130,7 @@ def fine_tuned(
     return tuple(replace(new, method=_method(methods.get(new.quantizer))) for new in found)
 
 
-def check_time(source: Roundable, batch: Any, limits: Limits) -> None:
+def check_time(source: Tunable, batch: Any, limits: Limits) -> None:
     """Raise TooLong if the steps would take longer than allowed.
 
     batch: inputs as the model takes them, of which two forwards are timed.
@@ -150,7 +150,7 @@ def _method(before: str | None) -> str:
     return ", ".join([*(part for part in parts if part not in replaced), METHOD])
 
 
-def _seconds_per_sample(source: Roundable, batch: Any) -> float:
+def _seconds_per_sample(source: Tunable, batch: Any) -> float:
     """Return the seconds that a sample of this batch takes with the quantizers disabled."""
     device = device_of(source.model)
     inputs = to_device(batch, device)

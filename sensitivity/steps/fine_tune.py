@@ -15,8 +15,7 @@ from sensitivity.errors import ModelError
 from sensitivity.measure.ranking import estimate
 from sensitivity.records import Estimate, Range, Target, Tuning, Variant
 from sensitivity.repairs.checkpoint import Checkpoint
-from sensitivity.repairs.rounding import is_roundable
-from sensitivity.repairs.training import BATCH, Loss, Tracking
+from sensitivity.repairs.training import BATCH, Loss, Tracking, is_tunable
 from sensitivity.repairs.tuning import BUDGET_S, Limits, TooLong, check_time, fine_tuned
 from sensitivity.session import Session
 from sensitivity.signals.distillation import distillation_loss
@@ -54,7 +53,7 @@ def with_tuning(
     """
     if fine_tune == "never" or not found.basis or found.tuning is not None:
         return found
-    if not is_roundable(session.source) or not session.has_samples:
+    if not is_tunable(session.source) or not session.has_samples:
         return _noted(found, CANNOT) if fine_tune == "always" else found
     if fine_tune == "auto" and is_enough(session, found, target, skip):
         return found
@@ -94,7 +93,7 @@ def _tuned(
     session: Session, found: Recalibration, skip: Sequence[str], limits: Limits, tracking: Tracking
 ) -> tuple[Range, ...]:
     source = session.source
-    assert is_roundable(source)
+    assert is_tunable(source)
     left_out = session.study.skip_variant(skip).disabled
     # These ranges must stay equal, or the file could not be written.
     shared = frozenset(name for group in session.scales for name in group)

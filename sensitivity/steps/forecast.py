@@ -17,8 +17,7 @@ from sensitivity.measure.raced import (
     SIGNAL_SAMPLES,
 )
 from sensitivity.measure.scan import Scan
-from sensitivity.repairs.rounding import is_roundable
-from sensitivity.repairs.training import BATCH, FORWARDS_PER_STEP
+from sensitivity.repairs.training import BATCH, FORWARDS_PER_STEP, is_tunable
 from sensitivity.repairs.tuning import BUDGET_S, Limits
 from sensitivity.search import ranges, rerank
 from sensitivity.search.part import PLANNER, first_part
@@ -163,7 +162,7 @@ def size_of(session: Session) -> Size:
         further,
         part=None if batches is None else batches * batch,
         affordable=session.affordable,
-        is_tunable=is_roundable(session.source) and session.has_samples,
+        is_tunable=is_tunable(session.source) and session.has_samples,
     )
 
 

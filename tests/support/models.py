@@ -57,6 +57,26 @@ class Branches(nn.Module):
         return {"box": self.box(self.up(z) * 0.5), "classes": self.classes(z.mean((2, 3)))}
 
 
+class Kinds(nn.Module):
+    """Convolutions of all kinds, and linear layers of images and of vectors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, stride=2, padding=1)
+        self.depthwise = nn.Conv2d(8, 8, 3, padding=2, dilation=2, groups=8)
+        self.grouped = nn.Conv2d(8, 12, (1, 3), padding=(0, 1), groups=4, bias=False)
+        self.up = nn.ConvTranspose2d(12, 6, 2, 2)
+        self.mixed = nn.Linear(6, 6)
+        self.again = nn.Linear(6, 6)
+        self.last = nn.Linear(6, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.stem(x))
+        x = torch.relu(self.grouped(torch.relu(self.depthwise(x))))
+        x = self.mixed(self.up(x).movedim(1, -1)).mean((1, 2))
+        return self.last(self.again(self.again(x)))
+
+
 def batch(samples: int = 4, size: int = 8, seed: int = 0) -> torch.Tensor:
     return torch.randn(samples, 3, size, size, generator=torch.Generator().manual_seed(seed))
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import copy
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -68,29 +69,50 @@ def marked_copy(source: QuantizedModel, biased: Sequence[str] = ()) -> nn.Module
     return marked
 
 
+@dataclass(frozen=True)
+class ChangedBias:
+    """A candidate range that changes a bias.
+
+    index: into `source.quantizers`.
+    layer: path of the module that holds the bias.
+    delta: values added to the bias.
+    """
+
+    index: int
+    layer: str
+    delta: Delta
+
+
 def biased_layers(source: QuantizedModel) -> tuple[str, ...]:
-    """Return the layers whose bias a candidate range could change, each once, whether any does or
-    not: a model is then traced once for all repairs."""
-    biases = getattr(getattr(source, "own", source), "biases", None)
-    if biases is None:
-        return ()
-    layers = {each.layer for each in source.quantizers if each.name in biases.layers}
-    return tuple(sorted(layers))
+    """Return the paths of the modules whose bias a candidate range could change, whether any does
+    or not: a model is then traced once for all repairs."""
+    return tuple(sorted(set(_paths(source).values())))
 
 
 def layers_with_changes(source: QuantizedModel) -> tuple[str, ...]:
-    """Return the layers whose bias is changed by a candidate range, each once."""
-    layers = {source.quantizers[index].layer for index, _ in bias_changes(source)}
-    return tuple(sorted(layers))
+    """Return the paths of the modules whose bias is changed by a candidate range."""
+    return tuple(sorted({change.layer for change in bias_changes(source)}))
 
 
-def bias_changes(source: QuantizedModel) -> list[tuple[int, Delta]]:
-    """Return (index into `source.quantizers`, values added to the layer's bias) for each candidate
-    range that changes a bias."""
-    changes = []
+def _paths(source: QuantizedModel) -> dict[str, str]:
+    """Return weight quantizer -> path of the module whose bias goes with it.
+
+    The layer of a quantizer may hold several such modules: in a PT2E graph it is a module of the
+    user's code, in which several ops have a weight.
+    """
+    biases = getattr(getattr(source, "own", source), "biases", None)
+    if biases is None:
+        return {}
+    paths = {id(module): path for path, module in source.model.named_modules()}
+    return {name: paths[id(layer)] for name, layer in biases.layers.items()}
+
+
+def bias_changes(source: QuantizedModel) -> list[ChangedBias]:
+    """Return all candidate ranges that change a bias."""
+    paths, changes = _paths(source), []
     for index, candidate in enumerate(candidate_ranges(source)):
         if candidate.bias is not None:
-            changes.append((index, candidate.bias))
+            changes.append(ChangedBias(index, paths[candidate.quantizer], candidate.bias))
     return changes
 
 
@@ -255,7 +277,7 @@ def native_quantizers(source: QuantizedModel, *, own: bool = False) -> list[Nati
         if candidate.rounding is not None:
             quantizer = RoundedWeight(quantizer, source.grid(name), candidate.rounding)
         quantizers.append(quantizer)
-    return [*quantizers, *(BiasChange(delta) for _, delta in bias_changes(source))]
+    return [*quantizers, *(BiasChange(change.delta) for change in bias_changes(source))]
 
 
 def _native(source: QuantizedModel, name: str) -> GridQuantizer | OwnQuantizer:

@@ -20,6 +20,7 @@ from sensitivity.quantizers.torch.biases import Biases
 from sensitivity.quantizers.torch.calls import with_forward
 from sensitivity.quantizers.torch.modules import class_names
 from sensitivity.quantizers.torch.pt2e_ranges import other_ranges, range_of, range_set
+from sensitivity.quantizers.torch.rounded import Roundings
 from sensitivity.quantizers.torch.tensor_quantizer import add_tensors, array, is_a, shown_in_float
 from sensitivity.records import Finding, Grid, Quantizer, Range
 
@@ -63,6 +64,11 @@ class Pt2eModel:
         self._user = model
         self._placed = {placed.name: placed for placed in view.quantizers}
         self.biases = Biases(view.layers)
+        # A weight of which only the integers are known keeps them.
+        folded = {name for name, placed in self._placed.items() if placed.folded}
+        self.roundings = Roundings(
+            {name: layer for name, layer in view.layers.items() if name not in folded}
+        )
         self.channel_axes = {name: layer.channel_axis for name, layer in view.layers.items()}
         self.quantizers = tuple(_quantizer(placed) for placed in view.quantizers)
         self.warnings = tuple(self._warnings())
@@ -83,7 +89,9 @@ class Pt2eModel:
                 stack.callback(setattr, placed.module, "_disabled", placed.module._disabled)
                 placed.module._disabled = name in wanted
             stack.enter_context(with_forward(self._user, self.model.forward))
-            stack.enter_context(self.biases.changed(dict.fromkeys(wanted)))
+            without_changes = dict.fromkeys(wanted)
+            stack.enter_context(self.biases.changed(without_changes))
+            stack.enter_context(self.roundings.changed(without_changes, self.grid))
             yield
 
     def grid(self, name: str) -> Grid:
@@ -117,7 +125,8 @@ class Pt2eModel:
     def range(self, name: str) -> Range:
         """Return the present range of a quantizer, as `with_ranges` takes it. Raises ModelError for
         one without an integer grid."""
-        return replace(range_of(name, self.grid(name)), bias=self.biases.now(name))
+        bias, rounding = self.biases.now(name), self.roundings.now(name)
+        return replace(range_of(name, self.grid(name)), bias=bias, rounding=rounding)
 
     @contextmanager
     def with_ranges(self, ranges: Iterable[Range]) -> Iterator[None]:
@@ -126,7 +135,9 @@ class Pt2eModel:
             for own, wanted in owns:
                 stack.enter_context(range_set(self._placed[own.quantizer].module, own, wanted))
             biases = {wanted.quantizer: wanted.bias for _, wanted in owns}
+            roundings = {wanted.quantizer: wanted.rounding for _, wanted in owns}
             stack.enter_context(self.biases.changed(biases))
+            stack.enter_context(self.roundings.changed(roundings, self.grid))
             yield
 
     def other_ranges(self, names: Iterable[str], forward: Callable[[], None]) -> tuple[Range, ...]:
@@ -135,9 +146,7 @@ class Pt2eModel:
     def weights(self) -> Iterator[tuple[str, NDArray[np.floating], int | None]]:
         for name, placed in self._placed.items():
             if placed.weight is not None:
-                holder, _, attribute = placed.weight.rpartition(".")
-                weight = getattr(self.model.get_submodule(holder), attribute)
-                yield name, array(weight), placed.module.axis
+                yield name, array(placed.weight), placed.module.axis
 
     def watching(self, see: Seer) -> AbstractContextManager[None]:
         return shown_in_float(self, see)

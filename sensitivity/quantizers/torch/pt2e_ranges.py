@@ -60,17 +60,10 @@ def range_set(module: PairQuantizer, own: Range, wanted: Range) -> Iterator[None
     """Give the quantizer module this range inside the `with`, and its own grid back after it.
 
     own: its present range. A wanted range that is equal keeps the grid bit for bit.
-
-    Raises ModelError for a range with a rounding.
     """
-    if wanted.rounding is not None:
-        raise ModelError(
-            f"Expected a range that rounds to the nearest level, got one for {wanted.quantizer} "
-            "with a rounding of its own, which PT2E graphs do not take."
-        )
     before = dict(vars(module))
     try:
-        if replace(wanted, method=own.method, bias=own.bias) != own:
+        if replace(wanted, method=own.method, bias=own.bias, rounding=own.rounding) != own:
             _set(module, wanted)
         yield
     finally:

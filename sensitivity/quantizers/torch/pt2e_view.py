@@ -40,8 +40,8 @@ BIASED: dict[Any, int] = {
 the weight's output channels."""
 OF_BIAS = 2
 """Position of the bias among the arguments of these ops."""
-OF_GROUPS = 6
-"""Position of the number of groups among those of convolutions."""
+OF_ANOTHER = "_of_another"
+"""Added to the name of a weight or bias of the user's module that another of its ops reads."""
 GUARDS = "_guards_fn"
 """Name of the module with which torch.export checks inputs. A graph with it cannot be exported
 again."""
@@ -124,24 +124,56 @@ class Operation(nn.Module):
 class WeightedOperation(Operation):
     """An op with a weight that is quantized and a bias that is a constant, or missing.
 
-    Its bias is its parameter `bias`, as in torch's layers, so that it can be changed.
+    It holds both as its parameters `weight` and `bias`, as torch's layers do, so that they can be
+    changed. Like a layer, it is called with its input alone.
+
+    channel_axis: axis of the output channels of the weight.
+    out_channels: number of output channels.
+    stride, padding, dilation: of a convolution, for each axis of the image.
+    groups, transposed, padding_mode: as torch's convolutions have them.
     """
+
+    padding_mode = "zeros"
+    """That of torch's ops. `torch.export` makes other paddings ops of their own."""
 
     def __init__(self, target: Callable[..., Any], template: Any, fed: dict[int, str]) -> None:
         args, kwargs = template
         first = args[:OF_BIAS]
         super().__init__(target, ((*first, _Bias(), *args[OF_BIAS + 1 :]), kwargs), fed)
         self.channel_axis = BIASED[target]
+        self.transposed = self.channel_axis == 1
+
+    def forward(self, value: Any) -> Any:
+        return super().forward(value, self.weight)
 
     def keep(self, weight: Tensor, bias: Tensor | None) -> None:
-        """Hold the weight and the bias under the names that they have in torch's layers."""
-        args, _ = self.template
-        groups = int(args[OF_GROUPS]) if len(args) > OF_GROUPS else 1
-        is_transposed = self.channel_axis == 1
-        self.out_channels = weight.shape[self.channel_axis] * (groups if is_transposed else 1)
+        """Hold the weight and the bias, and the settings of a convolution, under the names that
+        they have in torch's layers."""
         held: dict[str, Any] = self._parameters
-        held.setdefault("weight", weight)
-        held["bias"] = bias
+        held["weight"], held["bias"] = weight, bias
+        self.groups = 1
+        if weight.ndim > 2:
+            self._keep_settings(weight.ndim - 2)
+        channels = weight.shape[self.channel_axis]
+        self.out_channels = channels * (self.groups if self.transposed else 1)
+
+    def _keep_settings(self, axes: int) -> None:
+        """Hold the settings of a convolution over an image with this number of axes."""
+        args, _ = self.template
+        known: Any = self.target
+        given = {each.name: each.default_value for each in known._schema.arguments}
+        given.update(zip(given, args, strict=False))
+        self.groups = given["groups"]
+        self.stride = _for_axes(given["stride"], axes)
+        self.padding = _for_axes(given["padding"], axes)
+        self.dilation = _for_axes(given["dilation"], axes)
+
+
+def _for_axes(value: int | list[int], axes: int) -> tuple[int, ...]:
+    """Return a setting of a convolution for each axis of the image, which an op may have once for
+    all of them."""
+    values = [value] if isinstance(value, int) else value
+    return tuple(values) if len(values) == axes else tuple(values) * axes
 
 
 @dataclass(frozen=True)
@@ -149,7 +181,7 @@ class Placed:
     """A quantizer of the view.
 
     folded: whether its weight is stored as integers only, without the float weight.
-    weight: the attribute of the view that it quantizes; None if it quantizes no weight.
+    weight: the float weight that it quantizes; None if it quantizes no weight.
     """
 
     name: str
@@ -157,7 +189,7 @@ class Placed:
     role: Role
     module: PairQuantizer
     folded: bool
-    weight: str | None = None
+    weight: Tensor | None = None
 
 
 class View:
@@ -196,7 +228,7 @@ class View:
         self._shared: dict[Any, PairQuantizer] = {}
         self._outputs: dict[fx.Node, fx.Node] = {}
         self._found: list[Placed] = []
-        self._weighted: list[WeightedOperation] = []
+        self._weighted: dict[str, WeightedOperation] = {}  # By the path of the operation.
         self._rewrite()
         self.quantizers = tuple(self._found)
         self.layers = self._layers_of_weights()
@@ -205,7 +237,7 @@ class View:
         """Return weight quantizer -> the only operation that reads its weight, with its bias."""
         names = {id(placed.module): placed.name for placed in self.quantizers}
         readers: dict[str, list[WeightedOperation]] = {}
-        for operation in self._weighted:
+        for operation in self._weighted.values():
             quantizer = getattr(operation, operation.fed[1])
             readers.setdefault(names[id(quantizer)], []).append(operation)
         return {name: reading[0] for name, reading in readers.items() if len(reading) == 1}
@@ -220,6 +252,7 @@ class View:
             elif node.op == "call_function" and node.target not in DEQUANTIZE:
                 self._operation(node)
         self._erase_unread()
+        self._rename_read()
         graph.lint()
         self.module.recompile()
 
@@ -258,7 +291,7 @@ class View:
         for at, source in pairs.items():
             sources[at], operation.fed[at] = self._input(source, layer, path, operation)
         if isinstance(operation, WeightedOperation):
-            self._hold(operation, node, sources[1])
+            self._hold(operation, path, node, sources.pop())
         with self.module.graph.inserting_before(node):
             call = self.module.graph.call_module(path, tuple(sources))
         call.meta = dict(node.meta)
@@ -278,7 +311,7 @@ class View:
         role: Role = "input"
         weight = None
         if value.op == "get_attr":
-            role, weight = "weight", str(value.target)
+            role, weight = "weight", self._value(value)
         attribute = f"{role}_quantizer"
         taken = sum(name.startswith(attribute) for name in operation._modules)
         if taken:
@@ -292,16 +325,43 @@ class View:
         operation.add_module(attribute, self._shared[key])
         return value, attribute
 
-    def _hold(self, operation: WeightedOperation, node: fx.Node, weight: fx.Node) -> None:
+    def _hold(
+        self, operation: WeightedOperation, path: str, node: fx.Node, weight: fx.Node
+    ) -> None:
         """Let an operation hold its weight and its bias.
 
+        path: of the operation.
         node: the op that it replaces.
         weight: the node of the weight in float.
         """
         bias = node.args[OF_BIAS] if len(node.args) > OF_BIAS else None
-        value = attrgetter(str(bias.target))(self.module) if isinstance(bias, fx.Node) else None
-        operation.keep(attrgetter(str(weight.target))(self.module), value)
-        self._weighted.append(operation)
+        held = {
+            "weight": self._value(weight),
+            "bias": self._value(bias) if isinstance(bias, fx.Node) else None,
+        }
+        for name, value in held.items():
+            if getattr(operation, name, value) is not value:
+                self._rename(path, name)
+        operation.keep(**held)
+        self._weighted[path] = operation
+
+    def _rename(self, path: str, name: str) -> None:
+        """Let the ops that read a weight or bias of the user's module find it under another name,
+        because an operation holds its own under this one."""
+        value = getattr(self.module.get_submodule(path), name)
+        for node in self.module.graph.find_nodes(op="get_attr", target=f"{path}.{name}"):
+            node.target = self._set(f"{path}.{name}{OF_ANOTHER}", value)
+
+    def _rename_read(self) -> None:
+        """Give a weight or bias that other ops read too another name for them, so that what they
+        read stays as it is when an operation gets another."""
+        for path in self._weighted:
+            self._rename(path, "weight")
+            self._rename(path, "bias")
+
+    def _value(self, node: fx.Node) -> Any:
+        """Return the weight or buffer that a node reads."""
+        return attrgetter(str(node.target))(self.module)
 
     def _output(self, source: fx.Node) -> fx.Node:
         """Return a call of the quantizer of a value that the graph's output or another pair
@@ -398,21 +458,24 @@ class View:
             restored = dequantize.target(levels, *_arguments(self.module, dequantize))  # type: ignore[operator]
             for name, weight in self._floats.items():
                 if weight.shape == levels.shape and torch.equal(pair(weight), restored):
-                    self._set(name, weight)
-                    return name, False
-        name = f"{frozen}_restored"
-        self._set(name, restored)
-        return name, True
+                    return self._set(name, weight), False
+        return self._set(f"{frozen}_restored", restored), True
 
-    def _set(self, name: str, value: Tensor) -> None:
+    def _set(self, name: str, value: Tensor) -> str:
+        """Let the view hold a value under this name, or under another one if an operation holds its
+        own weight or bias there. Returns the name."""
         path, _, attribute = name.rpartition(".")
         if _submodule(self.module, path) is None:
             self.module.add_submodule(path, nn.Module())
         holder = self.module.get_submodule(path)
+        is_operation = isinstance(holder, WeightedOperation)
+        if is_operation and getattr(holder, attribute, value) is not value:
+            attribute = f"{attribute}{OF_ANOTHER}"
         if isinstance(value, nn.Parameter):
             holder.register_parameter(attribute, value)
         else:
             holder.register_buffer(attribute, value)
+        return f"{path}.{attribute}".removeprefix(".")
 
     def _quantizer(self, dequantize: fx.Node) -> PairQuantizer:
         scale, zero_point, *rest = _arguments(self.module, dequantize)
@@ -442,7 +505,8 @@ def _can_hold_bias(node: fx.Node) -> bool:
     bias = rest[0] if rest else None
     is_constant = bias is None or (isinstance(bias, fx.Node) and bias.op == "get_attr")
     is_quantized = isinstance(weight, fx.Node) and _is_pair(weight) and _is_weight(weight)
-    return isinstance(value, fx.Node) and is_quantized and is_constant
+    reads_no_more = {value, weight, bias}.issuperset(node.all_input_nodes)
+    return isinstance(value, fx.Node) and is_quantized and is_constant and reads_no_more
 
 
 def _without_bias(node: fx.Node) -> tuple[Any, ...]:

@@ -87,8 +87,8 @@ class Roundings:
     def _layer(self, name: str) -> Any:
         if name not in self.layers:
             raise ModelError(
-                "Expected a rounding for the weight of a convolution or linear layer, got one for "
-                f"{name}."
+                "Expected a rounding for the weight of a convolution or linear layer whose values "
+                f"in FP32 are known, got one for {name}."
             )
         return self.layers[name]
 
@@ -125,7 +125,8 @@ def on_levels(weight: Tensor, grid: Grid, rounding: str) -> Tensor:
     moves = optional.torch.from_numpy(unpack(rounding, tuple(weight.shape)).copy())
     moves = moves.to(weight.device)
     steps, scale = levels_of(weight, grid)
-    levels = (steps.round() + moves).clamp(grid.low, grid.high)
+    low, high = grid.low - grid.zero_point, grid.high - grid.zero_point
+    levels = (steps.round() + moves).clamp(low, high)
     return optional.torch.where(moves != 0, levels * scale, weight)
 
 

@@ -38,8 +38,8 @@ def chains_of(source: QuantizedModel) -> dict[int, tuple[int, ...]]:
     for index, each in enumerate(source.quantizers):
         chains[numbers[each.replaces or each.name]] += (index,)
     biases = {layer: len(own) + at for at, layer in enumerate(biased_layers(source))}
-    for number, (index, _) in enumerate(bias_changes(source), len(source.quantizers)):
-        chains[biases[source.quantizers[index].layer]] += (number,)
+    for number, change in enumerate(bias_changes(source), len(source.quantizers)):
+        chains[biases[change.layer]] += (number,)
     return dict(chains)
 
 

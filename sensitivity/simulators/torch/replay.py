@@ -84,9 +84,9 @@ class ReplaySimulator:
         self._switches = Switches(source.quantizers)
         self._quantizers = native_quantizers(source, own=own)
         self._node_bits = list(self._switches.bits.values())
-        for index, _ in bias_changes(source):
+        for change in bias_changes(source):
             # The change of a bias is switched together with the range that brings it.
-            self._node_bits.append(self._node_bits[index])
+            self._node_bits.append(self._node_bits[change.index])
         self._biased = biased_layers(source)
         self._changed = layers_with_changes(source)
         self._own_asked = own
