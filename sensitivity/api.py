@@ -187,11 +187,14 @@ def _check_run_settings(settings: RunSettings) -> None:
 
 
 def _export_for_bench(session: Session, chosen: Plan, settings: RunSettings, command: str) -> None:
+    targets = lazy.export.targets_of(settings.runtime)
+    if settings.for_ == "qnn":  # which no bench times
+        targets += lazy.export.targets_of(settings.for_)
     with recorded(session.run_dir, "export", command, session):
         lazy.export.export_plan(
             session,
             chosen,
-            lazy.export.targets_of(settings.runtime),
+            targets,
             forgiving=True,
             judged_later=not settings.no_accuracy,
         )

@@ -16,7 +16,7 @@ from typing import Any, Literal
 from sensitivity.errors import SensitivityError
 from sensitivity.records import Mode, Target
 
-ExportTarget = Literal["all", "tensorrt", "openvino", "onnxruntime"]
+ExportTarget = Literal["all", "tensorrt", "openvino", "onnxruntime", "qnn"]
 QuantizeFor = Literal["tensorrt", "openvino", "onnxruntime"]
 PlanFor = Literal["tensorrt", "openvino", "onnxruntime", "qnn"]
 CostName = Literal["macs", "operations", "table", "engine"]
@@ -419,7 +419,9 @@ class ExportSettings(NamedSettings):
     """Write and verify the float, INT8 and partial ONNX files."""
 
     for_: ExportTarget | None = setting(
-        None, "Also write files lowered for this runtime, checked against the canonical ones."
+        None,
+        "Also write files lowered for this runtime, checked against the canonical ones. all stands "
+        "for those that bench can time, without qnn.",
     )
     config: str | None = registered(
         None,

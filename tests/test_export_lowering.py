@@ -228,7 +228,7 @@ def test_a_lowered_file_is_not_lowered_again(files, tmp_path):
 
 def test_an_unknown_target_is_refused(files, tmp_path):
     with pytest.raises(
-        ExportError, match="one of tensorrt, openvino, onnxruntime to export for, got 'coreml'"
+        ExportError, match="one of tensorrt, openvino, onnxruntime, qnn to export for, got 'coreml'"
     ):
         lower_file(files["int8"], "coreml", tmp_path / "c.onnx")
 

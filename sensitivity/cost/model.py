@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from sensitivity.cost.table import Table
 from sensitivity.onnx_graph.work import OUTSIDE, Layer, LayerShape, Link, Work
-from sensitivity.records import Border, CostModel, Unit, names_of
+from sensitivity.records import WIDE_SHARE, Border, CostModel, Raise, Unit, names_of
 
 INT8_SPEED = 4.0
 """Multiply-accumulates in INT8 in the time of one in float: vectors have 4 times as many lanes of a
@@ -31,14 +31,20 @@ def unit_of_layer(layers: Sequence[Layer], units: Sequence[Unit]) -> dict[str, t
 
     If units are single quantizers, these are the units of its input and of its weight.
     """
-    owner = dict[str, str]()
-    for unit in units:
-        owner |= dict.fromkeys(unit.quantizers, unit.name)
+    owner = _owner(units)
     units_of = {}
     for layer in layers:
         owners = filter(None, map(owner.get, layer.quantizers))
         units_of[layer.node] = tuple(dict.fromkeys(owners))
     return units_of
+
+
+def _owner(units: Iterable[Unit]) -> dict[str, str]:
+    """Return quantizer -> its unit."""
+    owner = dict[str, str]()
+    for unit in units:
+        owner |= dict.fromkeys(unit.quantizers, unit.name)
+    return owner
 
 
 def work_cost(work: Work, units: Sequence[Unit]) -> CostModel:
@@ -69,6 +75,29 @@ def operations_cost(work: Work, units: Sequence[Unit]) -> CostModel:
     macs = {layer.node: float(layer.shape.macs) for layer in work.layers}
     per_unit = _per_unit(macs, unit_of_layer(work.layers, units), units)
     return CostModel("operations", "work", 0.0, per_unit)
+
+
+def with_raises(cost: CostModel, work: Work, units: Sequence[Unit]) -> CostModel:
+    """Return the cost for a target whose operations read and write one type.
+
+    A layer then runs in 16 bits if a unit that reads what it writes does, or runs in float. Its
+    share of its unit's cost is that of its multiply-accumulates.
+    """
+    owner = _owner(units) | {OUTSIDE: OUTSIDE}
+    # If units are single quantizers, the first one of a layer is that of its activation.
+    first = {node: own[0] for node, own in unit_of_layer(work.layers, units).items() if own}
+    macs = defaultdict[str, int](int)
+    for layer in work.layers:
+        macs[first.get(layer.node, OUTSIDE)] += layer.shape.macs
+    raises = []
+    for layer in work.layers:
+        name = first.get(layer.node)
+        readers = dict.fromkeys(map(owner.get, work.readers[layer.node]))
+        others = tuple(reader for reader in readers if reader not in {None, name})
+        if name is not None and others:
+            part = layer.shape.macs / max(macs[name], 1)
+            raises.append(Raise(name, others, WIDE_SHARE * part * cost.units[name]))
+    return replace(cost, raises=tuple(raises))
 
 
 def table_cost(

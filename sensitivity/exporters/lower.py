@@ -16,12 +16,15 @@ from sensitivity.onnx_graph.load import load_model
 from sensitivity.onnx_graph.uses import format_of
 from sensitivity.records import FP8
 
-LowerTarget = Literal["tensorrt", "openvino", "onnxruntime"]
+LowerTarget = Literal["tensorrt", "openvino", "onnxruntime", "qnn"]
 TARGETS: dict[str, str] = {
     "tensorrt": "sensitivity.exporters.lower_tensorrt",
     "openvino": "sensitivity.exporters.lower_openvino",
     "onnxruntime": "sensitivity.exporters.lower_onnxruntime",
+    "qnn": "sensitivity.exporters.lower_qnn",
 }
+TAKEN = {"tensorrt": {"INT8", FP8}, "qnn": {"INT8", "INT16"}}
+"""Target -> formats that its passes are made for; INT8 alone for the others."""
 
 
 def lower_file(canonical: Path, target: LowerTarget, out: Path) -> Path:
@@ -33,10 +36,12 @@ def lower_file(canonical: Path, target: LowerTarget, out: Path) -> Path:
     - openvino: uint8 activations on the same grid; tensors that are never negative are clipped
       later.
     - onnxruntime: more is quantized, and numbers change a little.
+    - qnn: every activation is quantized, to uint8 or uint16, and each operation reads and writes
+      one of them.
 
-    Raises ExportError for an unknown target, for a file that is already lowered, and for one in
-    another format than INT8; OnnxFileError for a file that cannot be read; WriteError if `out`
-    cannot be written.
+    Raises ExportError for an unknown target, for a file that is already lowered, and for one in a
+    format that the target's passes are not made for; OnnxFileError for a file that cannot be read;
+    WriteError if `out` cannot be written.
     """
     if target not in TARGETS:
         raise ExportError(f"Expected one of {', '.join(TARGETS)} to export for, got {target!r}.")
@@ -73,10 +78,8 @@ def check_formats(formats: Iterable[str], target: str, what: str) -> None:
 
 
 def _other_formats(formats: Iterable[str], target: str) -> list[str]:
-    """Return the formats that are not INT8, or for TensorRT FP8, sorted: the passes are made for
-    kernels of 8 bits."""
-    taken = {"INT8", FP8} if target == "tensorrt" else {"INT8"}
-    return sorted(set(formats) - taken)
+    """Return the formats that the target's passes are not made for, sorted."""
+    return sorted(set(formats) - TAKEN.get(target, {"INT8"}))
 
 
 def _formats(model: ir.Model) -> set[str]:

@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from sensitivity.exporters.evaluate import run
+from sensitivity.exporters.evaluate import named_arrays, run
 from sensitivity.exporters.simulate import chunks
 from sensitivity.runtimes.onnxruntime import OnnxRuntime
 
@@ -26,7 +26,7 @@ some models squeeze a dimension of one."""
 def activation_ranges(
     model: ir.Model, batches: Iterable[Any], most: int = 128
 ) -> dict[str, tuple[float, float]]:
-    """Return the smallest and largest value of each float activation.
+    """Return the smallest and largest value of each float activation, and of the model's inputs.
 
     Values are taken as the file computes them, quantized where it is.
 
@@ -40,8 +40,13 @@ def activation_ranges(
         outputs = _with_all_outputs(ir.to_proto(model), file)
         with OnnxRuntime(optimize=False).build(file) as engine:
             for inputs in chunks(batches, CHUNK, most):
-                values = run(engine, inputs)
-                for name in outputs & values.keys():
+                given = {
+                    name: values
+                    for name, values in named_arrays(inputs).items()
+                    if values.dtype == np.float32
+                }
+                values = given | run(engine, inputs)
+                for name in given.keys() | (outputs & values.keys()):
                     low, high = ranges.get(name, (np.inf, -np.inf))
                     ranges[name] = (
                         min(low, float(values[name].min())),
@@ -74,6 +79,7 @@ def _with_all_outputs(proto: onnx.ModelProto, file: Path) -> set[str]:
 def keep_ranges(model: ir.Model, ranges: dict[str, tuple[float, float]]) -> None:
     """Store those ranges whose values the model has in its metadata."""
     names = {value.name for node in model.graph.all_nodes() for value in node.outputs}
+    names |= {value.name for value in model.graph.inputs}
     kept = {
         name: [float(f"{low:.9g}"), float(f"{high:.9g}")]
         for name, (low, high) in ranges.items()

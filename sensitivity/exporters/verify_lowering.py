@@ -19,7 +19,7 @@ from sensitivity.onnx_graph.load import load_model
 from sensitivity.runtimes.onnxruntime import OnnxRuntime
 from sensitivity.tasks.scoring import Scoring
 
-LARGEST = {"fp16": 0.0, "openvino": 0.0, "tensorrt": 1.5, "onnxruntime": 3.0}
+LARGEST = {"fp16": 0.0, "openvino": 0.0, "tensorrt": 1.5, "onnxruntime": 3.0, "qnn": 3.0}
 """Largest relative RMS from the canonical file, as a multiple of what quantization itself changes.
 
 - fp16: the float file, in which nothing is quantized.
@@ -29,6 +29,7 @@ LARGEST = {"fp16": 0.0, "openvino": 0.0, "tensorrt": 1.5, "onnxruntime": 3.0}
 - tensorrt: FP16 moves values across rounding boundaries; two independent roundings differ by 1.4
   times the error of each.
 - onnxruntime: more is quantized.
+- qnn: everything is.
 """
 
 FP16_TOLERANCE = 0.01

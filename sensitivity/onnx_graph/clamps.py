@@ -92,6 +92,18 @@ def limits_of(activation: ir.Node) -> Limits | None:
     return qdq.clip_limits(activation)
 
 
+def cuts_like(scale: qdq.Array, zero_point: qdq.Array, activation: ir.Node) -> bool:
+    """Return whether all values of a grid of integers lie within the limits of a Relu or Clip, to
+    half a step."""
+    limits = limits_of(activation)
+    if limits is None or zero_point.dtype.kind not in "iu":
+        return False
+    levels = np.iinfo(zero_point.dtype)
+    lowest, highest = (scale * (end - zero_point.astype(float)) for end in (levels.min, levels.max))
+    above, below = lowest >= limits[0] - scale / 2, highest <= limits[1] + scale / 2
+    return bool(np.all(above & below))
+
+
 def within(limits: Limits | None, others: Limits | None) -> Limits | None:
     """Return the limits of two clamps in a row; None if one of them is not known."""
     if limits is None or others is None:

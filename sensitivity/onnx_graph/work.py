@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Container, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 
 import onnx_ir as ir
@@ -109,10 +109,16 @@ class Link:
 
 @dataclass(frozen=True)
 class Work:
-    """The quantized layers of a file, in the file's order, and the tensors between them."""
+    """The quantized layers of a file, in the file's order, and the tensors between them.
+
+    readers: name of a node -> quantizers of the operations that read its output, directly or
+        through operations without weights, and OUTSIDE if the model gives it or a layer that is
+        never quantized reads it.
+    """
 
     layers: tuple[Layer, ...]
     links: tuple[Link, ...]
+    readers: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -194,11 +200,14 @@ def work(
     """
     found: list[Layer] = []
     links: list[Link] = []
+    readers: dict[str, tuple[str, ...]] = {}
     for layer in layers.by_node.values():
         names = layer.quantizers if quantizers is None else quantizers[layer.node]
         found.append(Layer(name_of(layer.node), names, _shape(layer, shapes)))
         links += _links(layer, layers.by_node, shapes)
-    return Work(tuple(found), tuple(links))
+        read_by = _quantizers_after(layer.end, layers.by_node, quantizers)
+        readers[name_of(layer.node)] = tuple(dict.fromkeys(read_by))
+    return Work(tuple(found), tuple(links), readers)
 
 
 def _links(
@@ -350,14 +359,41 @@ def _producers(value: ir.Value, layers: Container[ir.Node]) -> Iterator[ir.Node]
 
 def _reaches(value: ir.Value, layers: Container[ir.Node]) -> bool:
     """Return whether this value reaches a quantized layer without passing a node with a weight."""
+    values = _values_after(value, layers)
+    readers = chain.from_iterable(passed.consumers() for passed in values)
+    return any(reader in layers for reader in readers)
+
+
+def _quantizers_after(
+    value: ir.Value,
+    layers: Container[ir.Node],
+    quantizers: Mapping[ir.Node, tuple[str, ...]] | None,
+) -> Iterator[str]:
+    """Yield the quantizers that this value reaches without passing a node with a weight, and
+    OUTSIDE if it reaches an output of the graph, or a node with a weight that is not quantized.
+
+    quantizers: as for `work`.
+    """
+    for passed in _values_after(value, layers):
+        if passed.is_graph_output():
+            yield OUTSIDE
+        for reader in passed.consumers():
+            pair = qdq.pair_of(passed)
+            if reader not in layers and qdq.weight(reader) is not None:
+                yield OUTSIDE
+            elif pair is not None:
+                yield from [_quantizer(pair)] if quantizers is None else quantizers.get(reader, ())
+
+
+def _values_after(value: ir.Value, layers: Container[ir.Node]) -> list[ir.Value]:
+    """Return this value and those that operations without weights compute from it."""
 
     def passed_on(value: ir.Value) -> Iterator[ir.Value]:
         for user in value.consumers():
             if user not in layers and qdq.weight(user) is None:
                 yield from user.outputs
 
-    readers = chain.from_iterable(passed.consumers() for passed in reached([value], passed_on))
-    return any(reader in layers for reader in readers)
+    return list(reached([value], passed_on))
 
 
 def _attributes(node: ir.Node) -> str:

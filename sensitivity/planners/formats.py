@@ -12,6 +12,7 @@ from sensitivity.planners.base import Choice, Goal, Judge, Judged, Planner, Skip
 from sensitivity.records import (
     Border,
     CostModel,
+    Raise,
     names_of_set,
     parts_of_set,
     share_of,
@@ -86,8 +87,8 @@ def set_of_steps(steps: Iterable[str], chains: Chains) -> Skip:
 def cost_of_steps(cost: CostModel, chains: Chains) -> CostModel:
     """Return the cost model of single steps.
 
-    A format costs its share of a unit's cost; each step costs what it adds. Borders are paid with
-    the first step.
+    A format costs its share of a unit's cost; each step costs what it adds. Borders and raises are
+    paid with the first step.
     """
     steps = dict(cost.units)
     for unit, chain in chains.items():
@@ -96,8 +97,13 @@ def cost_of_steps(cost: CostModel, chains: Chains) -> CostModel:
             steps[step] = (share_of(step) - paid) * cost.units[unit]
             paid = share_of(step)
         steps[unit] = (1 - paid) * cost.units[unit]
-    borders = []
-    for border in cost.borders:
-        a, b = (chains.get(unit, (unit,))[0] for unit in (border.a, border.b))
-        borders.append(Border(a, b, border.cost))
-    return replace(cost, units=steps, borders=tuple(borders))
+
+    def first(unit: str) -> str:
+        return chains.get(unit, (unit,))[0]
+
+    borders = [Border(first(border.a), first(border.b), border.cost) for border in cost.borders]
+    raises = [
+        Raise(first(layer.unit), tuple(map(first, layer.readers)), layer.cost)
+        for layer in cost.raises
+    ]
+    return replace(cost, units=steps, borders=tuple(borders), raises=tuple(raises))

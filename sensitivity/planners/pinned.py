@@ -3,11 +3,11 @@ none."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from sensitivity.planners.base import Choice, Goal, Judge, Judged, Planner, Skip, in_order
-from sensitivity.records import Border, CostModel
+from sensitivity.records import Border, CostModel, Raise
 
 OUTSIDE = ""
 """End of a border at which there is no unit."""
@@ -64,7 +64,8 @@ def given(cost: CostModel, skip: Collection[str], keep: Collection[str]) -> Cost
     `cost` gives this set and `skip` together.
 
     A border to a unit that is always left out becomes a border to the outside. A border to a unit
-    that is always kept is cut exactly if the other end is left out.
+    that is always kept is cut exactly if the other end is left out. A layer of such a unit may
+    still be raised.
     """
     base, units = cost.base, dict(cost.units)
     borders: list[Border] = []
@@ -78,7 +79,21 @@ def given(cost: CostModel, skip: Collection[str], keep: Collection[str]) -> Cost
                 borders.append(Border(first, second, border.cost))
     base += sum(map(units.pop, skip))
     free = {name: ms for name, ms in units.items() if name not in keep}
-    return replace(cost, base=base, units=free, borders=tuple(borders))
+    raises = tuple(_open_raises(cost.raises, skip, keep))
+    return replace(cost, base=base, units=free, borders=tuple(borders), raises=raises)
+
+
+def _open_raises(
+    raises: Iterable[Raise], skip: Collection[str], keep: Collection[str]
+) -> Iterator[Raise]:
+    """Yield the raises that may still be paid, without readers that are always kept.
+
+    Readers that are always left out count as the outside.
+    """
+    for layer in raises:
+        readers = [OUTSIDE if name in skip else name for name in layer.readers if name not in keep]
+        if layer.unit not in skip and readers:
+            yield replace(layer, readers=tuple(dict.fromkeys(readers)))
 
 
 def _open_ends(border: Border, skip: Collection[str], keep: Collection[str]) -> list[str]:

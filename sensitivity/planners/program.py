@@ -72,22 +72,27 @@ class Program:
         """Return the cost and the loss of a set by variable, and the constraints; the loss leaves
         out that of quantizing all units.
 
-        Variables: x[n], binary, 1 for a skipped unit; y, 1 for each border that is cut; z, 1 for
-        each pair that is quantized.
+        Variables: x[n], binary, 1 for a skipped unit; y, 1 for each border that is cut; r, 1 for
+        each layer that is raised; z, 1 for each pair that is quantized.
         """
         n = len(self.units)
         index = {unit: column for column, unit in enumerate(self.units)}
         model = self.cost or unit_cost(self.units)
         borders = [border for border in model.borders if border.cost > 0]
         pairs = _largest(weights.pairs)
-        width = n + len(borders) + len(pairs)
+        first_pair = n + len(borders) + len(model.raises)
+        width = first_pair + len(pairs)
         cost, loss, rows = np.zeros(width), np.zeros(width), _Rows(width)
         cost[:n] = [model.units[unit] for unit in self.units]
         loss[:n] = -weights.units
         for column, border in enumerate(borders, n):
             cost[column] = border.cost
             rows.cut(column, index.get(border.a, MISSING), index.get(border.b, MISSING))
-        for column, (i, j) in enumerate(pairs, n + len(borders)):
+        for column, layer in enumerate(model.raises, n + len(borders)):
+            cost[column] = layer.cost
+            for reader in layer.readers:
+                rows.raised(column, index.get(layer.unit), index.get(reader, MISSING))
+        for column, (i, j) in enumerate(pairs, first_pair):
             loss[column] = weights.pairs[i, j]
             rows.both(column, i, j, heavier=loss[column] > 0)
         rows.at_most(cost, below - model.base)
@@ -142,6 +147,17 @@ class _Rows:
             row = {y: -1.0, first: 1.0, second: -1.0}
             of_missing = row.pop(MISSING, 0.0)
             self.add(row, -of_missing)
+
+    def raised(self, r: int, unit: int | None, reader: int) -> None:
+        """Add r >= x[reader] - x[unit], where a reader that is MISSING counts as skipped.
+
+        unit: None for a unit that is never skipped.
+        """
+        row = {r: -1.0, reader: 1.0}
+        if unit is not None:
+            row[unit] = -1.0
+        of_missing = row.pop(MISSING, 0.0)
+        self.add(row, -of_missing)
 
     def both(self, z: int, i: int, j: int, *, heavier: bool) -> None:
         """Make z stand for "neither i nor j is skipped".

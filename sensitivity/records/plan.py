@@ -252,6 +252,8 @@ class Plan:
         record it.
     widened: units with 16-bit activations.
     in_fp8: units in FP8 that the model had in INT8.
+    raised: units that the plan has in INT8, and that have a layer which runs in 16 bits because of
+        what it writes, on a target whose operations read and write one type.
     tuning: what fine-tuning gave; None if it was not tried.
     """
 
@@ -275,6 +277,7 @@ class Plan:
     widened: tuple[Widened, ...] = ()
     tuning: Tuning | None = None
     in_fp8: tuple[InFp8, ...] = ()
+    raised: tuple[str, ...] = ()
 
     @property
     def wide(self) -> tuple[str, ...]:

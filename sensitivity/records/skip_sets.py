@@ -6,7 +6,7 @@ Planners name a set by strings: the name of a unit means that it is left unquant
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Container, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -115,6 +115,29 @@ class Border:
 
 
 @dataclass(frozen=True)
+class Raise:
+    """A layer that has to run in 16 bits because of what it writes, although its unit does not, on
+    a target whose operations read and write one type.
+
+    unit: unit of the layer. Nothing is paid if it has 16-bit activations or is left out.
+    readers: units that read what the layer writes, "" for the model's outputs. If one of them does
+        not run in INT8, it wants that in 16 bits; the outputs always do.
+    cost: cost of running the layer in 16 bits instead of INT8.
+    """
+
+    unit: str
+    readers: tuple[str, ...]
+    cost: float
+
+    def is_paid(self, outside: Container[str]) -> bool:
+        """Return whether the layer runs in 16 bits because of what it writes.
+
+        outside: units that do not run in INT8, and "".
+        """
+        return self.unit not in outside and any(reader in outside for reader in self.readers)
+
+
+@dataclass(frozen=True)
 class CostModel:
     """What the model costs to run with a skip-set left out of INT8.
 
@@ -128,6 +151,8 @@ class CostModel:
     note: a reason not to trust the numbers; "" if there is none.
     error: standard deviation of the measured time of a skip-set around the prediction; 0 if it was
         not estimated.
+    raises: layers that run in 16 bits if others do; empty for targets whose operations may read one
+        type and write another.
     """
 
     kind: str
@@ -137,20 +162,40 @@ class CostModel:
     borders: tuple[Border, ...] = ()
     note: str = ""
     error: float = 0.0
+    raises: tuple[Raise, ...] = ()
 
     def of(self, names: Iterable[str]) -> float:
         """Return the cost of a set, given in the notation of planners."""
         names = set(names)
-        outside = {*names, *map(unit_of, names), ""}
+        outside = _outside(names)
         cut = sum(
             border.cost for border in self.borders if (border.a in outside) != (border.b in outside)
         )
-        return self.base + sum(self._own(name) for name in names) + cut
+        own = sum(self._own(name) for name in names)
+        return self.base + own + cut + self.raised_cost(names)
+
+    def raised(self, names: Iterable[str]) -> tuple[str, ...]:
+        """Return the units that a set, given in the notation of planners, has in INT8, and that
+        have a layer which runs in 16 bits because of what it writes."""
+        return tuple(dict.fromkeys(layer.unit for layer in self._raised(names)))
+
+    def raised_cost(self, names: Iterable[str]) -> float:
+        """Return the cost of these layers running in 16 bits."""
+        return sum(layer.cost for layer in self._raised(names))
+
+    def _raised(self, names: Iterable[str]) -> Iterator[Raise]:
+        outside = _outside(set(names))
+        return (layer for layer in self.raises if layer.is_paid(outside))
 
     def _own(self, name: str) -> float:
         if name in self.units:
             return self.units[name]
         return share_of(name) * self.units[unit_of(name)]
+
+
+def _outside(names: Collection[str]) -> set[str]:
+    """Return these names, those of their units, and "" for what no unit runs."""
+    return {*names, *map(unit_of, names), ""}
 
 
 def cost_of(names: Collection[str], cost: CostModel | None) -> float:

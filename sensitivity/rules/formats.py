@@ -92,6 +92,49 @@ FP8 = {
 }
 """Target -> what it does with FP8."""
 
+
+@dataclass(frozen=True)
+class Borders:
+    """What a target does where formats meet.
+
+    one_type: whether each of its operations has to read and write one type, so that formats must
+        not meet in one.
+    why: what it does.
+    source: where that is stated.
+    """
+
+    one_type: bool
+    why: str
+    source: str
+
+
+BORDERS = {
+    "onnxruntime": Borders(
+        False,
+        "an operation reads each input from a pair of its own, and may write any format",
+        "measured here on each exported file",
+    ),
+    "qnn": Borders(
+        True,
+        "an operation whose output is wanted in 16 bits computes in 16, and a second pair converts "
+        "what it reads in 8; layers in float read 16 bits",
+        "ONNX Runtime, optimizer/qdq_transformer/selectors_actions/qdq_selectors.cc; measured: "
+        "onnxruntime-qnn 2.7.0 with QNN 2.51's HTP backend for x86-64, rules SQ801 and SQ802",
+    ),
+    "tensorrt": Borders(
+        False,
+        "a layer has the format of its own pairs, INT8 or FP8, and values are converted between",
+        "measured: TensorRT-RTX 1.7.1, layers of the built file",
+    ),
+    "openvino": Borders(
+        False,
+        "it computes all but INT8 in float, so that no two formats meet",
+        "measured: OpenVINO CPU, rules SQ602 and SQ603",
+    ),
+}
+"""Target -> what it does where formats meet. Plans pay for it, and `lint` finds operations in which
+formats must not meet (SQ801)."""
+
 MOST_TAPS = 32
 """Largest number of values of a kernel that TensorRT convolves with in FP8: 7x7 runs in float."""
 

@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from sensitivity.onnx_graph import qdq
-from sensitivity.onnx_graph.clamps import limits_of
+from sensitivity.onnx_graph.clamps import cuts_like
 from sensitivity.onnx_graph.walk import is_kind, name_of, only_user
 from sensitivity.rules.base import Hit, Subject, rule
 from sensitivity.rules.examples import POINTWISE, Array, Example, conv
@@ -50,8 +50,9 @@ def _border(between: str, read: str) -> Example:
     "have it. Otherwise QNN gets a float operation with pairs around it: padded convolutions gave "
     "wrong values (SQ802), Gelu did not build, an int32 bias was left to the CPU, and others were "
     "computed in float.",
-    fix="Where formats meet, put a pair of one format after a pair of the other: ONNX Runtime's "
-    "get_qnn_qdq_config does so for the tensors in init_overrides.",
+    fix="Where formats meet, put a pair of one format after a pair of the other: 'sensitivity "
+    "export --for qnn' does so, and ONNX Runtime's get_qnn_qdq_config for the tensors in "
+    "init_overrides.",
     source="ONNX Runtime docs, QNN Execution Provider > Mixed precision support; "
     + SELECTORS
     + "; measured: "
@@ -80,7 +81,8 @@ def formats_meet(subject: Subject) -> Iterator[Hit]:
     "then pads with the lowest value of the pair instead of with 0, without any message: wrong "
     "values along the border of Conv, and everywhere in a ConvTranspose.",
     fix="Put a pair after the operation, or after its Relu if the zero point is the smallest value "
-    "of its type. quantize_static with get_qnn_qdq_config of ONNX Runtime does so.",
+    "of its type. 'sensitivity export --for qnn' does so, and quantize_static with "
+    "get_qnn_qdq_config of ONNX Runtime.",
     source=f"{SELECTORS}; measured: {SEEN}, with 8 bits and a float or 8-bit weight, "
     "findings/ort_qnn_pads_with_code_zero.sh",
     bad=Example(pair("x", zero="u128") + W8 + conv(), constants=WIDE),
@@ -134,20 +136,10 @@ def _type_after(value: ir.Value, reader: ir.Node) -> str | None:
     """Return the type to which a reader of the value quantizes it; None if it stays in float."""
     if is_kind(reader, "Relu", "Clip") and only_user(value) is reader:
         quantize = only_user(reader.outputs[0])
-        if not is_kind(quantize, "QuantizeLinear") or not _cuts_like(quantize, reader):
+        if not is_kind(quantize, "QuantizeLinear"):
+            return None
+        scale, zero_point = map(qdq.constant, (quantize.inputs[1], qdq.zero_point_value(quantize)))
+        if scale is None or zero_point is None or not cuts_like(scale, zero_point, reader):
             return None
         return grid_type(quantize)
     return grid_type(reader) if reader.op_type == "QuantizeLinear" else None
-
-
-def _cuts_like(quantize: ir.Node, activation: ir.Node) -> bool:
-    """Return whether all values of a grid lie within the limits of a Relu or Clip, to half a
-    step."""
-    scale, zero = qdq.constant(quantize.inputs[1]), qdq.constant(qdq.zero_point_value(quantize))
-    limits = limits_of(activation)
-    if scale is None or zero is None or limits is None or zero.dtype.kind not in "iu":
-        return False
-    levels = np.iinfo(zero.dtype)
-    lowest, highest = (scale * (end - zero.astype(float)) for end in (levels.min, levels.max))
-    above, below = lowest >= limits[0] - scale / 2, highest <= limits[1] + scale / 2
-    return bool(np.all(above & below))

@@ -40,6 +40,7 @@ from sensitivity.records import (
     predicted_ms,
 )
 from sensitivity.registry import load
+from sensitivity.search.borders import border_notes
 from sensitivity.search.formats import (
     chains_of,
     cheaper_by_steps,
@@ -131,11 +132,13 @@ def choose_plan(
             *notes,
             *choice.notes,
             *([options.cost.note] if options.cost and options.cost.note else []),
+            *border_notes(choice.skip, options.cost),
         ),
         predicted_ms=predicted_ms(choice.skip, options.cost),
         measured_ms=choice.ms.get(choice.skip),
         widened=study.widened(choice.skip),
         in_fp8=study.in_fp8(choice.skip),
+        raised=options.cost.raised(choice.skip) if options.cost else (),
     )
 
 

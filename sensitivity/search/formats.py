@@ -6,7 +6,7 @@ and on to float.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -93,12 +93,14 @@ def order_of_steps(
     cost: cost of each unit; None if all cost the same.
     """
     price = _prices(order.units, cost)
+    raises = _raise_costs(order.units, cost)
     worth, rate = dict[str, float](), dict[str, float]()
     for unit in order.units:
         chain = chains.get(unit, ())
         loss = order.signal[unit]
         worths = np.diff([0.0, *map(spared.__getitem__, chain), 1.0]).tolist()
         costs = np.diff([0.0, *map(share_of, chain), 1.0]).tolist()
+        costs[0] += raises[unit] / price[unit]
         for step, own, of_step in zip((*chain, unit), worths, _rates(worths, costs), strict=True):
             worth[step] = own * loss
             rate[step] = of_step * loss / price[unit]
@@ -136,6 +138,17 @@ def _prices(units: Sequence[str], cost: CostModel | None) -> dict[str, float]:
     own = {unit: max(cost.units[unit], 0.0) for unit in units}
     least = LEAST_PRICE * sum(own.values()) / max(len(own), 1)
     return {unit: max(price, least) or 1.0 for unit, price in own.items()}
+
+
+def _raise_costs(units: Iterable[str], cost: CostModel | None) -> dict[str, float]:
+    """Return what each unit adds to the cost of layers that have to run in 16 bits if it alone does
+    not run in INT8."""
+    added = dict.fromkeys(units, 0.0)
+    for layer in cost.raises if cost else ():
+        if "" not in layer.readers:  # otherwise it is paid by every set
+            for reader in layer.readers:
+                added[reader] = added.get(reader, 0.0) + layer.cost
+    return added
 
 
 def cheaper_by_steps(

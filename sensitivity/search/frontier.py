@@ -31,6 +31,7 @@ from sensitivity.records import (
     names_of,
     predicted_ms,
 )
+from sensitivity.search.borders import border_notes
 from sensitivity.search.judge import can_tell, told_from
 from sensitivity.search.soft_judge import Promise, SoftJudge
 from sensitivity.stats.proof import chance_below, widened
@@ -237,6 +238,7 @@ def replanned(
         skip=chosen.skip,
         widened=tuple(Widened(unit, frontier.wide[unit]) for unit in chosen.wide),
         in_fp8=tuple(InFp8(unit, frontier.fp8[unit]) for unit in chosen.fp8),
+        raised=frontier.cost.raised(chosen.names) if frontier.cost else (),
         quantizers=tuple(name for name in names_of(quantizers) if name in disabled),
         met=True,
         target=target,
@@ -255,7 +257,10 @@ def replanned(
         ),
         reason=None,
         try_next=(),
-        notes=(from_measured(len(frontier.points)),),
+        notes=(
+            from_measured(len(frontier.points)),
+            *border_notes(chosen.names, frontier.cost),
+        ),
         predicted_ms=chosen.predicted_ms,
         measured_ms=chosen.measured_ms or (earlier.measured_ms if known else None),
         advice=None,

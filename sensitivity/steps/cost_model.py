@@ -15,12 +15,13 @@ import numpy as np
 
 from sensitivity.config import CostName
 from sensitivity.cost.engines import engine_cost, engine_sets
-from sensitivity.cost.model import operations_cost, table_cost, work_cost
+from sensitivity.cost.model import operations_cost, table_cost, with_raises, work_cost
 from sensitivity.cost.shapes import work_of, work_of_model
 from sensitivity.cost.table import FILE, measured_table, to_measure
 from sensitivity.errors import TaskError
 from sensitivity.exporters.lower import TARGETS, LowerTarget
 from sensitivity.measure.progress import Advance
+from sensitivity.onnx_graph.work import Work
 from sensitivity.planners.base import Probe
 from sensitivity.quantizers.base import form_of
 from sensitivity.records import CostModel, names_of
@@ -58,13 +59,29 @@ WORK_COSTS = {"macs": work_cost, "operations": operations_cost}
 
 @contextmanager
 def cost_and_probe(
-    session: Session, kind: CostName, runtime: Runtime, threads: int | None
+    session: Session,
+    kind: CostName,
+    runtime: Runtime,
+    threads: int | None,
+    *,
+    one_type: bool = False,
 ) -> Iterator[tuple[CostModel, Probe | None]]:
     """Yield the cost of leaving units out and, for `engine`, a probe that measures whole engines.
 
+    one_type: whether operations of the target read and write one type, see `with_raises`.
     Raises TaskError for a task without example inputs, ExportError if the model cannot be exported,
     and what the runtime raises.
     """
+    with _of_layers(session, kind, runtime, threads) as (cost, work, probe):
+        yield (with_raises(cost, work, session.units) if one_type else cost), probe
+
+
+@contextmanager
+def _of_layers(
+    session: Session, kind: CostName, runtime: Runtime, threads: int | None
+) -> Iterator[tuple[CostModel, Work, Probe | None]]:
+    """Yield the cost of leaving units out, the work of the layers, and a probe, as
+    `cost_and_probe`."""
     from sensitivity.exporters.candidates import Candidates
 
     if session.example is None:
@@ -73,7 +90,7 @@ def cost_and_probe(
             "of inputs to the EvaluateTask."
         )
     if form_of(session.source) == "onnx":
-        yield _cost_of_file(session, kind), None
+        yield *_cost_of_file(session, kind), None
         return
     threads = threads or usable_cores()
     with tempfile.TemporaryDirectory() as name:
@@ -89,7 +106,8 @@ def cost_and_probe(
         )
         file = made.canonical(())
         if kind in WORK_COSTS:
-            yield WORK_COSTS[kind](work_of(file, products=True), session.units), None
+            work = work_of(file, products=True)
+            yield WORK_COSTS[kind](work, session.units), work, None
             return
         work = work_of(file)
         probe = Prober(made, runtime, threads)
@@ -103,25 +121,27 @@ def cost_and_probe(
         names = tuple(names_of(session.units))
         if kind == "table":
             int8_ms, float_ms = probe([(), names])
-            yield table_cost(work, session.units, table, int8_ms, float_ms), None
+            yield table_cost(work, session.units, table, int8_ms, float_ms), work, None
             return
         sets = engine_sets(names)
         number = probe.passes(len(sets)) * (len(sets) - 1)
         with session.measurer.progress(f"cost: engines in {runtime.name}", number) as advance:
             ms = dict(zip(sets, probe(sets, advance), strict=True))
-        yield engine_cost(table_cost(work, session.units, table, ms[()], ms[names]), ms), probe
+        cost = engine_cost(table_cost(work, session.units, table, ms[()], ms[names]), ms)
+        yield cost, work, probe
 
 
-def _cost_of_file(session: Session, kind: CostName) -> CostModel:
-    """Return the cost of a Q/DQ file's units. Raises TaskError for a cost that needs a file of each
-    set."""
+def _cost_of_file(session: Session, kind: CostName) -> tuple[CostModel, Work]:
+    """Return the cost of a Q/DQ file's units, and the work of its layers. Raises TaskError for a
+    cost that needs a file of each set."""
     if kind not in WORK_COSTS:
         raise TaskError(
             f"Expected a PyTorch model for --cost {kind}, which times files of single sets, got a "
             "Q/DQ ONNX file; use --cost macs or --cost operations."
         )
     source: Any = session.source
-    return WORK_COSTS[kind](work_of_model(source.model, session.example), session.units)
+    work = work_of_model(source.model, session.example)
+    return WORK_COSTS[kind](work, session.units), work
 
 
 def place(runtime: Runtime, threads: int) -> str:

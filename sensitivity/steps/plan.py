@@ -59,6 +59,7 @@ from sensitivity.steps import lazy
 from sensitivity.steps.fine_tune import with_tuning
 from sensitivity.steps.plan_files import (
     SearchSettings,
+    pays_for_borders,
     plan_targets,
     search_choices,
     still_recalibrated,
@@ -393,12 +394,15 @@ def _cost_and_probe(
     session: Session, settings: SearchSettings, runtime: Runtime
 ) -> AbstractContextManager[tuple[CostModel | None, Probe | None]]:
     """Return the cost model and the probe; (None, None) for a planner that counts layers, unless a
-    cost was asked for."""
-    if settings.cost is None and not wants_cost(settings.planner):
-        return nullcontext((None, None))
+    cost was asked for, or 16 bits for a target on which they spread to other layers."""
+    one_type = pays_for_borders(settings)
     usual: CostName = "macs" if form_of(session.source) == "onnx" else "table"
+    if settings.cost is None and not wants_cost(settings.planner):
+        if not one_type:
+            return nullcontext((None, None))
+        usual = "operations"
     return lazy.cost_model.cost_and_probe(
-        session, settings.cost or usual, runtime, settings.threads
+        session, settings.cost or usual, runtime, settings.threads, one_type=one_type
     )
 
 

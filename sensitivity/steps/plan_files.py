@@ -28,7 +28,7 @@ from sensitivity.reporting.formats import MetricFormat
 from sensitivity.reporting.number_formats import format_of, in_format, plan_formats
 from sensitivity.reporting.outcome import verdict_of
 from sensitivity.reporting.tables import frontier_table
-from sensitivity.rules.formats import target_of_runtime
+from sensitivity.rules.formats import BORDERS, target_of_runtime
 from sensitivity.run_dir import RunDir, RunInfo
 from sensitivity.search.frontier import Frontier, best_points
 from sensitivity.search.target_settings import target_settings
@@ -182,7 +182,22 @@ def search_choices(settings: SearchSettings) -> dict[str, str]:
     # For TensorRT some units get no FP8 (`steps.plan`).
     if "fp8" in formats_of(settings) and "tensorrt" in plan_targets(settings):
         choices["for_"] = "tensorrt"
+    for target in _with_borders(settings):
+        choices["for_"] = target
     return choices
+
+
+def pays_for_borders(settings: SearchSettings) -> bool:
+    """Return whether the plan may have 16 bits for a target whose operations read and write one
+    type, so that they spread to other layers."""
+    return bool(_with_borders(settings))
+
+
+def _with_borders(settings: SearchSettings) -> list[str]:
+    if "int16" not in formats_of(settings):
+        return []
+    targets = plan_targets(settings)
+    return [name for name in targets if name in BORDERS and BORDERS[name].one_type]
 
 
 def plan_targets(settings: SearchSettings) -> tuple[str, ...]:

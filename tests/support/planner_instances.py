@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sensitivity.planners.base import Goal, Judged
-from sensitivity.records import Border, CostModel
+from sensitivity.records import Border, CostModel, Raise
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +59,17 @@ class Instance:
             for chosen in combinations(self.units, size)
         )
         return min(self.cost.of(skip) for skip in sets if self.judge(skip).met)
+
+
+def with_raises(one: Instance, seed: int) -> Instance:
+    """The same, with units that are to run in 16 bits if one of two others does not run in INT8:
+    the later one is the model's output for the last unit."""
+    rng = np.random.default_rng(seed)
+    raises = tuple(
+        Raise(unit, tuple(dict.fromkeys((later, str(rng.choice(one.units))))), 0.1 * price)
+        for (unit, price), later in zip(one.cost.units.items(), (*one.units[1:], ""), strict=True)
+    )
+    return replace(one, cost=replace(one.cost, raises=raises))
 
 
 def instance(seed: int, largest: int = 12) -> Instance:

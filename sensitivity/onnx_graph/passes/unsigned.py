@@ -15,8 +15,11 @@ from sensitivity.onnx_graph.passes.initializers import add
 from sensitivity.onnx_graph.sign import non_negative
 from sensitivity.onnx_graph.walk import of_kind, value_name
 
-LARGEST_LEVEL = np.iinfo(np.int8).max
-"""Largest level of int8."""
+UNSIGNED = {np.dtype(np.int8): ir.DataType.UINT8, np.dtype(np.int16): ir.DataType.UINT16}
+"""Signed type -> the unsigned one that it becomes."""
+
+SHIFTS = {np.dtype(np.int8): 128, np.dtype(np.int16): 32768}
+"""Signed type -> what is added to its levels."""
 BEYOND = 1.1
 """Largest end of a range for zero point 0, as a multiple of the end of the grid. Ranges come from
 the quantized model, whose values go a few per cent beyond those of the float model that amax comes
@@ -63,19 +66,20 @@ class UnsignedActivations(RewriteInTurn[ir.Node, _Signed]):
         zero_point = needed(qdq.constant(qdq.zero_point_value(place)))
         of_weight = qdq.constant(source) is not None
         require(not of_weight)
-        require(zero_point.dtype == np.int8)
+        require(zero_point.dtype in SHIFTS)
         return _Signed(place, source, zero_point)
 
     def rewrite(self, graph: ir.Graph, found: _Signed) -> None:
         quantize, zero_point = found.quantize, found.zero_point
-        shift = 0 if self._keeps_0(found) else 128
-        shifted = (zero_point.astype(np.int16) + shift).astype(np.uint8)
+        shift = 0 if self._keeps_0(found) else SHIFTS[zero_point.dtype]
+        unsigned = UNSIGNED[zero_point.dtype]
+        shifted = (zero_point.astype(np.int64) + shift).astype(unsigned.numpy())
         name = value_name(qdq.zero_point_value(quantize)) or "zero_point"
         value = add(graph, f"{name}.unsigned", shifted)
         output = quantize.outputs[0]
         for node in (quantize, *of_kind(output.consumers(), "DequantizeLinear")):
             node.replace_input_with(2, value)
-        output.type = ir.TensorType(ir.DataType.UINT8)
+        output.type = ir.TensorType(unsigned)
 
     def _keeps_0(self, found: _Signed) -> bool:
         """Return whether the zero point stays 0, with the same scale."""
@@ -92,5 +96,5 @@ class UnsignedActivations(RewriteInTurn[ir.Node, _Signed]):
             return True
         _, high = self.ranges.get(value_name(found.source), (0.0, np.inf))
         scale = qdq.scales_of(found.quantize)
-        largest = LARGEST_LEVEL * scale
+        largest = (SHIFTS[found.zero_point.dtype] - 1) * scale
         return scale.size > 0 and high <= BEYOND * float(largest.min())
