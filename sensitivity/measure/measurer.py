@@ -195,14 +195,15 @@ class Measurer(Forwarder):
     def _compare(
         self, comparison: Comparison, variants: list[Variant], reader: Reader, wanted: int
     ) -> int:
-        """Compare outputs on a batch, write the distances down, and return the size of the
-        batch."""
+        """Compare outputs on a batch, write the distances down, and return the number of samples
+        that were forwarded."""
         inputs, targets = reader.at(comparison.batch)
         self.check_data(comparison.split, comparison.batch, inputs, targets)
-        for index, values in self.distorted(comparison, variants, inputs, wanted):
+        measured = self.distorted(comparison, variants, inputs, wanted)
+        for index, values in measured:
             self.journal.add_scores(variants[index], comparison.split, comparison.batch, values)
         self.journal.sync()
-        return batch_size(inputs)
+        return len(measured[0][1])
 
     def _write(self, measured: list[tuple[Variant, Scores]], split: str, batch: int) -> None:
         """Write the scores of one batch down. Raises TaskError if samples have another number of

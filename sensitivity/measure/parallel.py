@@ -146,7 +146,8 @@ class ParallelMeasurer(Measurer):
             self.journal.add_scores(variant, split, batch, values)
         self.journal.sync()
         self._count_compared(comparison, answers)
-        return answers[0].size
+        _, measured = answers[0].measured[0]
+        return len(measured)
 
     def _count_compared(self, comparison: Comparison, answers: list[Measured]) -> None:
         """Count samples as one process would forward them: the reference once for each batch, and

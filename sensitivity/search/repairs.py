@@ -7,11 +7,20 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from operator import attrgetter
 
+import numpy as np
+
 from sensitivity.measure.ranking import Aggregate, gain, per_sample
 from sensitivity.measure.soft import Comparer
 from sensitivity.measure.study import Study
 from sensitivity.records import Estimate, Range, Recalibrated, Scores, Unit, Variant
-from sensitivity.search.ranges import ALPHA, SIGNAL_SAMPLES, is_above, recalibrated_unit
+from sensitivity.search.ranges import (
+    ALPHA,
+    LOOKS,
+    SIGNAL_SAMPLES,
+    is_above,
+    is_nearer,
+    recalibrated_unit,
+)
 from sensitivity.signals.base import Signal
 from sensitivity.tasks.base import mean
 
@@ -101,5 +110,12 @@ def _is_nearer(study: Study, variants: Sequence[Variant], signal: Signal | None)
     """Return whether the outputs of the second variant are credibly nearer to float's."""
     if signal is None:
         return False
-    first, second = study.measurer.distortion(signal, variants, study.float_variant, SIGNAL_SAMPLES)
-    return is_above(first, second, ALPHA)
+    for samples in LOOKS:
+        before, after = study.measurer.distortion(
+            signal, variants, study.float_variant, SIGNAL_SAMPLES, until=samples
+        )
+        if is_nearer(before, after, ALPHA / len(LOOKS)):
+            return True
+        if np.mean(after) >= np.mean(before):
+            return False
+    return False

@@ -52,7 +52,7 @@ from sensitivity.timing.sentences import bench_sentences, saturation_sentences
 WARMUP_ROUNDS = 10
 
 USUAL_ROUNDS = 100
-ENOUGH_S = 60
+ENOUGH_S = 20
 """Seconds of timing after which the usual rounds end (`timing.protocol.LEAST_ROUNDS`)."""
 
 AFFORDABLE_S = 30

@@ -58,6 +58,21 @@ SAMPLES_BEFORE_A_BENCH = 100
 the same test. Such a fault then goes unseen once in a thousand times, and the metric of all files
 takes half as long."""
 
+LARGE_BEFORE_A_BENCH = 40
+"""The same if samples are large, too. Without the optimizations of ONNX Runtime, one of YOLOv8n at
+640 pixels takes half a second of a core."""
+
+
+def metric_samples(*, judged_later: bool, large: bool) -> int:
+    """Return the number of samples after which no batch is added to judge the metric of files.
+
+    judged_later: whether a bench will measure it too.
+    large: whether samples are so large that few are affordable.
+    """
+    if not judged_later:
+        return METRIC_SAMPLES
+    return LARGE_BEFORE_A_BENCH if large else SAMPLES_BEFORE_A_BENCH
+
 
 def targets_of(wanted: str | None) -> tuple[LowerTarget, ...]:
     """Return the runtimes that files are lowered for.
@@ -149,7 +164,7 @@ def _scoring(session: Session, chosen: Plan, *, judged_later: bool) -> Scoring |
     judged_later: as for `export_plan`. The metric of the INT8 files is then left to the bench,
         which they are made for.
     """
-    samples = SAMPLES_BEFORE_A_BENCH if judged_later else METRIC_SAMPLES
+    samples = metric_samples(judged_later=judged_later, large=session.has_large_samples)
     batches = session.some_batches(METRIC_BATCHES, samples)
     task, measurer = session.task, session.measurer
     if batches is None:

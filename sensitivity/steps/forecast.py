@@ -28,8 +28,7 @@ from sensitivity.steps.bench import AFFORDABLE_S, USUAL_ROUNDS, WARMUP_ROUNDS
 from sensitivity.steps.export import (
     EXAMPLE_SAMPLES,
     METRIC_BATCHES,
-    METRIC_SAMPLES,
-    SAMPLES_BEFORE_A_BENCH,
+    metric_samples,
 )
 from sensitivity.tasks.batches import batch_size
 
@@ -253,7 +252,7 @@ def _ranges_of_a_unit(size: Size) -> int:
 
 
 def _export(size: Size, *, judged_later: bool) -> Amount:
-    wanted = SAMPLES_BEFORE_A_BENCH if judged_later else METRIC_SAMPLES
+    wanted = metric_samples(judged_later=judged_later, large=size.has_large_samples)
     of_a_split = METRIC_BATCHES * size.batch
     judged = min(of_a_split, size.confirm) + min(of_a_split, size.holdout)
     judged = min(judged, max(wanted, size.batch))
