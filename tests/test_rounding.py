@@ -27,7 +27,7 @@ from sensitivity.quantizers.rounding import pack, unpack
 from sensitivity.quantizers.torch.modelopt import ModelOptModel
 from sensitivity.quantizers.torch.pytorch_quantization import PytorchQuantizationModel
 from sensitivity.records import Grid, Range
-from sensitivity.repairs import rounding
+from sensitivity.repairs import descent, rounding
 from sensitivity.repairs.bias import bias_corrections
 from sensitivity.repairs.descent import learned_moves
 from sensitivity.repairs.rounding import learned_roundings
@@ -69,6 +69,20 @@ def test_the_moves_of_a_small_weight_are_nearly_the_best_of_all() -> None:
             nearest += error(np.zeros(7))
             found += error(moves[row])
     assert found < nearest / 1.5
+
+
+@pytest.mark.parametrize("block", [1, 7, 1000])
+def test_the_moves_are_the_same_however_many_inputs_wait_for_an_update(monkeypatch, block) -> None:
+    draw = np.random.default_rng(0)
+    grid = Grid(draw.uniform(0.05, 0.2, 12).astype(np.float32), 0, -128, 127, 0)
+    seen = draw.normal(0, 1, (2000, 150)) + draw.normal(0, 2, (2000, 1))
+    weight = draw.normal(0, 0.3, (12, 75)).astype(np.float32)
+    by_group = seen.astype(np.float32).reshape(2000, 2, 75)
+    wanted = np.einsum("ngi,gci->ngc", by_group, weight.reshape(2, 6, 75)).reshape(2000, 12)
+    expected = learned_moves(weight, grid, by_group, wanted)
+    monkeypatch.setattr(descent, "BLOCK", block)
+    assert np.array_equal(learned_moves(weight, grid, by_group, wanted), expected)
+    assert np.count_nonzero(expected) > 20
 
 
 def spread_of_errors(seen: Any, wanted: Any, scale: Any, steps: Any, move: Any) -> float:

@@ -22,7 +22,7 @@ def pack(moves: NDArray[np.int8]) -> str:
     [[0, 1], [-1, 0]]
     """
     values = np.ascontiguousarray(moves, np.int8).tobytes()
-    return base64.b64encode(zlib.compress(values, 9)).decode("ascii")
+    return base64.b64encode(zlib.compress(values)).decode("ascii")
 
 
 def unpack(text: str, shape: Sequence[int]) -> NDArray[np.int8]:

@@ -33,6 +33,10 @@ SWEEPS = 2
 ROWS = 1024
 """Positions whose products are added up at a time."""
 
+BLOCK = 64
+"""Inputs after which the residuals of all others are brought up to date, by one matrix product: an
+update of all of them after each input takes far longer to move through memory."""
+
 Array = NDArray[Any]
 
 
@@ -67,7 +71,8 @@ def _covariances(inputs: Array, outputs: Array) -> tuple[NDArray[np.float64], ND
     """Return the covariances of the inputs, [groups, fan_in, fan_in], and those of outputs with
     inputs, [groups, channels, fan_in].
 
-    inputs, outputs: as for `learned_moves`. Only `ROWS` of them are held in float64 at a time.
+    inputs, outputs: as for `learned_moves`. Products of `ROWS` of them are summed in float32, and
+    these sums in float64.
     """
     groups, fan_in = inputs.shape[1:]
     channels = outputs.shape[1] // groups
@@ -75,8 +80,8 @@ def _covariances(inputs: Array, outputs: Array) -> tuple[NDArray[np.float64], ND
     covariance, cross = np.zeros((groups, fan_in, fan_in)), np.zeros((groups, channels, fan_in))
     for start in range(0, len(inputs), ROWS):
         rows = slice(start, start + ROWS)
-        centred_inputs = np.moveaxis(inputs[rows] - mean_input, 1, 0).astype(np.float64)
-        centred_outputs = (outputs[rows] - mean_output).astype(np.float64)
+        centred_inputs = np.moveaxis(inputs[rows] - mean_input, 1, 0)
+        centred_outputs = outputs[rows] - mean_output
         by_group = centred_outputs.reshape(len(centred_outputs), groups, channels)
         covariance += centred_inputs.transpose(0, 2, 1) @ centred_inputs
         cross += by_group.transpose(1, 2, 0) @ centred_inputs
@@ -96,12 +101,32 @@ def _coordinate_descent(
     low, high = np.minimum(nearest, other), np.maximum(nearest, other)
     chosen = nearest.copy()
     residual = linear - chosen @ quadratic
+    fan_in = chosen.shape[-1]
     for _ in range(SWEEPS):
-        for at in range(chosen.shape[-1]):
-            curvature = quadratic[:, at, at][:, None]
-            best = np.rint(chosen[:, :, at] + residual[:, :, at] / curvature)
-            level = np.clip(best, low[:, :, at], high[:, :, at])
-            move = level - chosen[:, :, at]
-            residual -= move[:, :, None] * quadratic[:, at][:, None]
-            chosen[:, :, at] = level
+        for start in range(0, fan_in, BLOCK):
+            block = slice(start, start + BLOCK)
+            before = chosen[:, :, block].copy()
+            _sweep(
+                quadratic[:, block, block],
+                residual[:, :, block].copy(),
+                chosen[:, :, block],
+                low[:, :, block],
+                high[:, :, block],
+            )
+            residual -= (chosen[:, :, block] - before) @ quadratic[:, block]
     return chosen
+
+
+def _sweep(quadratic: Array, residual: Array, chosen: Array, low: Array, high: Array) -> None:
+    """Move each input's levels in `chosen` to the best ones, given those of the inputs before it.
+
+    residual: of the inputs, which is brought up to date on the way.
+    low, high: levels between which those of each weight have to stay.
+    """
+    for at in range(chosen.shape[-1]):
+        curvature = quadratic[:, at, at][:, None]
+        best = np.rint(chosen[:, :, at] + residual[:, :, at] / curvature)
+        level = np.clip(best, low[:, :, at], high[:, :, at])
+        move = level - chosen[:, :, at]
+        residual -= move[:, :, None] * quadratic[:, at][:, None]
+        chosen[:, :, at] = level
