@@ -13,7 +13,7 @@ import pytest
 import torch
 from support.commands import verb
 from support.models import Kinds, batch, quantized, seeded
-from support.onnx_models import run_file
+from support.onnx_models import run_file, weight_of
 from support.pt2e_models import WeightedLayers, aten, quantized_by_pt2e
 from tasks import coarse_pt2e
 from tasks.tiny import images
@@ -27,8 +27,6 @@ from sensitivity.config import PlanSettings
 from sensitivity.errors import ModelError
 from sensitivity.exporters.torch_model import export_files
 from sensitivity.exporters.verify import verify
-from sensitivity.onnx_graph import qdq
-from sensitivity.onnx_graph.load import load_model
 from sensitivity.quantizers.alternatives import with_alternatives
 from sensitivity.quantizers.base import layers
 from sensitivity.quantizers.rounding import unpack
@@ -199,14 +197,6 @@ def test_files_have_the_learned_levels_where_the_layer_is_quantized_and_float_as
         step = source.grid(name).scale.reshape(-1, 1, 1, 1)
         moves = np.rint(given / step) - np.rint(own.detach().numpy() / step)
         assert np.array_equal(moves, unpack(found[layer].rounding, own.shape)), (variant, layer)
-
-
-def weight_of(file: Path, layer: str) -> np.ndarray:
-    nodes = {node.name: node for node in load_model(file).graph.all_nodes()}
-    pair = qdq.pair_of(nodes[layer].inputs[1])
-    found = qdq.constant(nodes[layer].inputs[1] if pair is None else pair.source)
-    assert found is not None
-    return found
 
 
 def test_a_folded_weight_is_rounded_like_one_that_is_not() -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from support import models
+from support.onnx_models import weight_of
 from support.pq_models import quantized_by_pq
 from support.shown import Shown
 from torch import nn
@@ -19,8 +20,6 @@ from torch import nn
 from sensitivity.errors import ModelError
 from sensitivity.exporters.torch_model import export_files
 from sensitivity.exporters.verify import verify
-from sensitivity.onnx_graph import qdq
-from sensitivity.onnx_graph.load import load_model
 from sensitivity.quantizers.alternatives import with_alternatives
 from sensitivity.quantizers.base import layers
 from sensitivity.quantizers.rounding import pack, unpack
@@ -231,14 +230,6 @@ def test_files_have_the_learned_levels_where_the_layer_is_quantized_and_float_as
         step = source.grid(f"{layer}.weight_quantizer").scale.reshape(-1, 1, 1, 1)
         moves = unpack(rounding[layer], own.shape)
         assert np.array_equal(np.rint(given / step) - np.rint(own / step), moves), (variant, layer)
-
-
-def weight_of(file: Path, layer: str) -> np.ndarray:
-    nodes = {node.name: node for node in load_model(file).graph.all_nodes()}
-    pair = qdq.pair_of(nodes[layer].inputs[1])
-    found = qdq.constant(nodes[layer].inputs[1] if pair is None else pair.source)
-    assert found is not None
-    return found
 
 
 def test_a_rounding_of_another_weight_is_refused(source) -> None:

@@ -10,6 +10,9 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
+from sensitivity.onnx_graph import qdq
+from sensitivity.onnx_graph.load import load_model
+
 BRANCHES = """
 <ir_version: 8, opset_import: ["" : {opset}]>
 branches (float[batch, 3, 12, 12] x) => (float[batch, 5] y)
@@ -121,3 +124,12 @@ def labelled(float_path: Path, data: Path, samples: int = 80) -> Path:
     x = images(samples, seed=5)
     np.savez(data, x=x, y=run_file(float_path, x).argmax(1))
     return data
+
+
+def weight_of(file: Path, layer: str) -> np.ndarray:
+    """The weight of a layer: before its pair if it has one."""
+    nodes = {node.name: node for node in load_model(file).graph.all_nodes()}
+    pair = qdq.pair_of(nodes[layer].inputs[1])
+    found = qdq.constant(nodes[layer].inputs[1] if pair is None else pair.source)
+    assert found is not None
+    return found
