@@ -226,6 +226,21 @@ def test_exported_files_agree_with_the_simulated_model(source: Pt2eModel, tmp_pa
     assert found["int8"].rms <= 0.05 * found["int8"].quantization_rms
 
 
+def test_values_beyond_the_lowest_level_are_compared_at_that_of_the_file(
+    source: Pt2eModel, tmp_path: Path
+) -> None:
+    inputs, units = 2 * batch(6, 16, seed=3), layers(source.quantizers)
+    own = source.grid("stem.0.input_quantizer")
+    assert own.low == -127
+    assert (inputs.numpy() < -127.5 * own.scale).any()
+    files = export_files(source, inputs, units, [], tmp_path, fingerprint="f00d")
+    (check,) = (
+        one for one in verify(source, files, inputs, units, []).files if one.variant == "int8"
+    )
+    assert max(layer.difference for layer in check.layers if layer.difference is not None) <= 1e-5
+    assert source.grid("stem.0.input_quantizer").low == -127
+
+
 ASYMMETRIC = QuantizationSpec(
     torch.uint8, MinMaxObserver, quant_min=0, quant_max=255, qscheme=torch.per_tensor_affine
 )

@@ -4,8 +4,8 @@ out."""
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any, cast
@@ -127,16 +127,18 @@ def _traced(
     return {variant: with_own_values(names & corrected) for variant, names in disabled.items()}
 
 
-def in_variant(
-    source: QuantizedModel, variant: str, formats: Collection[Range]
-) -> AbstractContextManager[None]:
+@contextmanager
+def in_variant(source: QuantizedModel, variant: str, formats: Collection[Range]) -> Iterator[None]:
     """Put the model into the state of this variant's file, inside the `with`.
 
     formats: as for `export_files`.
     """
-    if variant != "partial" or not formats:
-        return nullcontext()
-    return cast("Recalibratable", source).with_ranges(formats)
+    with ExitStack() as stack:
+        if variant == "partial" and formats:
+            stack.enter_context(cast("Recalibratable", source).with_ranges(formats))
+        if hasattr(source, "file_levels"):
+            stack.enter_context(source.file_levels())
+        yield
 
 
 def file_grids(source: QuantizedModel) -> dict[str, Grid]:

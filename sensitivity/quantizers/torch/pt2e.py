@@ -19,7 +19,7 @@ from sensitivity.quantizers.proofs import left_quantized
 from sensitivity.quantizers.torch.biases import Biases
 from sensitivity.quantizers.torch.calls import with_forward
 from sensitivity.quantizers.torch.modules import class_names
-from sensitivity.quantizers.torch.pt2e_ranges import other_ranges, range_of, range_set
+from sensitivity.quantizers.torch.pt2e_ranges import file_levels, other_ranges, range_of, range_set
 from sensitivity.quantizers.torch.rounded import Roundings
 from sensitivity.quantizers.torch.tensor_quantizer import add_tensors, array, is_a, shown_in_float
 from sensitivity.records import Finding, Grid, Quantizer, Range
@@ -138,6 +138,16 @@ class Pt2eModel:
             roundings = {wanted.quantizer: wanted.rounding for _, wanted in owns}
             stack.enter_context(self.biases.changed(biases))
             stack.enter_context(self.roundings.changed(roundings, self.grid))
+            yield
+
+    @contextmanager
+    def file_levels(self) -> Iterator[None]:
+        """Give activations the levels inside the `with` that they have in a file: -128 too where
+        the graph's own grid ends at -127. The levels of weights are stored as they are."""
+        _, activations = weights_and_activations(self._placed.values())
+        with ExitStack() as stack:
+            for placed in activations:
+                stack.enter_context(file_levels(placed.module))
             yield
 
     def other_ranges(self, names: Iterable[str], forward: Callable[[], None]) -> tuple[Range, ...]:

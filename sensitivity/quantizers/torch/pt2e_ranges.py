@@ -94,6 +94,18 @@ def _set(module: PairQuantizer, wanted: Range) -> None:
     module.zero_point = optional.torch.full((len(scale),), zero_point)
 
 
+@contextmanager
+def file_levels(module: PairQuantizer) -> Iterator[None]:
+    """Give a quantizer module the smallest level inside the `with` that it has in a file."""
+    before = module.low
+    try:
+        if not module.fp8:
+            module.low, _ = _levels(module, None)
+        yield
+    finally:
+        module.low = before
+
+
 def _levels(module: PairQuantizer, bits: int | None) -> tuple[int, int]:
     """Return the smallest and the largest level with this number of bits and the same sign; None
     keeps the bits.
