@@ -431,6 +431,35 @@ def test_a_model_of_one_class_that_chooses_its_boxes_is_judged_on_any_size(
     )
 
 
+@pytest.mark.parametrize(("samples", "refused"), [("n", False), (4, False), ("n", True)])
+def test_what_a_detectors_output_means_follows_from_a_run_if_the_file_leaves_its_sides_open(
+    tmp_path: Path, samples: Any, refused: bool
+) -> None:
+    file = detector(
+        tmp_path / "q.onnx", [samples, 3, 64, 64], [85 if refused else 300, 7 if refused else 6]
+    )
+    model = onnx.load(file)
+    model.graph.node[-1].output[0] = "sum"
+    model.graph.node.extend(
+        [
+            helper.make_node("Shape", ["sum"], ["sides"]),
+            helper.make_node("Abs", ["sides"], ["unknown"]),
+            helper.make_node("Reshape", ["sum", "unknown"], ["boxes"]),
+        ]
+    )
+    model.graph.output[0].type.tensor_type.shape.ClearField("dim")
+    for _ in range(3):
+        model.graph.output[0].type.tensor_type.shape.dim.add()
+    onnx.save(model, file)
+    data = coco(tmp_path / "d", (64, 64))
+    if refused:
+        with pytest.raises(TaskError, match=r"for 1 class, got \[\d, 85, 7\] at input size 64"):
+            onnx_task(file, data)
+    else:
+        task = onnx_task(file, data)
+        assert task.score.decode.name == "end2end"
+
+
 def test_imgsz_takes_height_and_width(capsys: pytest.CaptureFixture[str]) -> None:
     from sensitivity.cli.options import _ImageSize
 

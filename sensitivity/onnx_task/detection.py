@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 
+import numpy as np
+
 from sensitivity.config import DecodeName
+from sensitivity.errors import TaskError
 from sensitivity.onnx_task.inputs import File, ImageInput, image_input
 from sensitivity.onnx_task.reading import Reading, calibration_images
 from sensitivity.records import names_of
@@ -70,8 +73,29 @@ def _form_of(
         return by_name
     if reading.evaluator is not None:
         return "yolo"  # whose pixels are usual; the evaluator decodes the outputs itself
-    shapes = [output.shape for output in outputs]
-    return onnx_decode.decode_name(shapes, image.size, len(labels.names), more=exported.has_more)
+    shapes = [list(output.shape) for output in outputs]
+    decode_name = partial(
+        onnx_decode.decode_name,
+        size=image.size,
+        classes=len(labels.names),
+        more=exported.has_more,
+    )
+    try:
+        return decode_name(shapes)
+    except TaskError:
+        if all(isinstance(side, int) for _, *shape in shapes for side in shape):
+            raise
+    return decode_name(_computed_shapes(model, image))
+
+
+def _computed_shapes(model: File, image: ImageInput) -> list[list[int]]:
+    """Return the shapes of what the model computes from one black image, since exporters leave
+    sides open that have one length only."""
+    (taken,) = model.get_inputs()
+    sides = (3, *image.size) if image.layout == "nchw" else (*image.size, 3)
+    samples = taken.shape[0] if isinstance(taken.shape[0], int) else 1
+    outputs = model.run(None, {taken.name: np.zeros((samples, *sides), image.dtype)})
+    return [list(output.shape) for output in outputs]
 
 
 def _pixels(form: DecodeName, image: ImageInput, reading: Reading) -> Pixels:

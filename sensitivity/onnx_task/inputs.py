@@ -48,6 +48,8 @@ class File(Protocol):
 
     def get_outputs(self) -> Sequence[Any]: ...
 
+    def run(self, output_names: None, input_feed: Mapping[str, Any]) -> Sequence[Any]: ...
+
 
 def ports(model: File) -> list[Port]:
     """Return the inputs of the file.

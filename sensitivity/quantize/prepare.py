@@ -56,6 +56,10 @@ class FloatFile:
         """Return the outputs as InferenceSession does."""
         return list(self.session.get_outputs())
 
+    def run(self, output_names: Sequence[str] | None, input_feed: Mapping[str, Any]) -> list[Any]:
+        """Return the outputs as InferenceSession does."""
+        return list(self.session.run(output_names, dict(input_feed)))
+
     @property
     def metadata(self) -> dict[str, str]:
         """The metadata of the file by key."""
