@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import onnxruntime
 import pytest
@@ -30,6 +31,19 @@ ONLY = """
     q = QuantizeLinear (x, s, z)
     y = DequantizeLinear (q, s, z)
 }}"""
+TWICE = """
+    q = QuantizeLinear (x, s, z)
+    d = DequantizeLinear (q, s, z)
+    t = Transpose <perm = [1, 0]> (d)
+    q2 = QuantizeLinear (t, s, low)
+    d2 = DequantizeLinear (q2, s, low)
+    [product] a = MatMul (d2, one)
+    [square] b = Mul (d2, d2)
+    c = ReduceSum <keepdims = 0> (b)
+    e = Mul (a, c)
+    y = Transpose <perm = [1, 0]> (e)
+}}"""
+"""The second pair stands for a Relu before two operations."""
 X = np.array([[-0.42, 0.31, 1.27], [0.04, -0.9, 0.66]], np.float32)
 W = np.array([[0.3, -0.2, 5.0], [0.11, 0.4, -2.0], [-0.25, 0.07, 1.0]], np.float32)
 
@@ -63,6 +77,25 @@ def test_an_output_keeps_its_name_where_its_pair_is_left_out(
     assert model.graph.outputs[0].type == ir.TensorType(ir.DataType.FLOAT)
     assert not list(qdq.pairs(model.graph))
     assert (run(model) == expected).all()
+
+
+def test_an_activation_that_is_restored_twice_gets_two_names() -> None:
+    """Before a value with its first pair, and before the same value without it."""
+    model = network_of(
+        (HEAD + TWICE).format(opset=17),
+        s=np.array(0.1, np.float32),
+        z=np.array(0, np.int8),
+        low=np.array(-128, np.int8),
+        one=np.eye(2, dtype=np.float32),
+    )
+    skip = ["d>product", "d2>product", "d2>square", "d2>square#2"]
+    SkipUses(skip, clamps={"t": (0.0, np.inf)})(model)
+    onnx.checker.check_model(ir.to_proto(model), full_check=True)
+    restored = {node.name for node in model.graph if node.op_type == "Relu"}
+    assert restored == {"t_Relu_restored", "t_Relu_copy2_restored"}
+    rounded = np.rint(X / np.float32(0.1)) * np.float32(0.1)
+    expected = np.maximum(X, 0) * np.square(np.maximum(rounded, 0)).sum()
+    assert run(model) == pytest.approx(expected, abs=1e-5)
 
 
 def test_a_weight_per_channel_makes_an_old_file_of_the_opset_that_first_has_it() -> None:

@@ -112,13 +112,18 @@ def within(limits: Limits | None, others: Limits | None) -> Limits | None:
     return min(max(limits[0], low), high), min(max(limits[1], low), high)
 
 
-def activation(limits: Limits, value: ir.Value, pair: qdq.Pair, opset: int) -> ir.Node:
+def activation(
+    limits: Limits, value: ir.Value, pair: qdq.Pair, opset: int, *, copy: int = 1
+) -> ir.Node:
     """Return a Relu or Clip of the value, not yet in any graph.
 
     The limits of a Clip are constants of the type of the pair's scale.
+
+    copy: how many the graph then has for this pair, which sets their names apart.
     """
     kind = "Relu" if limits == RELU else "Clip"
-    name = f"{pair.source.name}_{kind}{RESTORED}"
+    number = "" if copy == 1 else f"_copy{copy}"
+    name = f"{pair.source.name}_{kind}{number}{RESTORED}"
     output = ir.Value(name=name, type=pair.source.type, shape=pair.source.shape)
     attributes: list[ir.Attr] = []
     ends: list[ir.Value | None] = []

@@ -178,6 +178,7 @@ class SkipUses(ir.passes.InPlacePass):
         self._clamps = clamps
         self._opset = 0
         self._clamped: dict[ir.Value, ir.Value] = {}
+        self._restored: Counter[str] = Counter()
         self._made: dict[tuple[int, ir.Value, _StoredGrid | None], ir.Value] = {}
         self._copies: dict[ir.Node, ir.Node] = {}
         self._count: Counter[ir.Node] = Counter()
@@ -280,8 +281,11 @@ class SkipUses(ir.passes.InPlacePass):
     def _activated(self, graph: ir.Graph, use: Use, value: ir.Value) -> ir.Value:
         """Return the value after the activation that only the use's pair stood for."""
         if value not in self._clamped:
-            limits = self._clamps[value_name(use.pair.source)]
-            node = activation(limits, value, use.pair, self._opset)
+            name = value_name(use.pair.source)
+            self._restored[name] += 1
+            node = activation(
+                self._clamps[name], value, use.pair, self._opset, copy=self._restored[name]
+            )
             for constant in inputs(node)[1:]:
                 graph.register_initializer(constant)
             _insert_after(value, node, graph)
