@@ -348,9 +348,10 @@ def _export_files(
     run_dir: RunDir, settings: ExportSettings, progress: Progress, task: TaskLike | None
 ) -> Verification:
     info, chosen = run_dir.info(), run_dir.plan()
-    if settings.for_ and form_of(load("quantizers", info.source)) == "onnx":
+    is_file = form_of(load("quantizers", info.source)) == "onnx"
+    if is_file and settings.for_ not in (None, "qnn"):
         raise ExportError(
-            "Expected no --for with a Q/DQ ONNX file, whose exports keep the form that its "
+            "Expected no --for but qnn with a Q/DQ ONNX file, whose exports keep the form that its "
             f"toolkit gave it, got {settings.for_}; export without it and let {settings.for_} read "
             "these files."
         )

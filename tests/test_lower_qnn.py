@@ -12,18 +12,24 @@ import pytest
 import torch
 from support import models
 from support.blocks import Blocks
+from support.onnx_models import float_file, images, static_file
 from support.onnx_text import network_of
 
 from sensitivity.errors import ExportError
 from sensitivity.exporters.example import Example
+from sensitivity.exporters.for_qnn import lower_for_qnn
 from sensitivity.exporters.lower import lower_file
 from sensitivity.exporters.lower_qnn import lower
+from sensitivity.exporters.onnx_file import export_onnx
 from sensitivity.exporters.ranges import keep_ranges
 from sensitivity.exporters.torch_model import export_files
 from sensitivity.exporters.verify_lowering import check_lowering
 from sensitivity.onnx_graph import qdq
 from sensitivity.onnx_graph.load import load_model
+from sensitivity.onnx_graph.passes.float_biases import FloatBiases
 from sensitivity.quantizers.base import layers
+from sensitivity.quantizers.onnx.model import OnnxModel
+from sensitivity.quantizers.onnx.qdq import OnnxQdqModel
 from sensitivity.quantizers.torch.modelopt import ModelOptModel
 from sensitivity.rules.lint import lint_model, run_lint
 from sensitivity.search.wide import wide_ranges
@@ -179,6 +185,19 @@ def test_layers_in_float_read_16_bits_and_stay_apart_from_pairs() -> None:
     assert relu.op_type == "Relu"
 
 
+@pytest.mark.parametrize("operands", ["a, gate", "gate, a"])
+@pytest.mark.parametrize("bits", [8, 16])
+def test_a_silu_in_16_bits_stays_apart_from_its_convolution(bits: int, operands: str) -> None:
+    body = f"gate = Sigmoid (a)\n[silu] m = Mul ({operands})\n"
+    made = lowered(layer("a", "x") + body + layer("b", "m", bits) + layer("y", "b"))
+    direct = qdq.pair_of(node(made, "silu").inputs[operands.split(", ").index("a")])
+    maker = direct.source.producer()
+    assert maker.op_type == ("Conv" if bits == 8 else "LeakyRelu")
+    if bits == 16:
+        before = qdq.pair_of(maker.inputs[0])
+        assert (before.scale, before.zero_point) == (direct.scale, direct.zero_point)
+
+
 def test_pairs_of_16_bits_in_older_opsets_are_onnx_runtimes_own() -> None:
     made = lowered(layer("a", "x") + layer("y", "a"), opset=17)
     domains = {one.domain for one in made.graph if one.op_type == "QuantizeLinear"}
@@ -272,6 +291,77 @@ def test_a_lowered_file_is_clean_and_agrees_with_the_canonical_one(
     assert load_model(file).metadata_props["sensitivity.fingerprint"] == "f00d"
 
 
+# Q/DQ files.
+# --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> OnnxQdqModel:
+    """Everything in 8 bits, with biases in INT32, by ONNX Runtime's quantize_static."""
+    folder = tmp_path_factory.mktemp("qdq")
+    unquantized = float_file(folder / "net.onnx")
+    quantized = static_file(unquantized, folder / "net.qdq.onnx")
+    return OnnxQdqModel(OnnxModel(quantized, float_path=unquantized))
+
+
+@pytest.fixture(scope="module")
+def qdq_files(source: OnnxQdqModel, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Its exports, with 16 bits in a convolution and an Add."""
+    folder, units = tmp_path_factory.mktemp("exports"), layers(source.quantizers)
+    wide = wide_ranges(source, [unit for unit in units if unit.name in {"Conv_c2", "Add_a1"}])
+    formats = [one for ranges in wide.values() for one in ranges]
+    return export_onnx(source, units, [], folder, fingerprint="f00d", formats=formats)
+
+
+def test_files_of_a_qdq_source_are_lowered_too(qdq_files: dict[str, Path]) -> None:
+    x = {"x": images(8, seed=3)}
+    checks = lower_for_qnn(qdq_files, x, lambda: [x])
+    assert {check.target for check in checks.values()} == {"qnn"}
+    assert list(checks) == ["model.partial.qnn.onnx"]
+    partial = qdq_files["partial"].with_name("model.partial.qnn.onnx")
+    assert run_lint(partial, "qnn") == []
+    made = load_model(partial)
+    assert {made.opset_imports[""], made.opset_imports["com.microsoft"]} == {17, 1}
+    assert types(made, "Conv_c2")[0][0] == types(made, "Conv_c2")[1][0] == "uint16"
+    # The layer before them, through a SiLU, and not the last one, whose output has a pair.
+    assert types(made, "Conv_c1")[0] == ["uint16", "uint8"]
+    assert types(made, "Gemm_y") == (["uint8"], ["uint8"])
+
+
+def test_biases_of_these_files_are_float_with_the_same_values(qdq_files: dict[str, Path]) -> None:
+    model = load_model(qdq_files["int8"])
+    before = qdq.pair_of(node(model, "Conv_c1").inputs[2])
+    values = qdq.constant(before.source) * before.scale
+    assert FloatBiases()(model).modified
+    np.testing.assert_allclose(qdq.constant(node(model, "Conv_c1").inputs[2]), values, rtol=1e-6)
+    assert not FloatBiases()(model).modified
+
+
+def test_a_file_that_cannot_be_lowered_is_refused_or_left_out_with_the_reason(
+    qdq_files: dict[str, Path], tmp_path: Path
+) -> None:
+    model = load_model(qdq_files["int8"])
+    first = next(one for one in model.graph if one.op_type == "QuantizeLinear")
+    for one in (first, *first.outputs[0].consumers()):
+        for index, number in ((1, np.full(3, 0.05, np.float32)), (2, np.zeros(3, np.int8))):
+            name = f"{one.name}.{index}"
+            value = ir.Value(name=name, const_value=ir.tensor(number, name=name))
+            model.graph.register_initializer(value)
+            one.replace_input_with(index, value)
+        one.attributes["axis"] = ir.AttrInt64("axis", 1)
+    files = {"float": qdq_files["float"], "partial": tmp_path / "a.onnx"}
+    onnx.save(ir.to_proto(model), files["partial"])
+    x, left_out = {"x": images(8, seed=3)}, dict[str, str]()
+    with pytest.raises(ExportError, match="^Expected one constant scale for each activation"):
+        lower_for_qnn(files, x, lambda: [x])
+    assert lower_for_qnn(files, x, lambda: [x], left_out=left_out) == {}
+    assert "calibrate it per tensor" in left_out["a.qnn.onnx"]
+
+
+# QNN itself.
+# --------------------------------------------------------------------------------------------------
+
+
 def on_qnn(file: Path, inputs: dict[str, np.ndarray]) -> Sequence[np.ndarray]:
     """What QNN's HTP backend for x86-64 gives, with nothing left to the CPU."""
     qnn = pytest.importorskip("onnxruntime_qnn", reason="runs the file on QNN's HTP backend")
@@ -297,3 +387,12 @@ def test_qnn_computes_the_lowered_file_without_the_cpu(net: str, case: str, tmp_
     first = {"input": NETS[net][1][:1].numpy()}
     for ours, theirs in zip(Example(first).outputs(file), on_qnn(file, first), strict=True):
         assert np.sqrt(np.mean((ours - theirs) ** 2) / np.var(ours)) < 0.06
+
+
+def test_qnn_computes_the_lowered_file_of_a_qdq_source(qdq_files: dict[str, Path]) -> None:
+    pytest.importorskip("onnxruntime_qnn", reason="runs the file on QNN's HTP backend")
+    x = {"x": images(1, seed=3)}
+    (name,) = lower_for_qnn(qdq_files, x, lambda: [x])
+    file = qdq_files["partial"].with_name(name)
+    (ours,), (theirs,) = Example(x).outputs(file), on_qnn(file, x)
+    assert np.sqrt(np.mean((ours - theirs) ** 2) / np.var(ours)) < 0.06

@@ -23,8 +23,8 @@ TARGETS: dict[str, str] = {
     "onnxruntime": "sensitivity.exporters.lower_onnxruntime",
     "qnn": "sensitivity.exporters.lower_qnn",
 }
-TAKEN = {"tensorrt": {"INT8", FP8}, "qnn": {"INT8", "INT16"}}
-"""Target -> formats that its passes are made for; INT8 alone for the others."""
+TAKEN = {"tensorrt": {"INT8", FP8}, "qnn": {"INT8", "INT16", "INT32"}}
+"""Target -> formats that its passes are made for; INT8 alone for the others. Biases have INT32."""
 
 
 def lower_file(canonical: Path, target: LowerTarget, out: Path) -> Path:

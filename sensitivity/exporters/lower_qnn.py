@@ -12,8 +12,10 @@ import onnx_ir as ir
 
 from sensitivity.exporters.ranges import ranges_of
 from sensitivity.onnx_graph import qdq
-from sensitivity.onnx_graph.passes.apart_in_float import ApartInFloat
+from sensitivity.onnx_graph.activation_types import ActivationTypes
+from sensitivity.onnx_graph.passes.apart_on_qnn import ApartInFloat, ApartInSilu
 from sensitivity.onnx_graph.passes.clip_by_range import ClipByRange
+from sensitivity.onnx_graph.passes.float_biases import FloatBiases
 from sensitivity.onnx_graph.passes.join_slices import JoinSlices
 from sensitivity.onnx_graph.passes.one_type import OneType
 from sensitivity.onnx_graph.passes.room_for_bias import RoomForBias
@@ -31,7 +33,8 @@ def lower(model: ir.Model) -> ir.Model:
     """
     ranges = ranges_of(model)
     unsigned = UnsignedActivations(zero_point_0=True)
-    model = ir.passes.Sequential(JoinSlices(), unsigned, ClipByRange())(model).model
+    model = ir.passes.Sequential(FloatBiases(), JoinSlices(), unsigned, ClipByRange())(model).model
+    model = ApartInSilu(ActivationTypes(model.graph))(model).model
     # Not in a sequence, which would hide the error.
     model = OneType(ranges)(model).model
     passes = ir.passes.Sequential(ApartInFloat(), RoomForBias(), WidePairs(), tidy())

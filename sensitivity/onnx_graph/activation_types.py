@@ -12,7 +12,7 @@ import onnx_ir as ir
 
 from sensitivity.onnx_graph import qdq
 from sensitivity.onnx_graph.clamps import CLAMPING
-from sensitivity.onnx_graph.walk import not_none, only_user
+from sensitivity.onnx_graph.walk import only_user
 
 NARROW, WIDE = 8, 16
 """Bits of activations. Values that an operation in float reads, and those that the model gives, are
@@ -39,9 +39,7 @@ class Read:
     @property
     def bits(self) -> int:
         """Bits of the pair; 0 if there is none."""
-        if self.pair is None:
-            return 0
-        return int(np.iinfo(not_none(self.pair.zero_point).dtype).bits)
+        return bits_of(self.pair)
 
 
 class ActivationTypes:
@@ -57,6 +55,7 @@ class ActivationTypes:
     Clip has the bits of the operation before it, within which runtimes compute it.
 
     reads: activation -> the operations that read it, in the graph's order.
+    given: activation -> the outputs of the graph that give it, perhaps rounded by a pair.
     """
 
     def __init__(self, graph: ir.Graph) -> None:
@@ -64,6 +63,9 @@ class ActivationTypes:
         nodes = [node for node in graph if node.op_type not in qdq.PAIR]
         self._own = {node: list(_reads(node)) for node in nodes}
         self._layers = set(filter(self._is_layer, nodes))
+        self.given = defaultdict[ir.Value, list[ir.Value]](list)
+        for output in graph.outputs:
+            self.given[unrounded(output)].append(output)
         self._bits: dict[ir.Node, int] = {}
         for node in nodes:
             for read in self._own[node]:
@@ -102,7 +104,8 @@ class ActivationTypes:
     def wanted(self, value: ir.Value) -> int:
         """Return the most bits in which a value is wanted; 0 if nothing reads it."""
         wanted = map(self._wanted_by, self.reads.get(value, ()))
-        return max(WIDE if value.is_graph_output() else 0, *wanted, 0)
+        given = (bits_of(qdq.pair_of(output)) or WIDE for output in self.given.get(value, ()))
+        return max(0, 0, *given, *wanted)
 
     def _wanted_by(self, read: Read) -> int:
         bits = self._bits[read.node]
@@ -136,13 +139,25 @@ class ActivationTypes:
         return qdq.weight(node) is not None or all(read.pair for read in self._own[node])
 
 
+def bits_of(pair: qdq.Pair | None) -> int:
+    """Return the bits of a pair's integers, which are uint8 without a zero point; 0 for None."""
+    if pair is None:
+        return 0
+    return NARROW if pair.zero_point is None else int(np.iinfo(pair.zero_point.dtype).bits)
+
+
+def unrounded(value: ir.Value) -> ir.Value:
+    """Return the value before all pairs in front of this one."""
+    pair = qdq.pair_of(value)
+    while pair is not None:
+        value = pair.source
+        pair = qdq.pair_of(value)
+    return value
+
+
 def _reads(node: ir.Node) -> Iterator[Read]:
     """Yield the activations that a node reads, in float or rounded."""
     for index, value in enumerate(node.inputs):
         if value is None or value.dtype is not ir.DataType.FLOAT or qdq.rooted_at_constant(value):
             continue
-        nearest = pair = qdq.pair_of(value)
-        while pair is not None:
-            value = pair.source
-            pair = qdq.pair_of(value)
-        yield Read(node, index, value, nearest)
+        yield Read(node, index, unrounded(value), qdq.pair_of(value))

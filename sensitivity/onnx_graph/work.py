@@ -370,15 +370,16 @@ def _quantizers_after(
     quantizers: Mapping[ir.Node, tuple[str, ...]] | None,
 ) -> Iterator[str]:
     """Yield the quantizers that this value reaches without passing a node with a weight, and
-    OUTSIDE if it reaches an output of the graph, or a node with a weight that is not quantized.
+    OUTSIDE if it reaches an output of the graph without a pair, or a node with a weight that is not
+    quantized.
 
     quantizers: as for `work`.
     """
     for passed in _values_after(value, layers):
-        if passed.is_graph_output():
+        pair = qdq.pair_of(passed)
+        if passed.is_graph_output() and pair is None:
             yield OUTSIDE
         for reader in passed.consumers():
-            pair = qdq.pair_of(passed)
             if reader not in layers and qdq.weight(reader) is not None:
                 yield OUTSIDE
             elif pair is not None:

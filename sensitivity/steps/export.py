@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import groupby, islice
 from operator import itemgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from sensitivity.allocator import collect_and_trim
 from sensitivity.errors import RunDirError, TaskError
 from sensitivity.exporters.evaluate import named_arrays
 from sensitivity.exporters.example import Example
 from sensitivity.exporters.for_onnxruntime import faithful_copies
+from sensitivity.exporters.for_qnn import lower_for_qnn
 from sensitivity.exporters.half_baseline import NAME as HALF
 from sensitivity.exporters.half_baseline import half_baseline
 from sensitivity.exporters.lower import TARGETS, check_formats
@@ -121,7 +123,9 @@ def export_plan(
     collect_and_trim()
     with plan_ranges(chosen, source):
         if form_of(source) == "onnx":
-            verification = _exported_onnx(session, chosen, scoring, {} if forgiving else None)
+            verification = _exported_onnx(
+                session, chosen, targets, scoring, {} if forgiving else None
+            )
         else:
             verification = _exported_torch(
                 session, chosen, targets, scoring, {} if forgiving else None
@@ -255,6 +259,12 @@ def _exported_torch(
     )
 
 
+def _example_or_inputs(session: Session) -> Iterable[Any]:
+    """Return the batches of `rank`, or the example batch for a task without samples."""
+    inputs = session.inputs()
+    return [session.example] if inputs is None else inputs
+
+
 def _finished(session: Session, files: Sequence[Path]) -> dict[str, str]:
     """Return what the task's `finish` makes of the verified files."""
     finish = session.task.finish
@@ -266,12 +276,16 @@ def _finished(session: Session, files: Sequence[Path]) -> dict[str, str]:
 
 
 def _exported_onnx(
-    session: Session, chosen: Plan, scoring: Scoring | None, refused: dict[str, str] | None
+    session: Session,
+    chosen: Plan,
+    targets: Sequence[LowerTarget],
+    scoring: Scoring | None,
+    refused: dict[str, str] | None,
 ) -> Verification:
     """Export and verify a Q/DQ ONNX model.
 
-    The files keep the form that their toolkit gave them. ONNX Runtime gets a copy of each file that
-    it would otherwise compute differently.
+    The files keep the form that their toolkit gave them, except those for QNN. ONNX Runtime gets a
+    copy of each file that it would otherwise compute differently.
     """
     source, units = session.source, session.units
     with session.measurer.progress("export, verify", 2) as advance:
@@ -292,6 +306,11 @@ def _exported_onnx(
             source, files, disabled, session.example, simulator, scoring=scoring, formats=formats
         )
         copies = faithful_copies(files, session.example, scoring=scoring, left_out=refused)
+        if "qnn" in targets:
+            batches = partial(_example_or_inputs, session)
+            copies |= lower_for_qnn(
+                files, session.example, batches, scoring=scoring, left_out=refused
+            )
         advance(1, 0)
     sizes = sample_sizes(source.model, session.example)
     return replace(verification, lowered=copies, left_out=refused or {}, sizes=sizes)

@@ -9,8 +9,9 @@ import onnx_ir as ir
 
 from sensitivity.errors import ExportError
 from sensitivity.onnx_graph import qdq
-from sensitivity.onnx_graph.activation_types import FLOAT, ActivationTypes
+from sensitivity.onnx_graph.activation_types import FLOAT, ActivationTypes, bits_of
 from sensitivity.onnx_graph.clamps import cuts_like
+from sensitivity.onnx_graph.passes.apart_on_qnn import changes_nothing
 from sensitivity.onnx_graph.passes.initializers import add
 from sensitivity.onnx_graph.passes.new_pair import new_dequantize, new_pair
 from sensitivity.onnx_graph.passes.quantize_outputs import SAME_GRID, Grid
@@ -44,7 +45,7 @@ class OneType(ir.passes.InPlacePass):
         graph = model.graph
         types = ActivationTypes(graph)
         grids = _Grids(types, self.ranges)
-        values = dict.fromkeys([*types.reads, *graph.outputs])
+        values = dict.fromkeys([*types.reads, *types.given])
         written = [value for value in values if _is_written(value, types, grids)]
         for value in written:
             _write(graph, value, types, grids)
@@ -87,8 +88,11 @@ class _Grids:
         for value in values:
             for read in self._types.reads.get(value, ()):
                 if read.bits == bits:
-                    pair = not_none(read.pair)
-                    yield not_none(pair.scale), not_none(pair.zero_point)
+                    yield _grid_of(not_none(read.pair))
+            for output in self._types.given.get(value, ()):
+                pair = qdq.pair_of(output)
+                if bits_of(pair) == bits:
+                    yield _grid_of(not_none(pair))
 
     def converted(self, value: ir.Value, written: int, bits: int) -> Grid:
         """Return the grid for readers of other bits than those in which a value is written. With
@@ -99,6 +103,18 @@ class _Grids:
         finer = 2 ** (bits - written)
         exact = np.array(int(zero_point.item()) * finer, TYPES[bits])
         return np.asarray(scale / np.float32(finer)), exact
+
+
+def _grid_of(pair: qdq.Pair) -> Grid:
+    """Return the grid of an activation's pair. Raises ExportError if it has several scales."""
+    scale, zero_point = pair.scale, pair.zero_point
+    if scale is None or scale.size != 1:
+        raise ExportError(
+            f"Expected one constant scale for each activation to write it in one type, got another "
+            f"kind at {pair.name}; calibrate it per tensor."
+        )
+    zero = np.zeros((), np.uint8) if zero_point is None else zero_point.reshape(())
+    return scale.reshape(()), zero
 
 
 def _largest_scale(grid: Grid) -> float:
@@ -123,7 +139,8 @@ def _values_alike(types: ActivationTypes) -> Mapping[ir.Value, list[ir.Value]]:
     groups: dict[ir.Value, list[ir.Value]] = {}
     for value, reads in types.reads.items():
         for read in reads:
-            if read.node.op_type in SAME_GRID and types.of(read.node) != FLOAT:
+            moves = read.node.op_type in SAME_GRID or changes_nothing(read.node)
+            if moves and types.of(read.node) != FLOAT:
                 _join(groups, value, read.node.outputs)
     return groups
 
@@ -149,11 +166,11 @@ def _is_written(value: ir.Value, types: ActivationTypes, grids: _Grids) -> bool:
     if value.dtype is not ir.DataType.FLOAT:
         return False
     if types.is_float(value):
-        return value.is_graph_output() or not all(
+        return value in types.given or not all(
             types.of(read.node) == FLOAT for read in types.reads.get(value, ())
         )
     cut = only_user(value)
-    is_end = value.producer() is None or value.is_graph_output()
+    is_end = value.producer() is None or value in types.given
     if is_end or not is_kind(cut, "Relu", "Clip") or types.of(cut) == FLOAT:
         return True
     output = cut.outputs[0]
@@ -174,10 +191,10 @@ def _write(graph: ir.Graph, value: ir.Value, types: ActivationTypes, grids: _Gri
             grid = grids.converted(value, written, bits)
             rounded[bits] = _pair_on(graph, rounded[written], grid, f".{bits}bit")
         read.node.replace_input_with(read.index, rounded[bits])
-    if value.is_graph_output():
+    for output in types.given.get(value, ()):
         given = rounded[written]
-        graph.outputs[graph.outputs.index(value)] = given
-        given.name, value.name = value.name, f"{value.name}.unrounded"
+        graph.outputs[graph.outputs.index(output)] = given
+        given.name, output.name = output.name, f"{output.name}.before"
 
 
 def _pair_on(graph: ir.Graph, value: ir.Value, grid: Grid, suffix: str) -> ir.Value:
