@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -39,6 +40,26 @@ def test_without_optimizations_a_quantized_file_keeps_its_own_numerics(tmp_path:
 def test_the_threads_asked_for_are_the_threads_of_the_session(tmp_path: Path) -> None:
     with OnnxRuntime().build(chain(tmp_path / "float.onnx"), threads=1) as engine:
         assert engine._session.get_session_options().intra_op_num_threads == 1
+
+
+def test_a_file_whose_weights_cannot_be_converted_runs_without_exact_products_and_in_silence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """ONNX Runtime only converts weights on processors without VNNI."""
+    import onnxruntime
+
+    real, seen = onnxruntime.InferenceSession, []
+
+    def session(file: str, options: Any, **settings: Any) -> Any:
+        seen.append(options.get_session_config_entry("session.x64quantprecision"))
+        if seen == ["1"]:
+            raise RuntimeError("Attempt to replace the existing tensor 'z'")
+        return real(file, options, **settings)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", session)
+    with OnnxRuntime().build(chain(tmp_path / "float.onnx"), threads=1):
+        assert seen == ["1", "0"]
+    assert capfd.readouterr().err == ""
 
 
 def test_a_profile_names_the_nodes_of_a_float_file(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -77,7 +77,7 @@ class OnnxRuntimeEngine(Closing):
 
     def __init__(self, file: Path, threads: int | None, optimize: bool) -> None:
         self._file, self._threads, self._optimize = file, threads, optimize
-        self._session: Any = _session(file, _options(threads, optimize))
+        self._session: Any = _session(file, partial(_options, threads, optimize))
 
     def run(self, inputs: Tensors) -> dict[str, NDArray[np.generic]]:
         names = [output.name for output in self._session.get_outputs()]
@@ -98,10 +98,10 @@ class OnnxRuntimeEngine(Closing):
 
     def profile(self, inputs: Tensors, repeats: int) -> tuple[LayerRun, ...]:
         with tempfile.TemporaryDirectory() as folder:
-            options = _options(self._threads, self._optimize)
-            options.enable_profiling = True
-            options.profile_file_prefix = str(Path(folder) / "profile")
-            session = _session(self._file, options)
+            prefix = str(Path(folder) / "profile")
+            session = _session(
+                self._file, partial(_options, self._threads, self._optimize, profile=prefix)
+            )
             feed = _feed(session, inputs)
             for _ in range(repeats + 1):
                 session.run(None, feed)
@@ -133,7 +133,14 @@ def _running(file: Path) -> Iterator[None]:
         raise refused(file, "ONNX Runtime", error) from error
 
 
-def _options(threads: int | None, optimize: bool) -> Any:
+def _options(
+    threads: int | None, optimize: bool, products: tuple[str, str], *, profile: str | None = None
+) -> Any:
+    """Return the settings of a session.
+
+    products: how INT8 products are added.
+    profile: beginning of the path of the profile; None for none.
+    """
     package = _package()
     options = package.SessionOptions()
     options.log_severity_level = 4  # its errors are raised
@@ -145,7 +152,9 @@ def _options(threads: int | None, optimize: bool) -> Any:
     # Files are timed in turn. Idle threads of one session must not spin on the cores of the next
     # one.
     options.add_session_config_entry("session.force_spinning_stop", "1")
-    options.add_session_config_entry(*EXACT_PRODUCTS)
+    options.add_session_config_entry(*products)
+    if profile is not None:
+        options.enable_profiling, options.profile_file_prefix = True, profile
     return options
 
 
@@ -177,27 +186,29 @@ CANNOT_CONVERT = "Attempt to replace the existing tensor"
 share, which it only tries with EXACT_PRODUCTS."""
 
 
-def _session(file: Path, options: Any) -> Any:
-    """Return a session, with the settings that the file's pairs need."""
+def _session(file: Path, options_with: Callable[[tuple[str, str]], Any]) -> Any:
+    """Return a session, with the settings that the file's pairs need.
+
+    options_with: called with how INT8 products are added. A setting that is changed in options that
+        have it makes ONNX Runtime print a warning, so each try gets new ones.
+    """
+    with _running(file):
+        try:
+            return _made(file, options_with(EXACT_PRODUCTS))
+        except Exception as error:  # its exceptions share no public base class
+            if CANNOT_CONVERT not in str(error):
+                raise
+        return _made(file, options_with(INEXACT_PRODUCTS))
+
+
+def _made(file: Path, options: Any) -> Any:
     without: tuple[str, ...] = ()
     if not _fuses_rightly(file, options):
         options.add_session_config_entry(*NO_FUSED_PAIRS)
         without = NO_REWRITES
-    make = partial(
-        _package().InferenceSession,
-        str(file),
-        options,
-        providers=["CPUExecutionProvider"],
-        disabled_optimizers=without,
+    return _package().InferenceSession(
+        str(file), options, providers=["CPUExecutionProvider"], disabled_optimizers=without
     )
-    with _running(file):
-        try:
-            return make()
-        except Exception as error:  # its exceptions share no public base class
-            if CANNOT_CONVERT not in str(error):
-                raise
-        options.add_session_config_entry(*INEXACT_PRODUCTS)
-        return make()
 
 
 def _fuses_rightly(file: Path, options: Any) -> bool:
