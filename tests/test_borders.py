@@ -130,6 +130,7 @@ def work_of_text(body: str, outputs: str = "y") -> Work:
         + ", ".join(f"float[1,4,4,4] {name}" for name in outputs.split())
     )
     arrays = {"s": np.array(0.1, np.float32), "z": np.array(0, np.int8)}
+    arrays["z16"] = np.array(0, np.int16)
     model = network_of(f"{text}) {{\n{body}}}", w=np.ones((4, 4, 1, 1), np.float32), **arrays)
     layers = quantized_layers(model.graph)
     quantizers = {node: (f"{node.name}.q",) for node in model.graph}
@@ -167,6 +168,14 @@ def test_operations_without_weights_that_are_units_raise_what_they_read() -> Non
     found = work_of_text(body)
     units = (Unit("a", ("a.q",)), Unit("p", ("p.q",)))
     assert raises_of(found, units) == {"a": {"p", ""}}
+
+
+def test_layers_with_16_bits_in_the_file_are_not_raised_and_always_raise_others() -> None:
+    pairs = PAIRS.format("b", "a").replace(" z)", " z16)")
+    wide = pairs + WEIGHT.format("b") + "    [b] b = Conv (bd, bwd)\n"
+    units = tuple(Unit(name, (f"{name}.q",)) for name in "aby")
+    found = raises_of(work_of_text(layer("a", "x") + wide + layer("y", "b")), units)
+    assert found == {"a": {"b", ""}, "y": {""}}
 
 
 def test_a_raise_costs_an_eighth_of_the_layer_and_not_of_its_unit() -> None:
@@ -218,6 +227,19 @@ def test_the_lowered_file_is_checked_against_the_canonical_one(done: Path, capsy
     capsys.readouterr()
     assert verb("lint", done / "model.partial.onnx", "--for", "qnn") == 1
     assert "SQ80" in capsys.readouterr().out
+
+
+def test_the_cost_planner_counts_multiply_accumulates_and_no_times(
+    done: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "cost"
+    shutil.copytree(done, out)
+    cost = ("--planner", "cost", "--for", "qnn")
+    assert verb("plan", out, "--target", "0.8", *FORMATS, *cost) == 0
+    plan = RunDir(out).plan()
+    assert plan.predicted_ms is None
+    assert any("the bit operations of everything in INT8" in note for note in plan.notes)
+    assert not (out / "costs.json").exists()
 
 
 def test_another_target_is_answered_with_its_own_raised_layers(done: Path, tmp_path: Path) -> None:

@@ -108,3 +108,8 @@ def test_a_relu_belongs_to_a_convolution_if_its_pair_cuts_at_zero(
 def test_what_pads_in_float_is_found(body: str, is_found: bool) -> None:
     example = Example(qdq("x", zero="u128") + body)
     assert [one.code for one in lint_model(example.model(), "qnn")] == ["SQ802"] * is_found
+
+
+def test_what_pads_in_float_behind_16_bits_is_not_found() -> None:
+    body = qdq("x", "s16", "h") + "y = Conv <pads = [1, 1, 1, 1]> (xd, w)"
+    assert lint_model(Example(body, opset=21, constants=WIDE).model(), "qnn") == []

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import chain
 
@@ -15,7 +15,7 @@ import onnx_ir as ir
 
 from sensitivity.onnx_graph import qdq
 from sensitivity.onnx_graph.matching import match_or_none, matches, needed, require
-from sensitivity.onnx_graph.uses import BIAS_INPUT, MOVERS
+from sensitivity.onnx_graph.uses import BIAS_INPUT, MOVERS, format_of
 from sensitivity.onnx_graph.walk import (
     input_at,
     made_by,
@@ -112,8 +112,9 @@ class Work:
     """The quantized layers of a file, in the file's order, and the tensors between them.
 
     readers: name of a node -> quantizers of the operations that read its output, directly or
-        through operations without weights, and OUTSIDE if the model gives it or a layer that is
-        never quantized reads it.
+        through operations without weights, and OUTSIDE if the model gives it, or an operation reads
+        it that is never quantized or has 16-bit activations in the file. None for a node that has
+        these itself.
     """
 
     layers: tuple[Layer, ...]
@@ -205,7 +206,9 @@ def work(
         names = layer.quantizers if quantizers is None else quantizers[layer.node]
         found.append(Layer(name_of(layer.node), names, _shape(layer, shapes)))
         links += _links(layer, layers.by_node, shapes)
-        read_by = _quantizers_after(layer.end, layers.by_node, quantizers)
+        read_by: Iterable[str] = ()
+        if not _is_wide(layer.activation):
+            read_by = _quantizers_after(layer.end, layers.by_node, quantizers)
         readers[name_of(layer.node)] = tuple(dict.fromkeys(read_by))
     return Work(tuple(found), tuple(links), readers)
 
@@ -282,6 +285,11 @@ def _unrounded(value: ir.Value | None) -> ir.Value:
 def _is_product(node: ir.Node) -> bool:
     """Return whether this layer multiplies two activations."""
     return qdq.weight(node) is None
+
+
+def _is_wide(pair: qdq.Pair) -> bool:
+    """Return whether an activation's pair has 16 bits."""
+    return format_of(pair) == "INT16"
 
 
 def _quantizer(pair: qdq.Pair) -> str:
@@ -370,14 +378,14 @@ def _quantizers_after(
     quantizers: Mapping[ir.Node, tuple[str, ...]] | None,
 ) -> Iterator[str]:
     """Yield the quantizers that this value reaches without passing a node with a weight, and
-    OUTSIDE if it reaches an output of the graph without a pair, or a node with a weight that is not
-    quantized.
+    OUTSIDE if it reaches an output of the graph without a pair, a pair of 16 bits, or a node with a
+    weight that is not quantized.
 
     quantizers: as for `work`.
     """
     for passed in _values_after(value, layers):
         pair = qdq.pair_of(passed)
-        if passed.is_graph_output() and pair is None:
+        if (passed.is_graph_output() and pair is None) or (pair is not None and _is_wide(pair)):
             yield OUTSIDE
         for reader in passed.consumers():
             if reader not in layers and qdq.weight(reader) is not None:

@@ -77,9 +77,10 @@ def formats_meet(subject: Subject) -> Iterator[Hit]:
     "padded-in-float",
     "error",
     QNN,
-    why="If its output is not quantized, an operation behind a pair is a float one for QNN. It "
-    "then pads with the lowest value of the pair instead of with 0, without any message: wrong "
-    "values along the border of Conv, and everywhere in a ConvTranspose.",
+    why="If its output is not quantized, an operation behind a pair is a float one for QNN. Behind "
+    "8 bits it then pads with the lowest value of the pair instead of with 0, without any message: "
+    "wrong values along the border of Conv, and everywhere in a ConvTranspose. Behind 16 bits it "
+    "pads with 0.",
     fix="Put a pair after the operation, or after its Relu if the zero point is the smallest value "
     "of its type. 'sensitivity export --for qnn' does so, and quantize_static with "
     "get_qnn_qdq_config of ONNX Runtime.",
@@ -91,9 +92,11 @@ def formats_meet(subject: Subject) -> Iterator[Hit]:
     ),
 )
 def padded_in_float(subject: Subject) -> Iterator[Hit]:
-    """Find operations that pad what a pair gives them, and whose output is not quantized."""
+    """Find operations that pad what a pair of 8 bits gives them, and whose output is not
+    quantized."""
     for node in subject.nodes:
-        if _pads(node) and _types_before(node) and not _types_after(node):
+        is_narrow = _types_before(node)[:1] in (["uint8"], ["int8"])
+        if _pads(node) and is_narrow and not _types_after(node):
             yield name_of(node), f"expected only a Q/DQ pair after this {node.op_type}, got float"
 
 

@@ -394,13 +394,14 @@ def _cost_and_probe(
     session: Session, settings: SearchSettings, runtime: Runtime
 ) -> AbstractContextManager[tuple[CostModel | None, Probe | None]]:
     """Return the cost model and the probe; (None, None) for a planner that counts layers, unless a
-    cost was asked for, or 16 bits for a target on which they spread to other layers."""
+    cost was asked for, or 16 bits for a target on which they spread to other layers: these have no
+    times here."""
     one_type = pays_for_borders(settings)
     usual: CostName = "macs" if form_of(session.source) == "onnx" else "table"
-    if settings.cost is None and not wants_cost(settings.planner):
-        if not one_type:
-            return nullcontext((None, None))
+    if one_type:
         usual = "operations"
+    elif settings.cost is None and not wants_cost(settings.planner):
+        return nullcontext((None, None))
     return lazy.cost_model.cost_and_probe(
         session, settings.cost or usual, runtime, settings.threads, one_type=one_type
     )
