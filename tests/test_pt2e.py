@@ -13,7 +13,13 @@ import numpy as np
 import pytest
 import torch
 from support.models import Branches, batch, seeded
-from support.pt2e_models import INPUTS, WeightedLayers, aten, quantized_by_pt2e
+from support.pt2e_models import (
+    INPUTS,
+    WeightedLayers,
+    aten,
+    quantized_by_pt2e,
+    without_float_weights,
+)
 from torch import Tensor, nn
 from torchao.quantization.pt2e import MinMaxObserver
 from torchao.quantization.pt2e.quantize_pt2e import prepare_pt2e
@@ -109,18 +115,26 @@ def saved_and_loaded(model: Any, x: Tensor) -> Any:
     return torch.export.load(buffer).module()
 
 
-def test_where_the_float_weights_are_gone_they_are_restored_by_dequantizing_and_it_is_said(
-    converted: Any,
-) -> None:
+def test_a_graph_that_was_saved_and_loaded_still_has_its_float_weights(converted: Any) -> None:
     x = batch(6, 16)
     source = Pt2eModel(saved_and_loaded(converted, x))
+    assert source.warnings == ()
+    with torch.no_grad():
+        assert_close(outputs(source, off(source), x), seeded(Branches)(x))
+
+
+def test_where_the_float_weights_are_gone_they_are_dequantized_and_it_is_said() -> None:
+    x = batch(6, 16)
+    folded = without_float_weights(quantized_by_pt2e(seeded(Branches), x))
+    source = Pt2eModel(folded)
     assert source.warnings[0].startswith("7 of 7 weights exist as integers only")
+    assert "fold_quantize=False" in source.warnings[0]
     weights = frozenset(
         quantizer.name for quantizer in source.quantizers if quantizer.role == "weight"
     )
     assert len(weights) == 7
     with torch.no_grad():
-        assert all(map(torch.equal, flat(outputs(source, frozenset(), x)), flat(converted(x))))
+        assert all(map(torch.equal, flat(outputs(source, frozenset(), x)), flat(folded(x))))
     assert all(
         map(torch.equal, flat(outputs(source, weights, x)), flat(outputs(source, frozenset(), x)))
     )
@@ -262,7 +276,8 @@ def test_asymmetric_ranges_are_replayed_and_reported_before_an_export_that_refus
     assert simulator_for(source, batch(6, 16)).name == "replay"
     with pytest.raises(
         ExportError,
-        match=r"to be symmetric and signed .*, got integers 0 to 255 with zero point",
+        match=r"to be symmetric and signed .*, got integers 0 to 255 with zero point .*"
+        "qscheme=torch.per_tensor_symmetric in PT2E",
     ):
         export_files(
             source, batch(6, 16), layers(source.quantizers), [], tmp_path, fingerprint="f00d"

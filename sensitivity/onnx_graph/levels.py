@@ -41,8 +41,9 @@ def level_type(name: str, grid: Grid) -> ir.DataType:
         return kinds[grid.high]
     raise ExportError(
         f"Expected {name} to be symmetric and signed with 4, 8 or 16 bits, got integers {grid.low} "
-        f"to {grid.high} with zero point {grid.zero_point}; calibrate it with unsigned=False, or "
-        "leave its layer out."
+        f"to {grid.high} with zero point {grid.zero_point}; calibrate it with a symmetric range "
+        "(unsigned=False in ModelOpt and pytorch-quantization, qscheme=torch.per_tensor_symmetric "
+        "in PT2E), or leave its layer out."
     )
 
 

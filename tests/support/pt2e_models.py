@@ -77,3 +77,12 @@ def quantized_by_pt2e(
         if calibrate:
             prepared(*inputs)
         return convert_pt2e(prepared, fold_quantize=fold)
+
+
+def without_float_weights(converted: Any) -> Any:
+    """The graph without the float weights that folding left in it."""
+    read = {str(node.target) for node in converted.graph.find_nodes(op="get_attr")}
+    for name in [name for name, _ in converted.named_parameters() if name not in read]:
+        path, _, attribute = name.rpartition(".")
+        delattr(converted.get_submodule(path), attribute)
+    return converted

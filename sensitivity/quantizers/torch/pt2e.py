@@ -31,8 +31,8 @@ HOW = "call torchao's prepare_pt2e, the calibration and convert_pt2e"
 RESTORED = (
     "{} of {} weights exist as integers only, without the float values that they were rounded "
     "from: the float baseline has them rounded, and leaving out such a layer restores what it "
-    "reads, not its weights. Give the model as convert_pt2e made it, not one that was saved and "
-    "loaded, to have them compared."
+    "reads, not its weights. To have them compared, give the model as convert_pt2e(prepared, "
+    "fold_quantize=False) makes it."
 )
 NOT_SYMMETRIC = (
     "{} of {} quantizers are not symmetric and signed: they can be ranked and planned with, but "

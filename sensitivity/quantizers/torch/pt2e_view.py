@@ -223,7 +223,7 @@ class View:
         self._modules: set[str] = set()
         for node in model.graph.nodes:
             self._modules.update(dict(_stack(node)))
-        self._floats = _unused_floats(model)
+        self._floats = _floats(model)
         self._layers: dict[str, str] = {}  # Path of a new module -> its layer.
         self._shared: dict[Any, PairQuantizer] = {}
         self._outputs: dict[fx.Node, fx.Node] = {}
@@ -556,9 +556,9 @@ def _submodule(module: nn.Module, path: str) -> nn.Module | None:
         return None
 
 
-def _unused_floats(model: fx.GraphModule) -> dict[str, Tensor]:
-    """Return the float parameters that the graph does not read, which folding leaves behind."""
-    unused: dict[str, Tensor] = dict(model.named_parameters())
-    for node in model.graph.find_nodes(op="get_attr"):
-        unused.pop(str(node.target), None)
-    return {name: value for name, value in unused.items() if value.is_floating_point()}
+def _floats(model: fx.GraphModule) -> dict[str, Tensor]:
+    """Return the float parameters, first those that the graph does not read, which folding leaves
+    behind."""
+    floats = {name: value for name, value in model.named_parameters() if value.is_floating_point()}
+    read = {str(node.target) for node in model.graph.find_nodes(op="get_attr")}
+    return dict(sorted(floats.items(), key=lambda item: item[0] in read))
