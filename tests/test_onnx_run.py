@@ -15,8 +15,10 @@ from support.onnx_models import float_file, images, labelled, run_file, static_f
 
 from sensitivity.errors import TaskError
 from sensitivity.exporters.agreement import most_agree
+from sensitivity.onnx_graph import qdq
 from sensitivity.onnx_task import onnx_task
 from sensitivity.quantizers.onnx.model import OnnxModel
+from sensitivity.quantizers.onnx.qdq import OnnxQdqModel
 from sensitivity.tasks.base import EvaluateTask
 
 
@@ -135,6 +137,33 @@ def test_later_verbs_work_on_the_run_directory_alone(
     assert verb("export", done) == 0
     assert verb("bench", done, "--rounds", "5", "--threads", "1", "--accuracy") == 0
     assert "measured in onnxruntime on holdout: float 100.0 %" in capsys.readouterr().out
+
+
+def test_later_verbs_take_the_run_of_a_file_whose_constants_have_no_names(
+    tmp_path: Path, made: Path
+) -> None:
+    """Reading them through onnx_ir names them."""
+    model = onnx.load(made / "int8.onnx")
+    (output,) = model.graph.output
+    for node in model.graph.node:
+        node.output[:] = ["kept" if name == output.name else name for name in node.output]
+    shape = onnx.numpy_helper.from_array(np.array([0, -1]))
+    model.graph.node.extend(
+        [
+            onnx.helper.make_node("Constant", [], ["shape"], name="constant", value=shape),
+            onnx.helper.make_node("Reshape", ["kept", "shape"], [output.name], name="reshape"),
+        ]
+    )
+    file = tmp_path / "int8.onnx"
+    onnx.save(model, file)
+    source = OnnxQdqModel(OnnxModel(file))
+    before = source.fingerprint()
+    nodes = {node.op_type: node for node in source.model.graph.graph}
+    assert qdq.constant(nodes["Constant"].outputs[0]).tolist() == [0, -1]
+    assert nodes["Constant"].attributes["value"].as_tensor().name == "shape"
+    assert source.fingerprint() == before
+    assert verb("scan", file, "--data", made / "data.npz", "--out", tmp_path / "run") == 0
+    assert verb("plan", tmp_path / "run", "--max-drop", "20pt", "--no-recalibrate") == 0
 
 
 def test_lowering_the_files_of_a_qdq_source_is_refused(
@@ -291,6 +320,7 @@ def test_data_of_no_known_kind_is_reported(
 COLLAPSED = """
 from sensitivity import EvaluateTask
 from sensitivity.quantizers.onnx.model import OnnxModel
+from sensitivity.quantizers.onnx.qdq import OnnxQdqModel
 
 def task():
     model = OnnxModel({path!r})

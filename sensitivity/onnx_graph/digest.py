@@ -6,6 +6,27 @@ import hashlib
 from pathlib import Path
 
 import onnx
+import onnx_ir as ir
+
+
+def content(model: ir.Model) -> bytes:
+    """Return the model as bytes, which are the same for equal models.
+
+    Values of attributes lose their names: `onnx_ir.convenience.get_const_tensor` gives those of
+    Constants the name of the node's output, so that reading a model would change it.
+    """
+    proto = ir.to_proto(model)
+    _remove_names(proto.graph)
+    return bytes(proto.SerializeToString(deterministic=True))
+
+
+def _remove_names(graph: onnx.GraphProto) -> None:
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("t"):
+                attribute.t.ClearField("name")
+            for body in (attribute.g, *attribute.graphs):
+                _remove_names(body)
 
 
 def digest(file: Path) -> str:

@@ -15,12 +15,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import onnx_ir as ir
 from numpy.typing import NDArray
 
 from sensitivity.errors import ModelError
 from sensitivity.onnx_graph.clamps import UNLIMITED
 from sensitivity.onnx_graph.connections import connections
+from sensitivity.onnx_graph.digest import content
 from sensitivity.onnx_graph.levels import E4M3, FIRST_OPSET
 from sensitivity.onnx_graph.qdq_groups import belonging, meeting_uses
 from sensitivity.onnx_graph.reach import (
@@ -202,7 +202,7 @@ class OnnxQdqModel:
         return NO_FLOAT_WEIGHTS if lacks_float_weights(self.model, self._uses) else None
 
     def fingerprint(self) -> str:
-        digest = hashlib.sha256(ir.to_proto(self.model.graph).SerializeToString(deterministic=True))
+        digest = hashlib.sha256(content(self.model.graph))
         for name, values in sorted(self.model.weights.items()):
             digest.update(name.encode() + np.ascontiguousarray(values).tobytes())
         digest.update(repr(sorted(self.model.clamps.items())).encode())
