@@ -456,6 +456,7 @@ def test_a_lowered_file_that_does_not_hold_is_refused_or_left_out_with_its_reaso
     example = Example(named_arrays(torch.rand(2, 3, 32, 32)))
     with pytest.raises(ExportError, match=r"Expected outputs of model\.int8\.openvino\.onnx"):
         lowered.lower_files(mine, ["openvino"], example)
+    assert not (tmp_path / "model.int8.openvino.onnx").exists()
     reasons: dict[str, str] = {}
     assert lowered.lower_files(mine, ["openvino"], example, left_out=reasons) == {}
     assert (

@@ -30,7 +30,7 @@ def lower_files(
     files: canonical files by variant ("float", "int8", "partial").
     left_out: receives the name of each file that does not compute what it should -> the reason. The
         file is removed and the canonical one serves instead; for ONNX Runtime a copy of it, if that
-        runtime would compute it differently. None raises ExportError instead.
+        runtime would compute it differently. None raises ExportError once it is removed.
     """
     checks = {}
     for target in targets:
@@ -46,9 +46,9 @@ def lower_files(
                 judged = scoring and scoring.of(variant)
                 check = check_lowering(canonical, lowered, files["float"], example, judged)
             except ExportError as error:
+                lowered.unlink(missing_ok=True)
                 if left_out is None:
                     raise
-                lowered.unlink(missing_ok=True)
                 reason = "left out, so the canonical file is benched"
                 copied = None
                 if target == "onnxruntime":

@@ -36,6 +36,12 @@ FP16_TOLERANCE = 0.01
 """Largest relative RMS of files that quantize little or nothing."""
 
 
+USE_CANONICAL = "use the canonical file"
+INSTEAD = {"qnn": "quantize the float model with the settings of `export --config ort`"}
+"""Target -> what serves in place of a lowered file that is wrong, where the canonical one does
+not."""
+
+
 def check_lowering(
     canonical: Path,
     lowered: Path,
@@ -73,7 +79,7 @@ def check_lowering(
         raise ExportError(
             f"Expected outputs of {lowered.name} to differ from {canonical.name} by at most "
             f"{limit:.2g} (relative RMS), got {rms:.2g}, where quantization itself changes "
-            f"{own:.2g}; use the canonical file."
+            f"{own:.2g}; {INSTEAD.get(target, USE_CANONICAL)}."
         )
     metric = None
     if scoring is not None:
