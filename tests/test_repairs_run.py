@@ -176,7 +176,7 @@ def test_roundings_learned_beside_activations_of_16_bits_stay_with_them_alone(
     planned(out, target=0.99, formats="int8,int16,float")
     found = RunDir(out).read("recalibration.json", Recalibration)
     wide = RunDir(out).read("frontier.json", Frontier).wide
-    assert set(found.fitted_wide) == {"conv5", "conv6"}
+    assert set() < set(found.fitted_wide) < set(wide), "some have 16 bits, others only may"
     for unit, ranges in wide.items():
         weights = [one for one in ranges if one.quantizer.endswith("weight_quantizer")]
         assert bool(weights) == (unit not in found.fitted_wide), unit
