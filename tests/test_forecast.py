@@ -77,18 +77,18 @@ def test_a_scan_takes_every_unit_or_a_race(
         # float and one set on confirm, two on holdout; 8 units of the order on 32 samples; at most
         # float, everything in INT8, log2(20) sets and 4, one more on holdout, and 20 places
         (SIZE, {"no_recalibrate": True}, (400 + 600, 11 * 200 + 900 + 4096)),
-        (SIZE, {}, (1000, 7196 + 20 * (100 + 6 * 64))),
+        (SIZE, {}, (1000, 7196 + 20 * (100 + 6 * 32))),
         # all of INT8 misses the target: a quarter of those places, and repairs, are sure
-        (replace(SIZE, misses=True), {}, (1256 + 20 * 96 + 12 * 100, 7196 + 20 * (100 + 6 * 64))),
+        (replace(SIZE, misses=True), {}, (1256 + 20 * 48 + 12 * 100, 7196 + 20 * (100 + 6 * 32))),
         (replace(SIZE, misses=False), {}, (1000, 7196)),
         # 150 steps on 32 samples, each of which counts as 6 forwards
-        (TUNED, {}, (1256 + 1920 + 1200, 7196 + 20 * 484 + 28_800)),
-        (TUNED, {"fine_tune": "never"}, (1256 + 1920 + 1200, 7196 + 20 * 484)),
-        (replace(TUNED, sample_s=0.1), {}, (1256 + 1920 + 1200, 7196 + 20 * 484)),
+        (TUNED, {}, (1256 + 960 + 1200, 7196 + 20 * 292 + 28_800)),
+        (TUNED, {"fine_tune": "never"}, (1256 + 960 + 1200, 7196 + 20 * 292)),
+        (replace(TUNED, sample_s=0.1), {}, (1256 + 960 + 1200, 7196 + 20 * 292)),
         (
             replace(TUNED, sample_s=0.1),
             {"fine_tune": "always"},
-            (1256 + 1920 + 1200 + 28_800, 7196 + 20 * 484 + 28_800),
+            (1256 + 960 + 1200 + 28_800, 7196 + 20 * 292 + 28_800),
         ),
         (SIZE, {"no_recalibrate": True, "signal": "metric"}, (1000, 3100)),
         # the search begins with a part of confirm, unless the scan is exact

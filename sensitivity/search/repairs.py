@@ -7,8 +7,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from operator import attrgetter
 
-import numpy as np
-
 from sensitivity.measure.ranking import Aggregate, gain, per_sample
 from sensitivity.measure.soft import Comparer
 from sensitivity.measure.study import Study
@@ -16,13 +14,16 @@ from sensitivity.records import Estimate, Range, Recalibrated, Scores, Unit, Var
 from sensitivity.search.ranges import (
     ALPHA,
     LOOKS,
-    SIGNAL_SAMPLES,
     is_above,
     is_nearer,
     recalibrated_unit,
 )
 from sensitivity.signals.base import Signal
 from sensitivity.tasks.base import mean
+
+REPAIR_LOOKS = (*LOOKS, 64)
+"""Numbers of samples on which outputs are compared with float's, until it is clear whether they are
+nearer."""
 
 Pair = tuple[Range, Range]
 """The original range of a quantizer, and its new one."""
@@ -107,15 +108,16 @@ def _is_better(
 
 
 def _is_nearer(study: Study, variants: Sequence[Variant], signal: Signal | None) -> bool:
-    """Return whether the outputs of the second variant are credibly nearer to float's."""
+    """Return whether the outputs of the second variant are credibly nearer to float's: by the
+    ratios of the distances, or on the last look by the mean, which a repair may lower by a few
+    samples alone."""
     if signal is None:
         return False
-    for samples in LOOKS:
+    alpha = ALPHA / (1 + len(REPAIR_LOOKS))
+    for samples in REPAIR_LOOKS:
         before, after = study.measurer.distortion(
-            signal, variants, study.float_variant, SIGNAL_SAMPLES, until=samples
+            signal, variants, study.float_variant, max(REPAIR_LOOKS), until=samples
         )
-        if is_nearer(before, after, ALPHA / len(LOOKS)):
+        if is_nearer(before, after, alpha):
             return True
-        if np.mean(after) >= np.mean(before):
-            return False
-    return False
+    return is_above(before, after, alpha)
