@@ -244,19 +244,25 @@ def test_corrections_on_parts_of_a_batch_are_those_on_the_whole(source):
         assert one.bias == pytest.approx(other.bias, abs=1e-6)
 
 
+FAR = np.arange(64) % 8 == 3
+"""Samples whose outputs are far from float's."""
+
+
 class Told(Measurer):
     """A measurer that gives these scores and distortions by the number of ranges of a variant."""
 
     levels: dict[int, float]
-    moved: dict[int, float]
+    moved: dict[int, Any]
 
     def scores(self, variants: Any, split: str, what: str) -> list[Scores]:
         assert split == "rank"
         return [self._told(self.levels, variant) for variant in variants]
 
-    def distortion(self, signal: Any, variants: Any, reference: Any, samples: int) -> list[Scores]:
-        noise = np.random.default_rng(0).normal(0, 1e-3, 200)
-        return [self.moved[len(variant.ranges)] + noise for variant in variants]
+    def distortion(
+        self, signal: Any, variants: Any, reference: Any, samples: int, *, until: int | None = None
+    ) -> list[Scores]:
+        noise = np.random.default_rng(0).normal(0, 1e-3, 64)
+        return [(self.moved[len(variant.ranges)] + noise)[:until] for variant in variants]
 
     def _told(self, levels: dict[int, float], variant: Variant) -> Scores:
         return (np.arange(200) < 200 * levels[len(variant.ranges)]).astype(float)
@@ -269,8 +275,18 @@ class Told(Measurer):
         ({0: 0.5, 2: 0.5}, {0: 0.2, 2: 0.2}, False),
         ({0: 0.5, 2: 0.6}, {0: 0.2, 2: 0.2}, True),
         ({0: 0.5, 2: 0.495}, {0: 0.2, 2: 0.1}, False),
+        # a little farther on most, and half as far on the few that are far off
+        ({0: 0.5, 2: 0.5}, {0: 0.1 + 1.9 * FAR, 2: 0.11 + 0.89 * FAR}, True),
+        ({0: 0.5, 2: 0.5}, {0: 0.11 + 0.89 * FAR, 2: 0.1 + 1.9 * FAR}, False),
     ],
-    ids=["nearer", "no nearer and no better", "better", "nearer but worse"],
+    ids=[
+        "nearer",
+        "no nearer and no better",
+        "better",
+        "nearer but worse",
+        "nearer on the mean",
+        "farther on the mean",
+    ],
 )
 def test_a_repair_of_all_is_kept_where_the_metric_does_not_fall_and_something_is_credibly_better(
     source, tmp_path, levels, moved, taken
