@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import gc
 import hashlib
 import importlib.util
 import json
@@ -264,9 +265,16 @@ def run_pytest(files: Iterable[str], *plugins: object) -> int:
 
 
 def in_fork(work: Callable[[], int], limit_s: int) -> int | None:
-    """The exit code of `work` in a forked process that prints nothing; None if it was killed."""
+    """The exit code of `work` in a forked process that prints nothing; None if it was killed.
+
+    The process collects no garbage of this one: an ONNX Runtime session waits for its threads,
+    which a fork does not have.
+    """
+    gc.collect()
+    gc.freeze()
     child = os.fork()
     if child == 0:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)  # pytest-timeout's would not end the process
         signal.alarm(limit_s)
         silence = os.open(os.devnull, os.O_WRONLY)
         os.dup2(silence, 1)
@@ -276,6 +284,7 @@ def in_fork(work: Callable[[], int], limit_s: int) -> int | None:
             code = work()
         finally:
             os._exit(code)
+    gc.unfreeze()
     status = os.waitpid(child, 0)[1]
     return os.WEXITSTATUS(status) if os.WIFEXITED(status) else None
 
