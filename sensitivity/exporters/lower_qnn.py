@@ -19,7 +19,7 @@ from sensitivity.onnx_graph.passes.float_biases import FloatBiases
 from sensitivity.onnx_graph.passes.join_slices import JoinSlices
 from sensitivity.onnx_graph.passes.one_type import OneType
 from sensitivity.onnx_graph.passes.room_for_bias import RoomForBias
-from sensitivity.onnx_graph.passes.skip_uses import MICROSOFT, WIDE_FROM
+from sensitivity.onnx_graph.passes.skip_uses import wide_domain
 from sensitivity.onnx_graph.passes.tidy import tidy
 from sensitivity.onnx_graph.passes.unsigned import UnsignedActivations
 from sensitivity.onnx_graph.walk import of_kind
@@ -45,13 +45,14 @@ class WidePairs(ir.passes.InPlacePass):
     """Takes pairs of 16 bits from ONNX Runtime's own domain in files of an opset that has none."""
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        if model.opset_imports.get("", 0) >= WIDE_FROM:
+        domain = wide_domain(model)
+        if not domain:
             return ir.passes.PassResult(model, modified=False)
         wide = [node for node in of_kind(model.graph, *qdq.PAIR) if _is_wide(node)]
         for node in wide:
-            node.domain = MICROSOFT
+            node.domain = domain
         if wide:
-            model.opset_imports[MICROSOFT] = 1
+            model.opset_imports[domain] = 1
         return ir.passes.PassResult(model, modified=bool(wide))
 
 

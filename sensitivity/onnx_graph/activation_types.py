@@ -105,7 +105,7 @@ class ActivationTypes:
         """Return the most bits in which a value is wanted; 0 if nothing reads it."""
         wanted = map(self._wanted_by, self.reads.get(value, ()))
         given = (bits_of(qdq.pair_of(output)) or WIDE for output in self.given.get(value, ()))
-        return max(0, 0, *given, *wanted)
+        return max((*given, *wanted), default=0)
 
     def _wanted_by(self, read: Read) -> int:
         bits = self._bits[read.node]

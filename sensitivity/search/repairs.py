@@ -11,13 +11,7 @@ from sensitivity.measure.ranking import Aggregate, gain, per_sample
 from sensitivity.measure.soft import Comparer
 from sensitivity.measure.study import Study
 from sensitivity.records import Estimate, Range, Recalibrated, Scores, Unit, Variant
-from sensitivity.search.ranges import (
-    ALPHA,
-    LOOKS,
-    is_above,
-    is_nearer,
-    recalibrated_unit,
-)
+from sensitivity.search.ranges import ALPHA, LOOKS, is_above, is_nearer, recalibrated_unit
 from sensitivity.signals.base import Signal
 from sensitivity.tasks.base import mean
 

@@ -25,11 +25,7 @@ from sensitivity.search.soft_judge import MORE_SAMPLES
 from sensitivity.session import Session
 from sensitivity.signals.soft import has_soft_drop
 from sensitivity.steps.bench import AFFORDABLE_S, USUAL_ROUNDS, WARMUP_ROUNDS
-from sensitivity.steps.export import (
-    EXAMPLE_SAMPLES,
-    METRIC_BATCHES,
-    metric_samples,
-)
+from sensitivity.steps.export import EXAMPLE_SAMPLES, METRIC_BATCHES, metric_samples
 from sensitivity.tasks.batches import batch_size
 
 STEPS = ("check", "scan", "plan", "export", "bench", "report")

@@ -14,7 +14,7 @@ from sensitivity.onnx_graph.clamps import cuts_like
 from sensitivity.onnx_graph.passes.apart_on_qnn import changes_nothing
 from sensitivity.onnx_graph.passes.initializers import add
 from sensitivity.onnx_graph.passes.new_pair import new_dequantize, new_pair
-from sensitivity.onnx_graph.passes.quantize_outputs import SAME_GRID, Grid
+from sensitivity.onnx_graph.passes.quantize_outputs import SAME_GRID, Grid, over_range
 from sensitivity.onnx_graph.walk import is_kind, not_none, of_kind, only_user, value_name
 
 TYPES: dict[int, type[np.uint8] | type[np.uint16]] = {8: np.uint8, 16: np.uint16}
@@ -81,7 +81,7 @@ class _Grids:
                 "Expected a file with the ranges of all activations to write each of them in one "
                 f"type, got none for {value.name}; export the run again."
             )
-        return over_range(min(low for low, _ in known), max(high for _, high in known), bits)
+        return over_range(min(low for low, _ in known), max(high for _, high in known), TYPES[bits])
 
     def _own(self, values: Iterable[ir.Value], bits: int) -> Iterator[Grid]:
         """Yield the grids of the pairs with these bits on any of the values."""
@@ -125,13 +125,6 @@ def _kind_of_maker(value: ir.Value) -> str:
     """Return the operation that gives a value; "" for an input of the graph."""
     node = value.producer()
     return "" if node is None else node.op_type
-
-
-def over_range(low: float, high: float, bits: int) -> Grid:
-    """Return the grid that spreads unsigned integers over a range, which is widened to hold 0."""
-    low, high = min(low, 0.0), max(high, 0.0)
-    scale = (high - low) / (2**bits - 1) or 1.0
-    return np.array(scale, np.float32), np.array(round(-low / scale), TYPES[bits])
 
 
 def _values_alike(types: ActivationTypes) -> Mapping[ir.Value, list[ir.Value]]:
@@ -219,7 +212,7 @@ def _quantize_constants(graph: ir.Graph, node: ir.Node, bits: int) -> None:
         constant = qdq.constant(value)
         if value is None or constant is None:
             continue
-        scale, zero_point = over_range(float(constant.min()), float(constant.max()), bits)
+        scale, zero_point = over_range(float(constant.min()), float(constant.max()), TYPES[bits])
         levels = np.clip(np.rint(constant / scale) + zero_point, 0, 2**bits - 1)
         name = f"{node.name}.{value.name}"
         stored = add(graph, f"{name}.quantized", levels.astype(TYPES[bits]))

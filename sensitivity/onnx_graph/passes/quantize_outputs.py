@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -127,7 +128,14 @@ class QuantizeOutputs(RewriteInTurn[ir.Value, _Output]):
         scale = (high - low) / 255
         require(np.isfinite(scale))
         require(SMALLEST_SCALE <= scale <= COARSEST * _next_scale(value))
-        return np.array(scale, np.float32), np.array(round(-low / scale), np.uint8)
+        return over_range(low, high, np.uint8)
+
+
+def over_range(low: float, high: float, dtype: type[np.unsignedinteger[Any]]) -> Grid:
+    """Return the grid that spreads unsigned integers over a range, which is widened to hold 0."""
+    low, high = min(low, 0.0), max(high, 0.0)
+    scale = (high - low) / np.iinfo(dtype).max or 1.0
+    return np.array(scale, np.float32), np.array(round(-low / scale), dtype)
 
 
 def _grid_of_input(node: ir.Node) -> Grid:

@@ -17,9 +17,6 @@ from sensitivity.onnx_graph.walk import of_kind, value_name
 
 UNSIGNED = {np.dtype(np.int8): ir.DataType.UINT8, np.dtype(np.int16): ir.DataType.UINT16}
 """Signed type -> the unsigned one that it becomes."""
-
-SHIFTS = {np.dtype(np.int8): 128, np.dtype(np.int16): 32768}
-"""Signed type -> what is added to its levels."""
 BEYOND = 1.1
 """Largest end of a range for zero point 0, as a multiple of the end of the grid. Ranges come from
 the quantized model, whose values go a few per cent beyond those of the float model that amax comes
@@ -66,12 +63,12 @@ class UnsignedActivations(RewriteInTurn[ir.Node, _Signed]):
         zero_point = needed(qdq.constant(qdq.zero_point_value(place)))
         of_weight = qdq.constant(source) is not None
         require(not of_weight)
-        require(zero_point.dtype in SHIFTS)
+        require(zero_point.dtype in UNSIGNED)
         return _Signed(place, source, zero_point)
 
     def rewrite(self, graph: ir.Graph, found: _Signed) -> None:
         quantize, zero_point = found.quantize, found.zero_point
-        shift = 0 if self._keeps_0(found) else SHIFTS[zero_point.dtype]
+        shift = 0 if self._keeps_0(found) else -np.iinfo(zero_point.dtype).min
         unsigned = UNSIGNED[zero_point.dtype]
         shifted = (zero_point.astype(np.int64) + shift).astype(unsigned.numpy())
         name = value_name(qdq.zero_point_value(quantize)) or "zero_point"
@@ -96,5 +93,5 @@ class UnsignedActivations(RewriteInTurn[ir.Node, _Signed]):
             return True
         _, high = self.ranges.get(value_name(found.source), (0.0, np.inf))
         scale = qdq.scales_of(found.quantize)
-        largest = (SHIFTS[found.zero_point.dtype] - 1) * scale
+        largest = np.iinfo(found.zero_point.dtype).max * scale
         return scale.size > 0 and high <= BEYOND * float(largest.min())
