@@ -6,9 +6,10 @@ process.
 In ONNX Runtime the tool is its `quantize_static`, after its own pre-processing, with the types
 that its documentation advises for this processor (uint8 activations, int8 weights). In OpenVINO it
 is `nncf.quantize`, run by the Python at PYTHON, which has nncf and openvino (3.4.0 and 2026.4.1
-here). Both tools get the float file from which our files were exported, and the same calibration
-samples. Weights are random except those of YOLOv8n, which needs SENSITIVITY_ASSETS, since times do
-not depend on the weights.
+here). Both tools get the float file of our files, and the same calibration samples. YOLOX-nano is a
+float ONNX file: ours are what `sensitivity run` makes of it for each runtime. Weights are random
+except those of YOLOv8n and YOLOX-nano, which need SENSITIVITY_ASSETS, since times do not depend on
+the weights.
 """
 
 from __future__ import annotations
@@ -21,21 +22,29 @@ import shlex
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import numpy as np
+import onnx
 import torch
 from files_models import EfficientNet, MobileNetV2, ViT
+from numpy.typing import NDArray
 from runtimes_models import INT8, ResNet18, Subject, with_residuals, yolov8n
 from torch import nn
 
 from sensitivity import optional
-from sensitivity.exporters.lower import LowerTarget, lower_file
+from sensitivity.config import QuantizeFor
+from sensitivity.exporters.lower import lower_file
 from sensitivity.exporters.torch_model import export_files
 from sensitivity.opened import quantized_model
+from sensitivity.quantize.file import METHOD
+from sensitivity.quantize.prepare import float_file, prepared
+from sensitivity.quantize.ranges import ranges
+from sensitivity.quantize.rules import RULES
+from sensitivity.quantize.static import quantized
 from sensitivity.quantizers.base import layers
 from sensitivity.registry import load
 from sensitivity.runtimes.openvino import OpenVinoEngine
@@ -45,7 +54,8 @@ from sensitivity.timing.ratio import median_ratio
 from sensitivity.units.placement import scale_groups, unified_scales
 
 ROOT = Path(__file__).parents[1]
-PEERS: dict[LowerTarget, str] = {"onnxruntime": "quantize_static", "openvino": "nncf.quantize"}
+Runtime = Literal["onnxruntime", "openvino"]
+PEERS: dict[Runtime, str] = {"onnxruntime": "quantize_static", "openvino": "nncf.quantize"}
 WARM_UP = 5
 THREADS = 2
 SAMPLES = 8
@@ -54,8 +64,9 @@ SAMPLES = 8
 NNCF = """
 import sys, numpy, nncf, openvino
 float_file, samples, out = sys.argv[1:]
-data = [{"input": sample[None]} for sample in numpy.load(samples)]
 model = openvino.Core().read_model(float_file)
+name = model.inputs[0].any_name
+data = [{name: sample[None]} for sample in numpy.load(samples)]
 made = nncf.quantize(model, nncf.Dataset(data), subset_size=len(data))
 openvino.save_model(made, out, compress_to_fp16=False)
 """
@@ -88,7 +99,8 @@ NETS = {
     "EfficientNet-like (SiLU, SE)": Net(EfficientNet, 160),
     "ViT, 6 blocks of 192": Net(ViT, 96),
 }
-YOLO = "YOLOv8n"
+YOLO, YOLOX = "YOLOv8n", "YOLOX-nano"
+ROWS = (*NETS, YOLO, YOLOX)
 
 
 def subject_of(name: str) -> Subject:
@@ -107,12 +119,31 @@ def subject_of(name: str) -> Subject:
     return with_residuals(Subject(name, quantized_model(made), batches))
 
 
-def our_files(subject: Subject, folder: Path) -> dict[str, Path]:
-    """Variant -> canonical file, with nothing left out."""
+@dataclass(frozen=True)
+class Files:
+    """What is timed of a network, with nothing left out.
+
+    samples: float32[SAMPLES, 3, side, side], what it was calibrated on.
+    ours: target -> our file for it.
+    """
+
+    unquantized: Path
+    canonical: Path
+    samples: NDArray[np.float32]
+    ours: Mapping[Runtime, Path]
+
+
+def files_of(name: str, folder: Path) -> Files:
+    """The files of a row."""
+    if name == YOLOX:
+        return onnx_files(
+            Path(os.environ["SENSITIVITY_ASSETS"]) / "weights/yolox_nano.onnx", folder
+        )
+    subject = subject_of(name)
     source, units = subject.source, layers(subject.source.quantizers)
     example = subject.calibration[0]
     with unified_scales(source, scale_groups(source, example)):
-        return export_files(
+        made = export_files(
             source,
             example,
             units,
@@ -121,6 +152,32 @@ def our_files(subject: Subject, folder: Path) -> dict[str, Path]:
             fingerprint=source.fingerprint(),
             calibration=subject.calibration,
         )
+    samples = np.concatenate([batch.numpy() for batch in subject.calibration])[:SAMPLES]
+    ours = {
+        target: lower_file(made["int8"], target, folder / f"ours.{target}.onnx") for target in PEERS
+    }
+    return Files(made["float"], made["int8"], samples, ours)
+
+
+def onnx_files(unquantized: Path, folder: Path) -> Files:
+    """The files that are made of a float ONNX file: for each runtime that by its own rules, and as
+    the canonical one that by the rules of TensorRT. The float one has opset 13, which the peers
+    need for a scale per channel."""
+    file = float_file(unquantized, {})
+    (port,) = file.get_inputs()
+    shape = (SAMPLES, *port.shape[1:])
+    samples = np.random.default_rng(0).uniform(0, 255, shape).astype(np.float32)
+    batches = [{port.name: sample[None]} for sample in samples]
+    targets: tuple[QuantizeFor, ...] = (*PEERS, "tensorrt")
+    made: dict[QuantizeFor, Path] = {}
+    for target in targets:
+        rules, model = RULES[target], prepared(file, batches[0])
+        found = ranges(model, batches, METHOD, symmetric=rules.signed)
+        made[target] = folder / f"ours.{target}.onnx"
+        onnx.save(quantized(model, found, rules, unquantized.name), made[target])
+    ready = folder / "float.onnx"
+    onnx.save(prepared(file, batches[0]), ready)
+    return Files(ready, made["tensorrt"], samples, {target: made[target] for target in PEERS})
 
 
 class NncfEngine(OpenVinoEngine):
@@ -133,10 +190,18 @@ class NncfEngine(OpenVinoEngine):
         self._request = self._compiled.create_infer_request()
 
 
-def peer_file(target: LowerTarget, unquantized: Path, samples: Path, nncf: str | None) -> Path:
+def input_of(file: Path) -> str:
+    """The name of the only input."""
+    (port,) = onnx.load(file, load_external_data=False).graph.input
+    return str(port.name)
+
+
+def peer_file(target: Runtime, files: Files, folder: Path, nncf: str | None) -> Path:
     """The file that the runtime's own tool makes of the float file."""
+    unquantized, name = files.unquantized, input_of(files.unquantized)
     if target == "openvino":
-        out = unquantized.with_name("peer.xml")
+        out, samples = folder / "peer.xml", folder / "samples.npy"
+        np.save(samples, files.samples)
         words = [nncf or sys.executable, "-c", NNCF, *map(str, (unquantized, samples, out))]
         done = subprocess.run(words, capture_output=True, text=True)  # noqa: S603
         if done.returncode:
@@ -152,17 +217,17 @@ def peer_file(target: LowerTarget, unquantized: Path, samples: Path, nncf: str |
 
     class Reader(CalibrationDataReader):
         def __init__(self) -> None:
-            self._left = iter(np.load(samples))
+            self._left = iter(files.samples)
 
         def get_next(self) -> dict[str, Any] | None:
             sample = next(self._left, None)
-            return None if sample is None else {"input": sample[None]}
+            return None if sample is None else {name: sample[None]}
 
-    prepared, out = unquantized.with_name("prepared.onnx"), unquantized.with_name("peer.onnx")
+    ready, out = folder / "prepared.onnx", folder / "peer.onnx"
     logging.disable(logging.WARNING)
-    quant_pre_process(str(unquantized), str(prepared), skip_symbolic_shape=True)
+    quant_pre_process(str(unquantized), str(ready), skip_symbolic_shape=True)
     quantize_static(
-        prepared,
+        ready,
         out,
         Reader(),
         quant_format=QuantFormat.QDQ,
@@ -175,27 +240,23 @@ def peer_file(target: LowerTarget, unquantized: Path, samples: Path, nncf: str |
 
 def rows_of(name: str, folder: Path, nncf: str | None, rounds: int) -> list[dict[str, Any]]:
     """One row for each runtime, in milliseconds per sample on two threads, medians over rounds."""
-    subject = subject_of(name)
-    files = our_files(subject, folder)
-    samples = folder / "samples.npy"
-    stacked = np.concatenate([batch.numpy() for batch in subject.calibration])[:SAMPLES]
-    np.save(samples, stacked)
+    files = files_of(name, folder)
+    inputs = {input_of(files.unquantized): files.samples[:1]}
     rows = []
     for target, peer in PEERS.items():
         runtime = load("runtimes", target)()
         timed = {
-            "float": files["float"],
-            "peer": peer_file(target, files["float"], samples, nncf),
-            "canonical": files["int8"],
-            "ours": lower_file(files["int8"], target, folder / f"ours.{target}.onnx"),
+            "float": files.unquantized,
+            "peer": peer_file(target, files, folder, nncf),
+            "canonical": files.canonical,
+            "ours": files.ours[target],
         }
         engines = {
-            cast("Variant", each): NncfEngine(file, files["float"])
+            cast("Variant", each): NncfEngine(file, files.unquantized)
             if file.suffix == ".xml"
             else runtime.build(file, threads=THREADS)
             for each, file in timed.items()
         }
-        inputs = {"input": stacked[:1]}
         found = interleaved(engines, inputs, rounds=rounds, warmup=WARM_UP, per_turn=1)
         times = {str(each): ms for each, ms in found.items()}
         ratio = median_ratio(times["peer"], times["ours"])
@@ -234,7 +295,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--json", type=Path, required=True, help="a table goes beside it, as .md")
     parser.add_argument("--nncf", help="a Python that has nncf and openvino")
     parser.add_argument("--rounds", type=int, default=200)
-    parser.add_argument("--models", nargs="+", choices=[*NETS, YOLO], default=[*NETS, YOLO])
+    parser.add_argument("--models", nargs="+", choices=ROWS, default=ROWS)
     given = parser.parse_args(arguments)
     before = json.loads(given.json.read_text()) if given.json.exists() else {}
     rows = [row for row in before.get("rows", []) if row["model"] not in given.models]
