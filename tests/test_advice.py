@@ -129,6 +129,17 @@ def test_without_latencies_the_price_is_said_to_be_unknown() -> None:
     assert "was not measured: run sensitivity bench" in text
 
 
+def test_no_bench_is_advised_where_no_file_can_be_written() -> None:
+    found = advice(PLAN, (), 28, METRIC, exportable=False)
+    text = " ".join(found.sentences)
+    assert found.choice == "partial"
+    assert "sensitivity bench" not in text
+    assert (
+        "what it costs in speed is not known, since no ONNX file of this model can be written: "
+        "time your toolkit's own export with the same layers left out."
+    ) in text
+
+
 def test_a_plan_that_leaves_everything_out_is_float() -> None:
     names = tuple(unit.name for unit in UNITS)
     assert words(replace(PLAN, skip=names), (), 28, METRIC)[0] == "float"

@@ -15,12 +15,25 @@ REDUCED = ("fp16", "bf16")
 """Precisions in which an FP16 file really ran in 16 bits. A CPU runs it in FP32, which says nothing
 about FP16."""
 
+NO_SPEED = (
+    "what it costs in speed is not known, since no ONNX file of this model can be written: time "
+    "your toolkit's own export with the same layers left out"
+)
 
-def advice(plan: Plan, timings: Sequence[Timing], layers: int, metric: MetricFormat) -> Advice:
+
+def advice(
+    plan: Plan,
+    timings: Sequence[Timing],
+    layers: int,
+    metric: MetricFormat,
+    *,
+    exportable: bool = True,
+) -> Advice:
     """Return the advice on a plan.
 
     timings: of one bench that includes the plan's own file; empty if nothing was timed.
     layers: number of layers in the model.
+    exportable: whether an ONNX file of the model can be written.
     """
     times = dict[str, Timing]()
     for timing in timings:
@@ -36,6 +49,10 @@ def advice(plan: Plan, timings: Sequence[Timing], layers: int, metric: MetricFor
         return Advice("float", tuple(_all_out(plan)))
     if not plan.outside:
         return Advice("ptq", tuple(_enough(plan, int8, metric)))
+    if not exportable:
+        left_out = outside_words(plan, layers)
+        sentence = f"Partial PTQ meets the target on confirm with {left_out}; {NO_SPEED}."
+        return Advice("partial", (sentence, _must_gain(plan, metric)))
     return _partial(plan, times, layers, metric)
 
 
