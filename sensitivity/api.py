@@ -356,13 +356,16 @@ def _export_files(
             "these files."
         )
     targets = lazy.export.targets_of(settings.for_)
-    lazy.export.check_targets(targets, chosen, info.quantizers)
+    refused = lazy.export.refusals(targets, chosen, info.quantizers)
+    if refused and (settings.for_ != "all" or len(refused) == len(targets)):
+        raise next(iter(refused.values()))
+    targets = tuple(target for target in targets if target not in refused)
     command = _command("export", settings, in_python=info.in_python)
     user_task = task or run_dir.reference()
     with open_session(user_task, settings.directory, resume=True, progress=progress) as session:
         session = replace(session, run_dir=run_dir)
         with recorded(session.run_dir, "export", command, session):
-            return lazy.export.export_plan(session, chosen, targets)
+            return lazy.export.export_plan(session, chosen, targets, refused=refused)
 
 
 @_one_at_a_time

@@ -326,6 +326,25 @@ def test_files_of_fp8_are_refused_for_onnx_runtime_before_anything_is_loaded(
     assert (done / "export.json").read_bytes() == before
 
 
+def test_for_all_leaves_out_what_does_not_take_the_plan_and_says_why(
+    done: Path, tmp_path: Path, capsys: Any
+) -> None:
+    out = tmp_path / "all"
+    shutil.copytree(done, out)
+    assert verb("export", out, "--for", "all") == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "model.partial.tensorrt.onnx: " in said
+    for target, why in {
+        "onnxruntime": "Expected everything in INT8 to lower it for onnxruntime, got FP8 E4M3",
+        "openvino": "Expected a target that takes FP8 for the plan with FP8 in conv2, got openvino",
+    }.items():
+        assert f"model.partial.{target}.onnx: {why}" in said
+        assert not (out / f"model.partial.{target}.onnx").exists()
+    assert json.loads((out / "export.json").read_text())["left_out"].keys() >= {
+        "model.partial.onnxruntime.onnx", "model.partial.openvino.onnx",
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [

@@ -257,6 +257,8 @@ def test_a_target_without_16_bits_is_refused_before_the_work(done: Path, capsys:
     assert "Expected a target that takes activations of 16 bits" in capsys.readouterr().err
     assert verb("export", done, "--for", "tensorrt") == 1
     assert "got tensorrt: its formats are INT8, FP8" in capsys.readouterr().err
+    assert verb("export", done, "--for", "all") == 1, "none of them takes it"
+    assert "got tensorrt: its formats are INT8, FP8" in capsys.readouterr().err
     assert verb("export", done, "--config", "nncf") == 1
     assert "got one with INT16" in capsys.readouterr().err
     assert verb("plan", done, "--planner", "exhaustive", *FORMATS) == 1

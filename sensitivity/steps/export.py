@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import groupby, islice
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from sensitivity.allocator import collect_and_trim
-from sensitivity.errors import RunDirError, TaskError
+from sensitivity.errors import RunDirError, SensitivityError, TaskError
 from sensitivity.exporters.evaluate import named_arrays
 from sensitivity.exporters.example import Example
 from sensitivity.exporters.for_onnxruntime import faithful_copies
@@ -85,17 +85,22 @@ def targets_of(wanted: str | None) -> tuple[LowerTarget, ...]:
     return tuple(cast("LowerTarget", name) for name in names)
 
 
-def check_targets(
+def refusals(
     targets: Sequence[LowerTarget], chosen: Plan, quantizers: Sequence[Quantizer]
-) -> None:
-    """Raise SensitivityError if files of the plan cannot be lowered for a target.
+) -> dict[LowerTarget, SensitivityError]:
+    """Return each target that files of the plan cannot be lowered for -> the error that says why.
 
     quantizers: of the model, in their own formats.
     """
     planned = (*quantizers, *planned_quantizers(quantizers, chosen))
+    refused: dict[LowerTarget, SensitivityError] = {}
     for target in targets:
-        check_takes(target, chosen)
-        check_formats((each.format for each in planned), target, "the plan")
+        try:
+            check_takes(target, chosen)
+            check_formats((each.format for each in planned), target, "the plan")
+        except SensitivityError as error:
+            refused[target] = error
+    return refused
 
 
 def export_plan(
@@ -103,11 +108,14 @@ def export_plan(
     chosen: Plan,
     targets: Sequence[LowerTarget],
     *,
+    refused: Mapping[LowerTarget, SensitivityError] | None = None,
     forgiving: bool = False,
     judged_later: bool = False,
 ) -> Verification:
     """Write and verify the files of a plan, and write export.json.
 
+    refused: targets that the user asked for too -> why they have no file, see `refusals`;
+        None if there are none.
     forgiving: whether a lowered file that does not compute what it should is left out instead of
         raising, since nobody asked for it by name.
     judged_later: whether a bench will measure the metric of the files too.
@@ -131,7 +139,15 @@ def export_plan(
                 session, chosen, targets, scoring, {} if forgiving else None
             )
         ranges = tuple(new_range.key for new_range in chosen.every_range)
-        verification = replace(verification, skip=chosen.skip, ranges=ranges)
+        left_out = {
+            f"model.partial.{target}.onnx": str(why) for target, why in (refused or {}).items()
+        }
+        verification = replace(
+            verification,
+            skip=chosen.skip,
+            ranges=ranges,
+            left_out=verification.left_out | left_out,
+        )
         if form_of(source) != "onnx":
             kept = _lowered_before(session, chosen, targets)
             verification = replace(verification, lowered=kept | verification.lowered)
