@@ -229,6 +229,41 @@ def test_weights_of_which_only_integers_are_left_get_corrected_biases_alone() ->
         output(source, x, [plan_of_another])
 
 
+class InWords(nn.Module):
+    """Convolutions whose padding is a word; one has an even kernel, which is padded unevenly."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.uneven = nn.Conv2d(3, 6, (4, 3), padding="same", dilation=(1, 2))
+        self.valid = nn.Conv2d(6, 4, 3, padding="valid")
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.valid(self.uneven(x).relu())
+
+
+class InNumbers(InWords):
+    """The same with numbers."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        padded = functional.pad(x, (2, 2, 1, 2))
+        made = functional.conv2d(padded, self.uneven.weight, self.uneven.bias, dilation=(1, 2))
+        return functional.conv2d(made.relu(), self.valid.weight, self.valid.bias)
+
+
+def test_a_padding_in_words_is_that_in_numbers() -> None:
+    x = batch(24, 12, seed=3)
+    found, expected = (
+        learned_roundings(Pt2eModel(coarse(quantized_by_pt2e(seeded(kind), x, fold=False))), x)
+        for kind in (InWords, InNumbers)
+    )
+    assert [bool(one.rounding) for one in found] == [True, True]
+    assert [one.rounding for one in found] == [one.rounding for one in expected]
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one.bias, other.bias, atol=1e-5)
+    of_modelopt = learned_roundings(ModelOptModel(quantized(seeded(InWords), x)), x)
+    assert [bool(one.rounding) for one in of_modelopt] == [True, True]
+
+
 class OffCentre(WeightedLayers):
     """Weights as unsigned integers with 127 for 0."""
 

@@ -235,8 +235,7 @@ def _can_be_learned(layer: Any) -> bool:
     if layer.weight.ndim == 2:
         return True
     is_transposed = getattr(layer, "transposed", False)
-    is_padded_with_zeros = layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
-    return layer.weight.ndim == 4 and is_padded_with_zeros and not is_transposed
+    return layer.weight.ndim == 4 and layer.padding_mode == "zeros" and not is_transposed
 
 
 @dataclass(frozen=True)
@@ -275,12 +274,22 @@ def _patches(layer: Any, given: Tensor, positions: Indices, sides: tuple[int, ..
     if layer.weight.ndim == 2:
         rows: Tensor = given.flatten(0, -2)[_on_device(positions, given)]
         return rows
-    tall, wide = layer.padding
-    padded = optional.torch.nn.functional.pad(given, (wide, wide, tall, tall))
+    padded = optional.torch.nn.functional.pad(given, _padding(layer))
     window = Window(layer.weight.shape[2:], layer.stride, layer.dilation)
     indices = window.indices(positions, sides)
     sample, rows, columns = (_on_device(each, given) for each in indices)
     return padded[sample, :, rows, columns].movedim(-1, 1)
+
+
+def _padding(layer: Any) -> tuple[int, int, int, int]:
+    """Return the zeros that a convolution adds on the left, on the right, at the top and at the
+    bottom."""
+    if not isinstance(layer.padding, str):
+        tall, wide = layer.padding
+        return wide, wide, tall, tall
+    sides = zip(layer.weight.shape[2:], layer.dilation, strict=True)
+    tall, wide = [step * (side - 1) if layer.padding == "same" else 0 for side, step in sides]
+    return wide // 2, wide - wide // 2, tall // 2, tall - tall // 2
 
 
 def _on_device(indices: Indices, like: Tensor) -> Tensor:

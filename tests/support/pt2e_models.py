@@ -14,7 +14,12 @@ from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 from torchao.quantization.pt2e.quantizer import QuantizationAnnotation, QuantizationSpec, Quantizer
 
 aten = torch.ops.aten
-WEIGHTED = {aten.conv2d.default: 0, aten.conv_transpose2d.input: 1, aten.linear.default: 0}
+WEIGHTED = {
+    aten.conv2d.default: 0,
+    aten.conv2d.padding: 0,
+    aten.conv_transpose2d.input: 1,
+    aten.linear.default: 0,
+}
 """Ops with a weight, and the axis of its output channels."""
 
 INPUTS = QuantizationSpec(

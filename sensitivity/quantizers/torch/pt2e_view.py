@@ -29,8 +29,11 @@ OF_PAIRS = {*DEQUANTIZE, *QUANTIZE}
 """The ops of Q/DQ pairs with fixed scales."""
 BIASED: dict[Any, int] = {
     torch.ops.aten.conv1d.default: 0,
+    torch.ops.aten.conv1d.padding: 0,
     torch.ops.aten.conv2d.default: 0,
+    torch.ops.aten.conv2d.padding: 0,
     torch.ops.aten.conv3d.default: 0,
+    torch.ops.aten.conv3d.padding: 0,
     torch.ops.aten.conv_transpose1d.default: 1,
     torch.ops.aten.conv_transpose2d.input: 1,
     torch.ops.aten.conv_transpose3d.input: 1,
@@ -129,7 +132,8 @@ class WeightedOperation(Operation):
 
     channel_axis: axis of the output channels of the weight.
     out_channels: number of output channels.
-    stride, padding, dilation: of a convolution, for each axis of the image.
+    stride, padding, dilation: of a convolution, for each axis of the image; a padding may be "same"
+        or "valid".
     groups, transposed, padding_mode: as torch's convolutions have them.
     """
 
@@ -165,7 +169,8 @@ class WeightedOperation(Operation):
         given.update(zip(given, args, strict=False))
         self.groups = given["groups"]
         self.stride = _for_axes(given["stride"], axes)
-        self.padding = _for_axes(given["padding"], axes)
+        padding = given["padding"]
+        self.padding = padding if isinstance(padding, str) else _for_axes(padding, axes)
         self.dilation = _for_axes(given["dilation"], axes)
 
 
