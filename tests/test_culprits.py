@@ -30,7 +30,7 @@ from sensitivity.measure.raced import (
 from sensitivity.measure.scan import scan, usual_mode
 from sensitivity.opened import quantized_model
 from sensitivity.planners.base import Choice, Goal, Judged
-from sensitivity.planners.culprits import END, CulpritPlanner
+from sensitivity.planners.culprits import END, NEAR, CulpritPlanner
 from sensitivity.planners.pinned import PinnedPlanner
 from sensitivity.quantizers.base import ends, layers
 from sensitivity.quantizers.onnx.model import OnnxModel
@@ -249,6 +249,36 @@ def test_a_target_that_nothing_meets_gives_the_best_set_tried() -> None:
     )
     assert not choice.met
     assert len(choice.skip) == 8
+
+
+@pytest.mark.parametrize("guided", [True, False])
+def test_once_the_collapse_has_ended_the_rest_is_no_search_for_culprits(guided: bool) -> None:
+    """One unit of 250 ruins the model, and the others lose a little each, as in a detector whose
+    file has boxes and probabilities on one grid."""
+    units = ["ruins", *(f"op{index:03}" for index in range(249))]
+    noise = {unit: 0.995**index for index, unit in enumerate(units)} | {"ruins": 1000.0}
+    tail = 0.1 / sum(list(noise.values())[1:])
+    least = next(size for size in range(250) if tail * sum(list(noise.values())[size:]) <= 0.05)
+
+    def judge(skip: tuple[str, ...]) -> Judged:
+        lost = sum(noise[unit] for unit in units[1:] if unit not in skip) * tail
+        metric = 1.0 - lost if "ruins" in skip else 0.0
+        return Judged(metric, metric >= 0.95, 100)
+
+    def distortion(skips: Any) -> list[float]:
+        return [sum(noise[unit] for unit in units if unit not in skip) for skip in skips]
+
+    planner = CulpritPlanner((units, units[::-1]), noise if guided else None)
+    choice = planner.choose(units, judge, Goal(0.95, 1.0, distortion=distortion))
+    assert choice.met
+    assert choice.skip[0] == "ruins"
+    large = [len(step.skip) for step in choice.path if len(step.skip) > END]
+    if guided:
+        assert len(large) <= 5
+        assert least <= len(choice.skip) <= (1 + NEAR) * least
+    else:
+        assert len(large) > 8
+        assert len(choice.skip) == least
 
 
 def test_a_model_that_does_not_know_its_graph_has_two_ends() -> None:

@@ -25,7 +25,7 @@ from sensitivity.records import Plan, PlanStep, Range, Target, TrueDrop
 from sensitivity.search.choose import choose_plan, judged_again
 from sensitivity.search.frontier import Frontier, measured_frontier
 from sensitivity.search.judge import SequentialJudge, SplitJudge, judge_of
-from sensitivity.search.soft_judge import OPEN, Promise, SoftJudge
+from sensitivity.search.soft_judge import OPEN, Lost, Promise, SoftJudge
 from sensitivity.signals.soft import Labelled, ties_of
 from sensitivity.stats.proof import chance_below
 from sensitivity.stats.soft_drop import line_of, true_drop
@@ -266,6 +266,20 @@ def test_a_metric_that_is_no_mean_is_judged_by_the_ratio_of_all_sets(tmp_path: P
     assert found.metric == pytest.approx(start.mean() - drop.value)
     assert whole is not None
     assert (whole.n, whole.parts) == (1200, ("rank", "confirm", "holdout"))
+
+
+@pytest.mark.parametrize(("part", "counts"), [(0.9, False), (0.4, True)])
+def test_a_set_with_which_the_model_has_collapsed_says_nothing_of_small_drops(
+    part: float, counts: bool, tmp_path: Path
+) -> None:
+    with study(task_of(aggregate=overall, soft=OfOverall()), tmp_path) as of:
+        start = float_scores(of)
+        judge = SoftJudge(of, Promise(0.035, 0.8, True), start)
+        judge(("stem", "head"))
+        before = judge.line
+        lost = np.full(len(start), part * start.mean())
+        judge._lost[frozenset()] = Lost(lost, lost, np.empty(0), np.empty(0))
+        assert (judge.line != before) is counts
 
 
 def test_a_metric_that_is_no_mean_is_looked_at_each_time_the_samples_have_doubled(

@@ -187,6 +187,10 @@ class Search:
         """The sets tried that met the target, in order."""
         return [step.skip for step in self.path if step.met]
 
+    def knows(self, skip: tuple[str, ...]) -> bool:
+        """Return whether a set was tried."""
+        return frozenset(skip) in self._steps
+
     def step(self, skip: tuple[str, ...]) -> PlanStep:
         """Return the step of a set, which is judged if it was not yet tried."""
         key = frozenset(skip)

@@ -3,7 +3,7 @@ suggest, pruned to the units that are needed."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from sensitivity.planners.base import (
     Choice,
@@ -16,6 +16,7 @@ from sensitivity.planners.base import (
     without,
 )
 from sensitivity.planners.greedy import bisected, pruned
+from sensitivity.planners.interpolated import interpolated
 
 END = 16
 """Number of units at an end of the graph that are left out together, at most. Few units there ruin
@@ -28,6 +29,13 @@ shortened."""
 ORDERED = 64
 """Number of units, at most, of a set that is ordered by how much each unit is needed. Each unit
 costs a forward pass over the samples of the signal."""
+
+LOST = 0.5
+"""Fraction of float's metric that a model may lose which has not collapsed."""
+
+NEAR = 0.125
+"""Fraction by which a set may be longer than the shortest prefix that meets the target, once the
+collapse has ended. Sets of about one size are hardly told apart."""
 
 CLOSER = 0.95
 """A larger set is worth judging if it leaves less than this fraction of the distortion that every
@@ -44,18 +52,26 @@ class CulpritPlanner:
        Units then go back to INT8 in the order of the distortion that each one adds, until no more
        can go back, in at most ROUNDS rounds.
 
+    If a set of up to END units ends the collapse but none of them meets the target, what is left is
+    no search for culprits: with a signal, the shortest prefix of the ranking that meets the target
+    besides these units is then searched for as in `InterpolatedPlanner`, up to NEAR, and pruned.
+
     If outputs cannot be compared, it judges all sets up to END units, and returns units to INT8 one
     at a time.
     """
 
     name = "culprits"
 
-    def __init__(self, ends: Sequence[Sequence[str]] = ()) -> None:
-        """Set the ends of the graph.
+    def __init__(
+        self, ends: Sequence[Sequence[str]] = (), signal: Mapping[str, float] | None = None
+    ) -> None:
+        """Set what the search goes by.
 
         ends: units of each end of the graph, the nearest first.
+        signal: unit -> mean distortion of the outputs when only this unit is quantized, >= 0; None
+            if the judge does not say how surely a set meets the target.
         """
-        self._ends = ends
+        self._ends, self._signal = ends, signal
 
     def choose(self, ranking: Sequence[str], judge: Judge, goal: Goal) -> Choice:
         return self.searched(ranking, Search(judge), goal)
@@ -64,10 +80,27 @@ class CulpritPlanner:
         """Return the choice, like `choose`, within a search that may go on afterwards."""
         if search.met(()):
             return search.choice(())
-        first_met = next(filter(search.met, self._promising(ranking, goal)), None)
-        if first_met is None:
+        for skip in self._promising(ranking, goal):
+            if len(skip) > END and self._signal is not None:
+                culprits = _enough_to_recover(search, goal)
+                if culprits is not None:
+                    return self._besides(culprits, ranking, search, goal)
+            if search.met(skip):
+                skip = bisected(skip, search, 0, len(skip)) if goal.distortion else skip
+                return search.choice(in_order(ranking, _needed(skip, search, goal)))
+        return search.best_missed(ranking)
+
+    def _besides(
+        self, culprits: Skip, ranking: Sequence[str], search: Search, goal: Goal
+    ) -> Choice:
+        """Return the choice among the sets that leave out the culprits and a prefix of the rest."""
+        rest = [unit for unit in ranking if unit not in culprits]
+        found = interpolated(rest, self._signal or {}, search, goal, culprits)
+        if found is None:
             return search.best_missed(ranking)
-        return search.choice(in_order(ranking, _needed(first_met, search, goal)))
+        missed = max(size for size in range(len(found)) if search.knows(found[:size]))
+        found = bisected(found, search, missed, len(found), NEAR)
+        return search.choice(in_order(ranking, _needed(found, search, goal)))
 
     def _promising(self, ranking: Sequence[str], goal: Goal) -> Iterator[Skip]:
         """Yield the sets to judge, smaller sets first and all units last."""
@@ -88,6 +121,14 @@ class CulpritPlanner:
             firsts += _prefixes(known, min(len(known), END + 1))
         sets = [in_order(ranking, first) for first in firsts]
         return list(dict.fromkeys(sets))
+
+
+def _enough_to_recover(search: Search, goal: Goal) -> Skip | None:
+    """Return the smallest set tried with which the model has not collapsed; None if there is
+    none."""
+    most = LOST * abs(goal.start)
+    steps = [step for step in search.path if goal.start - step.metric <= most]
+    return min((step.skip for step in steps), key=len, default=None)
 
 
 def _prefixes(units: Sequence[str], end: int) -> list[Sequence[str]]:
@@ -112,7 +153,6 @@ def _needed(skip: Skip, search: Search, goal: Goal) -> Skip:
     """
     if goal.distortion is None:
         return pruned(skip, search)
-    skip = bisected(skip, search, 0, len(skip))
     if len(skip) > ORDERED:
         return skip
     for _ in range(ROUNDS):

@@ -73,13 +73,14 @@ def climbed(ranking: Sequence[str], search: Search, fewer: int) -> tuple[str, ..
     return kept if search.met(kept) else None
 
 
-def bisected(order: Sequence[str], search: Search, low: int, high: int) -> Skip:
+def bisected(order: Sequence[str], search: Search, low: int, high: int, near: float = 0.0) -> Skip:
     """Return the shortest prefix that meets the target, by bisection.
 
     low, high: prefix lengths; the prefix of `low` units misses the target, that of `high` units
         meets it.
+    near: fraction by which the answer may be longer than the shortest one.
     """
-    while high - low > 1:
+    while high - low > max(1, near * high):
         middle = (low + high) // 2
         if search.met(tuple(order[:middle])):
             high = middle

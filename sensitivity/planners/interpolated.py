@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from sensitivity.planners.base import Choice, Goal, Judge, Search
+from sensitivity.planners.base import Choice, Goal, Judge, Search, Skip
 from sensitivity.stats.racing_prefix import Tried, next_size
 
 
@@ -27,13 +27,36 @@ class InterpolatedPlanner:
         self._signal = signal
 
     def choose(self, ranking: Sequence[str], judge: Judge, goal: Goal) -> Choice:
-        search, tried = Search(judge), list[Tried]()
-        noise = [self._signal[unit] for unit in ranking]
-        while (size := next_size(noise, tried, goal.start - goal.floor)) is not None:
-            judged = search.judged(tuple(ranking[:size]))
-            loss = goal.start - judged.metric + judged.margin
-            tried.append(Tried(size, loss, judged.error, judged.met, judged.part))
-        met = [prefix.size for prefix in tried if prefix.met]
-        if not met:
-            return search.best_missed(ranking)
-        return search.choice(tuple(ranking[: min(met)]))
+        search = Search(judge)
+        found = interpolated(ranking, self._signal, search, goal)
+        return search.best_missed(ranking) if found is None else search.choice(found)
+
+
+def interpolated(
+    ranking: Sequence[str],
+    signal: Mapping[str, float],
+    search: Search,
+    goal: Goal,
+    always: Sequence[str] = (),
+) -> Skip | None:
+    """Return the shortest prefix tried that meets the target, or None if none does.
+
+    ranking, signal: as for `InterpolatedPlanner`.
+    always: units that are left out besides every prefix, none of the ranking.
+    """
+
+    def skip_of(size: int) -> Skip:
+        return (*always, *ranking[:size])
+
+    def judged(size: int) -> Tried:
+        found = search.judged(skip_of(size))
+        loss = goal.start - found.metric + found.margin
+        return Tried(size, loss, found.error, found.met, found.part)
+
+    noise = [signal[unit] for unit in ranking]
+    known = [size for size in range(len(ranking) + 1) if search.knows(skip_of(size))]
+    tried = list(map(judged, known)) if 0 in known else []
+    while (size := next_size(noise, tried, goal.start - goal.floor)) is not None:
+        tried.append(judged(size))
+    met = [prefix.size for prefix in tried if prefix.met]
+    return skip_of(min(met)) if met else None

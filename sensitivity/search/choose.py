@@ -303,14 +303,14 @@ def _planner(
     signal, if the metric is a mean or the judge goes by the true drop: how surely a set meets the
     target is not known of others.
     """
+    is_sure = task.aggregate is mean or isinstance(judge, SoftJudge)
     if scanned.collapsed:
-        culprits = CulpritPlanner(options.ends)
+        culprits = CulpritPlanner(options.ends, order.signal if is_sure else None)
         if options.planner == GreedyPlanner.name:
             return culprits
         if options.planner == CostPlanner.name:
             return CostPlanner(culprits)
-    is_sure = task.aggregate is mean or isinstance(judge, SoftJudge)
-    is_guided = bool(scanned.signal) and not scanned.collapsed and is_sure
+    is_guided = bool(scanned.signal) and is_sure
     if is_guided and options.planner == GreedyPlanner.name:
         return InterpolatedPlanner(order.signal)
     planner: Planner = load("planners", options.planner)()

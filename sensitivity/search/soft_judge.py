@@ -43,6 +43,10 @@ OPEN = (0.3, 0.98)
 """Probabilities of meeting the target between which more samples are measured, batch by batch.
 Outside them the answer is unlikely to change, and the search goes on."""
 
+COLLAPSED = 0.5
+"""Fraction of float's metric above which a soft drop says nothing about small ones. All of it is
+really lost if nothing is found any more, and less than half of a small one."""
+
 MORE_SAMPLES = 500
 """Number of samples of `rank` and of unlabelled data that are measured for such a set, at most."""
 
@@ -234,8 +238,12 @@ class SoftJudge:
 
     @property
     def line(self) -> Belief:
-        """What soft drops are worth, from float's close answers and all sets judged so far."""
+        """What soft drops are worth, from float's close answers and all sets judged so far. If the
+        metric is no mean, sets with which the model has collapsed do not count."""
         sets = [*self._ties, *self._own_ranges, *self._lost.values()]
+        if not self._is_mean:
+            most = COLLAPSED * self._start
+            sets = [lost for lost in sets if lost.every_soft.mean() <= most]
         counted = [lost.every_counted for lost in sets]
         soft = [lost.every_soft[: len(lost.every_counted)] for lost in sets]
         if self._is_mean:
