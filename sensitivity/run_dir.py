@@ -99,6 +99,10 @@ class RunInfo:
         return replace(self, warnings=tuple(dict.fromkeys((*self.warnings, *warnings))))
 
 
+QUANTIZED_RECORD = "quantized.json"
+"""Name of the file that says how this tool quantized the float file of the run, if it did."""
+
+
 class RunDir:
     """Paths and JSON records of one run directory, as seen by one of its plans.
 

@@ -19,6 +19,7 @@ from sensitivity.onnx_graph import qdq
 from sensitivity.onnx_task import onnx_task
 from sensitivity.quantizers.onnx.model import OnnxModel
 from sensitivity.quantizers.onnx.qdq import OnnxQdqModel
+from sensitivity.steps.plan import ANEW, MANY
 from sensitivity.tasks.base import EvaluateTask
 
 
@@ -128,6 +129,13 @@ def test_the_files_reach_what_the_plan_says(done: Path, made: Path) -> None:
     assert accuracy["float"] == 1.0
     assert accuracy["int8"] < accuracy["partial"]
     assert np.array_equal(run_file(done / "model.float.onnx", x), run_file(made / "float.onnx", x))
+
+
+def test_a_file_of_another_tool_that_loses_many_layers_is_worth_quantizing_anew(done: Path) -> None:
+    plan = json.loads((done / "plan.json").read_text())
+    info = json.loads((done / "run.json").read_text())
+    assert len(plan["skip"]) > MANY * len(info["units"])
+    assert ANEW in plan["notes"]
 
 
 def test_later_verbs_work_on_the_run_directory_alone(

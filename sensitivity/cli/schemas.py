@@ -14,9 +14,9 @@ from sensitivity.cost.table import Table
 from sensitivity.exporters.verification import Verification
 from sensitivity.files import write_whole
 from sensitivity.measure.scan import Scan
-from sensitivity.quantize.file import RECORD, Quantized
+from sensitivity.quantize.file import Quantized
 from sensitivity.records import BenchResult, Distributions, ModelGraph, Plan
-from sensitivity.run_dir import RunInfo
+from sensitivity.run_dir import QUANTIZED_RECORD, RunInfo
 from sensitivity.search.frontier import Frontier
 from sensitivity.steps.recalibrate import FILE as RECALIBRATION
 from sensitivity.steps.recalibrate import Recalibration
@@ -24,7 +24,7 @@ from sensitivity.tasks.detection_detail import DetectionDetail
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 FILES: dict[str, Any] = {
-    RECORD: Quantized,
+    QUANTIZED_RECORD: Quantized,
     "run.json": RunInfo,
     "scan.json": Scan,
     "graph.json": ModelGraph,

@@ -27,13 +27,13 @@ from sensitivity.quantize.rules import RULES, RUNTIMES
 from sensitivity.quantize.static import quantized
 from sensitivity.quantizers.onnx.batches import feed
 from sensitivity.quantizers.onnx.float_model import first_samples
-from sensitivity.run_dir import RunDir
+from sensitivity.run_dir import QUANTIZED_RECORD, RunDir
 from sensitivity.tasks.base import Batches
 from sensitivity.tasks.batches import batch_digest
 from sensitivity.tasks.images import sides
 from sensitivity.tasks.onnx_data import Calibration
 
-FILE, RECORD = "quantized.onnx", "quantized.json"
+FILE = "quantized.onnx"
 METHOD: CalibrationMethod = "percentile"
 """Default calibration method; docs/decisions.md says why."""
 
@@ -107,7 +107,7 @@ def quantized_file(settings: TaskChoices, out: Path, progress: Progress = silent
     """
     job = job_of(settings)
     run_dir, file = RunDir(out), out / FILE
-    earlier = run_dir.read_if_there(RECORD, Quantized)
+    earlier = run_dir.read_if_there(QUANTIZED_RECORD, Quantized)
     if earlier is not None:
         changed = _changed(earlier, job.options, file)
         if changed is None:
@@ -122,7 +122,7 @@ def quantized_file(settings: TaskChoices, out: Path, progress: Progress = silent
     write_whole(file, content)
     opsets = (job.file.opset, opset_of(model))
     tool = f"onnxruntime {importlib.metadata.version('onnxruntime')}"
-    run_dir.write(RECORD, Quantized(_sha(content), job.options, tool, opsets))
+    run_dir.write(QUANTIZED_RECORD, Quantized(_sha(content), job.options, tool, opsets))
     return file
 
 

@@ -39,6 +39,7 @@ from sensitivity.records import (
 )
 from sensitivity.reporting.number_formats import format_of
 from sensitivity.rules.formats import FORMATS, refuse
+from sensitivity.run_dir import QUANTIZED_RECORD
 from sensitivity.runtimes.base import Runtime
 from sensitivity.search import rerank
 from sensitivity.search.choose import SearchOptions, choose_plan
@@ -167,7 +168,7 @@ def search_plan(
             if refit is not None and best.ranges is refit:
                 session.run_dir.write(RECALIBRATION, refit)
         chosen = _finished_plan(session, attempts, best, cost)
-        note = part.note or part_note(chosen, session.measurer)
+        notes = filter(None, [part.note or part_note(chosen, session.measurer)])
     frontier = Frontier(
         best.points,
         search_choices(settings),
@@ -176,9 +177,28 @@ def search_plan(
         dict(study.fp8),
         told_from(session.task),
     )
-    chosen = replace(chosen, notes=(*chosen.notes, *([note] if note else [])))
+    chosen = replace(chosen, notes=(*chosen.notes, *notes, *_anew(session, chosen)))
     write_search(session.run_dir, chosen, frontier, best.values)
     return write_plan(session.run_dir, chosen)
+
+
+def _anew(session: Session, plan: Plan) -> list[str]:
+    """Return the advice to quantize the float file anew if the plan leaves many layers of a Q/DQ
+    file out, which another tool made."""
+    is_foreign = (
+        form_of(session.source) == "onnx" and not (session.run_dir.path / QUANTIZED_RECORD).exists()
+    )
+    return [ANEW] if is_foreign and len(plan.skip) > MANY * len(session.units) else []
+
+
+MANY = 0.1
+"""Fraction of the layers above which a file is worth quantizing in another way."""
+
+ANEW = (
+    "That many layers may be due to how the file was quantized. 'sensitivity run MODEL.onnx' with "
+    "the float file that it was made of quantizes it by the rules of the runtime, with repairs "
+    "that need float weights."
+)
 
 
 def may_own_cost_less(session: Session, plan: Plan) -> bool:
