@@ -281,6 +281,25 @@ def test_once_the_collapse_has_ended_the_rest_is_no_search_for_culprits(guided: 
         assert len(choice.skip) == least
 
 
+def test_a_second_culprit_that_the_ranking_does_not_know_is_left_out_without_its_neighbours() -> (
+    None
+):
+    noise = dict.fromkeys(UNITS, 1e-3) | {"op00": 1.0, "op30": 1e-3}
+    together = noise | {"op30": 0.5}
+
+    def judge(skip: tuple[str, ...]) -> Judged:
+        metric = 1.0 - 0.7 * ("op00" not in skip) - 0.3 * ("op30" not in skip)
+        return Judged(metric, metric >= 0.95, 100)
+
+    def distortion(skips: Any) -> list[float]:
+        return [sum(together[unit] for unit in UNITS if unit not in skip) for skip in skips]
+
+    goal = Goal(0.95, 1.0, distortion=distortion)
+    choice = CulpritPlanner((UNITS, UNITS[::-1]), noise).choose(UNITS, judge, goal)
+    assert choice.met
+    assert choice.skip == ("op00", "op30")
+
+
 def test_a_model_that_does_not_know_its_graph_has_two_ends() -> None:
     model = FakeModel({"a": 0.1, "b": 0.1, "c": 0.1})
     assert ends(model, layers(model.quantizers)) == (("a", "b", "c"), ("c", "b", "a"))

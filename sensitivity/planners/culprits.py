@@ -54,7 +54,9 @@ class CulpritPlanner:
 
     If a set of up to END units ends the collapse but none of them meets the target, what is left is
     no search for culprits: with a signal, the shortest prefix of the ranking that meets the target
-    besides these units is then searched for as in `InterpolatedPlanner`, up to NEAR, and pruned.
+    besides these units is then searched for as in `InterpolatedPlanner`, up to NEAR. It is pruned
+    only if the half of it that is needed most is enough: to decide on single units of many would
+    fit them to few samples.
 
     If outputs cannot be compared, it judges all sets up to END units, and returns units to INT8 one
     at a time.
@@ -100,7 +102,7 @@ class CulpritPlanner:
             return search.best_missed(ranking)
         missed = max(size for size in range(len(found)) if search.knows(found[:size]))
         found = bisected(found, search, missed, len(found), NEAR)
-        return search.choice(in_order(ranking, _needed(found, search, goal)))
+        return search.choice(in_order(ranking, _halved(found, search, goal)))
 
     def _promising(self, ranking: Sequence[str], goal: Goal) -> Iterator[Skip]:
         """Yield the sets to judge, smaller sets first and all units last."""
@@ -162,6 +164,16 @@ def _needed(skip: Skip, search: Search, goal: Goal) -> Skip:
             return skip
         skip = shorter
     return skip
+
+
+def _halved(skip: Skip, search: Search, goal: Goal) -> Skip:
+    """Return the units of a set that the target needs, as far as halves of it show that few are."""
+    if goal.distortion is None or len(skip) > ORDERED:
+        return skip
+    lost = _lost_without(skip, goal.distortion)
+    needed_first = sorted(skip, key=lost.__getitem__, reverse=True)
+    fewer = bisected(needed_first, search, 0, len(skip), 0.5)
+    return fewer if len(fewer) > END else _needed(fewer, search, goal)
 
 
 def _lost_without(skip: Skip, distortion: Distortion) -> dict[str, float]:
