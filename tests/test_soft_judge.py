@@ -277,9 +277,12 @@ def test_a_set_with_which_the_model_has_collapsed_says_nothing_of_small_drops(
         judge = SoftJudge(of, Promise(0.035, 0.8, True), start)
         judge(("stem", "head"))
         before = judge.line
-        lost = np.full(len(start), part * start.mean())
-        judge._lost[frozenset()] = Lost(lost, lost, np.empty(0), np.empty(0))
+        soft = np.full(16, part * start.mean())
+        counted = soft * np.tile([0.0, 2.0], 8)  # few labels, which say little by themselves
+        judge._lost[frozenset()] = Lost(counted, soft, np.empty(0), np.empty(0))
         assert (judge.line != before) is counts
+        drop = judge.drop(()).value / start.mean()
+    assert drop == pytest.approx(0.9, abs=0.01) if not counts else drop < 0.8 * part
 
 
 def test_a_metric_that_is_no_mean_is_looked_at_each_time_the_samples_have_doubled(

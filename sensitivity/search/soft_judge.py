@@ -18,7 +18,7 @@ from sensitivity.planners.base import Judged, Skip
 from sensitivity.records import Estimate, Scores, TrueDrop
 from sensitivity.stats.proof import NORMAL_95, chance_below
 from sensitivity.stats.soft_drop import Belief, line_of, true_drop
-from sensitivity.stats.soft_ratio import ratio_of
+from sensitivity.stats.soft_ratio import Ratio, ratio_of
 from sensitivity.tasks.base import mean
 
 FIRST_LOOK = 16
@@ -44,8 +44,11 @@ OPEN = (0.3, 0.98)
 Outside them the answer is unlikely to change, and the search goes on."""
 
 COLLAPSED = 0.5
-"""Fraction of float's metric above which a soft drop says nothing about small ones. All of it is
-really lost if nothing is found any more, and less than half of a small one."""
+"""Fraction of float's metric above which a soft drop says nothing about small ones."""
+
+ALL_LOST = Ratio(1.0)
+"""What such a soft drop is worth: where nothing is found any more, all of it is really lost, and
+less than half of a small one."""
 
 MORE_SAMPLES = 500
 """Number of samples of `rank` and of unlabelled data that are measured for such a set, at most."""
@@ -201,7 +204,8 @@ class SoftJudge:
         return self._drop(lost.every_counted, lost.every_soft, lost.parts)
 
     def _drop(self, counted: Scores, soft: Scores, parts: tuple[str, ...]) -> TrueDrop:
-        found = true_drop(counted, soft, self.line, full_scale=self._full_scale)
+        line = ALL_LOST if self._has_collapsed(soft) else self.line
+        found = true_drop(counted, soft, line, full_scale=self._full_scale)
         return TrueDrop(found.value, found.low, found.high, found.n, parts)
 
     def known(self, skip: Skip) -> TrueDrop | None:
@@ -241,15 +245,18 @@ class SoftJudge:
         """What soft drops are worth, from float's close answers and all sets judged so far. If the
         metric is no mean, sets with which the model has collapsed do not count."""
         sets = [*self._ties, *self._own_ranges, *self._lost.values()]
-        if not self._is_mean:
-            most = COLLAPSED * self._start
-            sets = [lost for lost in sets if lost.every_soft.mean() <= most]
+        sets = [lost for lost in sets if not self._has_collapsed(lost.every_soft)]
         counted = [lost.every_counted for lost in sets]
         soft = [lost.every_soft[: len(lost.every_counted)] for lost in sets]
         if self._is_mean:
             return line_of(counted, soft, full_scale=self._full_scale)
         scale = self._full_scale
         return ratio_of([lost / scale for lost in counted], [moved / scale for moved in soft])
+
+    def _has_collapsed(self, soft: Scores) -> bool:
+        """Return whether a set with these soft drops finds hardly anything, for a metric that is no
+        mean."""
+        return not self._is_mean and float(soft.mean()) > COLLAPSED * self._start
 
     @property
     def _is_mean(self) -> bool:
