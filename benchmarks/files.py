@@ -41,7 +41,7 @@ from sensitivity.exporters.lower import lower_file
 from sensitivity.exporters.torch_model import export_files
 from sensitivity.opened import quantized_model
 from sensitivity.quantize.file import METHOD
-from sensitivity.quantize.prepare import float_file, prepared
+from sensitivity.quantize.prepare import FIRST_OPSET, float_file, prepared
 from sensitivity.quantize.ranges import ranges
 from sensitivity.quantize.rules import RULES
 from sensitivity.quantize.static import quantized
@@ -161,8 +161,8 @@ def files_of(name: str, folder: Path) -> Files:
 
 def onnx_files(unquantized: Path, folder: Path) -> Files:
     """The files that are made of a float ONNX file: for each runtime that by its own rules, and as
-    the canonical one that by the rules of TensorRT. The float one has opset 13, which the peers
-    need for a scale per channel."""
+    the canonical one that by the rules of TensorRT. The peers get the file itself, in opset 13,
+    which they need for a scale per channel."""
     file = float_file(unquantized, {})
     (port,) = file.get_inputs()
     shape = (SAMPLES, *port.shape[1:])
@@ -176,7 +176,7 @@ def onnx_files(unquantized: Path, folder: Path) -> Files:
         made[target] = folder / f"ours.{target}.onnx"
         onnx.save(quantized(model, found, rules, unquantized.name), made[target])
     ready = folder / "float.onnx"
-    onnx.save(prepared(file, batches[0]), ready)
+    onnx.save(onnx.version_converter.convert_version(file.model, FIRST_OPSET), ready)
     return Files(ready, made["tensorrt"], samples, {target: made[target] for target in PEERS})
 
 

@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 from support.qdq_chain import chain, inputs
 
 from sensitivity.errors import OnnxFileError, SensitivityError
+from sensitivity.processor import cpu_info
 from sensitivity.records import Estimate, Timing
 from sensitivity.runtimes.base import LayerRun
 from sensitivity.runtimes.onnxruntime import OnnxRuntime
 from sensitivity.timing import protocol
-from sensitivity.timing.environment import _cpu_info, environment
+from sensitivity.timing.environment import environment
 from sensitivity.timing.profile import FileProfile
 from sensitivity.timing.protocol import LEAST_ROUNDS, bench_files, interleaved, spread_of
 from sensitivity.timing.ratio import median_ratio
@@ -392,7 +393,7 @@ def test_the_environment_says_what_a_latency_depends_on() -> None:
 
 
 def test_the_first_processor_of_cpuinfo_is_read() -> None:
-    info = _cpu_info(
+    info = cpu_info(
         "model name\t: Some CPU @ 2: GHz\nflags\t\t: avx2 avx512_vnni\n\nmodel name\t: Other\n"
     )
     assert info == {"model name": "Some CPU @ 2: GHz", "flags": "avx2 avx512_vnni"}

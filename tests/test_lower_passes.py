@@ -4,6 +4,7 @@ before: equal values."""
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -15,9 +16,13 @@ from hypothesis import strategies as st
 from support.onnx_text import network_of
 from support.processors import exact_int8
 
+from sensitivity.exporters import lower_onnxruntime
 from sensitivity.onnx_graph import qdq
 from sensitivity.onnx_graph.passes.clip_by_range import ClipByRange
 from sensitivity.onnx_graph.passes.enlarge_by_copies import EnlargeByCopies
+from sensitivity.onnx_graph.passes.float_weights import FloatWeights
+from sensitivity.onnx_graph.passes.focus_as_conv import FocusAsConv
+from sensitivity.onnx_graph.passes.int32_bias import Int32Bias
 from sensitivity.onnx_graph.passes.pad_channels import PadChannels
 from sensitivity.onnx_graph.passes.pointwise_as_matmul import PointwiseAsMatMul
 from sensitivity.onnx_graph.passes.quantize_outputs import QuantizeOutputs
@@ -62,6 +67,7 @@ def conv(
     side: int = 3,
     attributes: str = "dilations = [1, 1]",
     rest: str = TO_GRID,
+    **others: np.ndarray,
 ):
     draw = np.random.default_rng(channels * 31 + outputs)
     groups = channels if "group" in attributes else 1
@@ -76,6 +82,7 @@ def conv(
         ws=(np.abs(weight).max((1, 2, 3)) / 127).astype(np.float32),
         wz=np.zeros(outputs, np.int8),
         bias=draw.normal(size=outputs).astype(np.float32),
+        **others,
     )
 
 
@@ -117,7 +124,7 @@ def kinds(lowered: ir.Model) -> Counter[str]:
 
 @exact_int8
 @settings(max_examples=15, deadline=None)
-@given(channels=st.integers(1, 9), outputs=st.integers(1, 6), side=st.sampled_from([1, 3]))
+@given(channels=st.integers(1, 9), outputs=st.integers(1, 6), side=st.sampled_from([2, 3]))
 def test_channels_of_zeros_change_no_value(channels: int, outputs: int, side: int) -> None:
     before = values(conv(channels, 6, outputs=outputs, side=side))
     lowered = PadChannels()(conv(channels, 6, outputs=outputs, side=side)).model
@@ -125,6 +132,18 @@ def test_channels_of_zeros_change_no_value(channels: int, outputs: int, side: in
     np.testing.assert_array_equal(values(lowered), before)
     # a step of the grid
     np.testing.assert_allclose(values(lowered, optimize=True), before, atol=0.0501)
+
+
+def test_a_pointwise_convolution_unfolds_nothing_and_keeps_its_channels() -> None:
+    assert not PadChannels()(conv(3, 6, side=1)).modified
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_channels_are_added_where_the_processor_has_dot_products(
+    monkeypatch: pytest.MonkeyPatch, fast: bool
+) -> None:
+    monkeypatch.setattr(lower_onnxruntime, "has_dot_products", lambda: fast)
+    assert kinds(lower_onnxruntime.lower(conv(3, 6)))["Pad"] == fast
 
 
 def test_a_grouped_convolution_keeps_its_channels() -> None:
@@ -195,13 +214,7 @@ def test_the_product_of_matrices_runs_in_integers_and_keeps_the_layers_name(tmp_
     next(node for node in lowered.graph if node.op_type == "Conv").name = "layer"
     PointwiseAsMatMul()(lowered)
     assert [node.name for node in lowered.graph if node.op_type == "MatMul"] == ["layer"]
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
-    onnxruntime.InferenceSession(
-        ir.to_proto(lowered).SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
-    ran = {node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node}
+    ran = ran_by_onnxruntime(lowered, tmp_path)
     assert "MatMulIntegerToFloat" in ran
     assert "MatMul" not in ran
 
@@ -301,3 +314,148 @@ def test_a_value_that_is_moved_to_a_computed_shape_stays_on_its_grid() -> None:
     assert pair.source.producer().op_type == "Reshape"
     assert (float(pair.scale), int(pair.zero_point)) == (np.float32(0.05), 128)
     assert values(model) == pytest.approx(before, abs=0)
+
+
+GEMM = (
+    '<ir_version: 8, opset_import: ["" : 17]> example (float[n,16] x) => (float[n,10] y) {'
+    + QUANTIZED
+    + """
+    wq = QuantizeLinear <axis = 0> (w, ws, wz)
+    wd = DequantizeLinear <axis = 0> (wq, ws, wz)
+    y = Gemm <transB = 1, %s> (d, wd, bias)
+}"""
+)
+
+
+def gemm(attributes: str = "alpha = 1.0", *, scales: int = 10, of_bias: float = 1.0) -> ir.Model:
+    draw = np.random.default_rng(scales)
+    steps = draw.uniform(0.001, 0.02, scales).astype(np.float32)
+    return network_of(
+        GEMM % attributes,
+        **grid(),
+        w=draw.normal(size=(10, 16)).astype(np.float32),
+        ws=steps if scales > 1 else steps.reshape(()),
+        wz=np.zeros(steps.shape if scales > 1 else (), np.int8),
+        bias=(of_bias * draw.normal(size=10)).astype(np.float32),
+    )
+
+
+@pytest.mark.parametrize("scales", [1, 10])
+def test_a_gemm_that_gives_float_runs_in_integers(tmp_path: Path, scales: int) -> None:
+    before, lowered = values(gemm(scales=scales)), gemm(scales=scales)
+    steps = qdq.scales_of(next(qdq.pairs(lowered.graph)).dequantize)
+    ir.passes.Sequential(Int32Bias(), FloatWeights())(lowered)
+    np.testing.assert_allclose(values(lowered), before, atol=float(steps.max()) * 0.02)
+    assert "QGemm" in ran_by_onnxruntime(lowered, tmp_path)
+    ir.passes.Sequential(FloatWeights())(plain := gemm(scales=scales))
+    assert "Gemm" in ran_by_onnxruntime(plain, tmp_path)
+
+
+def ran_by_onnxruntime(model: ir.Model, folder: Path) -> set[str]:
+    """The operations that ONNX Runtime makes of a file."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.optimized_model_filepath = str(folder / "optimized.onnx")
+    content = ir.to_proto(model).SerializeToString()
+    onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    return {node.op_type for node in onnx.load(folder / "optimized.onnx").graph.node}
+
+
+@pytest.mark.parametrize(
+    "given",
+    [{"attributes": "alpha = 0.5"}, {"attributes": "beta = 2.0"}, {"of_bias": 1e8}],
+    ids=["scaled", "scaled-bias", "larger-than-int32"],
+)
+def test_other_biases_stay_in_float(given: dict) -> None:
+    assert not Int32Bias()(gemm(**given)).modified
+
+
+@pytest.mark.parametrize(
+    ("cut", "read", "low", "high"),
+    [("r = Relu (c)", "r", 0.0, 40.0), ("r = Clip (c, zero, six)", "r", 0.0, 6.0),
+     ("", "c", -40.0, 40.0)],
+    ids=["relu", "relu6", "neither"],
+)  # fmt: skip
+def test_a_convolution_before_an_average_gives_integers(
+    cut: str, read: str, low: float, high: float
+) -> None:
+    rest = f"""{cut}
+    m = ReduceMean <axes = [2, 3]> ({read})
+    mq = QuantizeLinear (m, s, z)
+    y = DequantizeLinear (mq, s, z)"""
+    ends = {"zero": np.array(0, np.float32), "six": np.array(6, np.float32)}
+    model = conv(4, 6, rest=rest, **ends)
+    before = values(model)
+    ir.passes.Sequential(QuantizeOutputs({read: (low, high)}), ClipByRange())(model)
+    (mean,) = [node for node in model.graph if node.op_type == "ReduceMean"]
+    pair = qdq.pair_of(mean.inputs[0])
+    assert pair is not None
+    assert kinds(model)["Clip"] == 0
+    assert float(pair.scale) == pytest.approx((high - low) / 255)
+    np.testing.assert_allclose(values(model), before, atol=0.1001)
+
+
+FOCUS = (
+    HEAD
+    + """
+    top = Slice (x, {row0}, {end}, {rows}, {two})
+    bottom = Slice (x, {row1}, {end}, {rows}, {two})
+    a = Slice (top, zero, {end}, {columns}, {two})
+    b = Slice (bottom, zero, {end}, {columns}, {two})
+    c = Slice (top, one, {end}, {columns}, {two})
+    d = Slice (bottom, one, {end}, {columns}, {two})
+    joined = Concat <axis = 1> (a, b, {last})
+    {conv}
+}}"""
+)
+
+
+def focus(
+    channels: int = 3, side: int = 3, attributes: str = "pads = [1, 1, 1, 1]", **given: str
+) -> ir.Model:
+    """A convolution of the four pieces of an image of 8 x 12 pixels."""
+    words = {
+        "row0": "zero", "row1": "one", "rows": "two", "columns": "three", "two": "two",
+        "end": "end", "last": "c, d", "conv": f"y = Conv <{attributes}> (joined, w)",
+    } | given  # fmt: skip
+    draw = np.random.default_rng(side)
+    numbers = {"zero": 0, "one": 1, "two": 2, "three": 3, "end": 2**63 - 1, "early": 7}
+    pieces = 4 if words["last"].count(",") else 3
+    groups = 2 if "group" in attributes else 1
+    weight = draw.normal(size=(6, pieces * channels // groups, side, side)).astype(np.float32)
+    constants = {name: np.array([number], np.int64) for name, number in numbers.items()}
+    text = FOCUS.format(channels=channels, height=8, width=12, **words)
+    return network_of(text, w=weight, **constants)
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    channels=st.integers(1, 4),
+    side=st.sampled_from([1, 2, 3]),
+    strides=st.lists(st.integers(1, 2), min_size=2, max_size=2),
+    pads=st.lists(st.integers(0, 2), min_size=4, max_size=4),
+    last=st.permutations(["c", "d"]),
+)
+def test_a_focus_is_one_convolution(
+    channels: int, side: int, strides: list[int], pads: list[int], last: list[str]
+) -> None:
+    attributes = f"strides = {strides}, pads = {pads}"
+    given = {"channels": channels, "side": side, "attributes": attributes, "last": ", ".join(last)}
+    before, made = values(focus(**given)), focus(**given)
+    assert FocusAsConv()(made).modified
+    (whole,) = [node for node in made.graph if node.op_type == "Conv"]
+    assert [value.name for value in whole.inputs] == ["x", "w"]
+    np.testing.assert_allclose(values(made), before, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [{"last": "c"}, {"last": "c, c"}, {"end": "early"}, {"two": "one"}, {"row1": "zero"},
+     {"rows": "one"}, {"attributes": "dilations = [2, 2]"}, {"attributes": "group = 2"},
+     {"attributes": 'auto_pad = "SAME_UPPER"'},
+     {"conv": "e = Conv (joined, w)\nf = Conv (joined, w)\ny = Add (e, f)"}],
+    ids=["three", "one-twice", "cut-off", "whole", "rows-twice", "channels", "dilated", "grouped",
+         "padded-by-size", "two-readers"],
+)  # fmt: skip
+def test_other_pieces_stay(given: dict[str, str]) -> None:
+    assert not FocusAsConv()(focus(**({"channels": 4} | given))).modified

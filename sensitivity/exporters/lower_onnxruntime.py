@@ -9,6 +9,7 @@ from sensitivity.exporters.ranges import ranges_of
 from sensitivity.onnx_graph.passes.clip_by_range import ClipByRange
 from sensitivity.onnx_graph.passes.enlarge_by_copies import EnlargeByCopies
 from sensitivity.onnx_graph.passes.float_weights import FloatWeights
+from sensitivity.onnx_graph.passes.int32_bias import Int32Bias
 from sensitivity.onnx_graph.passes.join_slices import JoinSlices
 from sensitivity.onnx_graph.passes.keep_float import KeepFloat
 from sensitivity.onnx_graph.passes.keep_meaning import KeepMeaning
@@ -20,11 +21,12 @@ from sensitivity.onnx_graph.passes.room_for_bias import RoomForBias
 from sensitivity.onnx_graph.passes.softmax_off_last_axis import SoftmaxOffLastAxis
 from sensitivity.onnx_graph.passes.tidy import tidy
 from sensitivity.onnx_graph.passes.unsigned import UnsignedActivations
+from sensitivity.processor import has_dot_products
 
 
 def lower(model: ir.Model) -> ir.Model:
-    """Lower the model. Numbers change a little: more values are quantized than in the canonical
-    file, and clipped a little later.
+    """Lower the model for the processor of this machine. Numbers change a little: more values are
+    quantized than in the canonical file, and clipped a little later.
 
     Operations that are slow in this runtime are replaced by equivalent ones, whose sums may be
     rounded in another order: Softmax over an inner axis, Resize of integers, 1x1 convolutions from
@@ -37,11 +39,13 @@ def lower(model: ir.Model) -> ir.Model:
         UnsignedActivations(zero_point_0=True),
         ClipByRange(),
         QuantizeOutputs(ranges_of(model)),
+        ClipByRange(),
         OnePairPerValue(),
         PointwiseAsMatMul(),
+        Int32Bias(),
         FloatWeights(),
         EnlargeByCopies(),
-        PadChannels(),
+        *([PadChannels()] if has_dot_products() else []),
         SoftmaxOffLastAxis(),
         KeepMeaning(),
         RoomForBias(),

@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx_ir as ir
+from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from sensitivity.errors import OnnxFileError, SensitivityError
 from sensitivity.onnx_graph.load import load_model
 from sensitivity.onnx_graph.passes.fake_quant_pairs import is_fake_quant
+from sensitivity.onnx_graph.passes.focus_as_conv import FocusAsConv
 from sensitivity.onnx_graph.qdq import PAIR
 from sensitivity.onnx_graph.refusals import is_quantized_otherwise
 from sensitivity.quantizers.onnx.batches import Arrays
@@ -112,14 +114,16 @@ def float_file(path: Path, shapes: Mapping[str, Sequence[int | str]]) -> FloatFi
 
 
 def prepared(file: FloatFile, example: Arrays) -> onnx.ModelProto:
-    """Return the model with opset 13 or later, constants and BatchNorm folded, and a name for every
-    operation.
+    """Return the model with opset 13 or later, constants and BatchNorm folded, each Focus as one
+    convolution, and a name for every operation.
 
     example: inputs of one batch, on which the result is compared with the file.
     Raises OnnxFileError if it cannot be converted, or computes something else.
     """
     lifted = _lifted(file)
-    result: onnx.ModelProto = ir.to_proto(optimized(lifted.SerializeToString(), file.path.name))
+    folded = optimized(lifted.SerializeToString(), file.path.name)
+    ir.passes.Sequential(FocusAsConv(), RemoveUnusedNodesPass())(folded)
+    result: onnx.ModelProto = ir.to_proto(folded)
     _only_used_opsets(result)
     name_nodes(result.graph)
     flatten_biases(result.graph)

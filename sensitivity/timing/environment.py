@@ -8,23 +8,10 @@ import platform
 import shutil
 import subprocess
 from collections.abc import Mapping
-from pathlib import Path
 
-FLAGS = (
-    "avx2",
-    "avx512f",
-    "avx512_vnni",
-    "avx_vnni",
-    "avx512_bf16",
-    "avx512_fp16",
-    "amx_tile",
-    "amx_int8",
-    "amx_bf16",
-)
-UNKNOWN = "not readable"
-INT8_FLAGS = {"avx512_vnni", "avx_vnni", "amx_int8", "asimddp"}
+from sensitivity.processor import UNKNOWN, processor, read
+
 WIDE_FLAGS = {"avx2", "avx512f"}
-ARM_FLAGS = ("asimd", "asimddp", "i8mm", "bf16", "fphp", "sve")
 PACKAGES = (
     "numpy",
     "onnx",
@@ -51,7 +38,7 @@ GPU_FIELDS = (
 
 def environment() -> dict[str, str]:
     """Return name -> value, for a report; a value that cannot be read is "not readable"."""
-    return _machine() | _cpu() | _clocks() | _threads() | _gpu() | _versions()
+    return _machine() | processor() | _clocks() | _threads() | _gpu() | _versions()
 
 
 def saturates(environment: Mapping[str, str]) -> bool:
@@ -79,43 +66,15 @@ def _machine() -> dict[str, str]:
     }
 
 
-def _cpu() -> dict[str, str]:
-    info = {"flags": "", "Features": "", "model name": ""} | _cpu_info(_read("/proc/cpuinfo"))
-    present = set((info["flags"] or info["Features"]).split())
-    flags = filter(present.__contains__, FLAGS + ARM_FLAGS)
-    return {
-        "cpu": info["model name"] or platform.processor() or UNKNOWN,
-        "cpu flags": " ".join(flags) if present else UNKNOWN,
-        "int8 instructions": _yes_or_no(present & INT8_FLAGS),
-        "hypervisor": _yes_or_no(present & {"hypervisor"}),
-    }
-
-
-def _yes_or_no(present: set[str]) -> str:
-    if present:
-        return "yes"
-    return "no"
-
-
-def _cpu_info(text: str) -> dict[str, str]:
-    """Return the first processor's block of /proc/cpuinfo."""
-    info = {}
-    first = text.split("\n\n")[0]
-    for line in first.splitlines():
-        name, _, value = line.partition(":")
-        info[name.strip()] = value.strip()
-    return info
-
-
 def _clocks() -> dict[str, str]:
     cpufreq = "/sys/devices/system/cpu/cpu0/cpufreq"
     clocks = []
     for name in ("min", "cur", "max"):
-        khz = _read(f"{cpufreq}/scaling_{name}_freq")
+        khz = read(f"{cpufreq}/scaling_{name}_freq")
         if khz:
             clocks.append(f"{name} {int(khz) // 1000}")
     return {
-        "governor": _read(f"{cpufreq}/scaling_governor") or UNKNOWN,
+        "governor": read(f"{cpufreq}/scaling_governor") or UNKNOWN,
         "clock MHz": ", ".join(clocks) or UNKNOWN,
         "load": _load(),
     }
@@ -131,7 +90,7 @@ def _threads() -> dict[str, str]:
     facts = {
         "cores": str(os.cpu_count()),
         "usable cores": str(usable_cores()),
-        "cpu quota": _read("/sys/fs/cgroup/cpu.max") or UNKNOWN,
+        "cpu quota": read("/sys/fs/cgroup/cpu.max") or UNKNOWN,
     }
     for name in THREAD_VARIABLES:
         if os.environ.get(name):
@@ -164,11 +123,3 @@ def _versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return versions
-
-
-def _read(path: str) -> str:
-    """Return the text of a file; "" if it cannot be read."""
-    try:
-        return Path(path).read_text().strip()
-    except OSError:
-        return ""

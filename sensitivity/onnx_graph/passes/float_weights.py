@@ -13,10 +13,8 @@ from sensitivity.onnx_graph import qdq
 from sensitivity.onnx_graph.levels import along
 from sensitivity.onnx_graph.matching import RewriteInTurn, needed, require
 from sensitivity.onnx_graph.passes.initializers import add
-from sensitivity.onnx_graph.walk import reader_kinds
-
-ANY_OUTPUT = {"MatMul"}
-"""Operations whose integer kernel in ONNX Runtime can give float."""
+from sensitivity.onnx_graph.uses import BIAS_INPUT, is_integer_bias
+from sensitivity.onnx_graph.walk import input_at, reader_kinds
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +38,7 @@ class FloatWeights(RewriteInTurn[ir.Node, _Weight]):
         return qdq.weighted_nodes(graph)
 
     def match(self, place: ir.Node) -> _Weight:
-        require(place.op_type not in ANY_OUTPUT)
+        require(not _gives_float_from_integers(place))
         require(not output_is_quantized(place))
         pair = needed(qdq.pair_of(qdq.weight(place)))
         return _Weight(place, f"{pair.source.name}.dequantized", _dequantized(pair))
@@ -48,6 +46,16 @@ class FloatWeights(RewriteInTurn[ir.Node, _Weight]):
     def rewrite(self, graph: ir.Graph, found: _Weight) -> None:
         values = add(graph, found.name, found.values)
         found.node.replace_input_with(qdq.WEIGHT_INPUT[found.node.op_type], values)
+
+
+def _gives_float_from_integers(node: ir.Node) -> bool:
+    """Return whether ONNX Runtime's integer kernel of this operation can give float: that of Gemm
+    only with an int32 bias, or none."""
+    if node.op_type != "Gemm":
+        return node.op_type == "MatMul"
+    bias = input_at(node, BIAS_INPUT)
+    pair = qdq.pair_of(bias)
+    return bias is None or (pair is not None and is_integer_bias(pair))
 
 
 def _dequantized(pair: qdq.Pair) -> np.ndarray:

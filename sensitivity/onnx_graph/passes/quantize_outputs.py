@@ -27,6 +27,7 @@ from sensitivity.onnx_graph.walk import (
     not_none,
     of_kind,
     reached,
+    read_by,
     reader_kinds,
     value_name,
 )
@@ -54,8 +55,16 @@ Grid = tuple[np.ndarray, np.ndarray]
 MOVES = SAME_GRID | {"Concat"}
 """Operations that pass the values of their inputs on unchanged."""
 
-WITH_OUTPUT = {"Conv", "Gemm", "MatMul"}
-"""Operations with weights whose integer kernels can give integers."""
+WITH_OUTPUT = {"Conv"}
+"""Operations with weights whose integer kernels give integers only.
+
+That of MatMul, which a Gemm becomes, gives float as well: what follows is then computed in float,
+which is more exact and faster than between pairs.
+"""
+
+READERS = ELEMENTWISE | {"ReduceMean"}
+"""Operations that may read the quantized value: those with integer kernels, and the average of many
+values, whose rounding hardly shows."""
 
 ENDS = ONLY_SHAPE | {"QuantizeLinear"}
 """Operations whose output holds no float values any more."""
@@ -96,10 +105,10 @@ class QuantizeOutputs(RewriteInTurn[ir.Value, _Output]):
     def match(self, place: ir.Value) -> _Output:
         node = not_none(place.producer())
         require(_computes_in_integers(node))
-        value = qdq.behind_relu(place)
+        value = _behind_cut(place)
         require("QuantizeLinear" not in reader_kinds(value))
         require(only_to_quantized(value))
-        uses = [(user, index) for user, index in value.uses() if user.op_type in ELEMENTWISE]
+        uses = [(user, index) for user, index in value.uses() if user.op_type in READERS]
         require(uses)
         if node.op_type in SAME_GRID:
             return _Output(value, _grid_of_input(node), uses)
@@ -129,6 +138,19 @@ class QuantizeOutputs(RewriteInTurn[ir.Value, _Output]):
         require(np.isfinite(scale))
         require(SMALLEST_SCALE <= scale <= COARSEST * _next_scale(value))
         return over_range(low, high, np.uint8)
+
+
+def _behind_cut(value: ir.Value) -> ir.Value:
+    """Return the output of the Relu, or of the Clip from 0 on, that is the only reader of the
+    value; the value itself if there is none.
+
+    The range of the pair stands for the Clip, as in `ClipByRange`.
+    """
+    clip = read_by(value, "Clip")
+    limits = None if clip is None else qdq.clip_limits(clip)
+    if clip is None or limits is None or limits[0] != 0:
+        return qdq.behind_relu(value)
+    return clip.outputs[0]
 
 
 def over_range(low: float, high: float, dtype: type[np.unsignedinteger[Any]]) -> Grid:
