@@ -151,6 +151,33 @@ def test_outputs_of_int8_are_kept_when_it_is_scored(tmp_path: Path) -> None:
         assert soft.tolist() == expected.tolist()
 
 
+@dataclass(frozen=True)
+class OfHalves:
+    """A soft drop that needs half of float's outputs."""
+
+    def __call__(self, halves: Any, outputs: Any) -> np.ndarray:
+        assert isinstance(halves, list)
+        return BELIEF * (2 * np.array(halves) - outputs)
+
+    def condensed(self, float_outputs: Any) -> list[float]:
+        return (float_outputs / 2).tolist()
+
+
+def test_float_computes_no_outputs_twice_of_which_little_is_needed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sensitivity.tasks.kept.KEPT_BYTES", 1)
+    spent = {}
+    for soft in (OfHalves(), task_of().soft):
+        with study(task_of(soft=soft), tmp_path / str(len(spent))) as of:
+            variants = [of.skip_variant(skip) for skip in ((), ("stem",), ("head",))]
+            found = [SoftMeasurer(of).values(variant, "confirm", "")[1] for variant in variants]
+            spent[of.measurer.samples] = found
+    few, many = spent
+    assert few == 400 + 3 * 400 < many
+    np.testing.assert_allclose(spent[few], spent[many], atol=1e-12)
+
+
 def test_outputs_are_kept_as_far_as_memory_allows(monkeypatch: pytest.MonkeyPatch) -> None:
     """Outputs of the current split, its first batches: the next pass begins with them."""
     monkeypatch.setattr("sensitivity.tasks.kept.KEPT_BYTES", 800)

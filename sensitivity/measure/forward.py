@@ -75,6 +75,7 @@ class Forwarder:
 
     samples: number of samples forwarded so far (one variant on one sample counts one).
     references: outputs of the float model, which are the same whatever ranges variants have.
+    condensed: what a soft drop that `Condenses` needs of the float model's outputs of a batch.
     keeps: key of a variant whose outputs are also kept when it is scored -> what is added to the
         name of the split under which they are kept.
     """
@@ -88,6 +89,7 @@ class Forwarder:
         self.task = task
         self.samples = 0
         self.references = KeptOutputs()
+        self.condensed: dict[Place, Any] = {}
         self.keeps: dict[str, str] = {}
         self._make_simulator = simulator
         self._simulator: Simulator | None = None

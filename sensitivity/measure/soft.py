@@ -13,8 +13,15 @@ from sensitivity.measure.checked import checked_scores
 from sensitivity.measure.reader import Reader
 from sensitivity.measure.study import Study
 from sensitivity.records import SPLITS, Scores, Variant
-from sensitivity.signals.soft import Labelled, has_soft_drop, soft_drop, soft_name, ties_of
-from sensitivity.tasks.base import Fittable, Soft, StandsForMetric, TellsTies, mean
+from sensitivity.signals.soft import (
+    Labelled,
+    condensed,
+    has_soft_drop,
+    soft_drop,
+    soft_name,
+    ties_of,
+)
+from sensitivity.tasks.base import Condenses, Fittable, Soft, StandsForMetric, TellsTies, mean
 from sensitivity.tasks.batches import batch_size
 
 FITTED = 1000
@@ -185,7 +192,7 @@ class SoftMeasurer:
         measurer, size = self._study.measurer, batch_size(inputs)
         key = f"{split}: {self._name}"
         measurer.check_data(split, batch, inputs, targets, also=[key])
-        wanted = self._float_outputs(split, batch, inputs)
+        wanted = self._wanted(split, batch, inputs)
         output = self._kept(variant, split, batch)
         if output is None:
             ((_, output),) = measurer.outputs([variant], inputs)
@@ -205,6 +212,17 @@ class SoftMeasurer:
         if kept_as is None:
             return None
         return measurer.references.get((split + kept_as, batch))
+
+    def _wanted(self, split: str, batch: int, inputs: Any) -> Any:
+        """Return the float model's outputs of a batch, or what the soft drop needs of them."""
+        soft: object = self._soft
+        if not isinstance(soft, Condenses):
+            return self._float_outputs(split, batch, inputs)
+        known = self._study.measurer.condensed
+        if (split, batch) not in known:
+            outputs = self._float_outputs(split, batch, inputs)
+            known[split, batch] = condensed(soft, outputs)
+        return known[split, batch]
 
     def _float_outputs(self, split: str, batch: int, inputs: Any) -> Any:
         measurer = self._study.measurer

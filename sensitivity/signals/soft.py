@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,15 @@ import numpy as np
 
 from sensitivity.errors import TaskError
 from sensitivity.records import Scores
-from sensitivity.tasks.base import Fittable, Soft, StandsForMetric, Task, TellsTies, mean
+from sensitivity.tasks.base import (
+    Condenses,
+    Fittable,
+    Soft,
+    StandsForMetric,
+    Task,
+    TellsTies,
+    mean,
+)
 from sensitivity.tasks.batches import scores_of
 from sensitivity.tasks.fingerprint import function_digest
 
@@ -48,13 +56,7 @@ def soft_drop(soft: Soft, float_outputs: Any, outputs: Any, size: int) -> Scores
 
     Raises TaskError if the function fails, or does not return one finite number for each sample.
     """
-    try:
-        drops = scores_of(soft(float_outputs, outputs))
-    except Exception as error:
-        raise TaskError(
-            f"Expected task.soft to return one number for each sample, got {error!r}; it is given "
-            "the outputs of the float model and those of a quantized one."
-        ) from error
+    drops: Scores = _called(lambda *both: scores_of(soft(*both)), float_outputs, outputs)
     shape = (size, *drops.shape[1:]) if isinstance(soft, StandsForMetric) else (size,)
     if drops.shape != shape or not np.isfinite(drops).all():
         raise TaskError(
@@ -63,6 +65,27 @@ def soft_drop(soft: Soft, float_outputs: Any, outputs: Any, size: int) -> Scores
             "the answer is the same."
         )
     return drops
+
+
+def condensed(soft: Condenses, float_outputs: Any) -> Any:
+    """Return what the soft drop needs of the float model's outputs of a batch.
+
+    soft: the task's function.
+
+    Raises TaskError if it fails.
+    """
+    return _called(soft.condensed, float_outputs)
+
+
+def _called(function: Callable[..., Any], *outputs: Any) -> Any:
+    """Return the function's result. Raises TaskError if it fails."""
+    try:
+        return function(*outputs)
+    except Exception as error:
+        raise TaskError(
+            f"Expected task.soft to return one number for each sample, got {error!r}; it is given "
+            "the outputs of the float model and those of a quantized one."
+        ) from error
 
 
 def ties_of(soft: TellsTies, labelled: Labelled, full_scale: float) -> tuple[Scores, Scores]:

@@ -59,6 +59,17 @@ class TellsTies(Protocol):
 
 
 @runtime_checkable
+class Condenses(Protocol):
+    """A soft drop that needs little of the float model's outputs. This is kept for all samples, so
+    that the float model computes none of them twice."""
+
+    def condensed(self, float_outputs: Any) -> Any:
+        """Return what it needs of the float model's outputs of a batch. It is then called with this
+        in their place."""
+        ...
+
+
+@runtime_checkable
 class StandsForMetric(Protocol):
     """A soft drop for a metric that is not a mean over samples, such as mAP. It is called like any
     other, and returns one record for each sample, float[n, k]."""

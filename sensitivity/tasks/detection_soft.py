@@ -80,8 +80,9 @@ class Reporter(Protocol):
 class BoxesLost:
     """What the float model expects to lose by the boxes of a variant.
 
-    It is called with the outputs of the float model and of the variant for the same images, and
-    returns their records, float64[n, 4 * limit]. `drops` turns these into soft drops.
+    It is called with the outputs of the float model, or what `condensed` makes of them, and those
+    of the variant for the same images. It returns their records, float64[n, 4 * limit], which
+    `drops` turns into soft drops.
 
     score: says what a detector reports.
     classes: the number of classes.
@@ -95,13 +96,20 @@ class BoxesLost:
     limit: int = 100
 
     def __call__(self, float_outputs: Any, outputs: Any) -> Scores:
-        wanted, got = (
-            _surest(self.score.reported(each), self.limit) for each in (float_outputs, outputs)
-        )
+        is_condensed = isinstance(float_outputs, Detections)
+        wanted = float_outputs if is_condensed else self.condensed(float_outputs)
+        got = self.condensed(outputs)
         places, overlaps = counterparts(wanted, got, self.score.overlaps(got.boxes, wanted.boxes))
         stands_for = np.take_along_axis(wanted.confidences, places, axis=1)
         columns = (wanted.confidences, got.confidences, stands_for, overlaps)
         return np.concatenate(columns, axis=1, dtype=np.float64)
+
+    def condensed(self, outputs: Any) -> Detections:
+        """Return the surest boxes of the outputs of a batch."""
+        found, limit = self.score.reported(outputs), self.limit
+        return Detections(
+            found.boxes[:, :limit], found.confidences[:, :limit], found.classes[:, :limit]
+        )
 
     def stands_for(self, aggregate: Aggregate) -> bool:
         return aggregate == self.score.aggregate
@@ -230,12 +238,6 @@ def precision_values(confidences: Floats, right: Floats, objects: Floats) -> Sco
 def _from_here(values: Floats) -> Floats:
     """Return the sum of the values from each row on."""
     return np.asarray(np.cumsum(values[::-1], axis=0)[::-1])
-
-
-def _surest(found: Detections, limit: int) -> Detections:
-    return Detections(
-        found.boxes[:, :limit], found.confidences[:, :limit], found.classes[:, :limit]
-    )
 
 
 def _by_step(confidences: Floats, true: Bools, ignored: Bools) -> tuple[Floats, Floats]:
