@@ -33,7 +33,7 @@ costs a forward pass over the samples of the signal."""
 LOST = 0.5
 """Fraction of float's metric that a model may lose which has not collapsed."""
 
-NEAR = 0.125
+NEAR = 0.25
 """Fraction by which a set may be longer than the shortest prefix that meets the target, once the
 collapse has ended. Sets of about one size are hardly told apart."""
 

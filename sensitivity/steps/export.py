@@ -60,7 +60,7 @@ SAMPLES_BEFORE_A_BENCH = 100
 the same test. Such a fault then goes unseen once in a thousand times, and the metric of all files
 takes half as long."""
 
-LARGE_BEFORE_A_BENCH = 40
+LARGE_BEFORE_A_BENCH = 16
 """The same if samples are large, too. Without the optimizations of ONNX Runtime, one of YOLOv8n at
 640 pixels takes half a second of a core."""
 

@@ -41,7 +41,7 @@ class FileProfile:
 
 
 def profile_file(
-    file: Path, runtime: Runtime, inputs: Tensors, *, threads: int | None = None, repeats: int = 20
+    file: Path, runtime: Runtime, inputs: Tensors, *, threads: int | None = None, repeats: int = 10
 ) -> FileProfile:
     """Return the profile of a file.
 

@@ -50,6 +50,8 @@ class OnnxModel:
     float_path: the file that it was made from, whose weights, biases and activations a skipped
         operation gets. With None, weights stay what their pairs give.
     custom_ops: a library for ONNX Runtime's `register_custom_ops_library`.
+    stand_alone: shapes of a batch and number of samples -> whether so many samples at a time give
+        what the whole batch gives, as far as it was tried.
     Raises OnnxFileError for a file that cannot be read, or whose quantizers cannot be switched.
     """
 
@@ -80,6 +82,7 @@ class OnnxModel:
             clamping_pairs(self.uses, self.graph.graph.inputs),
             {} if self.float is None else self.float.limits,
         )
+        self.stand_alone: dict[Any, bool] = {}
         self._skipped: frozenset[str] = frozenset()
         self._grids: dict[str, NewGrid] = {}
         self._threads = 0

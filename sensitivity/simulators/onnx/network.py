@@ -410,7 +410,7 @@ def _recipe(
         computed.update(map(value_name, node.outputs))
     values = _values_read(nodes, renamed)
     constants = {name: _tensor(values[name]) for name in values if name not in computed}
-    protos = tuple(map(ir.to_proto, nodes))
+    protos = tuple(map(ir.serde.serialize_node, nodes))
     first = protos[0].input
     for index, name in renamed.items():
         missing = index + 1 - len(first)
@@ -453,6 +453,6 @@ def _tensor(value: ir.Value) -> onnx.TensorProto:
     tensor = ir.convenience.get_const_tensor(value)
     if tensor is None:
         raise Unsplittable(f"{value.name} is neither computed nor a constant")
-    proto = ir.to_proto(tensor)
+    proto = ir.serde.serialize_tensor(tensor)
     proto.name = value_name(value)
     return proto

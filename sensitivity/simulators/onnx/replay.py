@@ -153,7 +153,13 @@ class OnnxReplay:
 
     def _stand_alone(self, arrays: Arrays, size: int) -> bool:
         """Return whether the pieces give what the whole batch gives, with all quantizers on and
-        with all off."""
+        with all off. It is tried once for a file, whatever ranges are tried for it."""
+        known, key = self._model.stand_alone, (_shape(arrays), size)
+        if key not in known:
+            known[key] = self._give_the_same(arrays, size)
+        return known[key]
+
+    def _give_the_same(self, arrays: Arrays, size: int) -> bool:
         masks = [0, self._switches.everything]
 
         def run(parts: list[Arrays]) -> list[Any]:

@@ -13,11 +13,13 @@ from sensitivity.errors import TaskError
 from sensitivity.onnx_graph.walk import value_name
 from sensitivity.quantizers.base import QuantizedModel
 from sensitivity.quantizers.onnx.batches import (
+    Arrays,
     difference,
     feed,
     fixed_batch,
     joined,
     length,
+    of_samples,
     pieces,
 )
 from sensitivity.quantizers.onnx.model import OnnxModel
@@ -26,6 +28,10 @@ from sensitivity.simulators.base import Simulator
 from sensitivity.simulators.memory import host_memory
 from sensitivity.simulators.onnx.network import Unsplittable
 from sensitivity.simulators.onnx.replay import OnnxReplay
+
+COMPARED = 2
+"""Number of samples on which replay is compared with the file: two, since one alone mixes with
+none."""
 
 TOLERANCE = 1e-4
 """Largest difference, relative to the largest value of an output, at which replay is used."""
@@ -64,7 +70,7 @@ def onnx_simulator(
     whole = WholeFile(source)
     arrays = feed(example_inputs, names_of(source.model.get_inputs()))
     _check_types(arrays, source.model)
-    first = pieces(arrays, fixed_batch(source.model))[0]
+    first = _first_samples(arrays, source.model)
     names = names_of(source.quantizers)
     variants = [frozenset[str](), frozenset(names), frozenset(names[::2]), frozenset(names[1::2])]
     if memory is None:
@@ -87,6 +93,20 @@ def onnx_simulator(
     how = "bit for bit" if worst == 0 else f"to {worst:.1e}"
     replay.reason = f"the file run in parts gives its own outputs {how} on the example batch"
     return replay
+
+
+def _first_samples(arrays: Arrays, model: OnnxModel) -> Arrays:
+    """Return as many samples of the example as the file takes at a time; of a file that takes any
+    number, `COMPARED` if it takes these."""
+    size = fixed_batch(model)
+    if size is not None or (length(arrays) or 0) <= COMPARED:
+        return pieces(arrays, size)[0]
+    few = of_samples(arrays, slice(0, COMPARED))
+    try:
+        model.run(None, few)
+    except Exception:  # noqa: BLE001 - its exceptions share no public base class
+        return arrays  # a Reshape, say, may have the number of samples of the traced batch
+    return few
 
 
 def _check_types(arrays: dict[str, NDArray[Any]], model: OnnxModel) -> None:
