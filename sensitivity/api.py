@@ -20,6 +20,7 @@ from functools import partial, wraps
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
+from sensitivity.allocator import trim_heap
 from sensitivity.commands import command_line, python_call
 from sensitivity.config import (
     IN_PYTHON,
@@ -169,6 +170,7 @@ def run(settings: RunSettings, progress: Progress = silent, task: TaskLike | Non
     if exportable:
         begin("bench", expected)
         _bench(run_dir, settings, command, progress, held_out)
+    trim_heap()
     begin("report", expected)
     info = run_dir.info()
     run_dir.write("run.json", replace(info, commands=info.commands | {"run": command}))

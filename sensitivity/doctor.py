@@ -59,7 +59,6 @@ PURPOSES = {
     "torch": ("fake-quantized PyTorch models", install_line("modelopt")),
     "nvidia-modelopt": ("models calibrated with NVIDIA ModelOpt", install_line("modelopt")),
     "pillow": ("image folders as tasks", install_line("images")),
-    "scikit-learn": ("the digits of `sensitivity demo`", install_line("demo")),
     "openvino": ("builds and times OpenVINO models", install_line("openvino")),
     "ai-edge-litert": ("reads .tflite files", install_line("tflite")),
     "ray": ("measures on a cluster with --ray", install_line("ray")),

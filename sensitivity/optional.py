@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from PIL import ImageOps as ImageOps
     from pycocotools import mask as mask_tools
     from scipy import stats as stats
-    from sklearn import datasets as sklearn_datasets
     from torch.utils import _pytree as pytree
 
     __all__ = [
@@ -36,7 +35,6 @@ if TYPE_CHECKING:
         "openvino",
         "pytree",
         "ray",
-        "sklearn_datasets",
         "stats",
         "tflite_schema",
         "torch",
@@ -52,7 +50,6 @@ __getattr__ = importer(
         "openvino": "openvino",
         "pytree": "torch.utils._pytree",
         "ray": "ray",
-        "sklearn_datasets": "sklearn.datasets",
         "stats": "scipy.stats",
         "tflite_schema": "ai_edge_litert.schema_py_generated",
         "torch": "torch",

@@ -57,6 +57,14 @@ def test_its_layers_are_nine_convolutions_and_the_head(task):
     assert all(len(unit.quantizers) == 2 for unit in units)
 
 
+def test_the_digits_are_those_of_scikit_learn():
+    datasets = pytest.importorskip("sklearn.datasets")
+    with np.load(demo.DIGITS) as stored:
+        pixels, labels = datasets.load_digits(return_X_y=True)
+        np.testing.assert_array_equal(stored["pixels"].reshape(pixels.shape), pixels)
+        np.testing.assert_array_equal(stored["labels"], labels)
+
+
 def test_no_digit_is_in_two_splits():
     splits = demo.digits()
     assert {name: len(split.x) for name, split in splits.items()} == demo.SIZES
