@@ -37,6 +37,9 @@ NEAR = 0.25
 """Fraction by which a set may be longer than the shortest prefix that meets the target, once the
 collapse has ended. Sets of about one size are hardly told apart."""
 
+FAR = 2.0
+"""Multiple of the allowed loss that a set loses if it misses by far."""
+
 CLOSER = 0.95
 """A larger set is worth judging if it leaves less than this fraction of the distortion that every
 smaller set leaves."""
@@ -54,9 +57,10 @@ class CulpritPlanner:
 
     If a set of up to END units ends the collapse but none of them meets the target, what is left is
     no search for culprits: with a signal, the shortest prefix of the ranking that meets the target
-    besides these units is then searched for as in `InterpolatedPlanner`, up to NEAR. It is pruned
-    only if the half of it that is needed most is enough: to decide on single units of many would
-    fit them to few samples.
+    besides these units is then searched for as in `InterpolatedPlanner`, up to NEAR. To decide on
+    single units of many would fit them to few samples, so it is pruned only if the next shorter one
+    misses by FAR, as if one more unit ruined the model, and if the half of it that is needed most
+    is enough.
 
     If outputs cannot be compared, it judges all sets up to END units, and returns units to INT8 one
     at a time.
@@ -100,9 +104,11 @@ class CulpritPlanner:
         found = interpolated(rest, self._signal or {}, search, goal, culprits)
         if found is None:
             return search.best_missed(ranking)
-        missed = max(size for size in range(len(found)) if search.knows(found[:size]))
-        found = bisected(found, search, missed, len(found), NEAR)
-        return search.choice(in_order(ranking, _halved(found, search, goal)))
+        found = bisected(found, search, _next_known(found, search), len(found), NEAR)
+        shorter = search.judged(found[: _next_known(found, search)])
+        if goal.start - shorter.metric > FAR * (goal.start - goal.floor):
+            found = _halved(found, search, goal)
+        return search.choice(in_order(ranking, found))
 
     def _promising(self, ranking: Sequence[str], goal: Goal) -> Iterator[Skip]:
         """Yield the sets to judge, smaller sets first and all units last."""
@@ -131,6 +137,11 @@ def _enough_to_recover(search: Search, goal: Goal) -> Skip | None:
     most = LOST * abs(goal.start)
     steps = [step for step in search.path if goal.start - step.metric <= most]
     return min((step.skip for step in steps), key=len, default=None)
+
+
+def _next_known(skip: Skip, search: Search) -> int:
+    """Return the length of the longest shorter prefix of the set that was tried."""
+    return max(size for size in range(len(skip)) if search.knows(skip[:size]))
 
 
 def _prefixes(units: Sequence[str], end: int) -> list[Sequence[str]]:
