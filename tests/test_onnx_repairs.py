@@ -37,7 +37,7 @@ from sensitivity.quantizers.torch.modelopt import ModelOptModel
 from sensitivity.records import Plan, Range
 from sensitivity.repairs.bias import bias_corrections
 from sensitivity.repairs.onnx_kernels import kernel_of
-from sensitivity.repairs.rounding import learned_roundings
+from sensitivity.repairs.rounding import learned_roundings, takes_rounding
 from sensitivity.repairs.samples import Parts, calibration_parts
 from sensitivity.run_dir import RunDir
 from sensitivity.simulators.onnx.replay import OnnxReplay
@@ -350,6 +350,16 @@ def test_files_have_the_rounding_that_was_learned(tmp_path: Path, compact: bool)
     np.testing.assert_allclose(run_file(made["int8"], x), expected, atol=1e-3)
     plain = outputs(source, x, bias_corrections(source, x))
     assert np.abs(plain - expected).max() > 4e-3
+
+
+def test_roundings_are_learned_where_float_weights_are_known(tmp_path: Path) -> None:
+    """Of integers alone only bias corrections would come, which are tried by themselves."""
+    original = float_net(tmp_path / "net.onnx")
+    integers = static_file(original, tmp_path / "int8.onnx")
+    assert not takes_rounding(OnnxQdqModel(OnnxModel(integers)))
+    assert takes_rounding(opened((original, integers)))
+    _, with_q = quantized_net(tmp_path)
+    assert takes_rounding(OnnxQdqModel(OnnxModel(with_q)))
 
 
 def test_a_rounding_of_an_activation_is_refused(source: OnnxQdqModel) -> None:

@@ -48,8 +48,15 @@ def is_roundable(source: QuantizedModel) -> TypeGuard[Roundable]:
 
 
 def takes_rounding(source: QuantizedModel) -> TypeGuard[RecalibratableModel]:
-    """Return whether weights of this model, of torch or in a file, can be rounded differently."""
-    return form_of(source) == "onnx" or is_roundable(source)
+    """Return whether weights of this model, of torch or in a file, can be rounded differently.
+
+    Those of a file of which only the integers are known get bias corrections alone.
+    """
+    if form_of(source) == "onnx":
+        from sensitivity.quantizers.onnx.qdq import OnnxQdqModel  # imports ONNX
+
+        return isinstance(source, OnnxQdqModel) and source.takes_rounding()
+    return is_roundable(source)
 
 
 @dataclass(frozen=True, eq=False)

@@ -47,6 +47,7 @@ from sensitivity.quantizers.onnx.doubts import float_doubts
 from sensitivity.quantizers.onnx.float_model import compare_with_float
 from sensitivity.quantizers.onnx.ranges import (
     float_weight,
+    knows_float_weights,
     lacks_float_weights,
     new_grids,
     other_ranges,
@@ -197,6 +198,11 @@ class OnnxQdqModel:
 
     def sharing(self) -> tuple[tuple[str, ...], ...]:
         return sharing(self.model, self._uses)
+
+    def takes_rounding(self) -> bool:
+        """Return whether a weight can be rounded differently: of some its float values are
+        known."""
+        return knows_float_weights(self.model, self._uses)
 
     def missing(self) -> str | None:
         return NO_FLOAT_WEIGHTS if lacks_float_weights(self.model, self._uses) else None

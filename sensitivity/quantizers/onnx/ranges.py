@@ -291,6 +291,12 @@ def lacks_float_weights(model: OnnxModel, uses: Mapping[str, Use]) -> bool:
     return False
 
 
+def knows_float_weights(model: OnnxModel, uses: Mapping[str, Use]) -> bool:
+    """Return whether the float values of any weight are known, as `_is_known` defines it."""
+    weights, _ = weights_and_activations(uses.values())
+    return any(_is_known(model, use) for use in weights)
+
+
 def _has_one_range(use: Use) -> bool:
     """Return whether the use has a range per tensor that can be changed."""
     try:
