@@ -216,6 +216,32 @@ def test_a_batch_that_does_not_fit_into_memory_is_never_run_as_a_whole(
     assert np.array_equal(limited, unlimited)
 
 
+def test_batches_are_cut_down_to_pieces_that_stand_alone_which_is_tried_once_for_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sensitivity.simulators.onnx.replay.LARGEST_VALUE", 1)  # one sample a piece
+    file = static_file(float_file(tmp_path / "f.onnx"), tmp_path / "q.onnx")
+    for alone in (True, False):
+        tried: list[int] = []
+
+        def give_the_same(
+            self: OnnxReplay, arrays: Any, size: int, alone: bool = alone, to: list[int] = tried
+        ) -> bool:
+            to.append(size)
+            return alone
+
+        monkeypatch.setattr(OnnxReplay, "_give_the_same", give_the_same)
+        source = quantized_model(OnnxModel(file))
+        for _ in range(2):
+            replay = OnnxReplay(source)
+            assert replay.smallest is None, "nothing was seen yet"
+            list(replay.outputs(images(6, 2), [frozenset()]))
+            assert replay.smallest == (1 if alone else None)
+        assert tried == [1]
+    fixed = OnnxModel(_with_batch(file, 2, tmp_path / "q2.onnx"))
+    assert OnnxReplay(quantized_model(fixed)).smallest == 2
+
+
 def test_outputs_are_the_callers_to_change(tmp_path: Path) -> None:
     source = quantized_model(
         OnnxModel(static_file(float_file(tmp_path / "f.onnx"), tmp_path / "q.onnx"))

@@ -88,12 +88,20 @@ class OnnxReplay:
         self._switches = Switches(source.quantizers)
         self._split = split(self._model, self._switches.bits, candidate_grids(source))
         self._batch = fixed_batch(self._model)
-        self.smallest = self._batch  # None: a file that takes any size may mix samples
         self._constants: dict[Key, Values] = {}
         self._sizes: dict[Any, tuple[int, ...]] = {}
         self._cuts: dict[Any, int | None] = {}
         self._plans = Recent[Prepared](SCHEDULES)
         self._needed = 0
+
+    @property
+    def smallest(self) -> int | None:
+        """The file's own batch size. A file that takes any size may mix samples, and its batches
+        are cut down to the pieces that were seen to stand alone."""
+        if self._batch is not None:
+            return self._batch
+        sizes = list(self._cuts.values())
+        return max(filter(None, sizes), default=None) if all(sizes) else None
 
     @property
     def warnings(self) -> tuple[str, ...]:
