@@ -481,6 +481,24 @@ def test_sets_of_the_frontier_have_their_true_drops(tmp_path: Path) -> None:
     assert everything.likely_drop == pytest.approx(sum(HARM.values()), abs=0.06)
 
 
+def test_the_sets_nearest_to_the_plan_are_measured_on_holdout_as_far_as_samples_go(
+    tmp_path: Path,
+) -> None:
+    with study(task_of(), tmp_path) as of:
+        plan = choose_plan(of, scan(of, "disable"), Target(drop=0.05))
+        path = [PlanStep(skip, 0.0, False, 400) for skip in ((), ("stem",), ("stem", "head"))]
+        path.append(PlanStep((*plan.skip, "block0", "block1"), 0.0, True, 400))
+        plan = replace(plan, path=(*path, *plan.path))
+        points = measured_frontier(of, plan, None, 400)
+    held_out = {point.skip for point in points if point.holdout is not None}
+    assert plan.skip in held_out
+    others = held_out - {plan.skip}
+    assert len(others) == 1, "one more set of 400 samples"
+    apart = {point.skip: abs(len(point.skip) - len(plan.skip)) for point in points}
+    (nearest,) = others
+    assert apart[nearest] == min(apart[skip] for skip in apart.keys() - {plan.skip})
+
+
 def test_a_target_that_no_set_is_sure_to_meet_says_so(tmp_path: Path) -> None:
     with study(task_of(), tmp_path) as of:
         keep_stem = [unit for unit in HARM if unit != "stem"]

@@ -37,9 +37,9 @@ from sensitivity.search.soft_judge import Promise, SoftJudge
 from sensitivity.stats.proof import chance_below, widened
 from sensitivity.stats.selection import corrected_drop
 
-HOLDOUT_SAMPLES = 5_000
+HOLDOUT_SAMPLES, LARGE_ON_HOLDOUT = 5_000, 100
 """Number of samples to forward on `holdout` for the sets of the curve, at most, besides those of
-the plan itself."""
+the plan itself; the second if samples are large."""
 
 
 @dataclass(frozen=True)
@@ -66,10 +66,13 @@ class Frontier:
 
 
 def measured_frontier(
-    study: Study, plan: Plan, cost: CostModel | None
+    study: Study, plan: Plan, cost: CostModel | None, samples: int = HOLDOUT_SAMPLES
 ) -> tuple[FrontierPoint, ...]:
     """Return the sets of the plan's path that were measured on all of `confirm`, which include
-    everything in INT8."""
+    everything in INT8.
+
+    samples: number of samples to forward on `holdout`, as in `HOLDOUT_SAMPLES`.
+    """
     measurer, aggregate = study.measurer, study.measurer.task.aggregate
     (float_scores,) = measurer.scores([study.float_variant], "confirm", "frontier: float")
     points = []
@@ -82,7 +85,7 @@ def measured_frontier(
             point = FrontierPoint(step.skip, level, drop, predicted_ms=ms)
             points.append(replace(point, wide=step.wide, fp8=step.fp8))
     points = _with_true_drops(study, plan, points, float_scores)
-    return _held_out(study, points, cost, plan.names)
+    return _held_out(study, points, cost, plan.names, samples)
 
 
 def _with_true_drops(
@@ -104,18 +107,23 @@ def _with_true_drops(
 
 
 def _held_out(
-    study: Study, points: Sequence[FrontierPoint], cost: CostModel | None, chosen: tuple[str, ...]
+    study: Study,
+    points: Sequence[FrontierPoint],
+    cost: CostModel | None,
+    chosen: tuple[str, ...],
+    samples: int,
 ) -> tuple[FrontierPoint, ...]:
     """Return the same points, with holdout accuracy for the sets that some target would choose, as
-    far as the number of samples allows.
+    far as the number of samples allows, those nearest to the plan's first.
 
     chosen: the plan's own set, which is always measured.
     """
     measurer, aggregate = study.measurer, study.measurer.task.aggregate
     (float_scores,) = measurer.scores([study.float_variant], "holdout", "frontier: float")
-    affordable = HOLDOUT_SAMPLES // max(len(float_scores), 1)
-    wanted = [point.names for point in best_points(points, cost)][:affordable]
-    sets = list(dict.fromkeys([chosen, *wanted]))
+    affordable = samples // max(len(float_scores), 1)
+    best = [point.names for point in best_points(points, cost) if point.names != chosen]
+    nearest = sorted(best, key=lambda names: abs(len(names) - len(chosen)))
+    sets = [chosen, *nearest[:affordable]]
     variants = [study.skip_variant(skip) for skip in sets]
     measured = measurer.scores(variants, "holdout", "frontier: holdout")
     scores = dict(zip(sets, measured, strict=True))

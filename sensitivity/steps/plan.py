@@ -46,6 +46,7 @@ from sensitivity.search.choose import SearchOptions, choose_plan
 from sensitivity.search.fp8 import fp8_ranges, slow_in_tensorrt
 from sensitivity.search.frontier import (
     HOLDOUT_SAMPLES,
+    LARGE_ON_HOLDOUT,
     Frontier,
     confirm_values,
     correction,
@@ -370,7 +371,8 @@ def _attempt(
             (*ranges.ranges, *chain.from_iterable(question.study.formats.values()))
         )
         plan = _choose(session, question, ranges.scan, may_grow=ranges is first)
-        points, values = _frontier(question.study, plan, question.cost)
+        samples = LARGE_ON_HOLDOUT if session.has_large_samples else HOLDOUT_SAMPLES
+        points, values = _frontier(question.study, plan, question.cost, samples)
     return Attempt(ranges, wide, plan, points, values)
 
 
@@ -443,9 +445,9 @@ def _signal(session: Session, scanned: Scan) -> tuple[Signal | None, dict[str, f
 
 
 def _frontier(
-    study: Study, plan: Plan, cost: CostModel | None
+    study: Study, plan: Plan, cost: CostModel | None, samples: int
 ) -> tuple[tuple[FrontierPoint, ...], np.ndarray]:
-    points = measured_frontier(study, plan, cost)
+    points = measured_frontier(study, plan, cost, samples)
     points = tuple(
         replace(point, measured_ms=plan.measured_ms) if point.names == plan.names else point
         for point in points
