@@ -157,7 +157,8 @@ def run(settings: RunSettings, progress: Progress = silent, task: TaskLike | Non
         begin("scan", lazy.forecast.amounts(size, exact, settings))
         scanned = scan_session(session, command, settings)
         misses = lazy.forecast.int8_misses(scanned, settings, session.task.full_scale)
-        expected = lazy.forecast.amounts(replace(size, misses=misses), exact, settings)
+        size = replace(size, misses=misses, collapsed=scanned.collapsed)
+        expected = lazy.forecast.amounts(size, exact, settings)
         begin("plan", expected)
         chosen = _plan(session, settings, command, scanned)
         if exportable:

@@ -109,6 +109,8 @@ class Size:
     part: samples of `confirm` that a search begins with; None for all.
     misses: whether everything in INT8 misses the target, so that other ranges and repairs are
         tried; None if not known yet.
+    collapsed: whether everything in INT8 is known to have collapsed. Culprits are searched for
+        then, and repairs are tried on all units together.
     sample_s: seconds of the forward of a sample; None if not known.
     affordable: number of samples up to which every unit is measured on the whole split.
     is_tunable: whether the model can be fine-tuned.
@@ -122,6 +124,7 @@ class Size:
     compares: bool = True
     further: int = 0
     misses: bool | None = None
+    collapsed: bool = False
     part: int | None = None
     sample_s: float | None = None
     affordable: int = EXACT_UP_TO
@@ -198,6 +201,8 @@ def _plan(size: Size, settings: RunSettings, *, raced: bool) -> Amount:
     raced: whether the scan is a race because exact scans are not affordable.
     """
     held = 2 * size.holdout
+    if size.collapsed and size.compares:
+        return _plan_after_collapse(size, settings)
     is_part = settings.planner == PLANNER and not settings.exact
     part = (size.part if is_part else None) or size.confirm
     least = 2 * part + held
@@ -220,6 +225,21 @@ def _plan(size: Size, settings: RunSettings, *, raced: bool) -> Amount:
         most += tuned
         least += tuned if settings.fine_tune == "always" else 0
     return Amount(Need(least, fitted_least), Need(most, fitted_most))
+
+
+def _plan_after_collapse(size: Size, settings: RunSettings) -> Amount:
+    """Return what a plan takes if everything in INT8 has collapsed. At least: the first sets, which
+    miss by far, are seen to on few samples. At most: a bisection of all units follows."""
+    each, held = size.confirm + size.further, 2 * size.holdout
+    repaired = 0 if settings.no_recalibrate else REPAIR_FORWARDS * size.rank
+    most = (MORE_SETS + math.ceil(math.log2(max(size.units, 2)))) * each
+    ordered, tuned = rerank.SIGNAL_SAMPLES * rerank.CONTENDERS, _tuning(size, settings)
+    sure = held + repaired + (tuned if settings.fine_tune == "always" else 0)
+    fitted_least, fitted_most = FITTED_S.of(size.units)
+    return Amount(
+        Need(MORE_SETS * each + sure, fitted_least),
+        Need(most + held + size.holdout + repaired + ordered + tuned, fitted_most),
+    )
 
 
 def _tuning(size: Size, settings: RunSettings) -> int:
