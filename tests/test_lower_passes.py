@@ -4,6 +4,7 @@ before: equal values."""
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -328,12 +329,23 @@ GEMM = (
 
 
 def gemm(attributes: str = "alpha = 1.0", *, scales: int = 10, of_bias: float = 1.0) -> ir.Model:
+    return layer_of(GEMM % attributes, scales=scales, of_bias=of_bias)
+
+
+def layer_of(
+    text: str,
+    turned: Callable[[np.ndarray], np.ndarray] = np.asarray,
+    *,
+    scales: int = 10,
+    of_bias: float = 1.0,
+) -> ir.Model:
+    """turned: makes the weight of the text of float[10, 16]."""
     draw = np.random.default_rng(scales)
     steps = draw.uniform(0.001, 0.02, scales).astype(np.float32)
     return network_of(
-        GEMM % attributes,
+        text,
         **grid(),
-        w=draw.normal(size=(10, 16)).astype(np.float32),
+        w=turned(draw.normal(size=(10, 16)).astype(np.float32)),
         ws=steps if scales > 1 else steps.reshape(()),
         wz=np.zeros(steps.shape if scales > 1 else (), np.int8),
         bias=(of_bias * draw.normal(size=10)).astype(np.float32),
@@ -359,6 +371,26 @@ def ran_by_onnxruntime(model: ir.Model, folder: Path) -> set[str]:
     content = ir.to_proto(model).SerializeToString()
     onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     return {node.op_type for node in onnx.load(folder / "optimized.onnx").graph.node}
+
+
+@pytest.mark.parametrize(("samples", "ran"), [("2", "QGemm"), ("n", "MatMulIntegerToFloat")])
+def test_a_matmul_and_add_run_in_integers_whether_the_loader_knows_all_sides_or_not(
+    tmp_path: Path, samples: str, ran: str
+) -> None:
+    """With a float bias, the loader makes a float Gemm of both where it knows them."""
+
+    def linear() -> ir.Model:
+        text = GEMM.replace("float[n,", f"float[{samples},5,").replace(
+            "y = Gemm <transB = 1, %s> (d, wd, bias)", "m = MatMul (d, wd)\n    y = Add (m, bias)"
+        )
+        return layer_of(text.replace("axis = 0", "axis = 1"), np.transpose)
+
+    before, plain, lowered = values(linear()), linear(), linear()
+    FloatWeights()(plain)
+    assert ran_by_onnxruntime(plain, tmp_path) >= {"2": {"Gemm"}, "n": {ran}}[samples]
+    ir.passes.Sequential(Int32Bias(), FloatWeights())(lowered)
+    np.testing.assert_allclose(values(lowered), before, atol=1e-3)
+    assert ran in ran_by_onnxruntime(lowered, tmp_path)
 
 
 @pytest.mark.parametrize(
