@@ -58,8 +58,8 @@ MOVES = SAME_GRID | {"Concat"}
 WITH_OUTPUT = {"Conv"}
 """Operations with weights whose integer kernels give integers only.
 
-That of MatMul, which a Gemm becomes, gives float as well: what follows is then computed in float,
-which is more exact and faster than between pairs.
+Those of MatMul and Gemm can give float: what follows is then computed in float, which is more exact
+and faster than between pairs.
 """
 
 READERS = ELEMENTWISE | {"ReduceMean"}
