@@ -26,7 +26,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -40,6 +40,9 @@ DISK_MIB = 64
 MEMORY_MIB = 8
 """The most MiB of address space that the run may take beyond that of the process it is forked
 from."""
+WORKING_S = 4.0
+"""The seconds within which a worker is killed: it takes two or three to begin."""
+AS_IT_SHOULD = ("a result", "one sentence", "killed", "cut")
 OF_TIMINGS = ("measured_ms", "advice", "verdict", "checksum")
 """Keys of a plan that depend on latency, which differs between runs."""
 
@@ -150,7 +153,7 @@ def how(ended: Ended) -> str:
 def after(job: Job, out: Path, ended: Ended, fault: str | None = None) -> Outcome:
     """How the disturbed command ended, and what the resumed run gives."""
     fault = fault or how(ended)
-    said = "" if fault in ("a result", "one sentence", "killed", "cut") else ended.said
+    said = "" if fault.startswith(AS_IT_SHOULD) else ended.said
     again = forked(job.command(out), job.log())
     if again.verdict != "a result":
         return Outcome(fault, again.verdict.upper(), said + again.said)
@@ -162,6 +165,34 @@ def killed(job: Job, out: Path, rng: random.Random) -> Outcome:
     codes = [job.killed(out, rng).code for _ in range(KILLS)]
     found = after(job, out, Ended(0, ""), "killed")
     return replace(found, times=codes.count(-signal.SIGKILL))
+
+
+def worker_killed(job: Job, out: Path, rng: random.Random) -> Outcome:
+    """SIGKILL of one of two workers at a random moment after they have begun."""
+    child = begun([*job.command(out), "--workers", "2"], job.log())
+    while not children(child) and is_running(child):
+        time.sleep(0.01)
+    time.sleep(rng.uniform(0, WORKING_S))
+    alive = children(child)
+    if alive:
+        os.kill(rng.choice(alive), signal.SIGKILL)
+    ended = waited(child, job.log())
+    was_hit = alive and ended.verdict == "a result"
+    return after(job, out, ended, "a result, a worker killed" if was_hit else None)
+
+
+def children(process: int) -> list[int]:
+    """The processes that this one has started and that are alive; none if it has ended."""
+    found: list[int] = []
+    with suppress(OSError):
+        for thread in Path(f"/proc/{process}/task").iterdir():
+            found += map(int, (thread / "children").read_text().split())
+    return found
+
+
+def is_running(process: int) -> bool:
+    """Whether this child of ours has not ended."""
+    return os.waitid(os.P_PID, process, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
 
 
 def disk_full(job: Job, out: Path, rng: random.Random) -> Outcome:
@@ -260,6 +291,7 @@ def power_cut(job: Job, out: Path, rng: random.Random) -> Outcome:
 
 FAULTS: dict[str, Callable[[Job, Path, random.Random], Outcome]] = {
     "kill": killed,
+    "worker": worker_killed,
     "disk": disk_full,
     "file-size": small_files,
     "memory": out_of_memory,
