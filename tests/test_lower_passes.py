@@ -427,6 +427,14 @@ def test_a_convolution_before_an_average_gives_integers(
     np.testing.assert_allclose(values(model), before, atol=0.1001)
 
 
+def test_an_average_beside_an_operation_in_float_reads_what_that_reads() -> None:
+    rest = """m = ReduceMean <axes = [2, 3]> (c)
+    s0 = Sub (c, m)
+    mq = QuantizeLinear (s0, s, z)
+    y = DequantizeLinear (mq, s, z)"""
+    assert not QuantizeOutputs({"c": (-40.0, 40.0)})(conv(4, 6, rest=rest)).modified
+
+
 FOCUS = (
     HEAD
     + """

@@ -63,8 +63,8 @@ and faster than between pairs.
 """
 
 READERS = ELEMENTWISE | {"ReduceMean"}
-"""Operations that may read the quantized value: those with integer kernels, and the average of many
-values, whose rounding hardly shows."""
+"""Operations that may read the quantized value if no other operation keeps it in float: those with
+integer kernels, and the average of many values, whose rounding hardly shows."""
 
 ENDS = ONLY_SHAPE | {"QuantizeLinear"}
 """Operations whose output holds no float values any more."""
@@ -108,7 +108,8 @@ class QuantizeOutputs(RewriteInTurn[ir.Value, _Output]):
         value = _behind_cut(place)
         require("QuantizeLinear" not in reader_kinds(value))
         require(only_to_quantized(value))
-        uses = [(user, index) for user, index in value.uses() if user.op_type in READERS]
+        kinds = READERS if reader_kinds(value) <= READERS else ELEMENTWISE
+        uses = [(user, index) for user, index in value.uses() if user.op_type in kinds]
         require(uses)
         if node.op_type in SAME_GRID:
             return _Output(value, _grid_of_input(node), uses)
