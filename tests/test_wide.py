@@ -106,7 +106,7 @@ def test_a_search_offers_weights_without_corrections_beside_16_bits(
     plain = Range("a.w", "without corrections", (0.5,))
     offered: list[Range] = []
     measurer = SimpleNamespace(use_candidates=offered.extend, with_ranges=nullcontext)
-    session = SimpleNamespace(measurer=measurer)
+    session = SimpleNamespace(measurer=measurer, has_large_samples=False)
     study = Study(None, (Unit("a", ("a.x", "a.w")),), (), wide)
     question = planning.Question(study, "greedy", None, Pins(), None, None)
 
@@ -114,7 +114,7 @@ def test_a_search_offers_weights_without_corrections_beside_16_bits(
         return question.study.wide
 
     monkeypatch.setattr(planning, "_choose", choose)
-    monkeypatch.setattr(planning, "_frontier", lambda study, plan, cost: ((), study.wide))
+    monkeypatch.setattr(planning, "_frontier", lambda study, *_: ((), study.wide))
     ranges = SimpleNamespace(ranges=(repaired,), scan=None, fitted_wide=())
     attempt = planning._attempt(session, question, ranges, first=ranges)
     assert attempt.wide == attempt.plan == attempt.values == {"a": (*wide["a"], plain)}
