@@ -232,12 +232,14 @@ def test_batches_are_cut_down_to_pieces_that_stand_alone_which_is_tried_once_for
 
         monkeypatch.setattr(OnnxReplay, "_give_the_same", give_the_same)
         source = quantized_model(OnnxModel(file))
-        for _ in range(2):
-            replay = OnnxReplay(source)
-            assert replay.smallest is None, "nothing was seen yet"
+        assert OnnxReplay(source).smallest is None, "no example"
+        assert OnnxReplay(source, example={"x": images(4, 2)}).smallest is None, "too few"
+        for threads in (1, 2):
+            replay = OnnxReplay(source, threads=threads, example={"x": images(50, 2)})
+            assert replay.smallest == (4 if alone else None)
             list(replay.outputs(images(6, 2), [frozenset()]))
-            assert replay.smallest == (1 if alone else None)
-        assert tried == [1]
+            assert replay.smallest == (4 if alone else None), "whatever was run before"
+        assert tried == [4, 1]
     fixed = OnnxModel(_with_batch(file, 2, tmp_path / "q2.onnx"))
     assert OnnxReplay(quantized_model(fixed)).smallest == 2
 

@@ -51,6 +51,10 @@ LARGEST_VALUE = 4 * 2**20
 """Size in bytes. A batch is cut until no value is larger than this, so that values stay in the
 caches, and until every core has a piece."""
 
+ALONE = 4
+"""Number of samples that a batch may be cut down to: as many as the signal of large samples
+takes."""
+
 SCHEDULES = 2
 """Number of schedules that are kept with their sessions. A scan asks for the same variants batch
 after batch."""
@@ -71,11 +75,17 @@ class OnnxReplay:
     name = "replay"
 
     def __init__(
-        self, source: QuantizedModel, memory: int | None = None, *, threads: int | None = None
+        self,
+        source: QuantizedModel,
+        memory: int | None = None,
+        *,
+        threads: int | None = None,
+        example: Arrays | None = None,
     ) -> None:
         """Split the file into operations.
 
         memory: bytes for values that wait for a later variant; None for no limit.
+        example: a batch by which to see whether samples stand alone; None keeps batches whole.
         threads: number of pieces of a batch that run at a time; None for one per core.
 
         Raises Unsplittable for a file that cannot be run in parts.
@@ -88,6 +98,7 @@ class OnnxReplay:
         self._switches = Switches(source.quantizers)
         self._split = split(self._model, self._switches.bits, candidate_grids(source))
         self._batch = fixed_batch(self._model)
+        self._example = example
         self._constants: dict[Key, Values] = {}
         self._sizes: dict[Any, tuple[int, ...]] = {}
         self._cuts: dict[Any, int | None] = {}
@@ -96,12 +107,21 @@ class OnnxReplay:
 
     @property
     def smallest(self) -> int | None:
-        """The file's own batch size. A file that takes any size may mix samples, and its batches
-        are cut down to the pieces that were seen to stand alone."""
+        """The file's own batch size. A file that takes any size may mix samples: its batches are
+        cut down to ALONE samples if these stand alone in the example.
+
+        The answer must not depend on what was run before, or on the number of threads, since
+        workers and resumed runs have to measure the same.
+        """
         if self._batch is not None:
             return self._batch
-        sizes = list(self._cuts.values())
-        return max(filter(None, sizes), default=None) if all(sizes) else None
+        few = {} if self._example is None else of_samples(self._example, slice(0, 2 * ALONE))
+        if (length(few) or 0) <= ALONE:
+            return None
+        try:
+            return ALONE if self._stand_alone(few, ALONE) else None
+        except TaskError:  # a Reshape, say, may have the number of samples of the traced batch
+            return None
 
     @property
     def warnings(self) -> tuple[str, ...]:

@@ -76,7 +76,7 @@ def onnx_simulator(
     if memory is None:
         memory = host_memory() // 4
     try:
-        replay = OnnxReplay(source, memory)
+        replay = OnnxReplay(source, memory, example=arrays)
         ours = dict(replay.outputs(first, variants))
     except Unsplittable as error:
         whole.reason = f"the file cannot be run in parts, since {error}"
