@@ -13,10 +13,12 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx.reference
+import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from support.commands import verb
 from support.onnx_models import float_file, images, labelled, qdq_file, run_file, static_file
+from support.onnx_text import network_of
 
 from sensitivity.config import ScanSettings
 from sensitivity.errors import JournalMismatch, OnnxFileError, SensitivityError, TaskError
@@ -383,6 +385,46 @@ def test_metadata_of_the_float_file_stays(made: Path, tmp_path: Path) -> None:
     model = onnx.load(quantized_file(settings(made), tmp_path))
     assert {item.key: item.value for item in model.metadata_props} == {"author": "someone"}
     assert {entry.domain for entry in model.opset_import} == {""}
+
+
+FOCUS = """<ir_version: 8, opset_import: ["" : 17]> focus (float[n,3,12,12] x) => (float[n,5] y) {
+    top = Slice (x, zero, end, two, two)  bottom = Slice (x, one, end, two, two)
+    a = Slice (top, zero, end, three, two)  b = Slice (bottom, zero, end, three, two)
+    c = Slice (top, one, end, three, two)  d = Slice (bottom, one, end, three, two)
+    joined = Concat <axis = 1> (a, b, c, d)
+    first = Conv <pads = [1, 1, 1, 1]> (joined, w, bias)
+    r = Relu (first)
+    last = Conv (r, v)
+    m = GlobalAveragePool (last)
+    y = Flatten (m)
+}"""
+
+
+@pytest.mark.parametrize("target", ["tensorrt", "onnxruntime", "openvino"])
+def test_a_focus_becomes_one_convolution_and_its_float_file_is_still_known(
+    tmp_path: Path, target: Any
+) -> None:
+    draw = np.random.default_rng(0)
+    numbers = {"zero": 0, "one": 1, "two": 2, "three": 3, "end": 2**63 - 1}
+    model = network_of(
+        FOCUS,
+        w=draw.normal(size=(8, 12, 3, 3)).astype(np.float32),
+        bias=draw.normal(size=8).astype(np.float32),
+        v=draw.normal(size=(5, 8, 1, 1)).astype(np.float32),
+        **{name: np.array([number], np.int64) for name, number in numbers.items()},
+    )
+    path = tmp_path / "float.onnx"
+    onnx.save(ir.to_proto(model), path)
+    np.savez(tmp_path / "data.npz", x=images(40, seed=5), y=np.arange(40) % 5)
+    given = ScanSettings(task=str(path), data=tmp_path / "data.npz", for_=target)
+    made = quantized_file(given, tmp_path / "out")
+    assert {node.op_type for node in onnx.load(made).graph.node}.isdisjoint({"Slice", "Concat"})
+    source = OnnxModel(made, float_path=path)
+    assert source.float is not None
+    assert source.float.missing == ()
+    with source.skipping(frozenset(use.name for use in source.uses)):
+        (ours,) = source.run(None, {"x": images(4, seed=1)})
+    np.testing.assert_allclose(ours, run_file(path, images(4, seed=1)), rtol=1e-4, atol=1e-4)
 
 
 def dynamic(path: Path) -> Path:

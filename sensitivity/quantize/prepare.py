@@ -11,12 +11,11 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx_ir as ir
-from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from sensitivity.errors import OnnxFileError, SensitivityError
 from sensitivity.onnx_graph.load import load_model
 from sensitivity.onnx_graph.passes.fake_quant_pairs import is_fake_quant
-from sensitivity.onnx_graph.passes.focus_as_conv import FocusAsConv
+from sensitivity.onnx_graph.passes.focus_as_conv import with_focus_as_conv
 from sensitivity.onnx_graph.qdq import PAIR
 from sensitivity.onnx_graph.refusals import is_quantized_otherwise
 from sensitivity.quantizers.onnx.batches import Arrays
@@ -121,8 +120,7 @@ def prepared(file: FloatFile, example: Arrays) -> onnx.ModelProto:
     Raises OnnxFileError if it cannot be converted, or computes something else.
     """
     lifted = _lifted(file)
-    folded = optimized(lifted.SerializeToString(), file.path.name)
-    ir.passes.Sequential(FocusAsConv(), RemoveUnusedNodesPass())(folded)
+    folded = with_focus_as_conv(optimized(lifted.SerializeToString(), file.path.name))
     result: onnx.ModelProto = ir.to_proto(folded)
     _only_used_opsets(result)
     name_nodes(result.graph)

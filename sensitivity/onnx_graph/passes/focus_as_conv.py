@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
+from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from sensitivity.onnx_graph import qdq
 from sensitivity.onnx_graph.matching import RewriteMatches, needed, require
@@ -74,6 +75,12 @@ class FocusAsConv(RewriteMatches[ir.Node, _Focus]):
         for key, default in {"strides": (1, 1), "pads": (0, 0, 0, 0)}.items():
             doubled = [2 * number for number in attributes.get_ints(key, default)]
             attributes[key] = ir.AttrInt64s(key, doubled)
+
+
+def with_focus_as_conv(model: ir.Model) -> ir.Model:
+    """Write each Focus of the model as one convolution, and return the model without what nothing
+    reads any more."""
+    return ir.passes.Sequential(FocusAsConv(), RemoveUnusedNodesPass())(model).model
 
 
 def _check_plain(conv: ir.Node) -> None:

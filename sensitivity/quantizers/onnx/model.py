@@ -23,6 +23,7 @@ from sensitivity.onnx_graph.clamps import clamping_pairs, clamps_of
 from sensitivity.onnx_graph.float_model import FloatModel, Form, float_model, with_batchnorm_folded
 from sensitivity.onnx_graph.load import load_model
 from sensitivity.onnx_graph.passes.fake_quant_pairs import FakeQuantPairs
+from sensitivity.onnx_graph.passes.focus_as_conv import with_focus_as_conv
 from sensitivity.onnx_graph.passes.skip_uses import NewGrid, SkipUses, Weights, dequantized
 from sensitivity.onnx_graph.refusals import check_switchable
 from sensitivity.onnx_graph.uses import integer_biases, paths, uses
@@ -330,6 +331,7 @@ def float_forms(path: Path, custom_ops: str | Path | None = None) -> list[Form]:
         ("as it is", lambda: original),
         ("with BatchNorm folded", partial(with_batchnorm_folded, original)),
         ("as ONNX Runtime's basic optimizations write it", optimized_original),
+        ("with each Focus as one convolution", lambda: with_focus_as_conv(optimized_original())),
     ]
 
 
