@@ -50,7 +50,7 @@ def cpu_info(text: str) -> dict[str, str]:
 
 
 def read(path: str) -> str:
-    """Return the text of a file; "" if it cannot be read."""
+    """Return the text of one of the system's own files; "" if it cannot be read."""
     try:
         return Path(path).read_text().strip()
     except OSError:

@@ -117,6 +117,7 @@ def _held_out(
     far as the number of samples allows, those nearest to the plan's first.
 
     chosen: the plan's own set, which is always measured.
+    samples: as for `measured_frontier`.
     """
     measurer, aggregate = study.measurer, study.measurer.task.aggregate
     (float_scores,) = measurer.scores([study.float_variant], "holdout", "frontier: float")

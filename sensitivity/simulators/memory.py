@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from sensitivity.processor import read
 
 UNKNOWN_MEMORY = 8 * 2**30
 """Bytes that count as free if the system does not say."""
@@ -21,11 +21,7 @@ def peak_memory() -> int | None:
 
 def _bytes_named(path: str, field: str) -> int | None:
     """Return a number of bytes from one of Linux's own files; None if it cannot be read there."""
-    try:
-        lines = Path(path).read_text().splitlines()
-    except OSError:
-        return None
-    for line in lines:
+    for line in read(path).splitlines():
         if line.startswith(field):
             return int(line.split()[1]) * 1024
     return None

@@ -105,10 +105,13 @@ class BoxesLost:
         return np.concatenate(columns, axis=1, dtype=np.float64)
 
     def condensed(self, outputs: Any) -> Detections:
-        """Return the surest boxes of the outputs of a batch."""
+        """Return the surest boxes of the outputs of a batch, as copies, so that keeping them does
+        not keep the others."""
         found, limit = self.score.reported(outputs), self.limit
         return Detections(
-            found.boxes[:, :limit], found.confidences[:, :limit], found.classes[:, :limit]
+            found.boxes[:, :limit].copy(),
+            found.confidences[:, :limit].copy(),
+            found.classes[:, :limit].copy(),
         )
 
     def stands_for(self, aggregate: Aggregate) -> bool:

@@ -31,12 +31,12 @@ WIDTH, DEPTHS = 32, (4, 4)
 EPOCHS, RATE, DECAY = 10, 0.3, 1e-2
 
 WEIGHTS = Path(__file__).with_name("demo_weights.pt")
+"""The weights of `trained`, as `save_trained` wrote them. Training takes as long as the rest of the
+demo, and its last bits depend on the processor."""
 DIGITS = Path(__file__).with_name("demo_digits.npz")
 """pixels: uint8[1797, 8, 8], 0 to 16. labels: uint8[1797]. UCI's Optical Recognition of Handwritten
 Digits, the part for tests (E. Alpaydin and C. Kaynak, 1998, doi.org/10.24432/C50P49, CC BY 4.0), in
 the order of scikit-learn's `load_digits`."""
-"""The weights of `trained`, as `save_trained` wrote them. Training takes as long as the rest of the
-demo, and its last bits depend on the processor."""
 
 INT8_PER_TENSOR = {
     "quant_cfg": [

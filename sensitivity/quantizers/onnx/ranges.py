@@ -292,7 +292,7 @@ def lacks_float_weights(model: OnnxModel, uses: Mapping[str, Use]) -> bool:
 
 
 def knows_float_weights(model: OnnxModel, uses: Mapping[str, Use]) -> bool:
-    """Return whether the float values of any weight are known, as `_is_known` defines it."""
+    """Return whether the float values of any weight are known."""
     weights, _ = weights_and_activations(uses.values())
     return any(_is_known(model, use) for use in weights)
 
