@@ -1,18 +1,26 @@
+import warnings
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from support.detection_reference import greedy_nms
+from support.detection_reference import greedy_nms, pycocotools_ap
 
 from sensitivity.tasks import detection_boxes
 from sensitivity.tasks.detection_boxes import (
+    Detections,
     Suppression,
+    decode_bins,
+    decode_objectness,
+    decode_shares,
     decode_ultralytics,
     decode_yolox,
     detections,
     nms,
 )
+from sensitivity.tasks.detection_map import Truth, average_precision, image_scores
+from sensitivity.tasks.detection_rotated import decode_rotated, suppress_rotated
 
 
 @st.composite
@@ -131,3 +139,73 @@ def test_yolox_outputs_decode_cell_by_cell():
                 )
                 anchor += 1
     assert anchor == outputs.shape[1]
+
+
+HUGE = [np.inf, -np.inf, np.nan, 3e38, -3e38, 2e19]
+"""Numbers of boxes whose areas are beyond float32, or that are none."""
+
+
+@pytest.mark.parametrize("number", HUGE, ids=str)
+def test_huge_boxes_find_nothing_suppress_nothing_and_leave_the_rest_as_it_was(number):
+    # Two boxes of this number, surer than the right ones, lie in the way of everything.
+    real = np.array([[0, 0, 10, 10], [1, 0, 11, 10], [40, 40, 60, 60]], np.float32)
+    huge = np.array([[-number, -number, number, number]] * 2, np.float32)
+    boxes = np.concatenate([huge, real])[None]
+    confidences = np.array([[[0.9, 0.8, 0.7, 0.6, 0.5]]], np.float32)
+    truth = Truth(
+        np.array([[[0.0, 0, 10, 10], [40, 40, 60, 60], [0, 0, 64, 64]]]),
+        np.zeros((1, 3), np.int64),
+        np.array([[False, False, True]]),
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = detections(boxes, confidences, Suppression(limit=6))
+        ours = average_precision(image_scores(found, truth, 1), 1)
+    # pycocotools is given boxes far from all objects in place of the huge ones.
+    apart = [[1000.0, 1000, 1001, 1001], [2000, 2000, 2001, 2001]]
+    kept = greedy_nms([*apart, *real.tolist()], confidences[0, 0].tolist(), [0] * 5, 0.7, 6)
+    assert kept == [0, 1, 2, 4]
+    same = Detections(
+        np.array([[[*apart, *real.tolist()][one] for one in kept]]),
+        confidences[:, 0, kept],
+        np.zeros((1, len(kept)), np.int64),
+    )
+    assert found.confidences[0, :4].tolist() == same.confidences[0].tolist()
+    np.testing.assert_allclose(ours, pycocotools_ap(same, truth, 1), atol=1e-9)
+    assert ours[:, 0].tolist() == pytest.approx([0.5] * 10)
+
+
+def test_huge_rotated_boxes_suppress_neither_each_other_nor_any_box():
+    boxes = np.array([[5, 5, 4, 2, 0]] * 2 + [[5, 5, 1e30, 1e30, 0], [5, 5, 4, 2, np.inf]])
+    confidences = np.array([[[0.5, 0.4, 0.9, 0.8]]], np.float32)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = detections(boxes[None], confidences, Suppression(limit=5), suppress_rotated)
+    assert found.confidences[0].tolist() == np.float32([0.9, 0.8, 0.5, 0, 0]).tolist()
+    assert found.boxes[0].tolist() == [[0] * 5, [0] * 5, [5, 5, 4, 2, 0], [0] * 5, [0] * 5]
+
+
+@pytest.mark.parametrize("number", [*HUGE, 89.0], ids=str)
+@pytest.mark.parametrize(
+    ("decode", "shape"),
+    [
+        (lambda raw: decode_yolox(raw, size=32), (1, 21, 6)),
+        (decode_objectness, (1, 21, 6)),
+        (decode_ultralytics, (1, 5, 21)),
+        (lambda raw: decode_shares(raw, 32, 1), (1, 21, 5)),
+        (lambda raw: decode_rotated(raw, 1), (1, 6, 21)),
+        (lambda raw: decode_bins((raw, np.zeros((1, 1, 21))), 32), (1, 8, 21)),
+    ],
+    ids=["yolox", "objectness", "ultralytics", "shares", "rotated", "bins"],
+)
+@pytest.mark.parametrize("place", range(4))
+def test_huge_numbers_decode_without_a_warning_and_to_no_huge_box(decode, shape, place, number):
+    raw = np.full(shape, 0.5, np.float32)
+    has_anchors_last = shape[2] == 21
+    raw[(0, place, 7) if has_anchors_last else (0, 7, place)] = number
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        boxes, confidences = decode(raw)
+        suppress = suppress_rotated if boxes.shape[2] == 5 else nms
+        found = detections(boxes, confidences, Suppression(limit=30), suppress)
+    assert np.abs(found.boxes).max() < detection_boxes.FARTHEST

@@ -23,6 +23,17 @@ would cost the square of their number."""
 PER_CLASS = 100
 """The most detections of one class in an image that COCO's metric counts."""
 
+FARTHEST = 1e18
+"""Boxes do not reach further than this, in pixels. Twice as far, areas are still in float32."""
+
+BEYOND = 1e30
+"""Raw numbers of boxes larger than this count as this: their boxes reach beyond `FARTHEST`, and
+sums of them are still in float32."""
+
+LARGEST_LOGARITHM = 80
+"""Logarithms of sizes larger than this count as this: such a box reaches beyond `FARTHEST`, and its
+size is still in float32."""
+
 
 @dataclass(frozen=True, eq=False)
 class Detections:
@@ -94,7 +105,8 @@ def decode_bins(
     size: side of the square input in pixels, or (height, width).
     strides: input pixels per cell of each level.
     """
-    raw, logits = (np.asarray(as_numpy(output), np.float32) for output in outputs)
+    given, logits = (np.asarray(as_numpy(output), np.float32) for output in outputs)
+    raw = _bounded(given)
     cells, stride = _grid(size, strides)
     centres = cells + np.float32(0.5)
     bins = raw.reshape(len(raw), 4, -1, raw.shape[-1])
@@ -162,7 +174,8 @@ def decode_yolox(
     """
     raw = np.moveaxis(_first(outputs), 2, 1)
     cells, stride = _grid(size, strides)
-    centre, extent = (raw[:, :2] + cells) * stride, np.exp(raw[:, 2:4]) * stride
+    centre = (_bounded(raw[:, :2]) + cells) * stride
+    extent = np.exp(np.minimum(raw[:, 2:4], LARGEST_LOGARITHM)) * stride
     return _corners(centre, extent), raw[:, 4:5] * raw[:, 5:]
 
 
@@ -238,7 +251,7 @@ def _scaled(boxes: Floats, size: Size) -> Floats:
     """Return corners in input pixels of boxes [n, queries, 4], centre and size in fractions of the
     input."""
     height, width = sides(size)
-    pixels = np.moveaxis(boxes * np.array([width, height] * 2, np.float32), 2, 1)
+    pixels = np.moveaxis(_bounded(boxes) * np.array([width, height] * 2, np.float32), 2, 1)
     return _corners(pixels[:, :2], pixels[:, 2:])
 
 
@@ -260,7 +273,9 @@ def detections(
 ) -> Detections:
     """Return the detections that non-maximum suppression leaves of decoded outputs, class by class.
 
-    An anchor is reported once for each class in which its confidence exceeds the threshold.
+    An anchor is reported once for each class in which its confidence exceeds the threshold. A box
+    that is not finite or reaches beyond `FARTHEST` overlaps no other: it suppresses nothing, is
+    reported as a box of zeros, and finds no object.
 
     boxes: [n, anchors, 4]; rotated boxes are [n, anchors, 5].
     confidences: [n, classes, anchors].
@@ -280,11 +295,14 @@ def detections(
         flat = confidences[image].reshape(-1)
         candidates = np.flatnonzero(flat > rule.confidence)
         classes, anchor = np.divmod(candidates, anchor_count)
-        kept = suppress(
-            boxes[image, anchor], flat[candidates], classes, iou=rule.iou, limit=rule.limit
-        )
+        candidate_boxes = boxes[image, anchor]
+        is_box = (np.abs(candidate_boxes) <= FARTHEST).all(axis=1)
+        candidate_boxes[~is_box] = 0
+        # A candidate without a box is of a class of its own, so that it suppresses none.
+        rivals = np.where(is_box, classes, -1 - candidates)
+        kept = suppress(candidate_boxes, flat[candidates], rivals, iou=rule.iou, limit=rule.limit)
         kept = kept[rank_in_class(classes[kept]) < rule.per_class]
-        reported.boxes[image, : len(kept)] = boxes[image, anchor[kept]]
+        reported.boxes[image, : len(kept)] = candidate_boxes[kept]
         reported.confidences[image, : len(kept)] = flat[candidates[kept]]
         reported.classes[image, : len(kept)] = classes[kept]
         anchors[image, : len(kept)] = anchor[kept]
@@ -392,8 +410,15 @@ def _survivors(suppresses: Bools) -> Bools:
 
 def _corners(centre: Floats, extent: Floats) -> Floats:
     """Return corners [n, anchors, 4] of boxes given by centre and size, [n, 2, anchors] each."""
-    half = extent / 2
-    return np.moveaxis(np.concatenate([centre - half, centre + half], axis=1), 1, 2)
+    middle, half = _bounded(centre), _bounded(extent) / 2
+    return np.moveaxis(np.concatenate([middle - half, middle + half], axis=1), 1, 2)
+
+
+def _bounded(raw: Floats) -> Floats:
+    """Return raw numbers of boxes with infinite and huge ones replaced, so that arithmetic with
+    them stays in float32: see `BEYOND`. NaN stays."""
+    bounded: Floats = np.clip(raw, -BEYOND, BEYOND)
+    return bounded
 
 
 def _grid(size: Size, strides: tuple[int, ...]) -> tuple[Floats, Floats]:
