@@ -221,12 +221,12 @@ def _quantizer_of(node: ir.Node) -> ir.Node | None:
 
     Returns None if there is no Q, or if a Relu or Clip between the two keeps the layer in float.
     """
-    if _stays_in_float(node):
+    if stays_in_float(node):
         return None
     return quantizer_after(node.outputs[0])
 
 
-def _stays_in_float(node: ir.Node) -> bool:
+def stays_in_float(node: ir.Node) -> bool:
     """Return whether a Relu or Clip follows that no Q after it replaces, so that the layer is not
     fused."""
     cut = read_by(node.outputs[0], *CUTS)
@@ -250,7 +250,7 @@ def _becomes_qgemm(layer: _Layer) -> bool:
     attributes = layer.node.attributes
     factors = [attributes.get_float(name, 1.0) for name in ("alpha", "beta")]
     has_zero_point = layer.weight.zero_point is not None
-    return has_zero_point and factors == [1.0, 1.0] and not _stays_in_float(layer.bias.node)
+    return has_zero_point and factors == [1.0, 1.0] and not stays_in_float(layer.bias.node)
 
 
 def _ratio(layer: _Layer, bias: qdq.Pair) -> float:
@@ -288,7 +288,7 @@ def _is_square_gemm(layer: _Layer) -> bool:
     if layer.transpose is not None:
         return False
     becomes_integer = has_zero_point and layer.has_integer_bias
-    return is_square and becomes_integer and not _stays_in_float(layer.node)
+    return is_square and becomes_integer and not stays_in_float(layer.node)
 
 
 def _is_integer_matmul(matmul: _Layer) -> bool:
@@ -298,7 +298,7 @@ def _is_integer_matmul(matmul: _Layer) -> bool:
     several values: the two then become a Gemm in float.
     """
     if not matmul.has_add:
-        return not _stays_in_float(matmul.node)
+        return not stays_in_float(matmul.node)
     bias = qdq.constant(matmul.bias.value)
     return bias is None or bias.size == 1
 

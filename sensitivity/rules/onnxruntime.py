@@ -9,6 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from sensitivity.onnx_graph import qdq
+from sensitivity.onnx_graph.float_gemms import float_gemms
 from sensitivity.onnx_graph.fused_layers import (
     biases_of_another_scale,
     cuts_below_zero,
@@ -418,6 +419,41 @@ def scale_of_another_type(subject: Subject) -> Iterator[Hit]:
         if node.op_type == "QuantizeLinear" and not node.domain and has_mixed_types(node):
             kind, got = (value.dtype.name for value in node.inputs[:2] if value and value.dtype)
             yield name_of(node), f"expected a scale of type {kind} as the input, got {got}"
+
+
+def _last(bias: str) -> Example:
+    """Return a last layer that gives float, with this bias."""
+    return Example(
+        pair("x2", zero="u128", to="xd") + pair("v2", "ws", "wz", axis=1, to="wd") + bias,
+        inputs="float[4,16] x2",
+        outputs="float[4,16] y",
+        constants=INT32_BIAS,
+    )
+
+
+@rule(
+    "SQ713",
+    "gemm-in-float",
+    "warning",
+    ORT,
+    why="A quantized Gemm, or MatMul and Add, of which ONNX Runtime makes a Gemm, runs in integers "
+    "only if all around it fits: a pair right in front of it, a bias in int32 if its output stays "
+    "in float, and an output that is quantized after its ReLU or not at all. Otherwise it runs in "
+    "float, and its 8-bit weight is dequantized at every run: such a layer with a weight of 1280 x "
+    "1000 takes 15 times as long as in integers. Toolkits that write pairs in front of layers "
+    "alone leave every bias in float.",
+    fix="Store the bias as int32, with a DequantizeLinear whose scale is the input's times the "
+    "weight's, or put a Q/DQ pair after the layer and its ReLU, and the one in front after a "
+    "Flatten. A layer that must stay in float "
+    "is faster without pairs.",
+    source="measured: ONNX Runtime 1.31.1 CPU, findings/ort_float_bias_keeps_a_last_layer_float.sh",
+    bad=_last("[fc] y = Gemm (xd, wd, b)"),
+    good=_last("bd = DequantizeLinear <axis = 0> (b32, own)\n[fc] y = Gemm (xd, wd, bd)"),
+)
+def gemm_in_float(subject: Subject) -> Iterator[Hit]:
+    """Find quantized layers that become a Gemm in float, and what keeps each from integers."""
+    for layer in float_gemms(subject.model):
+        yield name_of(layer.node), f"expected {layer.wanted}, got {layer.got}"
 
 
 def _quantized_convs(subject: Subject) -> Iterator[ir.Node]:

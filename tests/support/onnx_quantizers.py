@@ -42,10 +42,14 @@ def after_preprocessing(source: Path, path: Path) -> None:
     by_onnxruntime()(path.with_suffix(".pre.onnx"), path)
 
 
-def by_modelopt(source: Path, path: Path) -> None:
+def by_modelopt(source: Path, path: Path, **options: Any) -> None:
     quantization = pytest.importorskip("modelopt.onnx.quantization", exc_type=ImportError)
     quantization.quantize(
-        str(source), calibration_data={"x": inputs(1)}, output_path=str(path), log_level="ERROR"
+        str(source),
+        calibration_data={"x": inputs(1)},
+        output_path=str(path),
+        log_level="ERROR",
+        **options,
     )
 
 
