@@ -52,6 +52,9 @@ IN_ONE = WorkerChoices()
 """Only this process measures."""
 FISHER_BATCHES = 2
 """Batches of `rank` on which the "fisher" signal is measured."""
+LARGE_CALIBRATION = 32
+"""Number of large samples that ranges are calibrated on, at most: each gives every histogram
+hundreds of thousands of values."""
 JUDGED_ON = ("confirm", "rank", "holdout")
 """The splits in the order in which `SomeBatches` takes batches from them."""
 NO_INTERVALS = (
@@ -184,15 +187,19 @@ class Session:
     def forward_calibration(self) -> None:
         """Run the model on the calibration data.
 
-        That is the split "calib" if the task has it, else `rank`. A task without samples is
-        evaluated once.
+        That is the split "calib" if the task has it, else `rank`; of large samples the first
+        `LARGE_CALIBRATION`. A task without samples is evaluated once.
         """
         if not self.has_samples:
             evaluate, _ = next(iter(self.task.data["rank"]))
             evaluate(self.source.model)
             return
+        samples = 0
         for inputs in calibration_of(self.task):
             self.forward(inputs)
+            samples += batch_size(inputs)
+            if self.has_large_samples and samples >= LARGE_CALIBRATION:
+                break
 
     def forward(self, inputs: Any) -> None:
         """Run the model once, for observers attached to it.

@@ -132,6 +132,22 @@ def test_a_runtime_with_costly_turns_runs_several_rounds_in_one_turn() -> None:
     assert [each.n for each in timings] == [10, 10]
 
 
+@pytest.mark.parametrize(
+    ("ms", "warmup", "per_turn", "of_a_turn"),
+    [(99.0, 3, 1, 2), (101.0, 3, 1, 1), (101.0, 0, 1, 2), (101.0, 3, 4, 5)],
+    ids=["fast", "slow", "unknown", "costly-turns"],
+)
+def test_the_first_inference_of_a_turn_counts_only_where_caches_hardly_matter(
+    ms: float, warmup: int, per_turn: int, of_a_turn: int
+) -> None:
+    runtime = FakeRuntime({"f": ms, "q": 200.0})
+    runtime.per_turn = per_turn  # type: ignore[attr-defined]
+    timings = bench_files(FILES, runtime, X, threads=1, rounds=4, warmup=warmup)
+    turns = [repeats for name, repeats in runtime.calls if name == "q"][1 if warmup else 0 :]
+    assert set(turns) == {of_a_turn}
+    assert [each.n for each in timings] == [4, 4]
+
+
 def test_rounds_of_one_turn_are_one_block_of_the_interval(monkeypatch: pytest.MonkeyPatch) -> None:
     blocks: list[int | None] = []
 

@@ -20,6 +20,7 @@ from sensitivity.errors import ModelError
 from sensitivity.journal.journal import open_journal
 from sensitivity.measure.measurer import Measurer
 from sensitivity.measure.raced import (
+    COSTLY_SAMPLES,
     EXACT_UP_TO,
     FEW_SAMPLES,
     SIGNAL_SAMPLES,
@@ -375,14 +376,15 @@ def test_the_ends_of_a_file_are_the_operations_before_each_output_the_nearest_fi
 
 
 @pytest.mark.parametrize(
-    ("samples", "mode", "answer"),
-    [(5000, "enable", "exact"), (5001, "enable", "race of 400"), (5001, "disable", "exact"),
-     (20001, "disable", "race of 1000")],
+    ("samples", "large", "mode", "answer"),
+    [(5000, False, "enable", "exact"), (5001, False, "enable", "race of 400"),
+     (5001, True, "enable", "race of 200, first 8"), (5001, False, "disable", "exact"),
+     (20001, False, "disable", "race of 1000"), (20001, True, "disable", "race of 400, first 8")],
 )  # fmt: skip
 def test_a_collapsed_model_is_raced_sooner_and_for_less(
-    samples: int, mode: Any, answer: str, monkeypatch: pytest.MonkeyPatch
+    samples: int, large: bool, mode: Any, answer: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert measured(samples, mode, monkeypatch) == answer
+    assert measured(samples, mode, monkeypatch, large=large) == answer
 
 
 def test_a_collapsed_model_whose_outputs_cannot_be_compared_is_measured_whole(
@@ -394,27 +396,39 @@ def test_a_collapsed_model_whose_outputs_cannot_be_compared_is_measured_whole(
         measured(20001, "enable", monkeypatch, refused)
 
 
+def in_words(budget: Budget) -> str:
+    first = "" if budget.entrants is None else f", first {budget.entrants}"
+    return f"race of {budget.samples}{first}"
+
+
 def measured(
-    samples: int, mode: Any, monkeypatch: pytest.MonkeyPatch, refused: Exception | None = None
+    samples: int,
+    mode: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    refused: Exception | None = None,
+    *,
+    large: bool = False,
 ) -> str:
     """How the plain command scans a model whose exact scan takes this many samples.
 
     refused: the error that its signal raises.
+    large: whether each sample holds many values.
     """
+    usual = COSTLY_SAMPLES if large else SIGNAL_SAMPLES
 
     def signal(name: str, few: int) -> dict[str, float]:
-        assert (name, few) == ("boxes", FEW_SAMPLES if mode == "enable" else SIGNAL_SAMPLES)
+        assert (name, few) == ("boxes", FEW_SAMPLES if mode == "enable" else usual)
         if refused:
             raise refused
         return {}
 
     monkeypatch.setattr(scan_step, "measure_scan", lambda *_: "exact")
-    monkeypatch.setattr(scan_step, "raced_scan", lambda *subject: f"race of {subject[-1].samples}")
+    monkeypatch.setattr(scan_step, "raced_scan", lambda *subject: in_words(subject[-1]))
     session: Any = SimpleNamespace(
         study=None,
         exact_samples=lambda: samples,
         affordable=EXACT_UP_TO,
-        has_large_samples=False,
+        has_large_samples=large,
         signal=signal,
         usual_signal="boxes",
     )

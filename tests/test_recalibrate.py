@@ -282,6 +282,19 @@ def test_after_a_collapse_ranges_under_which_the_metric_stays_at_nothing_are_not
     assert taken == ()
 
 
+@pytest.mark.parametrize(("quantized", "helps"), [(0.2, True), (0.05, False)])
+def test_a_repair_with_which_the_outputs_are_still_noise_is_not_taken(measurer, quantized, helps):
+    """It brings them nearer to float's, but that says nothing of noise."""
+
+    def score(outputs: Any, _: Any) -> Any:
+        return np.where(outputs[:, 1] < 0.01, 1.0, quantized)  # float gives 0
+
+    measurer.task = replace(measurer.task, score=score)
+    place = tried(INPUTS[0], mse=0.5)
+    taken = repaired(study_of(measurer), (), [(place.own[0], place.choices[0][0])], signal=MOVED)
+    assert bool(taken) == helps
+
+
 def test_a_unit_that_is_skipped_is_left_out_of_every_trial(measurer):
     places = [tried(INPUTS[2], mse=0.5)]
     taken = recalibrate(study_of(measurer), ["head"], places, skip=["stem"], signal=MOVED)

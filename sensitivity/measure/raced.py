@@ -113,6 +113,10 @@ side."""
 COSTLY_BUDGET = Budget(COSTLY_RACE, entrants=CONTENDERS)
 """Budget of the race if samples are so large that few of them reach EXACT_VALUES."""
 
+COSTLY_COLLAPSED_BUDGET = Budget(COSTLY_RACE // 2, entrants=CONTENDERS)
+"""Budget of the race if both are the case: 16 images for the contenders and the baselines, in place
+of 8 for 46 units."""
+
 
 def measured_signal(
     study: Study, signal: Signal, samples: int = SIGNAL_SAMPLES

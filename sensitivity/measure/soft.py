@@ -150,7 +150,9 @@ class SoftMeasurer:
                     break
                 inputs, targets = reader.at(batch)
                 measurer.check_data(split, batch, inputs, targets, also=[] if outputs else [key])
-                outputs.append(self._float_outputs(split, batch, inputs))
+                output = self._float_outputs(split, batch, inputs)
+                self._condense(split, batch, output)
+                outputs.append(output)
                 labels.append(targets)
                 samples += batch_size(inputs)
         return Labelled(outputs, labels, samples)
@@ -215,14 +217,20 @@ class SoftMeasurer:
 
     def _wanted(self, split: str, batch: int, inputs: Any) -> Any:
         """Return the float model's outputs of a batch, or what the soft drop needs of them."""
-        soft: object = self._soft
-        if not isinstance(soft, Condenses):
-            return self._float_outputs(split, batch, inputs)
         known = self._study.measurer.condensed
-        if (split, batch) not in known:
-            outputs = self._float_outputs(split, batch, inputs)
-            known[split, batch] = condensed(soft, outputs)
-        return known[split, batch]
+        if (split, batch) in known:
+            return known[split, batch]
+        return self._condense(split, batch, self._float_outputs(split, batch, inputs))
+
+    def _condense(self, split: str, batch: int, outputs: Any) -> Any:
+        """Keep what the soft drop needs of the float model's outputs of a batch, and return it: all
+        of them if it does not say."""
+        soft: object = self._study.measurer.task.soft
+        if not isinstance(soft, Condenses):
+            return outputs
+        kept = condensed(soft, outputs)
+        self._study.measurer.condensed[split, batch] = kept
+        return kept
 
     def _float_outputs(self, split: str, batch: int, inputs: Any) -> Any:
         measurer = self._study.measurer

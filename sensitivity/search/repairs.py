@@ -8,6 +8,7 @@ from itertools import chain
 from operator import attrgetter
 
 from sensitivity.measure.ranking import Aggregate, gain, per_sample
+from sensitivity.measure.scan import has_collapsed
 from sensitivity.measure.soft import Comparer
 from sensitivity.measure.study import Study
 from sensitivity.records import Estimate, Range, Recalibrated, Scores, Unit, Variant
@@ -36,7 +37,8 @@ def repaired(
 
     Repairs help if the metric on `rank` does not fall, and either it credibly rises or the outputs
     are credibly nearer to float's. A metric that is no mean over samples must not credibly fall. If
-    the task has a soft drop, it takes the place of the metric.
+    the task has a soft drop, it takes the place of the metric. Outputs that are noise with the
+    repairs too are not compared: no distance between them says anything.
     Each unit is recorded with the gain of all repairs, over the original ranges.
 
     known: units that were recalibrated before.
@@ -53,6 +55,10 @@ def repaired(
     compare = Comparer(study)
     original, *both = compare(variants, "rank", "repair: all units")
     values = [compared.values for compared in both]
+    aggregate = study.measurer.aggregate
+    float_scores = study.measurer.known(study.float_variant, "rank")
+    if has_collapsed(aggregate(float_scores), aggregate(both[-1].scores)):
+        signal = None
     if not _is_better(study, values, compare.aggregate, variants[1:], signal):
         return tuple(known)
     improvement = gain(original.scores, both[-1].scores, study.measurer.task.aggregate)

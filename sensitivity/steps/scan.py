@@ -10,6 +10,7 @@ from sensitivity.errors import ModelError
 from sensitivity.measure.raced import (
     COLLAPSED_BUDGET,
     COSTLY_BUDGET,
+    COSTLY_COLLAPSED_BUDGET,
     COSTLY_SAMPLES,
     EXACT_IF_COLLAPSED,
     EXACT_UP_TO,
@@ -94,7 +95,9 @@ def measured_scan(session: Session, settings: ScanChoices, mode: Mode) -> Scan:
     if session.has_large_samples:
         samples, usual_budget = COSTLY_SAMPLES, COSTLY_BUDGET
     if collapsed:
-        samples, usual_budget = FEW_SAMPLES, COLLAPSED_BUDGET
+        is_costly = session.has_large_samples
+        samples = FEW_SAMPLES
+        usual_budget = COSTLY_COLLAPSED_BUDGET if is_costly else COLLAPSED_BUDGET
     signal = _signal_of_units(session, settings, samples)
     if signal is None:
         return measure_scan(session.study, mode)

@@ -64,8 +64,8 @@ class Condenses(Protocol):
     that the float model computes none of them twice."""
 
     def condensed(self, float_outputs: Any) -> Any:
-        """Return what it needs of the float model's outputs of a batch. It is then called with this
-        in their place."""
+        """Return what it needs of the float model's outputs of a batch, whatever parameters it is
+        fitted to. It is then called with this in their place."""
         ...
 
 

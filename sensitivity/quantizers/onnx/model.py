@@ -53,6 +53,7 @@ class OnnxModel:
     custom_ops: a library for ONNX Runtime's `register_custom_ops_library`.
     stand_alone: shapes of a batch and number of samples -> whether so many samples at a time give
         what the whole batch gives, as far as it was tried.
+    agrees_in_parts: whether the file run in parts is known to give the file's own outputs.
     Raises OnnxFileError for a file that cannot be read, or whose quantizers cannot be switched.
     """
 
@@ -84,6 +85,7 @@ class OnnxModel:
             {} if self.float is None else self.float.limits,
         )
         self.stand_alone: dict[Any, bool] = {}
+        self.agrees_in_parts = False
         self._skipped: frozenset[str] = frozenset()
         self._grids: dict[str, NewGrid] = {}
         self._threads = 0

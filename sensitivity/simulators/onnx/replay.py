@@ -169,15 +169,12 @@ class OnnxReplay:
     def _cut(self, arrays: Arrays, samples: int) -> int | None:
         """Return the number of these samples that run at a time, as `_size_of_pieces` defines
         it."""
-        sizes = self._measured(arrays)
-        largest, needed = max(sizes, default=0), sum(sizes)
+        largest = max(self._measured(arrays), default=0)
         count = min(samples, max(-(-largest // LARGEST_VALUE), self._threads))
         size = -(-samples // count)
-        if self._memory is not None and needed > self._memory:
-            # The whole batch may not fit into memory, and a part of it gives the same answer.
-            fitting = max(2 * size, self._memory * samples // needed)
-            arrays = of_samples(arrays, slice(0, fitting))
-        return size if self._stand_alone(arrays, size) else None
+        # Two pieces give the same answer as all of the batch, which may not fit into memory.
+        two = of_samples(arrays, slice(0, 2 * size))
+        return size if self._stand_alone(two, size) else None
 
     def _stand_alone(self, arrays: Arrays, size: int) -> bool:
         """Return whether the pieces give what the whole batch gives, with all quantizers on and
