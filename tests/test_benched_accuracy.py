@@ -65,9 +65,12 @@ def test_only_more_than_chance_differs(right: int, differs: bool, tmp_path: Path
     assert runtime_accuracy(answers(right), HELD, "none", tmp_path / "none.onnx").differs is differs
 
 
-def measured(monkeypatch: pytest.MonkeyPatch, **choices: bool) -> tuple[list[str], list[str], bool]:
+def measured(
+    monkeypatch: pytest.MonkeyPatch, *, is_noise: bool = False, **choices: bool
+) -> tuple[list[str], list[str], bool]:
     monkeypatch.setattr(bench, "_scores", lambda timing, runtime, task: answers(376))
-    found, judged, why = _accuracy(FILES, OnnxRuntime(), HELD, replace(SETTINGS, **choices))
+    settings = replace(SETTINGS, **choices)
+    found, judged, why = _accuracy(FILES, OnnxRuntime(), HELD, settings, is_noise=is_noise)
     return list(found), why, judged is not None
 
 
@@ -79,6 +82,12 @@ def test_the_plan_s_file_is_measured_first_and_others_while_it_takes_less_than_h
     assert (found, judged) == (["partial"], True)
     assert "was not measured for int8" in why[0]
     assert measured(monkeypatch, accuracy=True) == (["partial", "float", "int8"], [], True)
+
+
+def test_a_file_that_is_noise_is_measured_only_if_that_is_asked_for(monkeypatch) -> None:
+    assert measured(monkeypatch, is_noise=True) == (["partial"], [], True)
+    found, _, _ = measured(monkeypatch, is_noise=True, accuracy=True)
+    assert found == ["partial", "float", "int8"]
 
 
 def test_a_metric_that_cannot_be_measured_does_not_end_a_run_that_did_not_ask_for_it(

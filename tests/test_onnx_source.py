@@ -212,7 +212,7 @@ def test_a_batch_that_does_not_fit_into_memory_is_never_run_as_a_whole(
     ((_, limited),) = OnnxReplay(source, 10_000).outputs(images(6, 2), [frozenset()])
     ((_, unlimited),) = OnnxReplay(source).outputs(images(6, 2), [frozenset()])
     assert set(ran) == {1}
-    assert tried == [2, 6], "two are enough to see that they stand alone"
+    assert tried == [2, 2], "two are enough to see that they stand alone"
     assert np.array_equal(limited, unlimited)
 
 
@@ -242,6 +242,26 @@ def test_batches_are_cut_down_to_pieces_that_stand_alone_which_is_tried_once_for
         assert tried == [4, 1]
     fixed = OnnxModel(_with_batch(file, 2, tmp_path / "q2.onnx"))
     assert OnnxReplay(quantized_model(fixed)).smallest == 2
+
+
+def test_a_file_is_compared_whole_once_and_new_ranges_in_halves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = static_file(float_file(tmp_path / "f.onnx"), tmp_path / "q.onnx")
+    source = quantized_model(OnnxModel(file))
+    asked: list[list[int]] = []
+    outputs = WholeFile.outputs
+
+    def counted(self: WholeFile, inputs: Any, variants: Any) -> Any:
+        asked.append([len(variant) for variant in variants])
+        return outputs(self, inputs, variants)
+
+    monkeypatch.setattr(WholeFile, "outputs", counted)
+    for _ in range(2):
+        assert onnx_simulator(source, images(5, 1)).name == "replay"
+    count = len(source.quantizers)
+    halves = [-(-count // 2), count // 2]
+    assert asked == [[*halves, 0, count], halves]
 
 
 def test_outputs_are_the_callers_to_change(tmp_path: Path) -> None:

@@ -25,12 +25,14 @@ from support.warm import DIED, PID_FILE
 
 from sensitivity import doctor
 from sensitivity.cli.render import no_layer_stands_out, ranking_table
+from sensitivity.config import UnitChoices
 from sensitivity.distribution import install_line
 from sensitivity.exporters.verification import Verification
 from sensitivity.journal.journal import Journal
 from sensitivity.measure.raced import Budget
 from sensitivity.results import benched
 from sensitivity.run_dir import RunDir
+from sensitivity.session import Session, open_session
 from sensitivity.steps.report import report_data
 
 
@@ -457,6 +459,21 @@ def test_large_samples_turn_the_scan_into_a_race_among_few_units(
     assert "rank: sqnr by spread, first 8" in compared
     assert verb("scan", f"{TASK}:task", "--exact", "--out", tmp_path / "exact") == 0
     assert not json.loads((tmp_path / "exact" / "scan.json").read_text())["signal"]
+
+
+@pytest.mark.parametrize(("large", "samples"), [(False, 40), (True, 8)])
+def test_ranges_are_calibrated_on_few_samples_if_they_are_large(
+    large: bool, samples: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sensitivity.session.LARGE_CALIBRATION", 6)
+    seen: list[int] = []
+    monkeypatch.setattr(Session, "forward", lambda _, inputs: seen.append(len(inputs)))
+    with open_session(
+        f"{TASK}:task", tmp_path / "run", resume=False, choices=UnitChoices()
+    ) as session:
+        monkeypatch.setattr(Session, "has_large_samples", large)
+        session.forward_calibration()
+    assert sum(seen) == samples, "whole batches of four"
 
 
 def not_onnx(file: Path) -> None:

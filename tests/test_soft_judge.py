@@ -178,6 +178,28 @@ def test_float_computes_no_outputs_twice_of_which_little_is_needed(
     np.testing.assert_allclose(spent[few], spent[many], atol=1e-12)
 
 
+@dataclass(frozen=True)
+class OfFittedHalves(OfHalves):
+    """The same, fitted to labels first."""
+
+    def fit(self, outputs: Sequence[Any], targets: Sequence[Any]) -> tuple[float]:
+        return (0.0,)
+
+    def fitted(self, parameters: tuple[float, ...]) -> OfFittedHalves:
+        return self
+
+
+def test_what_is_needed_of_floats_outputs_is_kept_when_it_is_fitted_to_labels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sensitivity.tasks.kept.KEPT_BYTES", 1)
+    with study(task_of(soft=OfFittedHalves()), tmp_path) as of:
+        soft = SoftMeasurer(of)
+        for split in ("confirm", "rank"):
+            soft.values(of.skip_variant(()), split, "")
+        assert of.measurer.samples == 2 * (400 + 400), "float and the variant on both splits"
+
+
 def test_outputs_are_kept_as_far_as_memory_allows(monkeypatch: pytest.MonkeyPatch) -> None:
     """Outputs of the current split, its first batches: the next pass begins with them."""
     monkeypatch.setattr("sensitivity.tasks.kept.KEPT_BYTES", 800)

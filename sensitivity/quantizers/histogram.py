@@ -49,9 +49,8 @@ class Histogram:
     def add(self, values: NDArray[np.floating]) -> None:
         """Count these values, of any shape; values that are not finite are left out."""
         flat = np.asarray(values, np.float32).reshape(-1)
-        is_finite = np.isfinite(flat)
-        if not is_finite.all():
-            flat = flat[is_finite]
+        if flat.size and not np.isfinite([flat.min(), flat.max()]).all():  # NaN would be both
+            flat = flat[np.isfinite(flat)]
         if not flat.size:
             return
         low, high = float(flat.min()), float(flat.max())
@@ -61,8 +60,11 @@ class Histogram:
         if self._top == 0:
             self._counts[HALF] += flat.size
             return
-        bins = np.floor(flat * np.float32(HALF / self._top)).astype(np.int32) + HALF
-        self._counts += np.bincount(bins.clip(0, 2 * HALF - 1), minlength=2 * HALF)
+        scaled = flat * np.float32(HALF / self._top)
+        bins = np.floor(scaled, out=scaled).astype(np.intp)
+        bins += HALF
+        # The largest value is at the upper end of the last bin.
+        self._counts += np.bincount(bins.clip(0, 2 * HALF - 1, out=bins), minlength=2 * HALF)
 
     def ranges(self, levels: int, *, symmetric: bool) -> dict[str, Ends]:
         """Return the range that each method finds, by method; empty if all values are 0.

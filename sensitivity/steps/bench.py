@@ -16,6 +16,7 @@ from sensitivity.exporters.lower import can_be_lowered
 from sensitivity.exporters.verification import METRIC_ALPHA, METRIC_TOLERANCE, Verification
 from sensitivity.measure.progress import Progress
 from sensitivity.measure.ranking import estimate, gain, per_sample
+from sensitivity.measure.scan import has_collapsed
 from sensitivity.quantizers.base import form_of
 from sensitivity.records import (
     BenchResult,
@@ -61,7 +62,8 @@ for."""
 
 MEASURED = {"partial", "int8"}
 """Files whose metric is measured in the runtime if it was not asked for. Float is verified to give
-the model's own outputs, and processors compute FP16 files in FP32."""
+the model's own outputs, and processors compute FP16 files in FP32. An INT8 file that is noise in
+the simulation is not measured either."""
 
 CHANGES_NUMBERS = {"SQ705"}
 """Rules that are warnings but nevertheless change what a file computes."""
@@ -155,7 +157,10 @@ def bench_run(
     profiles = profile_files(files, run_dir.canonical(), runtime, inputs)
     keeps_form = _keeps_form(run_dir, runtime)
     in_float = computed_in_float(runtime.name, run_dir.plan().formats.values())
-    accuracy, judged, unmeasured = _accuracy(timings, runtime, held, settings)
+    metric = run_dir.plan().metric
+    in_int8_now = metric.recalibrated or metric.quantized
+    is_noise = has_collapsed(metric.float.value, in_int8_now.value)
+    accuracy, judged, unmeasured = _accuracy(timings, runtime, held, settings, is_noise=is_noise)
     machine = environment()
     sentences = [
         *bench_sentences(timings, profiles, lowers=not keeps_form, in_float=in_float),
@@ -237,20 +242,28 @@ def _timed(
 
 
 def _accuracy(
-    timings: Sequence[Timing], runtime: Runtime, held: HeldOut | None, settings: BenchChoices
+    timings: Sequence[Timing],
+    runtime: Runtime,
+    held: HeldOut | None,
+    settings: BenchChoices,
+    *,
+    is_noise: bool = False,
 ) -> tuple[dict[str, Estimate], RuntimeAccuracy | None, list[str]]:
     """Measure the metric of the files in this runtime on `holdout`.
 
     With --accuracy all files are measured, else those of `MEASURED` that take no longer than
     `AFFORDABLE_S` together, the plan's first. Returns the metrics, what they say of the plan, and
     why something is missing.
+
+    is_noise: whether everything in INT8 has collapsed in the simulation.
     """
     metrics: dict[str, Estimate] = {}
     judged = None
     if held is None:
         return metrics, judged, []
     spent_s = 0.0
-    wanted = [timing for timing in timings if settings.accuracy or MEASURED & set(timing.variants)]
+    measured = MEASURED - {"int8"} if is_noise else MEASURED
+    wanted = [timing for timing in timings if settings.accuracy or measured & set(timing.variants)]
     for timing in sorted(wanted, key=lambda timing: "partial" not in timing.variants):
         spent_s += len(held.plan) / timing.batch * timing.median_ms / 1000
         if spent_s > AFFORDABLE_S and not settings.accuracy:

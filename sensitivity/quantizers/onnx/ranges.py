@@ -433,7 +433,7 @@ def _histograms(
 
     def see(name: str, values: NDArray[Any]) -> None:
         for limits, histogram in by_name[name]:
-            histogram.add(np.clip(values, *limits))
+            histogram.add(values if limits == UNLIMITED else np.clip(values, *limits))
 
     with model.watching(tuple(by_name), see):
         forward()
