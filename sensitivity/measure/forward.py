@@ -175,9 +175,9 @@ class Forwarder:
 
     def distorted(
         self, comparison: Comparison, variants: Sequence[Variant], inputs: Any, wanted: int
-    ) -> list[tuple[int, Scores]]:
-        """Return the index of each variant, and how far its outputs are from those of the
-        reference, float64[n].
+    ) -> Iterator[tuple[int, Scores]]:
+        """Yield the index of each variant, and how far its outputs are from those of the reference,
+        float64[n], in the simulator's order.
 
         wanted: number of samples to compare, the first of the batch; more are compared if it has to
             stay whole.
@@ -187,12 +187,10 @@ class Forwarder:
         part = _at_least(wanted, inputs, simulator)
         view = signal.view or flat_outputs
         expected = self._known_reference(comparison, part)
-        measured: list[tuple[int, Scores]] = []
         for index, output in self.outputs(variants, part):
-            measured.append((index, signal.of(expected, view(output))))
             self.samples += batch_size(part)
+            yield index, signal.of(expected, view(output))
             del output
-        return measured
 
     def _known_reference(self, comparison: Comparison, inputs: Any) -> Outputs:
         """Return the reference's outputs, which are kept for the next variants that are compared

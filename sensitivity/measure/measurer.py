@@ -116,8 +116,7 @@ class Measurer(Forwarder):
         variants = list(map(self.of, variants))
         missing = self._missing(distinct(variants), split, batch)
         if missing:
-            size = self._measure(missing, split, batch, reader)
-            advance(len(missing), len(missing) * size)
+            self._measure(missing, split, batch, reader, advance)
         return [self._known(variant, split, batch) for variant in variants]
 
     def distortion(
@@ -142,17 +141,19 @@ class Measurer(Forwarder):
         variants = list(map(self.of, variants))
         whole = Comparison(signal, self.of(reference), samples, 0, by_looks=until is not None)
         reader, batches, split = Reader(self.task, "rank"), list[list[Scores]](), whole.split
-        with self.progress(f"signal: {signal.name}", samples_now) as advance:
+        each = distinct(variants)
+        with self.progress(f"signal: {signal.name}", len(each) * samples_now) as advance:
             for batch in range(reader.count):
                 seen = sum(len(parts[0]) for parts in batches)
                 wanted = samples_now - seen
                 if wanted <= 0:
                     break
-                missing = self._missing(distinct(variants), split, batch)
+                missing = self._missing(each, split, batch)
                 if missing:
-                    size = self._compare(replace(whole, batch=batch), missing, reader, wanted)
-                    advance(min(size, wanted), (len(missing) + 1) * size)
+                    self._compare(replace(whole, batch=batch), missing, reader, wanted, advance)
                 batches.append([self._known(variant, split, batch) for variant in variants])
+                size = min(len(batches[-1][0]), wanted)
+                advance((len(each) - len(missing)) * size, 0)
         return [np.concatenate(parts) for parts in zip(*batches, strict=True)]
 
     def known(self, variant: Variant, split: str) -> Scores:
@@ -183,27 +184,35 @@ class Measurer(Forwarder):
             )
         return value
 
-    def _measure(self, variants: list[Variant], split: str, batch: int, reader: Reader) -> int:
-        """Score the variants on a batch, write the scores down, and return the size of the
-        batch."""
+    def _measure(
+        self, variants: list[Variant], split: str, batch: int, reader: Reader, advance: Advance
+    ) -> None:
+        """Score the variants on a batch, and write the scores down."""
         inputs, targets = reader.at(batch)
         self.check_data(split, batch, inputs, targets)
-        measured = list(self.scored(variants, inputs, targets, (split, batch)))
-        self._write([(variants[index], scores) for index, scores in measured], split, batch)
-        return batch_size(inputs)
+        measured = list[tuple[Variant, Scores]]()
+        for index, scores in self.scored(variants, inputs, targets, (split, batch)):
+            measured.append((variants[index], scores))
+            advance(1, batch_size(inputs))
+        self._write(measured, split, batch)
 
     def _compare(
-        self, comparison: Comparison, variants: list[Variant], reader: Reader, wanted: int
-    ) -> int:
-        """Compare outputs on a batch, write the distances down, and return the number of samples
-        that were forwarded."""
+        self,
+        comparison: Comparison,
+        variants: list[Variant],
+        reader: Reader,
+        wanted: int,
+        advance: Advance,
+    ) -> None:
+        """Compare outputs on a batch, and write the distances down."""
         inputs, targets = reader.at(comparison.batch)
         self.check_data(comparison.split, comparison.batch, inputs, targets)
-        measured = self.distorted(comparison, variants, inputs, wanted)
-        for index, values in measured:
+        before = self.samples
+        for index, values in self.distorted(comparison, variants, inputs, wanted):
             self.journal.add_scores(variants[index], comparison.split, comparison.batch, values)
+            advance(min(len(values), wanted), self.samples - before)
+            before = self.samples
         self.journal.sync()
-        return len(measured[0][1])
 
     def _write(self, measured: list[tuple[Variant, Scores]], split: str, batch: int) -> None:
         """Write the scores of one batch down. Raises TaskError if samples have another number of

@@ -125,15 +125,20 @@ class ParallelMeasurer(Measurer):
             self._used = replace(answer.used, warnings=_joined(before, answer.used.warnings))
         return answers
 
-    def _measure(self, variants: list[Variant], split: str, batch: int, reader: Reader) -> int:
-        pending = self._submit(variants, split, batch, self._pool.count)
-        self._collect(pending, lambda steps, samples: None)
-        return len(self._known(variants[0], split, batch))
+    def _measure(
+        self, variants: list[Variant], split: str, batch: int, reader: Reader, advance: Advance
+    ) -> None:
+        self._collect(self._submit(variants, split, batch, self._pool.count), advance)
 
     def _compare(
-        self, comparison: Comparison, variants: list[Variant], reader: Reader, wanted: int
-    ) -> int:
-        split, batch = comparison.split, comparison.batch
+        self,
+        comparison: Comparison,
+        variants: list[Variant],
+        reader: Reader,
+        wanted: int,
+        advance: Advance,
+    ) -> None:
+        before, split, batch = self.samples, comparison.split, comparison.batch
         chunks = _chunks(variants, self._pool.count)
         candidates = self.candidates_for(variants)
         compared = Compared(
@@ -142,12 +147,13 @@ class ParallelMeasurer(Measurer):
         works = [Work("rank", batch, tuple(chunk), candidates, compared) for chunk in chunks]
         pending = Pending(split, batch, chunks, [self._pool.submit(work) for work in works])
         answers = self._answers(pending)
-        for variant, values in _scores(pending, answers):
+        scored = _scores(pending, answers)
+        for variant, values in scored:
             self.journal.add_scores(variant, split, batch, values)
         self.journal.sync()
         self._count_compared(comparison, answers)
-        _, measured = answers[0].measured[0]
-        return len(measured)
+        steps = sum(min(len(values), wanted) for _, values in scored)
+        advance(steps, self.samples - before)
 
     def _count_compared(self, comparison: Comparison, answers: list[Measured]) -> None:
         """Count samples as one process would forward them: the reference once for each batch, and

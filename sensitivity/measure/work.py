@@ -81,7 +81,7 @@ class Hand:
         else:
             signal = distortion_signal(compared.signal, forwarder.task)
             comparison = Comparison(signal, compared.reference, compared.samples, work.batch)
-            measured = forwarder.distorted(comparison, work.variants, inputs, compared.wanted)
+            measured = list(forwarder.distorted(comparison, work.variants, inputs, compared.wanted))
             fitted = forwarder.fitted_on(comparison)
         used = forwarder.simulator_used()
         assert used is not None, "variants were forwarded"

@@ -18,7 +18,9 @@ from operator import attrgetter
 
 import numpy as np
 
+from sensitivity.measure.measurer import Measurer
 from sensitivity.measure.ranking import gain, per_sample
+from sensitivity.measure.scan import has_collapsed
 from sensitivity.measure.soft import Compared, Comparer
 from sensitivity.measure.study import Study
 from sensitivity.records import Estimate, Range, Recalibrated, Scores, Unit, Variant, names_of
@@ -52,6 +54,9 @@ LEAST_DISTANCE = 0.001
 TOGETHER_SAMPLES = 16
 """Number of samples for methods that are tried on all of a model at once. Few are enough, because
 such methods differ by much."""
+
+NOISE_SAMPLES = 16
+"""Number of samples on which is seen whether outputs are noise."""
 
 ALPHA = 0.05
 
@@ -142,17 +147,40 @@ def recalibrate_together(
         return ()
     tries = list(accumulate(taken, initial=Ranges()))
     measurer.use_candidates(tries[-1])
-    scores = measurer.scores(
-        [Variant("recalibrated", left_out, frozenset(ranges)) for ranges in tries],
-        "rank",
-        "recalibrate: together",
-    )
+    variants = [Variant("recalibrated", left_out, frozenset(ranges)) for ranges in tries]
+    if are_noise(study, variants[1:]):
+        return ()
+    scores = measurer.scores(variants, "rank", "recalibrate: together")
     values = list(map(measurer.aggregate, scores))
     best = max(range(len(tries)), key=lambda at: (values[at], at))
     improvement = gain(scores[0], scores[best], measurer.task.aggregate)
     if not _credibly_rises(improvement):
         return ()
     return _of_units(study.units, places, tries[best], improvement)
+
+
+def are_noise(study: Study, variants: Sequence[Variant]) -> bool:
+    """Return whether a model that has collapsed has done so in all of these variants too, on about
+    the first samples of `rank`."""
+    measurer = study.measurer
+    of_float, quantized = study.float_variant, study.baselines["quantized"]
+    if not _collapsed(measurer, *(measurer.known(each, "rank") for each in (of_float, quantized))):
+        return False
+    parts = list[list[Scores]]()
+    for scores in measurer.stream([of_float, *variants], "rank", "repair: is it noise"):
+        parts.append(scores)
+        if sum(len(each[0]) for each in parts) >= NOISE_SAMPLES:
+            break
+    expected, *others = (np.concatenate(each) for each in zip(*parts, strict=True))
+    return all(_collapsed(measurer, expected, each) for each in others)
+
+
+def _collapsed(measurer: Measurer, expected: Scores, found: Scores) -> bool:
+    """Return whether scores of a variant are those of noise.
+
+    expected: scores of float.
+    """
+    return has_collapsed(measurer.aggregate(expected), measurer.aggregate(found))
 
 
 def _nearest_by_kind(

@@ -8,11 +8,17 @@ from itertools import chain
 from operator import attrgetter
 
 from sensitivity.measure.ranking import Aggregate, gain, per_sample
-from sensitivity.measure.scan import has_collapsed
 from sensitivity.measure.soft import Comparer
 from sensitivity.measure.study import Study
 from sensitivity.records import Estimate, Range, Recalibrated, Scores, Unit, Variant
-from sensitivity.search.ranges import ALPHA, LOOKS, is_above, is_nearer, recalibrated_unit
+from sensitivity.search.ranges import (
+    ALPHA,
+    LOOKS,
+    are_noise,
+    is_above,
+    is_nearer,
+    recalibrated_unit,
+)
 from sensitivity.signals.base import Signal
 from sensitivity.tasks.base import mean
 
@@ -37,8 +43,8 @@ def repaired(
 
     Repairs help if the metric on `rank` does not fall, and either it credibly rises or the outputs
     are credibly nearer to float's. A metric that is no mean over samples must not credibly fall. If
-    the task has a soft drop, it takes the place of the metric. Outputs that are noise with the
-    repairs too are not compared: no distance between them says anything.
+    the task has a soft drop, it takes the place of the metric. Repairs do not help a model that has
+    collapsed if its outputs are noise with them too, however near to float's.
     Each unit is recorded with the gain of all repairs, over the original ranges.
 
     known: units that were recalibrated before.
@@ -52,13 +58,11 @@ def repaired(
         return tuple(known)
     variants = [_variant(study, skip, pairs) for pairs in ({}, before, after)]
     study.measurer.use_candidates(variants[1].ranges | variants[2].ranges)
+    if are_noise(study, variants[2:]):
+        return tuple(known)
     compare = Comparer(study)
     original, *both = compare(variants, "rank", "repair: all units")
     values = [compared.values for compared in both]
-    aggregate = study.measurer.aggregate
-    float_scores = study.measurer.known(study.float_variant, "rank")
-    if has_collapsed(aggregate(float_scores), aggregate(both[-1].scores)):
-        signal = None
     if not _is_better(study, values, compare.aggregate, variants[1:], signal):
         return tuple(known)
     improvement = gain(original.scores, both[-1].scores, study.measurer.task.aggregate)

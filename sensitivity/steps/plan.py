@@ -15,7 +15,7 @@ from sensitivity.config import CostName, formats_of, target_of
 from sensitivity.errors import SensitivityError
 from sensitivity.measure.raced import COSTLY_SAMPLES
 from sensitivity.measure.ranking import estimate
-from sensitivity.measure.scan import Scan
+from sensitivity.measure.scan import Scan, has_collapsed
 from sensitivity.measure.study import Study
 from sensitivity.planners.base import wants_cost
 from sensitivity.planners.exhaustive import ExhaustivePlanner, check_number
@@ -380,10 +380,11 @@ def _int8_held_out(session: Session, plan: Plan) -> Estimate | None:
     """Return the metric of everything in INT8 as calibrated, on `holdout`, so that the reader sees
     what the plan gains there.
 
-    Returns None if this would take a whole evaluation or many samples.
+    Returns None if this would take a whole evaluation or many samples, or if it is noise, which
+    `confirm` has shown.
     """
     is_cheap = session.has_samples and plan.metric.holdout.n <= HOLDOUT_SAMPLES
-    if not is_cheap:
+    if not is_cheap or has_collapsed(plan.metric.float.value, own_quantized(session).value):
         return None
     measurer = session.measurer
     (scores,) = measurer.scores(
