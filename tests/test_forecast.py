@@ -90,11 +90,12 @@ def test_a_scan_takes_every_unit_or_a_race(
             {"fine_tune": "always"},
             (1256 + 960 + 1200 + 28_800, 7196 + 20 * 292 + 28_800),
         ),
-        # after a collapse: four sets and the repairs, or a bisection of all units and an order
+        # after a collapse: four sets and what repairs take until they are dropped, or all of them,
+        # a bisection of all units and an order
         (
             replace(SIZE, misses=True, collapsed=True),
             {},
-            (4 * 200 + 600 + 1200, 9 * 200 + 900 + 1200 + 256),
+            (4 * 200 + 600 + 400, 9 * 200 + 900 + 1200 + 256),
         ),
         (SIZE, {"no_recalibrate": True, "signal": "metric"}, (1000, 3100)),
         # the search begins with a part of confirm, unless the scan is exact

@@ -70,6 +70,27 @@ def test_a_race_finds_the_worst_units_with_a_fraction_of_the_samples(tmp_path: P
         assert effect.effect.low <= harm <= effect.effect.high
 
 
+def test_the_progress_of_a_signal_counts_each_variant_as_it_is_compared(tmp_path: Path) -> None:
+    shown: list[tuple[int, int]] = []
+    totals: list[int] = []
+
+    @contextmanager
+    def progress(what: str, total: int) -> Iterator[Advance]:
+        totals.append(total)
+        yield lambda steps, samples: shown.append((steps, samples))
+
+    task = fake_task(100)
+    with open_journal(tmp_path / "j", {}, resume=False) as journal:
+        measurer = Measurer(task, lambda _: FakeSimulator(task.model), journal, progress)
+        units = len(study_of(measurer).units)
+        for samples in (16, 16):
+            measured_signal(study_of(measurer), Signal("difference", difference), samples)
+    assert totals == [16 * units] * 2
+    steps = [step for step, _ in shown if step]
+    assert steps == [16] * units + [16 * units], "one by one, then all that are known"
+    assert sum(samples for _, samples in shown) == measurer.samples
+
+
 def test_progress_never_says_that_more_was_done_than_there_is(tmp_path: Path) -> None:
     steps: dict[str, list[int]] = {}
 

@@ -284,15 +284,17 @@ def test_after_a_collapse_ranges_under_which_the_metric_stays_at_nothing_are_not
 
 @pytest.mark.parametrize(("quantized", "helps"), [(0.2, True), (0.05, False)])
 def test_a_repair_with_which_the_outputs_are_still_noise_is_not_taken(measurer, quantized, helps):
-    """It brings them nearer to float's, but that says nothing of noise."""
+    """It brings them nearer to float's, but that says nothing of noise, which one batch shows."""
 
     def score(outputs: Any, _: Any) -> Any:
         return np.where(outputs[:, 1] < 0.01, 1.0, quantized)  # float gives 0
 
     measurer.task = replace(measurer.task, score=score)
-    place = tried(INPUTS[0], mse=0.5)
-    taken = repaired(study_of(measurer), (), [(place.own[0], place.choices[0][0])], signal=MOVED)
+    own, new = Range(INPUTS[0], "own", (1.0,)), Range(INPUTS[0], "mse", (0.5,))
+    taken = repaired(study_of(measurer), (), [(own, new)], signal=MOVED)
     assert bool(taken) == helps
+    after = Variant("repaired", frozenset(), frozenset([new]))
+    assert len(measurer.known(after, "rank")) == (200 if helps else 40)
 
 
 def test_a_unit_that_is_skipped_is_left_out_of_every_trial(measurer):

@@ -50,6 +50,8 @@ roundings turn over."""
 REPAIR_FORWARDS = 12
 """How often a repaired plan forwards as many samples as `rank` has: to try repairs, and to fit them
 on calibration inputs, by the user's own modules."""
+DROPPED_FORWARDS = 4
+"""The same if the outputs of a collapsed model stay noise, so that repairs are dropped at once."""
 SHARED = 4
 """How many times as long whole forwards would take as the forwards of other ranges, which share
 most of their computation."""
@@ -231,10 +233,12 @@ def _plan_after_collapse(size: Size, settings: RunSettings) -> Amount:
     """Return what a plan takes if everything in INT8 has collapsed. At least: the first sets, which
     miss by far, are seen to on few samples. At most: a bisection of all units follows."""
     each, held = size.confirm + size.further, 2 * size.holdout
-    repaired = 0 if settings.no_recalibrate else REPAIR_FORWARDS * size.rank
+    dropped, repaired = DROPPED_FORWARDS * size.rank, REPAIR_FORWARDS * size.rank
+    if settings.no_recalibrate:
+        dropped = repaired = 0
     most = (MORE_SETS + math.ceil(math.log2(max(size.units, 2)))) * each
     ordered, tuned = rerank.SIGNAL_SAMPLES * rerank.CONTENDERS, _tuning(size, settings)
-    sure = held + repaired + (tuned if settings.fine_tune == "always" else 0)
+    sure = held + dropped + (tuned if settings.fine_tune == "always" else 0)
     fitted_least, fitted_most = FITTED_S.of(size.units)
     return Amount(
         Need(MORE_SETS * each + sure, fitted_least),
