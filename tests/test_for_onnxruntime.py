@@ -4,6 +4,7 @@ change."""
 from __future__ import annotations
 
 import json
+import platform
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from support.processors import exact_int8
 
 from sensitivity.errors import ExportError
 from sensitivity.exporters import for_onnxruntime
-from sensitivity.exporters.for_onnxruntime import faithful, faithful_copies
+from sensitivity.exporters.for_onnxruntime import faithful, faithful_copies, fast
 from sensitivity.onnx_graph import qdq
 from sensitivity.onnx_graph.passes.keep_float import KeepFloat
 from sensitivity.onnx_graph.passes.room_for_bias import RoomForBias
@@ -52,7 +53,7 @@ def build(
         "s1": np.array(1e-9, np.float32), "z1": np.array(0, np.int8),
         "s": np.array(0.03, np.float32),
         "t": np.array(0.05, np.float32), "u128": np.array(128, np.uint8),
-        "z": np.array(-7, np.int8),
+        "z": np.array(-7, np.int8), "z8": np.array(0, np.int8),
         "levels": np.moveaxis(np.rint(channels / ws.reshape(-1, *[1] * (w.ndim - 1))), 0,
          axis).astype(np.int8),
     }  # fmt: skip
@@ -373,3 +374,101 @@ def test_a_torch_model_with_dead_channels_keeps_their_bias_in_onnxruntime(
 
 def refuse(*_: object, **__: object) -> None:
     raise ExportError("Expected it, got another.")
+
+
+LINEAR = FRONT + WEIGHT.format(axis=1)
+PAIR = "{made}q = QuantizeLinear ({given}, t, z8)\n{made} = DequantizeLinear ({made}q, t, z8)\n"
+IN_FLOAT = {
+    "Gemm": "y = Gemm (xd, wd, b)",
+    "Gemm and Sigmoid": "c = Gemm (xd, wd, b)\ny = Sigmoid (c)",
+    "MatMul and Add": "m = MatMul (xd, wd)\ny = Add (m, b)",
+    "a bias shared through Identity": "i = Identity (b)\ny = Gemm (xd, wd, i)",
+}
+
+
+@pytest.mark.parametrize("name", IN_FLOAT)
+def test_a_gemm_with_a_float_bias_runs_in_integers_in_the_copy(tmp_path: Path, name: str) -> None:
+    weight = np.random.default_rng(2).normal(size=(8, 8)).astype(np.float32)
+    scales = np.abs(weight).max(0) / np.float32(127)
+    given = {"axis": 1, "image": False, "w": weight, "ws": scales}
+    model = build(LINEAR + IN_FLOAT[name], **given)
+    plain, before = outputs(model, optimize=False), kinds(model, tmp_path)
+    assert before & {"Gemm", "FusedGemm"}
+    assert faithful(model.clone()) is None
+    made = fast(model)
+    assert made is not None
+    assert "QGemm" in kinds(made, tmp_path)
+    half_a_step = 0.03 * scales.max() / 2
+    np.testing.assert_allclose(outputs(made, optimize=False), plain, atol=half_a_step + 1e-6)
+    np.testing.assert_allclose(outputs(made, exact=True), plain, atol=half_a_step + 1e-6)
+    assert [one for one in lint_model(made, "onnxruntime") if one.code == "SQ713"] == []
+    assert fast(made) is None
+
+
+@pytest.mark.skipif(
+    platform.machine() not in {"x86_64", "AMD64"}, reason="other processors keep int8"
+)
+def test_layers_about_an_int8_value_that_two_read_run_in_integers_in_the_copy(
+    tmp_path: Path,
+) -> None:
+    """A skip connection of a file with int8 activations, the default of quantize_static."""
+
+    def layer(given: str, made: str) -> str:
+        lines = f"{made}c = Conv <pads = [1, 1, 1, 1]> ({given}, wd, b)\n"
+        return lines + PAIR.format(given=f"{made}c", made=made)
+
+    skip = "a = Add (k, h)\n" + PAIR.format(given="a", made="y")
+    body = PAIR.format(given="x", made="xd") + WEIGHT.format(axis=0) + layer("xd", "h")
+    weight = np.random.default_rng(2).normal(size=(8, 8, 3, 3)).astype(np.float32)
+    scales = np.abs(weight).reshape(8, -1).max(1) / np.float32(127)
+    model = build(body + layer("h", "k") + skip, w=weight, ws=scales)
+    plain = outputs(model, optimize=False)
+    assert "Conv" in kinds(model, tmp_path)
+    assert faithful(model.clone()) is None
+    made = fast(model)
+    assert made is not None
+    np.testing.assert_array_equal(outputs(made, optimize=False), plain)
+    ran = kinds(made, tmp_path)
+    assert ran >= {"QLinearConv", "QLinearAdd"}
+    assert not ran & {"Conv", "Add"}
+    assert fast(made) is None
+
+
+def test_int8_values_that_one_operation_reads_are_left_to_the_loader() -> None:
+    single = PAIR.format(given="x", made="xd") + WEIGHT.format(axis=0) + CONV
+    weight = np.ones((8, 8, 3, 3), np.float32)
+    scales = np.full(8, 0.01, np.float32)
+    behind = PAIR.format(given="c", made="y")
+    assert fast(build(single + behind, w=weight, ws=scales)) is None
+
+
+def test_a_copy_that_is_wrong_when_fast_is_changed_where_it_must_be_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = {
+        name: saved(LOST["Conv"], tmp_path / f"model.{name}.onnx") for name in ("int8", "partial")
+    }
+    files["float"] = saved(
+        build("y = Conv <pads = [1, 1, 1, 1]> (x, w, b)"), tmp_path / "model.float.onnx"
+    )
+    wrong = LOST["Conv"].clone()
+    monkeypatch.setattr(for_onnxruntime, "fast", lambda model: wrong)
+    x = np.random.default_rng(0).normal(size=(4, 8, 6, 6)).astype(np.float32)
+    reasons: dict[str, str] = {}
+    found = faithful_copies(files, x, left_out=reasons)
+    assert list(found) == ["model.int8.onnxruntime.onnx", "model.partial.onnxruntime.onnx"]
+    assert list(reasons) == list(found)
+    assert all(
+        one.startswith("left as it is but where ONNX Runtime would compute something else: Exp")
+        for one in reasons.values()
+    )
+
+
+def kinds(model: ir.Model, folder: Path) -> set[str]:
+    """The operations that ONNX Runtime runs."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.optimized_model_filepath = str(folder / "optimized.onnx")
+    content = ir.to_proto(model).SerializeToString()
+    onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    return {node.op_type for node in onnx.load(folder / "optimized.onnx").graph.node}

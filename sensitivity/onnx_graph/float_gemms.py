@@ -35,6 +35,8 @@ from sensitivity.onnx_graph.walk import (
 
 Shape = tuple[int | str | None, ...]
 
+INT32_BIAS = "an int32 bias after a DequantizeLinear, or a pair after the layer"
+
 
 @dataclass(frozen=True, eq=False)
 class FloatGemm:
@@ -49,6 +51,11 @@ class FloatGemm:
     bias: BiasInput
     wanted: str
     got: str
+
+    @property
+    def lacks_int32_bias(self) -> bool:
+        """Whether the layer would run in integers if its bias were in int32."""
+        return self.wanted == INT32_BIAS
 
 
 def float_gemms(model: ir.Model) -> Iterator[FloatGemm]:
@@ -119,7 +126,7 @@ def _obstacle(node: ir.Node, weight: qdq.Pair, bias: BiasInput) -> tuple[str, st
         return "a pair right after the layer", f"one after a {mover.op_type}"
     require(bias.value is not None and made_by(bias.value, "DequantizeLinear") is None)
     if quantizer_after(end) is None:
-        return "an int32 bias after a DequantizeLinear, or a pair after the layer", "a float bias"
+        return INT32_BIAS, "a float bias"
     shape = needed(not_none(bias.value).shape)
     require(len(shape) > 1)
     return "a bias with one axis", f"one of {list(_sides(shape))}"

@@ -20,7 +20,15 @@ from sensitivity.onnx_graph import qdq
 from sensitivity.onnx_graph.biases import bias_input
 from sensitivity.onnx_graph.matching import match_or_none, matches, needed, require
 from sensitivity.onnx_graph.qdq import Array
-from sensitivity.onnx_graph.walk import downstream, first_input, input_at, is_kind, made_by, source
+from sensitivity.onnx_graph.walk import (
+    downstream,
+    first_input,
+    input_at,
+    is_kind,
+    made_by,
+    not_none,
+    source,
+)
 
 PASSED_BY = {"MaxPool", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Slice", "Identity"}
 """Operations that ONNX Runtime moves a DQ after and a Q before."""
@@ -111,6 +119,21 @@ def moved_int8(model: ir.Model) -> Iterator[ir.Node]:
         return
     for value in matches(_int8_activation, qdq.pairs(model.graph)):
         yield from filter(_gets_a_pair, value.consumers())
+
+
+def shared_int8(model: ir.Model) -> Iterator[ir.Value]:
+    """Yield the outputs of pairs of int8 activations that several operations read.
+
+    On x64, ONNX Runtime turns the other int8 activations into uint8. A layer between the two types
+    has no integer kernel and runs in float.
+    """
+    return filter(_is_shared, matches(_int8_activation, qdq.pairs(model.graph)))
+
+
+def _is_shared(activation: ir.Value) -> bool:
+    """Return whether several operations read what a pair gives, through one DQ or several."""
+    dequantize = not_none(activation.producer())
+    return len(activation.consumers()) > 1 or len(first_input(dequantize).consumers()) > 1
 
 
 def _int8_activation(pair: qdq.Pair) -> ir.Value:

@@ -47,9 +47,12 @@ def _relu(zero: str) -> Example:
     "warning",
     ORT,
     why="On x64, ONNX Runtime's fast kernels take uint8 activations with int8 weights; int8 "
-    "activations run in slow ones.",
+    "activations run in slow ones. It turns most of them into uint8 itself, but none that several "
+    "operations read, as at a skip connection: layers between the two types run in float (a "
+    "ResNet-18 of quantize_static with its defaults takes 1.5 times as long as with uint8).",
     fix="Shift activations to uint8: with 128 added to the zero point it is the same grid "
-    "('sensitivity export --for onnxruntime' does so if all layers are in INT8).",
+    "('sensitivity export --for onnxruntime' does so if all layers are in INT8, and 'sensitivity "
+    "run' of a Q/DQ file where int8 values are read more than once).",
     source="ONNX Runtime docs, Quantize ONNX Models > Method selection (U8S8 on x86-64); "
     + MEASURED,
     bad=S8,
@@ -445,7 +448,8 @@ def _last(bias: str) -> Example:
     fix="Store the bias as int32, with a DequantizeLinear whose scale is the input's times the "
     "weight's, or put a Q/DQ pair after the layer and its ReLU, and the one in front after a "
     "Flatten. A layer that must stay in float "
-    "is faster without pairs.",
+    "is faster without pairs. 'sensitivity run' and 'sensitivity export' of a Q/DQ file write a "
+    "copy with such biases, model.*.onnxruntime.onnx.",
     source="measured: ONNX Runtime 1.31.1 CPU, findings/ort_float_bias_keeps_a_last_layer_float.sh",
     bad=_last("[fc] y = Gemm (xd, wd, b)"),
     good=_last("bd = DequantizeLinear <axis = 0> (b32, own)\n[fc] y = Gemm (xd, wd, bd)"),

@@ -301,7 +301,7 @@ def _exported_onnx(
     """Export and verify a Q/DQ ONNX model.
 
     The files keep the form that their toolkit gave them, except those for QNN. ONNX Runtime gets a
-    copy of each file that it would otherwise compute differently.
+    copy of each file that it would otherwise compute differently, or in float for its types alone.
     """
     source, units = session.source, session.units
     with session.measurer.progress("export, verify", 2) as advance:

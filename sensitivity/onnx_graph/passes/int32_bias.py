@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +15,7 @@ from sensitivity.onnx_graph.matching import RewriteInTurn, needed, require
 from sensitivity.onnx_graph.passes.float_weights import output_is_quantized
 from sensitivity.onnx_graph.passes.initializers import add
 from sensitivity.onnx_graph.passes.new_pair import new_dequantize
-from sensitivity.onnx_graph.walk import of_kind, value_name
+from sensitivity.onnx_graph.walk import of_kind, source, value_name
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,10 +39,15 @@ class Int32Bias(RewriteInTurn[ir.Node, _Bias]):
 
     The last layer of a classifier is mostly such a Gemm. If the output is quantized, ONNX Runtime
     does this by itself.
+
+    layers: the layers to look at; None looks at all.
     """
 
+    def __init__(self, layers: Collection[ir.Node] | None = None) -> None:
+        self.layers = layers
+
     def places(self, graph: ir.Graph) -> Iterable[ir.Node]:
-        return of_kind(graph, "Gemm", "MatMul")
+        return of_kind(graph, "Gemm", "MatMul") if self.layers is None else self.layers
 
     def match(self, place: ir.Node) -> _Bias:
         """Return the bias. Raises NoMatch unless the layer multiplies the output of a pair by
@@ -55,7 +60,8 @@ class Int32Bias(RewriteInTurn[ir.Node, _Bias]):
         require(weight.block is None)
         require(needed(qdq.constant(weight.source)).ndim == 2)
         require(weight.axis_in(2) in {None, qdq.output_axis(place, 2)})
-        bias = needed(qdq.constant(bias_at.value))
+        stored = source(needed(bias_at.value), lambda node: node.op_type == "Identity")
+        bias = needed(qdq.constant(stored))
         require(bias.ndim == 1)
         step, steps = needed(given.scale), needed(weight.scale).reshape(-1)
         require(step.size == 1)
