@@ -18,6 +18,7 @@ from support.processors import exact_int8
 
 from sensitivity.errors import ExportError
 from sensitivity.exporters import for_onnxruntime
+from sensitivity.exporters.example import Example
 from sensitivity.exporters.for_onnxruntime import faithful, faithful_copies, fast
 from sensitivity.onnx_graph import qdq
 from sensitivity.onnx_graph.passes.keep_float import KeepFloat
@@ -249,11 +250,11 @@ def test_a_copy_that_is_not_needed_any_more_is_removed(tmp_path: Path) -> None:
         build("y = Conv <pads = [1, 1, 1, 1]> (x, w, b)"), tmp_path / "model.float.onnx"
     )
     x = np.random.default_rng(0).normal(size=(4, 8, 6, 6)).astype(np.float32)
-    found = faithful_copies(files, x)
+    found = faithful_copies(files, Example({"x": x}))
     assert list(found) == ["model.int8.onnxruntime.onnx", "model.partial.onnxruntime.onnx"]
     assert all((tmp_path / name).exists() for name in found)
     saved(build("y = Conv <pads = [1, 1, 1, 1]> (x, w, b)"), files["partial"])
-    assert list(faithful_copies(files, x)) == ["model.int8.onnxruntime.onnx"]
+    assert list(faithful_copies(files, Example({"x": x}))) == ["model.int8.onnxruntime.onnx"]
     assert not (tmp_path / "model.partial.onnxruntime.onnx").exists()
 
 
@@ -272,9 +273,9 @@ def test_a_copy_that_computes_something_else_is_refused_or_left_out(
     with pytest.raises(
         ExportError, match="model.int8.onnxruntime.onnx to differ from model.int8.onnx by at most"
     ):
-        faithful_copies(files, x)
+        faithful_copies(files, Example({"x": x}))
     reasons: dict[str, str] = {}
-    assert faithful_copies(files, x, left_out=reasons) == {}
+    assert faithful_copies(files, Example({"x": x}), left_out=reasons) == {}
     assert (
         "computes something other than model.partial.onnx"
         in reasons["model.partial.onnxruntime.onnx"]
@@ -455,7 +456,7 @@ def test_a_copy_that_is_wrong_when_fast_is_changed_where_it_must_be_alone(
     monkeypatch.setattr(for_onnxruntime, "fast", lambda model: wrong)
     x = np.random.default_rng(0).normal(size=(4, 8, 6, 6)).astype(np.float32)
     reasons: dict[str, str] = {}
-    found = faithful_copies(files, x, left_out=reasons)
+    found = faithful_copies(files, Example({"x": x}), left_out=reasons)
     assert list(found) == ["model.int8.onnxruntime.onnx", "model.partial.onnxruntime.onnx"]
     assert list(reasons) == list(found)
     assert all(

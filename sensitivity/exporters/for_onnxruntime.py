@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import onnx_ir as ir
 
 from sensitivity.errors import ExportError
-from sensitivity.exporters.evaluate import arrays_of
 from sensitivity.exporters.example import Example
 from sensitivity.exporters.verification import LoweringCheck
 from sensitivity.exporters.verify_lowering import check_lowering
@@ -30,7 +28,7 @@ TARGET = "onnxruntime"
 
 def faithful_copies(
     files: Mapping[str, Path],
-    example_inputs: Any,
+    example: Example,
     *,
     scoring: Scoring | None = None,
     left_out: dict[str, str] | None = None,
@@ -47,7 +45,6 @@ def faithful_copies(
         is wrong too. None raises ExportError in place of removing it.
     """
     checks = {}
-    example = Example(arrays_of(files["float"], example_inputs))
     reasons = {} if left_out is None else left_out
     for variant in ("int8", "partial"):
         file = files[variant]

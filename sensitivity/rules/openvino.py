@@ -50,7 +50,9 @@ ConvTranspose, MatMul or Gemm after it, and with a float weight."""
     "INT8 that is quantized either after the Concat or before it: errors of 5 to 150 % of "
     "the largest output in graphs of a few nodes. With uint8 and zero point 128, which is the same "
     "grid, it is exact.",
-    fix="Shift activations to uint8 with zero point 128 ('sensitivity export --for openvino').",
+    fix="Shift activations to uint8 with zero point 128 ('sensitivity export --for openvino'; of a "
+    "Q/DQ file, 'sensitivity run' and 'sensitivity export' write a copy with them, "
+    "model.*.openvino.onnx).",
     source="measured against ONNX Runtime on a CPU with VNNI: OpenVINO 2024.6, 2025.4.1 and "
     "2026.4.1 (all the graphs above on 2026.4.1)",
     bad=Example(CONCAT + pair("c") + WEIGHT + conv("cd"), inputs=HALVES),

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any, cast
 
 from sensitivity.allocator import collect_and_trim
 from sensitivity.errors import RunDirError, SensitivityError, TaskError
-from sensitivity.exporters.evaluate import named_arrays
+from sensitivity.exporters.evaluate import arrays_of, named_arrays
 from sensitivity.exporters.example import Example
 from sensitivity.exporters.for_onnxruntime import faithful_copies
+from sensitivity.exporters.for_openvino import exact_copies
 from sensitivity.exporters.for_qnn import lower_for_qnn
 from sensitivity.exporters.half_baseline import NAME as HALF
 from sensitivity.exporters.half_baseline import half_baseline
@@ -321,7 +322,9 @@ def _exported_onnx(
         verification = verify_onnx(
             source, files, disabled, session.example, simulator, scoring=scoring, formats=formats
         )
-        copies = faithful_copies(files, session.example, scoring=scoring, left_out=refused)
+        example = Example(arrays_of(files["float"], session.example))
+        copies = faithful_copies(files, example, scoring=scoring, left_out=refused)
+        copies |= exact_copies(files, example, left_out=refused)
         if "qnn" in targets:
             batches = partial(_example_or_inputs, session)
             copies |= lower_for_qnn(
