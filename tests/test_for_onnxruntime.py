@@ -242,13 +242,15 @@ def saved(model: ir.Model, path: Path) -> Path:
     return path
 
 
+def changed_by_loader(folder: Path) -> dict[str, Path]:
+    """The files of an export that ONNX Runtime would change while loading them."""
+    models = {"float": build("y = Conv <pads = [1, 1, 1, 1]> (x, w, b)")}
+    models |= dict.fromkeys(("int8", "partial"), LOST["Conv"])
+    return {name: saved(model, folder / f"model.{name}.onnx") for name, model in models.items()}
+
+
 def test_a_copy_that_is_not_needed_any_more_is_removed(tmp_path: Path) -> None:
-    files = {
-        name: saved(LOST["Conv"], tmp_path / f"model.{name}.onnx") for name in ("int8", "partial")
-    }
-    files["float"] = saved(
-        build("y = Conv <pads = [1, 1, 1, 1]> (x, w, b)"), tmp_path / "model.float.onnx"
-    )
+    files = changed_by_loader(tmp_path)
     x = np.random.default_rng(0).normal(size=(4, 8, 6, 6)).astype(np.float32)
     found = faithful_copies(files, Example({"x": x}))
     assert list(found) == ["model.int8.onnxruntime.onnx", "model.partial.onnxruntime.onnx"]
@@ -261,12 +263,7 @@ def test_a_copy_that_is_not_needed_any_more_is_removed(tmp_path: Path) -> None:
 def test_a_copy_that_computes_something_else_is_refused_or_left_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    files = {
-        name: saved(LOST["Conv"], tmp_path / f"model.{name}.onnx") for name in ("int8", "partial")
-    }
-    files["float"] = saved(
-        build("y = Conv <pads = [1, 1, 1, 1]> (x, w, b)"), tmp_path / "model.float.onnx"
-    )
+    files = changed_by_loader(tmp_path)
     wrong = LOST["Conv"].clone()
     monkeypatch.setattr(for_onnxruntime, "faithful", lambda model: wrong)
     x = np.random.default_rng(0).normal(size=(4, 8, 6, 6)).astype(np.float32)
@@ -446,12 +443,7 @@ def test_int8_values_that_one_operation_reads_are_left_to_the_loader() -> None:
 def test_a_copy_that_is_wrong_when_fast_is_changed_where_it_must_be_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    files = {
-        name: saved(LOST["Conv"], tmp_path / f"model.{name}.onnx") for name in ("int8", "partial")
-    }
-    files["float"] = saved(
-        build("y = Conv <pads = [1, 1, 1, 1]> (x, w, b)"), tmp_path / "model.float.onnx"
-    )
+    files = changed_by_loader(tmp_path)
     wrong = LOST["Conv"].clone()
     monkeypatch.setattr(for_onnxruntime, "fast", lambda model: wrong)
     x = np.random.default_rng(0).normal(size=(4, 8, 6, 6)).astype(np.float32)
