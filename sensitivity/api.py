@@ -352,11 +352,11 @@ def _export_files(
 ) -> Verification:
     info, chosen = run_dir.info(), run_dir.plan()
     is_file = form_of(load("quantizers", info.source)) == "onnx"
-    if is_file and settings.for_ not in (None, "qnn"):
+    if is_file and settings.for_ not in (None, "onnxruntime", "qnn"):
         raise ExportError(
-            "Expected no --for but qnn with a Q/DQ ONNX file, whose exports keep the form that its "
-            f"toolkit gave it, got {settings.for_}; export without it and let {settings.for_} read "
-            "these files."
+            "Expected no --for but onnxruntime or qnn with a Q/DQ ONNX file, whose other exports "
+            f"keep the form that its toolkit gave it, got {settings.for_}; export without it and "
+            f"let {settings.for_} read these files."
         )
     targets = lazy.export.targets_of(settings.for_)
     refused = lazy.export.refusals(targets, chosen, info.quantizers)

@@ -17,8 +17,8 @@ from support.onnx_text import network_of
 
 from sensitivity.errors import ExportError
 from sensitivity.exporters.example import Example
-from sensitivity.exporters.for_qnn import lower_for_qnn
 from sensitivity.exporters.lower import lower_file
+from sensitivity.exporters.lower_qdq import lower_qdq
 from sensitivity.exporters.lower_qnn import lower
 from sensitivity.exporters.onnx_file import export_onnx
 from sensitivity.exporters.ranges import keep_ranges
@@ -315,7 +315,7 @@ def qdq_files(source: OnnxQdqModel, tmp_path_factory: pytest.TempPathFactory) ->
 
 def test_files_of_a_qdq_source_are_lowered_too(qdq_files: dict[str, Path]) -> None:
     x = {"x": images(8, seed=3)}
-    checks = lower_for_qnn(qdq_files, x, lambda: [x])
+    checks = lower_qdq(qdq_files, "qnn", Example(x), lambda: [x])
     assert {check.target for check in checks.values()} == {"qnn"}
     assert list(checks) == ["model.partial.qnn.onnx"]
     partial = qdq_files["partial"].with_name("model.partial.qnn.onnx")
@@ -353,8 +353,8 @@ def test_a_file_that_cannot_be_lowered_is_refused_or_left_out_with_the_reason(
     onnx.save(ir.to_proto(model), files["partial"])
     x, left_out = {"x": images(8, seed=3)}, dict[str, str]()
     with pytest.raises(ExportError, match="^Expected one constant scale for each activation"):
-        lower_for_qnn(files, x, lambda: [x])
-    assert lower_for_qnn(files, x, lambda: [x], left_out=left_out) == {}
+        lower_qdq(files, "qnn", Example(x), lambda: [x])
+    assert lower_qdq(files, "qnn", Example(x), lambda: [x], left_out=left_out) == {}
     assert "calibrate it per tensor" in left_out["a.qnn.onnx"]
 
 
@@ -392,7 +392,7 @@ def test_qnn_computes_the_lowered_file_without_the_cpu(net: str, case: str, tmp_
 def test_qnn_computes_the_lowered_file_of_a_qdq_source(qdq_files: dict[str, Path]) -> None:
     pytest.importorskip("onnxruntime_qnn", reason="runs the file on QNN's HTP backend")
     x = {"x": images(1, seed=3)}
-    (name,) = lower_for_qnn(qdq_files, x, lambda: [x])
+    (name,) = lower_qdq(qdq_files, "qnn", Example(x), lambda: [x])
     file = qdq_files["partial"].with_name(name)
     (ours,), (theirs,) = Example(x).outputs(file), on_qnn(file, x)
     assert np.sqrt(np.mean((ours - theirs) ** 2) / np.var(ours)) < 0.06

@@ -180,8 +180,8 @@ def test_lowering_the_files_of_a_qdq_source_is_refused(
     before = (done / "export.json").read_bytes()
     assert verb("export", done, "--for", "openvino") == 1
     assert (
-        "Expected no --for but qnn with a Q/DQ ONNX file, whose exports keep the form that its "
-        "toolkit gave it, got openvino; export without it"
+        "Expected no --for but onnxruntime or qnn with a Q/DQ ONNX file, whose other exports keep "
+        "the form that its toolkit gave it, got openvino; export without it"
     ) in " ".join(capsys.readouterr().err.split())
     assert (done / "export.json").read_bytes() == before
 

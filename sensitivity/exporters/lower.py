@@ -23,7 +23,11 @@ TARGETS: dict[str, str] = {
     "onnxruntime": "sensitivity.exporters.lower_onnxruntime",
     "qnn": "sensitivity.exporters.lower_qnn",
 }
-TAKEN = {"tensorrt": {"INT8", FP8}, "qnn": {"INT8", "INT16", "INT32"}}
+TAKEN = {
+    "tensorrt": {"INT8", FP8},
+    "onnxruntime": {"INT8", "INT32"},
+    "qnn": {"INT8", "INT16", "INT32"},
+}
 """Target -> formats that its passes are made for; INT8 alone for the others. Biases have INT32."""
 
 

@@ -8,6 +8,7 @@ import onnx_ir as ir
 from sensitivity.exporters.ranges import ranges_of
 from sensitivity.onnx_graph.passes.clip_by_range import ClipByRange
 from sensitivity.onnx_graph.passes.enlarge_by_copies import EnlargeByCopies
+from sensitivity.onnx_graph.passes.float_biases import FloatBiases
 from sensitivity.onnx_graph.passes.float_weights import FloatWeights
 from sensitivity.onnx_graph.passes.int32_bias import Int32Bias
 from sensitivity.onnx_graph.passes.join_slices import JoinSlices
@@ -34,6 +35,7 @@ def lower(model: ir.Model) -> ir.Model:
     itself while loading the file are protected from that: see `integer_layers`.
     """
     passes = ir.passes.Sequential(
+        FloatBiases(),
         JoinSlices(),
         OnePairPerValue(),
         UnsignedActivations(zero_point_0=True),

@@ -75,7 +75,8 @@ def signed_activations(subject: Subject) -> Iterator[Hit]:
     "Q, a convolution dequantizes its inputs and runs in float (on a ResNet-18: 0.7 of float speed "
     "without it, 2.8 to 3.1 with it).",
     fix="Add a Q/DQ pair after the operation, or its ReLU ('sensitivity export --for "
-    "onnxruntime' does so if all layers are in INT8).",
+    "onnxruntime' does so if all layers are in INT8, and 'sensitivity run' of a Q/DQ file if most "
+    "convolutions lack one).",
     source=MEASURED + ", ResNet-18",
     bad=Example(pair("x", zero="u128") + WEIGHT + conv()),
     good=U8,

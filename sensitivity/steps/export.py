@@ -16,10 +16,10 @@ from sensitivity.exporters.evaluate import arrays_of, named_arrays
 from sensitivity.exporters.example import Example
 from sensitivity.exporters.for_onnxruntime import faithful_copies
 from sensitivity.exporters.for_openvino import exact_copies
-from sensitivity.exporters.for_qnn import lower_for_qnn
 from sensitivity.exporters.half_baseline import NAME as HALF
 from sensitivity.exporters.half_baseline import half_baseline
 from sensitivity.exporters.lower import TARGETS, check_formats
+from sensitivity.exporters.lower_qdq import lacks_output_pairs, lower_qdq
 from sensitivity.exporters.lowered import lower_files
 from sensitivity.exporters.onnx_file import export_onnx, verify_onnx
 from sensitivity.exporters.torch_model import disabled_by_variant, export_files
@@ -323,13 +323,27 @@ def _exported_onnx(
             source, files, disabled, session.example, simulator, scoring=scoring, formats=formats
         )
         example = Example(arrays_of(files["float"], session.example))
-        copies = faithful_copies(files, example, scoring=scoring, left_out=refused)
-        copies |= exact_copies(files, example, left_out=refused)
-        if "qnn" in targets:
-            batches = partial(_example_or_inputs, session)
-            copies |= lower_for_qnn(
-                files, session.example, batches, scoring=scoring, left_out=refused
+        copies = exact_copies(files, example, left_out=refused)
+        batches = partial(_example_or_inputs, session)
+        reasons = {} if refused is None else refused
+        is_asked_for = "onnxruntime" in targets and refused is None
+        if is_asked_for or lacks_output_pairs(files["int8"]):
+            copies |= lower_qdq(
+                files,
+                "onnxruntime",
+                example,
+                batches,
+                scoring=scoring,
+                left_out=None if is_asked_for else reasons,
             )
+        if "qnn" in targets:
+            copies |= lower_qdq(files, "qnn", example, batches, scoring=scoring, left_out=refused)
+        as_they_are = {
+            variant: file
+            for variant, file in files.items()
+            if f"{file.stem}.onnxruntime.onnx" not in copies
+        }
+        copies |= faithful_copies(as_they_are, example, scoring=scoring, left_out=refused)
         advance(1, 0)
     sizes = sample_sizes(source.model, session.example)
-    return replace(verification, lowered=copies, left_out=refused or {}, sizes=sizes)
+    return replace(verification, lowered=copies, left_out=reasons, sizes=sizes)
