@@ -14,7 +14,7 @@ import onnxruntime
 import pytest
 from onnxruntime.quantization import QuantType
 from support.commands import verb
-from support.onnx_models import float_file, images, labelled, static_file
+from support.onnx_models import float_file, images, labelled, qdq_file, static_file
 
 from sensitivity.errors import ExportError
 from sensitivity.exporters import lower_qdq as module
@@ -120,6 +120,26 @@ def test_a_file_that_is_wrong_once_lowered_is_refused_or_left_out(
     assert set(reasons) == {"model.int8.onnxruntime.onnx", "model.partial.onnxruntime.onnx"}
     assert all(reason.startswith("not written: Expected") for reason in reasons.values())
     assert not list(files["int8"].parent.glob("*.onnxruntime.onnx"))
+
+
+def test_a_file_in_fp16_is_not_lowered(tmp_path: Path) -> None:
+    """Its pairs give FP16, and the passes write FP32."""
+    body = (
+        "xq = QuantizeLinear (x, s, z) xd = DequantizeLinear (xq, s, z) "
+        "wd = DequantizeLinear (w, s, z) c = Conv (xd, wd) y = Flatten (c)"
+    )
+    given = {"s": np.float16(0.05), "z": np.int8(0), "w": np.ones((2, 3, 1, 1), np.int8)}
+    ports = "(float16[n, 3, 4, 4] x) => (float16[a, k] y)"
+    arrays = {name: np.asarray(array) for name, array in given.items()}
+    file = qdq_file(tmp_path / "model.partial.onnx", body, arrays, opset=19, ports=ports)
+    assert not lacks_output_pairs(file)
+    files = dict.fromkeys(("float", "int8", "partial"), file)
+    with pytest.raises(
+        ExportError,
+        match="^Expected pairs in float32 to lower a file for ONNX Runtime, got float16 in "
+        "model.partial.onnx; use it as it is, or lower one in float32.$",
+    ):
+        lower_qdq(files, "onnxruntime", Example({}), list)
 
 
 def test_a_run_benches_the_lowered_files_of_a_file_made_for_tensorrt(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import onnx
 import onnx_ir as ir
 
-from sensitivity.errors import ExportError
+from sensitivity.errors import ExportError, OnnxFileError
 from sensitivity.exporters.evaluate import input_ports
 from sensitivity.exporters.example import Example
 from sensitivity.exporters.lower import lower_file
@@ -58,7 +58,8 @@ def lower_qdq(
 
     batches: returns batches of inputs, on which the ranges of all activations are measured.
     left_out: receives the name of each file that cannot be lowered, or does not compute what it
-        should, and the reason; it is not written. None raises ExportError instead.
+        should, and the reason; it is not written. None raises ExportError or OnnxFileError instead.
+    Raises ExportError for a file in FP16.
     """
     ports = input_ports(files["float"])
     fixed = next((size for size in ports.values() if size is not None), None)
@@ -69,6 +70,8 @@ def lower_qdq(
 
     # Names of float activations are those of the partial file in all others.
     of_partial = _with_types(load_model(files["partial"]))
+    if target == "onnxruntime":
+        _check_is_fp32(of_partial, files["partial"].name)
     ranges = activation_ranges(of_partial, batches(), named=named, chunk=fixed or CHUNK)
     checks = {}
     for variant in VARIANTS[target]:
@@ -81,7 +84,7 @@ def lower_qdq(
                 lower_file(save(model, Path(folder) / file.name), target, lowered)
             judged = scoring and scoring.of(variant)
             check = check_lowering(file, lowered, files["float"], example, judged)
-        except ExportError as error:
+        except (ExportError, OnnxFileError) as error:
             lowered.unlink(missing_ok=True)
             if left_out is None:
                 raise
@@ -91,12 +94,32 @@ def lower_qdq(
     return checks
 
 
+def _check_is_fp32(model: ir.Model, name: str) -> None:
+    """Raise ExportError for pairs that give another float type than the passes write."""
+    others = _float_types(model) - {"float32"}
+    if others:
+        raise ExportError(
+            f"Expected pairs in float32 to lower a file for ONNX Runtime, got "
+            f"{' and '.join(sorted(others))} in {name}; use it as it is, or lower one in float32."
+        )
+
+
+def _float_types(model: ir.Model) -> set[str]:
+    """Return the types of the constant scales of all pairs."""
+    nodes = of_kind(model.graph.all_nodes(), "DequantizeLinear")
+    scales = (qdq.constant(node.inputs[1]) for node in nodes)
+    return {str(scale.dtype) for scale in scales if scale is not None}
+
+
 def lacks_output_pairs(file: Path) -> bool:
     """Return whether most convolutions between pairs give float, as in files made for TensorRT.
 
-    ONNX Runtime runs them in float (SQ702) unless the file is lowered.
+    ONNX Runtime runs them in float (SQ702) unless the file is lowered. Files in FP16 cannot be.
     """
-    convs = list(of_kind(load_model(file).graph.all_nodes(), "Conv"))
+    model = load_model(file)
+    if _float_types(model) != {"float32"}:
+        return False
+    convs = list(of_kind(model.graph.all_nodes(), "Conv"))
     between = [node for node in convs if all(map(qdq.pair_of, inputs(node)[:2]))]
     in_float = [node for node in between if quantizer_after(node.outputs[0]) is None]
     return 2 * len(in_float) > len(between)
