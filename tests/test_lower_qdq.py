@@ -98,6 +98,8 @@ def test_files_with_most_output_pairs_need_no_lowering(
     assert lacks_output_pairs(files["int8"])
     assert not lacks_output_pairs(static_file(files["float"], tmp_path / "q.onnx"))
     assert not lacks_output_pairs(files["float"])
+    wide = {**FOR_TENSORRT, "activation_type": QuantType.QInt16}
+    assert not lacks_output_pairs(static_file(files["float"], tmp_path / "w.onnx", **wide))
 
 
 def test_a_file_that_is_wrong_once_lowered_is_refused_or_left_out(

@@ -14,7 +14,7 @@ import onnx_ir as ir
 from sensitivity.errors import ExportError, OnnxFileError
 from sensitivity.exporters.evaluate import input_ports
 from sensitivity.exporters.example import Example
-from sensitivity.exporters.lower import lower_file
+from sensitivity.exporters.lower import can_be_lowered, lower_file
 from sensitivity.exporters.ranges import CHUNK, activation_ranges, keep_ranges
 from sensitivity.exporters.verification import LoweringCheck
 from sensitivity.exporters.verify_lowering import check_lowering
@@ -114,10 +114,11 @@ def _float_types(model: ir.Model) -> set[str]:
 def lacks_output_pairs(file: Path) -> bool:
     """Return whether most convolutions between pairs give float, as in files made for TensorRT.
 
-    ONNX Runtime runs them in float (SQ702) unless the file is lowered. Files in FP16 cannot be.
+    ONNX Runtime runs them in float (SQ702) unless the file is lowered. Files in FP16, and those
+    with pairs of other formats than INT8, cannot be.
     """
     model = load_model(file)
-    if _float_types(model) != {"float32"}:
+    if _float_types(model) != {"float32"} or not can_be_lowered(file, "onnxruntime"):
         return False
     convs = list(of_kind(model.graph.all_nodes(), "Conv"))
     between = [node for node in convs if all(map(qdq.pair_of, inputs(node)[:2]))]
